@@ -1,0 +1,190 @@
+"""A recipe: how every operand of a model is quantized, keyed by name, written to be read and edited by a person."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from autoq.errors import RecipeError
+from autoq.files import did_you_mean, sha256_hex, write_text
+
+SCHEMA_VERSION = 1
+FLOAT_BITS = 32
+"""Bits of an operand that a recipe leaves in floating point."""
+
+Granularity = Literal["tensor", "channel", "head", "group"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OperandConfig(_Frozen):
+    """How one operand is quantized.
+
+    Attributes:
+        scheme: a name in ``autoq.quantizers.QUANTIZERS``.
+        bits: code width; at most ``2**bits`` codes are used.
+        granularity: which elements share quantizer parameters (schemes that support it).
+        symmetric: zero point fixed at zero (``uniform`` only).
+        groups: number of groups: static consecutive channels for ``uniform`` with granularity ``group``, quantizers
+            chosen at run time for ``instance_groups``.
+        log_base_numerator: AdaLog's q, the logarithm's base being 2**(q/37); None: fitted in calibration.
+        overflow: where values below the last logarithmic level go: the last code (``zero_code``) or, as published, a
+            (2**bits + 1)-th level (``extra_zero``).
+    """
+
+    scheme: str
+    bits: int = Field(ge=1, le=16)
+    granularity: Granularity = "tensor"
+    symmetric: bool = False
+    groups: int = Field(default=1, ge=1)
+    log_base_numerator: int | None = Field(default=None, ge=10, le=137)
+    overflow: Literal["zero_code", "extra_zero"] = "zero_code"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        return self.model_dump(exclude_defaults=True)
+
+
+SiteConfig = dict[str, OperandConfig]
+"""Operand name (``input``, ``weight``, ``lhs``, ``rhs``) to its configuration; absent operands stay in float."""
+
+
+class ModelReference(_Frozen):
+    """Which model a recipe is for; ``weights_sha256`` refuses a recipe made for other weights."""
+
+    name: str
+    weights_sha256: str
+
+
+class CalibrationReference(_Frozen):
+    """The calibration data and settings that made the bank, enough to solve it again."""
+
+    data: str
+    images: int
+    seed: int
+    observer: str
+    bank_fingerprint: str
+
+
+class CostRecord(_Frozen):
+    """Cost of a recipe, as DESIGN.md §5 defines it."""
+
+    bops: int
+    group_bops: int
+    weight_layers_only_bops: int
+    weight_bytes: int
+
+
+class ScoreRecord(_Frozen):
+    """Discrepancy of a recipe's predictions from full precision, and accuracy where labels exist."""
+
+    kl_nats: float
+    agreement_percent: float
+    sqnr_db: float
+    images: int
+    top1_percent: float | None = None
+    top5_percent: float | None = None
+    labelled_images: int | None = None
+
+
+class Recipe(_Frozen):
+    """Per-operand quantization of one model.
+
+    Attributes:
+        schema_version: version of this file format.
+        model: the model this recipe belongs to.
+        sites: site name to operand configurations.
+        calibration: what made the quantizer parameters.
+        cost: BOPs and size when the recipe was written.
+        score: discrepancy (and accuracy) when the recipe was written.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    model: ModelReference
+    sites: dict[str, SiteConfig]
+    calibration: CalibrationReference | None = None
+    cost: CostRecord | None = None
+    score: ScoreRecord | None = None
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of what is quantized and how; equal for recipes that differ only in their records."""
+        return hash_sites(self.sites)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, defaults left out of the operands."""
+        document = self.model_dump(exclude={"sites"}, exclude_none=True)
+        ordered = {key: document[key] for key in ("schema_version", "model")}
+        ordered["sites"] = sites_to_json(self.sites)
+        return ordered | {key: value for key, value in document.items() if key not in ordered}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the recipe as JSON, one operand a line, atomically."""
+        write_text(path, _format(self.to_json()))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Read and validate a recipe.
+
+        Raises:
+            RecipeError: the file is missing, not JSON, or has a key or value that a recipe cannot have.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise RecipeError(f"cannot read recipe {os.fspath(path)!r}: {reason}") from error
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"recipe {os.fspath(path)!r} is not JSON: {error}") from error
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise RecipeError(f"recipe {os.fspath(path)!r}: {describe_validation_error(error)}") from error
+
+
+def hash_sites(sites: Mapping[str, SiteConfig]) -> str:
+    """SHA-256 of operand configurations in canonical JSON; the key under which evaluations are cached."""
+    return sha256_hex([json.dumps(sites_to_json(sites), sort_keys=True).encode()])
+
+
+def sites_to_json(sites: Mapping[str, SiteConfig]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Operand configurations as plain data, defaults left out."""
+    return {site: {name: config.to_json() for name, config in operands.items()} for site, operands in sites.items()}
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """The first complaint of a pydantic error on one line, with the key's path and the nearest valid key."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        known = set(Recipe.model_fields) | set(OperandConfig.model_fields)
+        return f"unknown key {where!r}.{did_you_mean(key, known)}"
+    given = "" if first["type"] == "missing" else f" (got {first['input']!r})"
+    return f"{where}: {first['msg']}{given}"
+
+
+def _format(document: dict[str, Any]) -> str:
+    """JSON with one operand a line: short enough to read, line-wise enough to diff and edit."""
+    lines = []
+    for key, value in document.items():
+        if key == "sites" and value:
+            sites = [_format_site(name, operands) for name, operands in value.items()]
+            lines.append('  "sites": {\n' + ",\n".join(sites) + "\n  }")
+        else:
+            lines.append(f"  {json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _format_site(name: str, operands: Mapping[str, Any]) -> str:
+    rows = [f"      {json.dumps(operand)}: {json.dumps(config)}" for operand, config in operands.items()]
+    return f"    {json.dumps(name)}: {{\n" + ",\n".join(rows) + "\n    }"
