@@ -78,3 +78,12 @@ class Site:
             if operand.name == name:
                 return operand
         raise KeyError(f"{self.name} has no operand {name!r}; it has {[o.name for o in self.operands]}")
+
+
+@dataclass(frozen=True)
+class UncountedOp:
+    """A matmul-like node that is no site."""
+
+    name: str
+    op: str
+    reason: str

@@ -1,0 +1,122 @@
+"""Bit operations of a recipe, per image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from autoq.cost.size import weight_bytes
+from autoq.graph.sites import GroupGeometry, Operand, Site
+from autoq.recipe import FLOAT_BITS, CostRecord, OperandConfig, SiteConfig
+
+SCALE_BITS = 8
+"""Width of a group's scale."""
+DISTANCE_BITS = 16
+"""Width at which instance-aware assignment compares distances."""
+
+
+@dataclass(frozen=True)
+class SiteCost:
+    """Cost of one site, per image.
+
+    Attributes:
+        site: its name.
+        macs: multiply-accumulates.
+        bits: of its two operands; 32 for one in floating point.
+        bops: macs × bits of one operand × bits of the other.
+        group_bops: what grouping its operands adds: rescaling, and assignment for instance-aware groups.
+        has_weight: whether one operand is a parameter.
+    """
+
+    site: str
+    macs: int
+    bits: tuple[int, ...]
+    bops: int
+    group_bops: int
+    has_weight: bool
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Cost of a recipe, per image; ``bops`` counts everything, the group overhead included."""
+
+    sites: tuple[SiteCost, ...]
+    weight_bytes: int
+
+    @property
+    def group_bops(self) -> int:
+        """The part of ``bops`` that groups add."""
+        return sum(site.group_bops for site in self.sites)
+
+    @property
+    def bops(self) -> int:
+        """Bit operations of all sites, group overhead included."""
+        return sum(site.bops for site in self.sites) + self.group_bops
+
+    @property
+    def weight_layers_only_bops(self) -> int:
+        """Products with a weight alone: no attention products, no group overhead; as published for CNNs."""
+        return sum(site.bops for site in self.sites if site.has_weight)
+
+    def record(self) -> CostRecord:
+        """The totals, as written into a recipe."""
+        return CostRecord(
+            bops=self.bops,
+            group_bops=self.group_bops,
+            weight_layers_only_bops=self.weight_layers_only_bops,
+            weight_bytes=self.weight_bytes,
+        )
+
+
+def model_cost(sites: Iterable[Site], recipe_sites: Mapping[str, SiteConfig]) -> ModelCost:
+    """Cost of all multiplying sites under a recipe; sites and operands it does not name stay at 32 bits."""
+    sites = tuple(sites)
+    return ModelCost(
+        tuple(site_cost(site, recipe_sites.get(site.name, {})) for site in sites if site.macs),
+        weight_bytes(sites, recipe_sites),
+    )
+
+
+def site_cost(site: Site, config: SiteConfig) -> SiteCost:
+    """BOPs = MACs × bits_a × bits_b over the site's two operands, and the overhead of groups."""
+    bits = tuple(config[operand.name].bits if operand.name in config else FLOAT_BITS for operand in site.operands)
+    overhead = sum(
+        group_overhead(operand, config[operand.name], sum(bits))
+        for operand in site.operands
+        if operand.name in config and config[operand.name].groups > 1
+    )
+    has_weight = any(operand.is_weight for operand in site.operands)
+    return SiteCost(site.name, site.macs, bits, site.macs * math.prod(bits), overhead, has_weight)
+
+
+def group_overhead(operand: Operand, config: OperandConfig, bits_of_both: int) -> int:
+    """Bit operations that grouping one operand adds; 0 for one group or an operand that cannot be grouped.
+
+    With T tokens × C channels in G groups feeding N outputs and acc = bits_w + bits_a + ceil(log2(C / G)):
+    rescaling T·N·G·acc·8; for instance-aware groups, minimum and maximum of every channel 2·T·C·bits_a and distances
+    2·C·G·16².
+    """
+    geometry = operand.group_geometry
+    if geometry is None or config.groups <= 1:
+        return 0
+    return _overhead(geometry, config.groups, config.bits, bits_of_both, config.scheme == "instance_groups")
+
+
+def _overhead(geometry: GroupGeometry, groups: int, bits: int, bits_of_both: int, instance_aware: bool) -> int:
+    tokens, channels, outputs = geometry.tokens, geometry.channels, geometry.outputs
+    groups = min(groups, channels)
+    accumulator_bits = bits_of_both + math.ceil(math.log2(channels / groups))
+    total = tokens * outputs * groups * accumulator_bits * SCALE_BITS
+    if instance_aware:
+        total += 2 * tokens * channels * bits + 2 * channels * groups * DISTANCE_BITS**2
+    return geometry.copies * total
+
+
+def uniform_bops(sites: Iterable[Site], weight_bits: int, activation_bits: int) -> int:
+    """BOPs with every weight at one width and every activation at another, in one group."""
+    total = 0
+    for site in sites:
+        bits = [weight_bits if operand.is_weight else activation_bits for operand in site.operands]
+        total += site.macs * math.prod(bits) if site.macs else 0
+    return total

@@ -1,0 +1,1 @@
+"""The traced model: sites, operands, insertion of quantizers, stages."""

@@ -1,0 +1,218 @@
+"""Find the sites of a traced graph: which nodes multiply, what feeds them, what they are called and what they cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+from torch.fx.passes.shape_prop import ShapeProp
+
+from autoq.errors import TraceError
+from autoq.graph.naming import NodeNames
+from autoq.graph.nodes import SOFTMAXES, UNSUPPORTED_PRODUCTS, WEIGHT_LAYERS, op_name
+from autoq.graph.producers import find_producer
+from autoq.graph.sites import GroupGeometry, Operand, Site, SiteOp, UncountedOp
+from autoq.quantizers.granularity import OperandLayout
+
+_SITE_OPS: dict[str, tuple[SiteOp, tuple[tuple[int, str], ...]]] = {
+    "linear": ("linear", ((0, "input"), (1, "weight"))),
+    "conv1d": ("conv1d", ((0, "input"), (1, "weight"))),
+    "conv2d": ("conv2d", ((0, "input"), (1, "weight"))),
+    "conv3d": ("conv3d", ((0, "input"), (1, "weight"))),
+    "matmul": ("matmul", ((0, "lhs"), (1, "rhs"))),
+    "mm": ("matmul", ((0, "lhs"), (1, "rhs"))),
+    "bmm": ("bmm", ((0, "lhs"), (1, "rhs"))),
+    "addmm": ("matmul", ((1, "lhs"), (2, "rhs"))),
+    "baddbmm": ("bmm", ((1, "lhs"), (2, "rhs"))),
+    "layer_norm": ("layer_norm", ((0, "input"),)),
+    "softmax": ("softmax", ((0, "input"),)),
+    "_softmax": ("softmax", ((0, "input"),)),
+}
+"""ATen operator to site kind, and which positional arguments are its operands; ``einsum`` takes a list of them."""
+
+
+@dataclass(frozen=True)
+class OperandEdge:
+    """The argument of a node into which a quantizer goes: ``args[index]``, or ``args[index][item]`` of an einsum."""
+
+    node: str
+    index: int
+    item: int | None = None
+
+    def source(self, graph_module: fx.GraphModule) -> fx.Node:
+        """The node that feeds this edge."""
+        node = next(node for node in graph_module.graph.nodes if node.name == self.node)
+        return self.of(node)
+
+    def of(self, node: fx.Node) -> fx.Node:
+        """The argument of ``node`` at this edge."""
+        argument = node.args[self.index]
+        return argument if self.item is None else argument[self.item]  # type: ignore[index, return-value]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a walk over the graph found."""
+
+    sites: tuple[Site, ...]
+    uncounted: tuple[UncountedOp, ...]
+    edges: dict[tuple[str, str], OperandEdge]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Shape of a node at batch sizes two and three, from which the batch axis follows."""
+
+    two: tuple[int, ...]
+    three: tuple[int, ...]
+
+    @property
+    def batch_axis(self) -> int | None:
+        """Axis that grows with the batch; None for constants."""
+        grown = [axis for axis, (a, b) in enumerate(zip(self.two, self.three, strict=True)) if a != b]
+        return grown[0] if grown else None
+
+    @property
+    def per_image(self) -> tuple[int, ...]:
+        """Shape at batch size one."""
+        return tuple(2 * a - b for a, b in zip(self.two, self.three, strict=True))
+
+    @property
+    def numel_per_image(self) -> int:
+        """Elements that one image adds."""
+        return math.prod(self.three) - math.prod(self.two)
+
+
+def find_sites(graph_module: fx.GraphModule, example: Tensor) -> Finding:
+    """Walk the graph once.
+
+    Args:
+        graph_module: cleaned by ``clean_``.
+        example: input of shape (N, ...), from which batches of two and three are made.
+
+    Raises:
+        TraceError: the graph does not run at another batch size than the traced one.
+    """
+    shapes = _propagate(graph_module, example)
+    names = NodeNames(graph_module)
+    sites: list[Site] = []
+    uncounted: list[UncountedOp] = []
+    edges: dict[tuple[str, str], OperandEdge] = {}
+    for node in graph_module.graph.nodes:
+        kind = op_name(node)
+        if kind in UNSUPPORTED_PRODUCTS:
+            uncounted.append(UncountedOp(names.name(node, kind), kind, "autoq has no site for this operation"))
+            continue
+        if kind != "einsum" and kind not in _SITE_OPS:
+            continue
+        operand_edges = dict(_operand_edges(node, kind))
+        name = names.name(node, kind)
+        reason = _why_not(node, kind, operand_edges, shapes)
+        if reason is not None:
+            if kind not in SOFTMAXES | {"layer_norm"}:
+                uncounted.append(UncountedOp(name, kind, reason))
+            continue
+        op: SiteOp = "einsum" if kind == "einsum" else _SITE_OPS[kind][0]
+        operands = tuple(_describe(node, op, label, edge, shapes, names) for label, edge in operand_edges.items())
+        sites.append(Site(name, op, _macs(node, op, operand_edges, shapes), operands))
+        edges |= {(name, label): edge for label, edge in operand_edges.items()}
+    return Finding(tuple(sites), tuple(uncounted), edges)
+
+
+def _propagate(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node, _Shape]:
+    recorded: list[dict[fx.Node, tuple[int, ...]]] = []
+    for batch in (2, 3):
+        inputs = example[:1].expand(batch, *example.shape[1:]).contiguous()
+        try:
+            with torch.no_grad():
+                ShapeProp(graph_module).propagate(inputs)
+        except Exception as error:  # any operator may fail, with any type
+            raise TraceError(f"the traced model does not run on a batch of {batch}: {error}") from error
+        metas = ((node, node.meta.get("tensor_meta")) for node in graph_module.graph.nodes)
+        recorded.append({node: tuple(meta.shape) for node, meta in metas if hasattr(meta, "shape")})
+    return {node: _Shape(shape, recorded[1][node]) for node, shape in recorded[0].items()}
+
+
+def _operand_edges(node: fx.Node, kind: str) -> Iterator[tuple[str, OperandEdge]]:
+    if kind == "einsum":
+        labels = ("lhs", "rhs") if len(node.args[1]) == 2 else tuple(f"operand{i}" for i in range(len(node.args[1])))  # type: ignore[arg-type]
+        for item, label in enumerate(labels):
+            yield label, OperandEdge(node.name, 1, item)
+    else:
+        for index, label in _SITE_OPS[kind][1]:
+            yield label, OperandEdge(node.name, index)
+
+
+def _why_not(node: fx.Node, kind: str, edges: dict[str, OperandEdge], shapes: dict[fx.Node, _Shape]) -> str | None:
+    """Why a node of a known kind is no site, or None if it is one."""
+    if kind == "einsum" and len(edges) != 2:
+        return f"an einsum of {len(edges)} operands is no product of two"
+    if kind == "einsum" and "..." in str(node.args[0]):
+        return "an einsum with an ellipsis is not analysed"
+    if shapes[node].batch_axis is None:
+        return "computed once, not for every image"
+    if "input" in edges and shapes[edges["input"].of(node)].batch_axis is None:
+        return "its weight depends on the image and its input does not"
+    return None
+
+
+def _macs(node: fx.Node, op: SiteOp, edges: dict[str, OperandEdge], shapes: dict[fx.Node, _Shape]) -> int:
+    """Multiply-accumulates per image: elements of the output times terms of each sum."""
+    output = shapes[node].numel_per_image
+    if op in ("layer_norm", "softmax"):
+        return 0
+    if "weight" in edges:
+        weight = shapes[edges["weight"].of(node)].two
+        return output * math.prod(weight[1:])
+    if op == "einsum":
+        inputs, result = str(node.args[0]).replace(" ", "").split("->")
+        sizes: dict[str, int] = {}
+        for letters, edge in zip(inputs.split(","), edges.values(), strict=True):
+            sizes |= dict(zip(letters, shapes[edge.of(node)].two, strict=True))
+        return output * math.prod(size for letter, size in sizes.items() if letter not in result)
+    return output * shapes[edges["lhs"].of(node)].two[-1]
+
+
+def _describe(
+    node: fx.Node, op: SiteOp, label: str, edge: OperandEdge, shapes: dict[fx.Node, _Shape], names: NodeNames
+) -> Operand:
+    """Shape, producer, layout and group geometry of one operand."""
+    source = edge.of(node)
+    shape = shapes[source]
+    per_image, ndim = shape.per_image, len(shape.two)
+    if shape.batch_axis is None:
+        channel_axis, group_axis = (-ndim, 1 - ndim) if label == "weight" else (-1, -2)
+        layout = OperandLayout(ndim, channel_axis, group_axis=group_axis, instances_per_image=0)
+        return Operand(label, shape.two, "parameter", layout)
+    producer = find_producer(source)
+    batched = shape.batch_axis == 0
+    instances = per_image[0] if batched else 1
+    outputs = shapes[node].per_image
+    if label == "input" and op in WEIGHT_LAYERS:
+        channel_axis = -1 if op == "linear" else 1 - ndim
+        weight = shapes[node.args[1]].two  # type: ignore[index]
+        geometry = None
+        grouped_convolution = op != "linear" and weight[1] != per_image[channel_axis]
+        # One value per channel and image has no range of its own, so that groups would only add levels.
+        several = shape.numel_per_image > per_image[channel_axis]
+        if batched and several and not grouped_convolution:
+            tokens = math.prod(outputs) // weight[0]
+            geometry = GroupGeometry(copies=1, tokens=tokens, channels=math.prod(weight[1:]), outputs=weight[0])
+        axis = channel_axis if geometry else None
+        layout = OperandLayout(ndim, channel_axis, None, channel_axis, axis, instances)
+        return Operand(label, per_image, producer, layout, geometry)
+    if op in ("matmul", "bmm"):
+        summed = -1 if label == "lhs" else -2
+        is_key = label == "rhs" and names.role(node) == "qk"
+        head_axis = -3 if ndim >= 4 and batched else None
+        rows = label == "lhs" and producer == "softmax" and batched and ndim >= 3
+        geometry = None
+        if rows:
+            copies = math.prod(per_image[:-2])
+            geometry = GroupGeometry(copies, tokens=per_image[-1], channels=per_image[-2], outputs=outputs[-1])
+        layout = OperandLayout(ndim, -2 if is_key else -1, head_axis, summed, -2 if rows else None, instances)
+        return Operand(label, per_image, producer, layout, geometry)
+    return Operand(label, per_image, producer, OperandLayout(ndim, -1, instances_per_image=instances))

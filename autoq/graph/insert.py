@@ -1,0 +1,162 @@
+"""Put quantizers on the operand edges of a traced model, and take them off again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from autoq.errors import RecipeError
+from autoq.files import did_you_mean
+from autoq.graph.stages import Stage, State, cut_into_stages
+from autoq.graph.trace import TracedModel
+
+OperandKey = tuple[str, str]
+"""(site, operand)."""
+
+
+class OperandSlot(nn.Module):
+    """A place on an operand edge: passes its input through, or through the quantizer in it."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        super().__init__()
+        self.quantizer: nn.Module | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fake-quantize ``x``, or return it untouched."""
+        return x if self.quantizer is None else self.quantizer(x)
+
+
+class FixedTensor(nn.Module):
+    """Stands in a weight's slot and returns what the weight was quantized to, so that this is done once."""
+
+    def __init__(self, value: Tensor) -> None:
+        """Keep ``value``; nothing is copied."""
+        super().__init__()
+        self.register_buffer("value", value, persistent=False)
+        self.value: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: ARG002 - the weight it replaces
+        """The stored tensor, whatever the input."""
+        return self.value
+
+
+class QuantizedModel(nn.Module):
+    """A copy of a traced graph with a slot on every operand edge, cut into stages.
+
+    Parameters are shared with the traced model. With every slot empty the output equals the traced model's bit for bit.
+
+    Attributes:
+        traced: the model underneath.
+        slots: (site, operand) to its slot.
+        stages: the graph in pieces; running them in order runs the model.
+    """
+
+    def __init__(self, traced: TracedModel) -> None:
+        """Copy the graph and place empty slots."""
+        super().__init__()
+        self.traced = traced
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        output = graph.graph_copy(traced.graph_module.graph, copies)
+        graph.output(output)
+        by_name = {node.name: copies[node] for node in traced.graph_module.graph.nodes if node in copies}
+        root = nn.Module()
+        self.slots: dict[OperandKey, OperandSlot] = {}
+        site_of_node: dict[fx.Node, str] = {}
+        for index, (key, edge) in enumerate(traced.edges.items()):
+            node = by_name[edge.node]
+            slot, name = OperandSlot(), f"slot_{index}"
+            self.slots[key] = slot
+            root.add_module(name, slot)
+            with graph.inserting_before(node):
+                inserted = graph.call_module(name, (edge.of(node),))
+            inserted.meta = dict(edge.of(node).meta)
+            _replace_argument_(node, edge.index, edge.item, inserted)
+            site_of_node[node] = key[0]
+        whole = fx.GraphModule(_Both(traced.graph_module, root), graph)
+        self.stages: tuple[Stage, ...] = cut_into_stages(whole, site_of_node.get)
+        self.stage_modules = nn.ModuleList(stage.graph_module for stage in self.stages)
+        self._out_spec = _output_spec(traced.graph_module)
+        self.train(mode=False)
+
+    def insert_(self, quantizers: Mapping[OperandKey, nn.Module]) -> None:
+        """Fill the slots named in ``quantizers``; the others keep what they hold.
+
+        Raises:
+            RecipeError: there is no such site or operand.
+        """
+        for key in quantizers:
+            self._check_key(key)
+        for key, quantizer in quantizers.items():
+            self.slots[key].quantizer = quantizer
+
+    def remove_(self, keys: Iterable[OperandKey] | None = None) -> None:
+        """Empty the slots named in ``keys``, or all of them."""
+        for key in self.slots if keys is None else keys:
+            self._check_key(key)
+            self.slots[key].quantizer = None
+
+    def forward(self, x: Tensor) -> object:
+        """What the model returns, for images of shape (N, C, H, W)."""
+        leaves = self.run(x)
+        return pytree.tree_unflatten(list(leaves), self._out_spec) if self._out_spec else leaves[0]
+
+    def run(self, x: Tensor, first: int = 0, state: State | None = None) -> tuple[Tensor, ...]:
+        """The model's output tensors, run from stage ``first`` on.
+
+        Args:
+            x: images of shape (N, C, H, W); ignored when ``state`` is given.
+            first: stage to start with.
+            state: what is alive at the start of that stage, as returned by ``run_stage`` for the one before.
+        """
+        current: State = (x,) if state is None else state
+        for index in range(first, len(self.stages)):
+            current = self.run_stage(index, current)
+        return tuple(leaf for leaf in current if isinstance(leaf, Tensor))
+
+    def run_stage(self, index: int, state: State) -> State:
+        """The state after stage ``index``; after the last stage, the output leaves."""
+        result = self.stages[index].graph_module(*state)
+        return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+    def _check_key(self, key: OperandKey) -> None:
+        if key in self.slots:
+            return
+        site, operand = key
+        known = self.traced.sites_by_name
+        if site not in known:
+            raise RecipeError(f"the model has no site {site!r}.{did_you_mean(site, known)}")
+        names = [o.name for o in known[site].operands]
+        raise RecipeError(f"site {site!r} has no operand {operand!r}; it has {', '.join(names)}")
+
+
+class _Both(nn.Module):
+    """Attribute look-up in two modules, for building a graph over both."""
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        for module in (first, second):
+            for name, child in module.named_children():
+                self.add_module(name, child)
+            for name, parameter in module.named_parameters(recurse=False):
+                self.register_parameter(name, parameter)
+            for name, buffer in module.named_buffers(recurse=False):
+                self.register_buffer(name, buffer, persistent=False)
+
+
+def _replace_argument_(node: fx.Node, index: int, item: int | None, new: fx.Node) -> None:
+    if item is None:
+        node.update_arg(index, new)
+    else:
+        items = list(node.args[index])  # type: ignore[arg-type]
+        items[item] = new
+        node.update_arg(index, items)
+
+
+def _output_spec(graph_module: fx.GraphModule) -> pytree.TreeSpec | None:
+    """How the model's output is put together from tensors; None for a model that returns one tensor."""
+    spec = getattr(graph_module, "_out_spec", None)
+    return None if spec is None or spec.is_leaf() else spec

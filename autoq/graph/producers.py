@@ -1,0 +1,46 @@
+"""What computed a tensor, seen through operations that only move or scale values."""
+
+from __future__ import annotations
+
+import operator
+
+from torch import fx
+
+from autoq.graph.nodes import is_view, op_name
+from autoq.graph.sites import Producer
+
+_PRODUCERS: dict[str, Producer] = {
+    "layer_norm": "layer_norm",
+    "softmax": "softmax",
+    "_softmax": "softmax",
+    "gelu": "gelu",
+    "relu": "relu",
+    "relu_": "relu",
+}
+_MOVES = {"clone", "roll", "pad", "constant_pad_nd", "repeat", "type_as", "_to_copy"}
+_SCALINGS = {"mul", "div", "mul_", "div_"}
+
+
+def find_producer(node: fx.Node) -> Producer:
+    """Walk back from ``node`` through views, permutes, scalings and dropout to what computed the values."""
+    seen: set[fx.Node] = set()
+    while node not in seen:
+        seen.add(node)
+        name = op_name(node)
+        if name in _PRODUCERS:
+            return _PRODUCERS[name]
+        if name in ("cat", "stack"):
+            kinds = {find_producer(part) for part in node.args[0]}  # type: ignore[arg-type, union-attr]
+            return kinds.pop() if len(kinds) == 1 else "other"
+        if not (is_view(node) or name in _MOVES or _is_scaling(node) or node.target is operator.getitem):
+            return "other"
+        node = node.args[0]  # type: ignore[assignment]
+    return "other"
+
+
+def _is_scaling(node: fx.Node) -> bool:
+    """Multiplication or division by a number or a parameter."""
+    if op_name(node) not in _SCALINGS or not isinstance(node.args[0], fx.Node):
+        return False
+    factor = node.args[1]
+    return not isinstance(factor, fx.Node) or factor.op == "get_attr"

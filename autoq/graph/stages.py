@@ -1,0 +1,99 @@
+"""Cut a graph where few tensors are alive, so that it can be run from any cut on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+
+State = tuple[object, ...]
+"""What is alive at a cut: tensors, and sizes that were read from them."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of nodes between two cuts.
+
+    Attributes:
+        name: of the first site in it, empty if it has none.
+        sites: names of the sites in it, in execution order.
+        graph_module: takes the state at its start as positional arguments, returns the state at its end; the last
+            stage returns the model's output.
+    """
+
+    name: str
+    sites: tuple[str, ...]
+    graph_module: fx.GraphModule
+
+
+def cut_into_stages(graph_module: fx.GraphModule, site_of: Callable[[fx.Node], str | None]) -> tuple[Stage, ...]:
+    """Cut after each point where a single tensor is alive and at least one site has run since the last cut.
+
+    In a residual network these are the ends of the branches: twice a transformer block. Where no single tensor ever
+    is alive, the least number that is takes the place of one.
+
+    Args:
+        graph_module: the whole graph.
+        site_of: name of the site that a node belongs to, or None.
+    """
+    nodes = [node for node in graph_module.graph.nodes if node.op != "get_attr"]
+    alive = _alive_after(nodes)
+    width = [sum(_is_tensor(node) for node in state) for state in alive]
+    interior = [count for count, node in zip(width, nodes, strict=True) if node.op == "call_function" and count]
+    narrowest = min(interior[:-1], default=0)
+    stages: list[Stage] = []
+    start, sites = 0, list[str]()
+    state: Sequence[fx.Node] = [node for node in nodes if node.op == "placeholder"]
+    for index, node in enumerate(nodes):
+        if node.op == "placeholder":
+            start = index + 1
+            continue
+        if (site := site_of(node)) is not None:
+            sites.append(site)
+        last = node.op == "output"
+        if last or (sites and width[index] == narrowest and nodes[index + 1].op != "output"):
+            end = None if last else alive[index]
+            part = _extract(graph_module, state, nodes[start : index + 1], end)
+            stages.append(Stage(sites[0] if sites else "", tuple(sites), part))
+            start, sites, state = index + 1, [], alive[index]
+    return tuple(stages)
+
+
+def _alive_after(nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
+    """For each node, the values that later nodes still need."""
+    position = {node: index for index, node in enumerate(nodes)}
+    last_use = {node: max((position[user] for user in node.users), default=-1) for node in nodes}
+    alive: list[list[fx.Node]] = []
+    current: list[fx.Node] = []
+    for index, node in enumerate(nodes):
+        current = [value for value in [*current, node] if last_use[value] > index]
+        alive.append(current)
+    return alive
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    value = node.meta.get("val", node.meta.get("tensor_meta"))
+    return isinstance(value, Tensor) or hasattr(value, "shape") or value is None or isinstance(value, list | tuple)
+
+
+def _extract(
+    graph_module: fx.GraphModule, inputs: Sequence[fx.Node], nodes: Sequence[fx.Node], outputs: Sequence[fx.Node] | None
+) -> fx.GraphModule:
+    """A graph of its own from a run of nodes; parameters and submodules are shared."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {node: graph.placeholder(node.name) for node in inputs}
+
+    def copy_of(node: fx.Node) -> fx.Node:
+        if node not in copies:  # parameters are read in the stage that uses them
+            copies[node] = graph.node_copy(node, copy_of)
+        return copies[node]
+
+    for node in nodes:
+        if node.op == "output":
+            graph.output(fx.node.map_arg(node.args[0], copy_of))
+        else:
+            copies[node] = graph.node_copy(node, copy_of)
+    if outputs is not None:
+        graph.output(tuple(copies[node] for node in outputs))
+    return fx.GraphModule(graph_module, graph)
