@@ -6,14 +6,14 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoq.errors import RecipeError
 from autoq.files import did_you_mean, sha256_hex, write_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 FLOAT_BITS = 32
 """Bits of an operand that a recipe leaves in floating point."""
 
@@ -57,10 +57,14 @@ SiteConfig = dict[str, OperandConfig]
 
 
 class ModelReference(_Frozen):
-    """Which model a recipe is for; ``weights_sha256`` refuses a recipe made for other weights."""
+    """Which model a recipe is for; ``weights_sha256`` refuses a recipe made for other weights.
+
+    ``pretrained`` is False for a timm architecture with random weights.
+    """
 
     name: str
     weights_sha256: str
+    pretrained: bool = True
 
 
 class CalibrationReference(_Frozen):
@@ -121,6 +125,8 @@ class Recipe(_Frozen):
     def to_json(self) -> dict[str, Any]:
         """Plain data, defaults left out of the operands."""
         document = self.model_dump(exclude={"sites"}, exclude_none=True)
+        if self.model.pretrained:
+            del document["model"]["pretrained"]
         ordered = {key: document[key] for key in ("schema_version", "model")}
         ordered["sites"] = sites_to_json(self.sites)
         return ordered | {key: value for key, value in document.items() if key not in ordered}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from autoq.errors import CalibrationError
 from autoq.recipe import OperandConfig
 
@@ -18,11 +21,11 @@ class OperandLayout:
         channel_axis: axis of the channels: −1 for the input of ``linear``, ``-ndim`` (output channels) for a weight, −3
             for the input of ``conv2d``.
         head_axis: axis of the attention heads (operands of attention products), or None.
+        group_axis: axis that static groups split into consecutive runs: the channels that are summed over.
         instance_group_axis: axis whose entries (channels of a linear input, token rows of a softmax attention map) are
             assigned to instance-aware groups at run time, or None where such groups make no sense.
-        group_axis: axis that static groups split into consecutive runs: the channels that are summed over.
-        instances_per_image: leading-dimension entries that one image makes (windows of a windowed attention), 1 elsewhere;
-            0 for weights, which have no batch.
+        instances_per_image: leading-dimension entries that one image makes (windows of a windowed attention), 1
+            elsewhere; 0 for weights, which have no batch.
     """
 
     ndim: int
@@ -32,8 +35,28 @@ class OperandLayout:
     instance_group_axis: int | None = None
     instances_per_image: int = 1
 
+    def kept_axes(self, config: OperandConfig) -> tuple[int, ...]:
+        """Axes along which the parameters of a static quantizer vary; along all others they are shared.
+
+        Raises:
+            CalibrationError: the granularity does not fit this operand.
+        """
+        if config.granularity == "channel":
+            return (self.channel_axis,)
+        if config.granularity == "head":
+            if self.head_axis is None:
+                raise CalibrationError("granularity 'head' needs an operand with attention heads; use 'tensor'")
+            return (self.head_axis,)
+        if config.granularity == "group":
+            if self.group_axis is None:
+                raise CalibrationError("granularity 'group' needs an operand with a summed channel axis; use 'tensor'")
+            return (self.channel_axis, self.group_axis) if self.instances_per_image == 0 else (self.group_axis,)
+        return ()
+
     def parameter_shape(self, shape: Sequence[int], config: OperandConfig) -> tuple[int, ...]:
-        """Shape, broadcastable against ``shape``, of the parameters of a static quantizer.
+        """Shape of the parameters of a static quantizer for an operand of this ``shape``.
+
+        Broadcastable against ``shape``, except that ``group`` leaves one entry a group (see :func:`expand_groups`).
 
         ========== ======================= ==================== =================================
         granularity kept axes              (B, T, C) gives      (B, H, T, D), heads on −3, gives
@@ -49,16 +72,18 @@ class OperandLayout:
             CalibrationError: the granularity does not fit this operand.
         """
         kept = [1] * self.ndim
-        if config.granularity == "channel":
-            kept[self.channel_axis] = shape[self.channel_axis]
-        elif config.granularity == "head":
-            if self.head_axis is None:
-                raise CalibrationError("granularity 'head' needs an operand with attention heads; use 'tensor'")
-            kept[self.head_axis] = shape[self.head_axis]
-        elif config.granularity == "group":
-            if self.group_axis is None:
-                raise CalibrationError("granularity 'group' needs an operand with a summed channel axis; use 'tensor'")
-            if self.instances_per_image == 0:
-                kept[self.channel_axis] = shape[self.channel_axis]
+        for axis in self.kept_axes(config):
+            kept[axis] = shape[axis]
+        if config.granularity == "group" and self.group_axis is not None:
             kept[self.group_axis] = min(config.groups, shape[self.group_axis])
         return tuple(kept)
+
+
+def group_ids(channels: int, groups: int, device: torch.device | None = None) -> Tensor:
+    """The static group, floor(c · groups / channels), of each channel c: consecutive runs of nearly equal length."""
+    return torch.div(torch.arange(channels, device=device) * groups, channels, rounding_mode="floor")
+
+
+def expand_groups(parameter: Tensor, channels: int, axis: int) -> Tensor:
+    """Repeat a parameter that has one entry a group along ``axis`` so that it has one entry a channel."""
+    return parameter.index_select(axis, group_ids(channels, parameter.shape[axis], parameter.device))

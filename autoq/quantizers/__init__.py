@@ -1,0 +1,70 @@
+"""Quantizers: tensor mathematics, one scheme a file, without models, search or calibration data.
+
+To add a scheme, write a subclass of :class:`BaseQuantizer` in a file of its own and add it to ``_CLASSES`` below; the
+contract tests in ``tests/contracts/quantizers.py`` say what it must fulfil.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from autoq.errors import RecipeError
+from autoq.files import did_you_mean
+from autoq.quantizers._base import BaseQuantizer
+from autoq.quantizers.adalog import AdaLogQuantizer
+from autoq.quantizers.granularity import OperandLayout
+from autoq.quantizers.instance_groups import InstanceGroupQuantizer
+from autoq.quantizers.log2 import Log2Quantizer
+from autoq.quantizers.log_sqrt2 import LogSqrt2Quantizer
+from autoq.quantizers.uniform import UniformQuantizer
+from autoq.recipe import OperandConfig
+
+_CLASSES: tuple[type[BaseQuantizer], ...] = (
+    UniformQuantizer,
+    Log2Quantizer,
+    LogSqrt2Quantizer,
+    AdaLogQuantizer,
+    InstanceGroupQuantizer,
+)
+
+QUANTIZERS: dict[str, type[BaseQuantizer]] = {cls.scheme: cls for cls in _CLASSES}
+"""Quantizer classes by scheme, the name that recipes use."""
+
+
+def quantizer_class(scheme: str) -> type[BaseQuantizer]:
+    """The class of a scheme.
+
+    Raises:
+        RecipeError: there is no such scheme.
+    """
+    try:
+        return QUANTIZERS[scheme]
+    except KeyError:
+        hint = did_you_mean(scheme, QUANTIZERS) or f" Known schemes: {', '.join(QUANTIZERS)}."
+        raise RecipeError(f"unknown quantization scheme {scheme!r}.{hint}") from None
+
+
+def create_quantizer(config: OperandConfig, layout: OperandLayout, qparams: Mapping[str, Tensor]) -> BaseQuantizer:
+    """A quantizer from its configuration and solved parameters, as ``BaseQuantizer.qparams`` returns them.
+
+    Raises:
+        RecipeError: there is no such scheme.
+        CalibrationError: the parameters do not fit the scheme, the configuration or the layout.
+    """
+    return quantizer_class(config.scheme)(config, layout, qparams)
+
+
+__all__ = [
+    "QUANTIZERS",
+    "AdaLogQuantizer",
+    "BaseQuantizer",
+    "InstanceGroupQuantizer",
+    "Log2Quantizer",
+    "LogSqrt2Quantizer",
+    "OperandLayout",
+    "UniformQuantizer",
+    "create_quantizer",
+    "quantizer_class",
+]

@@ -1,0 +1,106 @@
+"""Affine arithmetic: x ≈ scale · (code − zero_point), shared by the uniform schemes.
+
+The bounds are moved to the zero point's side (clamp to 0 − zero_point and 2^bits − 1 − zero_point), which spares adding
+and subtracting it; sums of small integers being exact, the results are the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autoq.quantizers._base import usable_out, working_dtype
+
+_EPSILON = torch.finfo(torch.float32).eps
+
+
+def choose_affine_qparams(lower: Tensor, upper: Tensor, bits: int, *, include_zero: bool) -> tuple[Tensor, Tensor]:
+    """Scale and zero point that spread 2^bits codes between two bounds.
+
+    Args:
+        lower: least values.
+        upper: greatest values.
+        bits: code width.
+        include_zero: widen the range to zero, which then has a code of its own; the zero point lies in 0..2^bits − 1.
+
+    Returns:
+        scale (positive even where the bounds are equal) and zero point (whole numbers), as float32.
+    """
+    lower, upper = lower.detach().float(), upper.detach().float()
+    if include_zero:
+        lower, upper = lower.clamp(max=0.0), upper.clamp(min=0.0)
+    steps = 2**bits - 1
+    # Divided before subtracted, because the span of two finite bounds may be infinite. A group of equal values gets the
+    # finest grid on which float32 can still tell neighbours apart.
+    scale = upper / steps - lower / steps
+    scale = _keep_finite(torch.maximum(scale, torch.maximum(lower.abs(), upper.abs()) * _EPSILON), bits)
+    zero_point = torch.round(-lower / scale)
+    return scale, zero_point.clamp(0, steps) if include_zero else zero_point
+
+
+def choose_symmetric_qparams(lower: Tensor, upper: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero point with the same reach on both sides of zero.
+
+    The reach is (2^bits − 1) / 2 steps, half a step more than the greatest code on the positive side, so that no value
+    between the bounds is more than half a step away from a code.
+    """
+    reach = torch.maximum(lower.detach().abs(), upper.detach().abs()).float()
+    scale = _keep_finite(reach / ((2**bits - 1) / 2), bits)
+    return scale, torch.full_like(scale, symmetric_zero_point(bits))
+
+
+def _keep_finite(scale: Tensor, bits: int) -> Tensor:
+    """A scale by which one can divide, and whose values are finite."""
+    return scale.clamp(torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max / 2**bits)
+
+
+def symmetric_zero_point(bits: int) -> float:
+    """2^(bits − 1), the code of zero; ½ at one bit, whose two values are ±scale / 2 (the sign of x)."""
+    return 2.0 ** (bits - 1) if bits > 1 else 0.5
+
+
+def affine_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, binary: bool = False) -> Tensor:
+    """Integer codes of ``x``; ``binary`` as in :func:`affine_fake_quantize`."""
+    quotient = torch.nan_to_num(x.to(working_dtype(x.dtype)) / scale, nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    steps = quotient.floor().add(1.0) if binary else quotient.round().add(zero_point)
+    return steps.clamp(0, 2**bits - 1).to(torch.int32)
+
+
+def affine_dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Values of integer codes."""
+    return (codes.to(scale.dtype) - zero_point) * scale
+
+
+def affine_fake_quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, binary: bool = False, out: Tensor | None = None
+) -> Tensor:
+    """Quantize then dequantize, without gradients, in one allocation or none.
+
+    Args:
+        x: values.
+        scale: positive, broadcastable against ``x``.
+        zero_point: broadcastable against ``x``.
+        bits: code width.
+        binary: quantize to ±scale / 2 by sign; the zero point is ½.
+        out: as in ``BaseQuantizer.fake_quantize``.
+    """
+    # Two bounds one after the other: clamp_ with two one-element tensors takes a path that is not vectorised.
+    y = torch.div(x.to(working_dtype(x.dtype)), scale, out=usable_out(x, out))
+    y = y.floor_().add_(0.5) if binary else y.round_()
+    y = y.clamp_min_(-zero_point).clamp_max_(2**bits - 1 - zero_point).mul_(scale)
+    return y.to(x.dtype)
+
+
+def affine_fake_quantize_with_gradient(
+    x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, binary: bool = False
+) -> Tensor:
+    """The values of :func:`affine_fake_quantize` with straight-through gradients.
+
+    The gradient with respect to ``x`` is one between the bounds and zero outside; the one with respect to ``scale`` is
+    LSQ's (Esser et al., "Learned Step Size Quantization", ICLR 2020, equation 3), without its normalisation.
+    """
+    y = x.to(working_dtype(x.dtype)) / scale
+    # Clamped first, so that infinities are bounds already when the rounding error is added.
+    y = torch.minimum(torch.maximum(y, -zero_point), 2**bits - 1 - zero_point)
+    rounded = (torch.floor(y) + 0.5).clamp(-0.5, 0.5) if binary else torch.round(y)
+    return ((y + (rounded - y).detach()) * scale).to(x.dtype)

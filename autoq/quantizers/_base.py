@@ -1,0 +1,175 @@
+"""What every quantizer has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from autoq.errors import CalibrationError
+from autoq.quantizers.granularity import OperandLayout, expand_groups
+from autoq.recipe import OperandConfig
+
+
+class BaseQuantizer(nn.Module, ABC):
+    """Replaces a tensor by the nearest values that ``config.bits`` bits can express.
+
+    A subclass names its parameters in ``qparam_names`` and defines the abstract methods below. Parameters are float32
+    buffers and stay so when a model is cast to another type; arithmetic is in float32 (float64 for float64 inputs) and
+    results have the type of the input.
+
+    NaN stays NaN in :meth:`forward`. As integers cannot hold it, :meth:`quantize` gives NaN the code of zero.
+
+    A buffer that is given ``requires_grad_()`` is learned. Buffers must not be changed otherwise: make a new quantizer.
+
+    Attributes:
+        config: how the operand is quantized.
+        layout: where the operand's channels, heads and images lie.
+    """
+
+    scheme: ClassVar[str]
+    qparam_names: ClassVar[tuple[str, ...]]
+
+    def __init__(self, config: OperandConfig, layout: OperandLayout, qparams: Mapping[str, Tensor]) -> None:
+        """Check the parameters and keep copies of them as buffers.
+
+        Args:
+            config: how the operand is quantized; ``config.scheme`` must be this class's.
+            layout: where the operand's channels, heads and images lie.
+            qparams: a tensor for each name in ``qparam_names``.
+
+        Raises:
+            CalibrationError: a parameter is missing, unknown, not finite, misshapen or at odds with ``config``.
+        """
+        super().__init__()
+        self.config = config
+        self.layout = layout
+        if config.scheme != self.scheme:
+            raise CalibrationError(f"{type(self).__name__} was given the configuration of scheme {config.scheme!r}")
+        if set(qparams) != set(self.qparam_names):
+            raise CalibrationError(f"{self.scheme} needs parameters {self.qparam_names}, got {tuple(sorted(qparams))}")
+        for name in self.qparam_names:
+            value = qparams[name].detach().to(torch.float32, copy=True)
+            if not torch.isfinite(value).all():
+                raise CalibrationError(f"{self.scheme}: parameter {name!r} has NaN or infinite entries")
+            self.register_buffer(name, value)
+        self._prepare()
+
+    def qparams(self) -> dict[str, Tensor]:
+        """The parameters, detached, from which ``create_quantizer`` makes an identical quantizer."""
+        return {name: getattr(self, name).detach() for name in self.qparam_names}
+
+    @classmethod
+    @abstractmethod
+    def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:
+        """A quantizer for values between two bounds, as minimum-maximum and percentile observers find them.
+
+        Args:
+            config: how the operand is quantized.
+            layout: where the operand's channels, heads and images lie.
+            lower: least values, of shape ``layout.parameter_shape(...)`` (``instance_groups``: one a group).
+            upper: greatest values, of the same shape.
+        """
+
+    @abstractmethod
+    def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
+        """Integer codes (int32, from 0) of ``x``, in its shape.
+
+        Args:
+            x: the operand.
+            groups: what :meth:`assign` returned for ``x``, to spare finding it again.
+        """
+
+    @abstractmethod
+    def dequantize(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:
+        """Values (float32) that codes stand for.
+
+        Args:
+            codes: what :meth:`quantize` returned.
+            groups: what :meth:`assign` returned for the quantized tensor; needed where parameters are assigned at run
+                time, of no effect elsewhere.
+        """
+
+    def assign(self, x: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Run-time assignment of parameters to the entries of ``x``; None for schemes that have none."""
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Quantize then dequantize (``fake_quantize``), with straight-through gradients where gradients are needed."""
+        if torch.is_grad_enabled() and (x.requires_grad or self._is_learned()):
+            return self._fake_quantize_with_gradient(x)
+        return self.fake_quantize(x)
+
+    @abstractmethod
+    def fake_quantize(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Quantize then dequantize without gradients, as fast as possible.
+
+        Args:
+            x: the operand; not changed unless it is ``out`` too.
+            out: contiguous memory of the shape and type of ``x``, which the result may be written to; fresh memory can
+                cost more than the arithmetic. Use what is returned: half precision needs memory of its own.
+        """
+
+    @abstractmethod
+    def _fake_quantize_with_gradient(self, x: Tensor) -> Tensor:
+        """The same values as :meth:`fake_quantize`; the gradient is one inside the range and zero outside."""
+
+    def _prepare(self) -> None:
+        """Check the parameters and derive what depends on them alone; runs again when a state is loaded."""
+
+    def _is_learned(self) -> bool:
+        return any(getattr(self, name).requires_grad for name in self.qparam_names)
+
+    def _require(self, condition: bool | Tensor, complaint: str) -> None:
+        if not condition:
+            raise CalibrationError(f"{self.scheme}: {complaint}")
+
+    def _require_static_shape(self, *names: str) -> None:
+        """Refuse parameters that vary along an axis that the granularity shares."""
+        kept = self.layout.kept_axes(self.config)
+        for name in names:
+            shape = tuple(getattr(self, name).shape)
+            shared = [size for axis, size in zip(range(-len(shape), 0), shape, strict=True) if axis not in kept]
+            self._require(
+                len(shape) == self.layout.ndim and all(size == 1 for size in shared),
+                f"parameter {name!r} of shape {shape} does not fit granularity {self.config.granularity!r} of an "
+                f"operand with {self.layout.ndim} dimensions; use layout.parameter_shape",
+            )
+
+    def _broadcast(self, parameter: Tensor, x: Tensor) -> Tensor:
+        """A static parameter, broadcastable against ``x``: groups are spread over their channels."""
+        axis = self.layout.group_axis
+        if self.config.granularity != "group" or axis is None or parameter.shape[axis] == 1:
+            return parameter
+        return expand_groups(parameter, x.shape[axis], axis)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move buffers but do not cast them: a scale in bfloat16 would be off by up to 0.4 %."""
+        originals = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, original in originals.items():
+            moved = self._buffers[name]
+            if original is not None and moved is not None and moved.dtype != original.dtype:
+                self._buffers[name] = original.to(moved.device)
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._prepare()
+
+    def extra_repr(self) -> str:
+        """The configuration, as it stands in a recipe."""
+        return ", ".join(f"{key}={value!r}" for key, value in self.config.to_json().items() if key != "scheme")
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type in which arithmetic on inputs of ``dtype`` is done."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def usable_out(x: Tensor, out: Tensor | None) -> Tensor | None:
+    """``out`` if arithmetic on ``x`` can be done in it."""
+    return out if out is not None and out.dtype == working_dtype(x.dtype) and out.is_contiguous() else None

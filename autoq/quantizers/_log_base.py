@@ -1,0 +1,110 @@
+"""What the logarithmic schemes have in common; they differ in their bases and levels."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from autoq.quantizers._base import BaseQuantizer, usable_out, working_dtype
+from autoq.quantizers._logarithm import LogLevels, encode, round_to_levels, round_to_levels_
+from autoq.quantizers.granularity import OperandLayout
+from autoq.recipe import OperandConfig
+
+GELU_SHIFT = 0.16997
+"""Minus the least value of GELU, rounded up (AdaLog): what makes post-GELU activations non-negative."""
+
+
+class BaseLogQuantizer(BaseQuantizer):
+    """code = round(−log_base((x + shift) / scale)); value = scale · base^−code − shift.
+
+    The last code, 2^bits − 1, stands for zero: it takes what is not positive, or below the last level. With
+    ``overflow="extra_zero"`` all 2^bits codes are levels and zero is one code more, as in the published arithmetic.
+
+    Adding the shift before and subtracting it after quantization is AdaLog's bias reparameterization (Wu et al.,
+    "AdaLog", ECCV 2024), which folds the subtraction into the bias of the next layer, without its change of the model.
+
+    Attributes:
+        scale: the greatest value, of shape ``layout.parameter_shape(...)``; 1 for softmax outputs.
+        shift: one number that makes x non-negative: ``GELU_SHIFT`` for GELU outputs, 0 for softmax outputs.
+        levels: the levels at scale one.
+    """
+
+    qparam_names: ClassVar[tuple[str, ...]] = ("scale", "shift")
+    scale: Tensor
+    shift: Tensor
+    levels: LogLevels
+    _values: Tensor
+    _thresholds: Tensor
+
+    @classmethod
+    def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:
+        """The upper bound is the first level; negative lower bounds are shifted to zero, by ``GELU_SHIFT`` at least."""
+        lower, upper = lower.detach().float(), upper.detach().float()
+        least = lower.min()
+        shift = torch.where(least < 0, (-least).clamp(min=GELU_SHIFT), torch.zeros_like(least))
+        scale = (upper + shift).clamp(min=torch.finfo(torch.float32).tiny)
+        return cls(config, layout, {"scale": scale, "shift": shift, **cls._qparams_without_data(config)})
+
+    @classmethod
+    def _qparams_without_data(cls, config: OperandConfig) -> dict[str, Tensor]:  # noqa: ARG003
+        """Further parameters that a range does not determine."""
+        return {}
+
+    @abstractmethod
+    def _choose_levels(self, count: int) -> LogLevels:
+        """``count`` levels of this quantizer's base."""
+
+    def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Integer codes: levels from the greatest down, then zero (also for NaN)."""
+        y = self._divide(x, self._broadcast(self.scale, x))
+        codes = encode(y, self._thresholds).masked_fill(torch.isnan(y), self._thresholds.shape[0])
+        return codes.to(torch.int32)
+
+    def dequantize(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Level times scale, less shift."""
+        return self._multiply(self._values[codes.long()], self._broadcast(self.scale, codes))
+
+    def fake_quantize(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Round to the levels by comparing with exact thresholds; no logarithm is computed."""
+        scale = self._broadcast(self.scale, x)
+        out = usable_out(x, out)
+        if out is None and self._has_shift:  # so that shifting and dividing share it
+            out = torch.empty_like(x, dtype=working_dtype(x.dtype))
+        y = self._round(self._divide(x, scale, out)).mul_(scale)
+        return (y.sub_(self.shift) if self._has_shift else y).to(x.dtype)
+
+    def _fake_quantize_with_gradient(self, x: Tensor) -> Tensor:
+        scale = self._broadcast(self.scale, x)
+        y = self._divide(x, scale)
+        # Adds an exact zero that carries the gradient; what lies outside 0..scale (infinities too) has none.
+        inside = torch.where((y >= 0) & (y <= 1), y, torch.zeros_like(y))
+        rounded = self._round(y.detach().clone()) + (inside - inside.detach())
+        return self._multiply(rounded, scale).to(x.dtype)
+
+    def _divide(self, x: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor:
+        x = x.to(working_dtype(x.dtype))
+        if self._has_shift:
+            x = torch.add(x, self.shift, out=out)
+        return torch.div(x, scale, out=out)
+
+    def _multiply(self, y: Tensor, scale: Tensor) -> Tensor:
+        return y * scale - self.shift if self._has_shift else y * scale
+
+    def _round(self, y: Tensor) -> Tensor:
+        """Levels of scaled values; may overwrite them."""
+        if y.device.type != "cpu" or y.dtype != torch.float32 or torch.compiler.is_compiling():
+            return round_to_levels(y, self._thresholds, self._values)
+        round_to_levels_(y, self.levels)
+        return y
+
+    def _prepare(self) -> None:
+        self._require_static_shape("scale")
+        self._require(self.shift.numel() == 1, f"shift must be one number, got shape {tuple(self.shift.shape)}")
+        self._require(bool((self.scale > 0).all()), f"scale must be positive, the least is {self.scale.min():g}")
+        self._has_shift = bool(self.shift.any()) or self.shift.requires_grad
+        self.levels = self._choose_levels(2**self.config.bits - (self.config.overflow == "zero_code"))
+        self.register_buffer("_values", self.levels.values.to(self.scale.device), persistent=False)
+        self.register_buffer("_thresholds", self.levels.thresholds.to(self.scale.device), persistent=False)

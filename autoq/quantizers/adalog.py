@@ -1,0 +1,58 @@
+"""Logarithmic quantization whose base is fitted to the data."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from autoq.quantizers._log_base import BaseLogQuantizer
+from autoq.quantizers._logarithm import LogLevels, log_levels
+from autoq.recipe import OperandConfig
+
+RESOLUTION = 37
+"""AdaLog's r: the base is 2^(q / r) with a whole number q."""
+LEAST_NUMERATOR, GREATEST_NUMERATOR = 10, 137
+"""The bases that are searched."""
+
+
+class AdaLogQuantizer(BaseLogQuantizer):
+    """AdaLog's quantizer (Wu et al., "AdaLog: Post-Training Quantization for Vision Transformers", ECCV 2024).
+
+    With base 2^(q / r), r = 37, and code i = round(−log2((x + shift) / scale) · r / q)::
+
+        value = scale · 2^−floor(q · i / r) · T[i] − shift
+        T[i]  = 2^−((q · i mod r) / r), rounded to a multiple of 1 / (2^(bits + 1) − 2)
+
+    so that hardware needs a shift and a small table of integers.
+
+    Attributes:
+        log_base_numerator: q, one whole number; equal to ``config.log_base_numerator`` where that is given.
+    """
+
+    scheme: ClassVar[str] = "adalog"
+    qparam_names: ClassVar[tuple[str, ...]] = ("scale", "shift", "log_base_numerator")
+    log_base_numerator: Tensor
+
+    @classmethod
+    def _qparams_without_data(cls, config: OperandConfig) -> dict[str, Tensor]:
+        """The configured base, or 2."""
+        return {"log_base_numerator": torch.tensor(float(config.log_base_numerator or RESOLUTION))}
+
+    def _choose_levels(self, count: int) -> LogLevels:
+        value_step = 1.0 / (2 ** (self.config.bits + 1) - 2)
+        return log_levels(count, int(self.log_base_numerator), RESOLUTION, value_step)
+
+    def _prepare(self) -> None:
+        self._require(self.log_base_numerator.numel() == 1, "log_base_numerator must be one number")
+        numerator = float(self.log_base_numerator)
+        self._require(
+            numerator == round(numerator) and LEAST_NUMERATOR <= numerator <= GREATEST_NUMERATOR,
+            f"log_base_numerator must be a whole number in {LEAST_NUMERATOR}..{GREATEST_NUMERATOR}, got {numerator:g}",
+        )
+        self._require(
+            self.config.log_base_numerator in (None, numerator),
+            f"log_base_numerator is {numerator:g}, but the configuration says {self.config.log_base_numerator}",
+        )
+        super()._prepare()

@@ -1,0 +1,83 @@
+"""Uniform quantization: equally spaced values, the parameters fixed by calibration."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from torch import Tensor
+
+from autoq.quantizers._affine import (
+    affine_dequantize,
+    affine_fake_quantize,
+    affine_fake_quantize_with_gradient,
+    affine_quantize,
+    choose_affine_qparams,
+    choose_symmetric_qparams,
+    symmetric_zero_point,
+)
+from autoq.quantizers._base import BaseQuantizer
+from autoq.quantizers.granularity import OperandLayout
+from autoq.recipe import OperandConfig
+
+
+class UniformQuantizer(BaseQuantizer):
+    """code = clamp(round(x / scale) + zero_point, 0, 2^bits − 1); value = (code − zero_point) · scale.
+
+    Affine, or symmetric with the zero point at 2^(bits − 1). A symmetric quantizer of one bit has the two values
+    ±scale / 2 and no zero. Parameters are shared as ``config.granularity`` says.
+
+    Attributes:
+        scale: step between values, of shape ``layout.parameter_shape(...)``.
+        zero_point: code of zero, a whole number (½ for symmetric quantizers of one bit), of the same shape.
+    """
+
+    scheme: ClassVar[str] = "uniform"
+    qparam_names: ClassVar[tuple[str, ...]] = ("scale", "zero_point")
+    scale: Tensor
+    zero_point: Tensor
+
+    @classmethod
+    def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:
+        """Spread the codes between two bounds, the range widened to include zero (see :class:`BaseQuantizer`)."""
+        if config.symmetric:
+            scale, zero_point = choose_symmetric_qparams(lower, upper, config.bits)
+        else:
+            scale, zero_point = choose_affine_qparams(lower, upper, config.bits, include_zero=True)
+        return cls(config, layout, {"scale": scale, "zero_point": zero_point})
+
+    def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """Integer codes 0..2^bits − 1."""
+        scale, zero_point = self._broadcast(self.scale, x), self._broadcast(self.zero_point, x)
+        return affine_quantize(x, scale, zero_point, self.config.bits, binary=self._is_binary)
+
+    def dequantize(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """(code − zero_point) · scale."""
+        return affine_dequantize(codes, self._broadcast(self.scale, codes), self._broadcast(self.zero_point, codes))
+
+    @property
+    def _is_binary(self) -> bool:
+        return self.config.symmetric and self.config.bits == 1
+
+    def fake_quantize(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Divide, round, clamp and multiply, in place but for the first."""
+        scale, zero_point = self._broadcast(self.scale, x), self._broadcast(self.zero_point, x)
+        return affine_fake_quantize(x, scale, zero_point, self.config.bits, binary=self._is_binary, out=out)
+
+    def _fake_quantize_with_gradient(self, x: Tensor) -> Tensor:
+        scale, zero_point = self._broadcast(self.scale, x), self._broadcast(self.zero_point, x)
+        return affine_fake_quantize_with_gradient(x, scale, zero_point, self.config.bits, binary=self._is_binary)
+
+    def _prepare(self) -> None:
+        self._require_static_shape("scale", "zero_point")
+        self._require(bool((self.scale > 0).all()), f"scale must be positive, the least is {self.scale.min():g}")
+        self._require(
+            self.scale.shape == self.zero_point.shape,
+            f"scale and zero_point have shapes {tuple(self.scale.shape)} and {tuple(self.zero_point.shape)}",
+        )
+        if self.config.symmetric:
+            expected = symmetric_zero_point(self.config.bits)
+            is_valid = (self.zero_point == expected).all()
+            self._require(bool(is_valid), f"zero_point must be {expected:g} for symmetric {self.config.bits}-bit codes")
+        else:
+            is_whole = (self.zero_point == self.zero_point.round()).all()
+            self._require(bool(is_whole), "zero_point must be whole numbers")
