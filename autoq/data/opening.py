@@ -1,0 +1,58 @@
+"""From what a user writes after ``--data`` to an image source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from autoq.data._base import ImageSource
+from autoq.data.archive import ArchiveSource
+from autoq.data.digits import SPLITS, DigitsSource
+from autoq.data.folder import FolderSource
+from autoq.data.hfds import HfdsSource
+from autoq.errors import DataError
+from autoq.files import did_you_mean
+
+Role = Literal["calibration", "evaluation"]
+
+_DIGITS_SPLITS = {"calibration": "calib", "evaluation": "val"}
+
+
+def open_source(spec: str, role: Role) -> ImageSource:
+    """Open the images that a string names.
+
+    Args:
+        spec: ``digits`` (bundled, the split that suits ``role``), ``digits/train``, ``digits/calib``, ``digits/val``,
+            ``hfds/NAME`` or ``hfds/NAME:SPLIT``, an image folder, or a tar of one. A folder that is called ``digits``
+            is written ``./digits``.
+        role: what the images are for.
+
+    Returns:
+        The source. Images lie in a fixed order. Those of a folder or tar are labelled by the folder that directly holds
+        them, classes being in natural order; without such folders they have no labels.
+
+    Raises:
+        DataError: there is no such source, or it has no images.
+    """
+    if spec == "digits":
+        return DigitsSource.open(spec, _DIGITS_SPLITS[role])
+    if spec.startswith("digits/"):
+        return DigitsSource.open(spec, spec.removeprefix("digits/"))
+    if spec.startswith("hfds/"):
+        return HfdsSource.open(spec, role)
+    path = Path(spec).expanduser()
+    if not spec or not path.exists():
+        raise DataError(f"no image folder or tar at {spec!r}.{_suggestion(path)}")
+    return FolderSource.open(spec, path) if path.is_dir() else ArchiveSource.open(spec, path)
+
+
+def _suggestion(path: Path) -> str:
+    """The nearest name beside the first part of ``path`` that does not exist."""
+    missing = path
+    while missing != missing.parent and not missing.parent.exists():
+        missing = missing.parent
+    known = ["digits", *(f"digits/{split}" for split in SPLITS)] if missing.parent == Path() else []
+    if missing.parent.is_dir():
+        known += [sibling.name for sibling in missing.parent.iterdir() if not sibling.name.startswith(".")]
+    fallback = " Give an image folder, a tar of one, or digits."
+    return did_you_mean(missing.name, known) or fallback
