@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from autoq.cost.bops import uniform_bops
 from autoq.errors import BudgetError
-from autoq.graph.sites import Site
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _ABSOLUTE = re.compile(r"(?P<number>\d+(\.\d*)?([eE][+-]?\d+)?|\.\d+)\s*(?P<unit>[KMGTP]?)(BOPs?)?", re.IGNORECASE)
@@ -48,29 +47,31 @@ class Budget:
             return cls(written, uniform=bits)
         if match := _PERCENT.fullmatch(written):
             percent = float(match["number"])
-            if percent <= 0:
-                raise BudgetError(f"budget {text!r} leaves nothing to compute with; {_REMEDY}")
+            _check_size(percent > 0, percent, text)
             return cls(written, percent=percent)
         if match := _ABSOLUTE.fullmatch(written):
             absolute = float(match["number"]) * _UNITS[match["unit"].upper()]
-            if absolute <= 0:
-                raise BudgetError(f"budget {text!r} leaves nothing to compute with; {_REMEDY}")
+            _check_size(absolute >= 1, absolute, text)
             return cls(written, absolute=absolute)
         raise BudgetError(f"cannot read budget {text!r}: {_REMEDY}")
 
-    def resolve(self, sites: Sequence[Site]) -> int:
-        """The limit in BOPs per image for a model with these sites."""
+    def resolve(self, uniform_cost: Callable[[int, int], int]) -> int:
+        """The limit in BOPs per image.
+
+        Args:
+            uniform_cost: cost of the model with all weights at one width and all activations at another
+                (``uniform_bops`` of its sites).
+        """
         if self.absolute is not None:
             return int(self.absolute)
         if self.uniform is not None:
-            return uniform_bops(sites, *self.uniform)
+            return uniform_cost(*self.uniform)
         assert self.percent is not None  # noqa: S101 - one of the three is set
-        return int(uniform_bops(sites, 8, 8) * self.percent / 100)
+        return int(uniform_cost(8, 8) * self.percent / 100)
 
 
-def format_bops(bops: float) -> str:
-    """Three significant digits and a unit: ``1.25 G``."""
-    for unit, size in reversed(_UNITS.items()):
-        if bops >= size:
-            return f"{bops / size:.3g} {unit}".rstrip() if bops / size < 999.5 else f"{bops / size:.0f} {unit}".rstrip()
-    return f"{bops:.3g}"
+def _check_size(is_something: bool, limit: float, text: str) -> None:
+    if not is_something:
+        raise BudgetError(f"budget {text!r} leaves nothing to compute with; {_REMEDY}")
+    if not math.isfinite(limit):
+        raise BudgetError(f"budget {text!r} is more than a number can hold; {_REMEDY}")

@@ -1,0 +1,184 @@
+"""A run's directory: what a search leaves behind, and what a later one resumes from."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from autoq.errors import RunDirectoryError
+from autoq.files import write_text
+from autoq.recipe import ModelReference
+from autoq.search.settings import SearchSettings
+
+STUDY_NAME = "autoq"
+_MAY_DIFFER = {"trials", "time_limit_seconds", "device", "eval_data"}
+"""Settings that a resumed run may change without making earlier trials worthless."""
+
+
+class SiteEntry(BaseModel):
+    """A site as the report needs it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    op: str
+    macs: int
+    operands: tuple[str, ...]
+
+
+class MeasuredAccuracy(BaseModel):
+    """Accuracy on the labelled images, in percent."""
+
+    model_config = ConfigDict(frozen=True)
+
+    top1_percent: float
+    top5_percent: float
+    images: int
+
+
+class RunRecord(BaseModel):
+    """``run.json``: settings, versions, fingerprints, and what is measured once.
+
+    Attributes:
+        settings: what was asked for.
+        versions: of autoq and the libraries that matter.
+        model: name and weights.
+        fingerprints: SHA-256 of the calibration images and the search space, fingerprint of the bank.
+        budget_bops: the budget in BOPs per image.
+        uniform_8_8_bops: cost of uniform 8/8, the reference of the hypervolume.
+        full_precision_bops: cost at 32 bits.
+        macs: per image.
+        sites: all sites.
+        images: number of calibration images.
+        state: how far the run came.
+        seconds: wall time, earlier runs included.
+        full_precision: accuracy before quantization.
+        accuracy: of measured recipes, by id.
+    """
+
+    schema_version: Literal[1] = 1
+    settings: SearchSettings
+    versions: dict[str, str]
+    model: ModelReference
+    fingerprints: dict[str, str]
+    budget_bops: int
+    uniform_8_8_bops: int
+    full_precision_bops: int
+    macs: int
+    sites: tuple[SiteEntry, ...]
+    images: int
+    state: Literal["running", "interrupted", "finished"] = "running"
+    seconds: float = 0.0
+    full_precision: MeasuredAccuracy | None = None
+    accuracy: dict[str, MeasuredAccuracy] = {}
+
+    def uniform_bops(self, weight_bits: int, activation_bits: int) -> int:
+        """Cost with every weight at one width and every activation at another."""
+        return sum(
+            site.macs * activation_bits * (weight_bits if "weight" in site.operands else activation_bits)
+            for site in self.sites
+        )
+
+
+class RunDirectory:
+    """Paths in a run's directory, and its record."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Name a directory; nothing is created."""
+        self.path = Path(path)
+        self.study = self.path / "study.log"
+        self.bank = self.path / "bank"
+        self.recipes = self.path / "recipes"
+        self._record = self.path / "run.json"
+
+    def create(self) -> None:
+        """Make the directory and check that it can be written to and is no other directory of the user's.
+
+        Raises:
+            RunDirectoryError: it is a file, is not writable, or holds other things than a run.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.recipes.mkdir(exist_ok=True)
+            probe = self.path / f".probe-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise RunDirectoryError(
+                f"cannot write to run directory {os.fspath(self.path)!r}: {error.strerror}; choose another --out"
+            ) from error
+
+    def recipe_path(self, trial_id: str) -> Path:
+        """Where the recipe of a trial lies."""
+        return self.recipes / f"{trial_id}.json"
+
+    def load(self) -> RunRecord | None:
+        """The record, or None in a directory that no run has used.
+
+        Raises:
+            RunDirectoryError: the record cannot be read.
+        """
+        try:
+            text = self._record.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise RunDirectoryError(f"cannot read {os.fspath(self._record)!r}: {error.strerror}") from error
+        try:
+            return RunRecord.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise RunDirectoryError(
+                f"{os.fspath(self._record)!r} is no record of a run: {where} {first['msg']}"
+            ) from error
+
+    def require(self) -> RunRecord:
+        """The record.
+
+        Raises:
+            RunDirectoryError: there is none, or it cannot be read.
+        """
+        record = self.load()
+        if record is None:
+            raise RunDirectoryError(f"{os.fspath(self.path)!r} is no run directory: it has no run.json")
+        return record
+
+    def save(self, record: RunRecord) -> None:
+        """Write the record."""
+        write_text(self._record, json.dumps(record.model_dump(mode="json"), indent=1))
+
+    def refuse_other(self, settings: SearchSettings) -> RunRecord | None:
+        """The record to resume from, or None for a fresh start.
+
+        Raises:
+            RunDirectoryError: a run with other settings was made here.
+        """
+        record = self.load()
+        if record is not None:
+            old, new = (s.model_dump(exclude=_MAY_DIFFER) for s in (record.settings, settings))
+            self._refuse({key: (old[key], new[key]) for key in new if old[key] != new[key]})
+        return record
+
+    def refuse_changed(self, record: RunRecord | None, model: ModelReference, fingerprints: dict[str, str]) -> None:
+        """Refuse to resume when the model, the images or the space have changed under their names.
+
+        Raises:
+            RunDirectoryError: names what has changed.
+        """
+        if record is None:
+            return
+        old: dict[str, Any] = {"weights": record.model.weights_sha256[:12], **record.fingerprints}
+        new: dict[str, Any] = {"weights": model.weights_sha256[:12], **fingerprints}
+        self._refuse({key: (old[key][:12], new[key][:12]) for key in new if key in old and old[key] != new[key]})
+
+    def _refuse(self, differing: dict[str, tuple[Any, Any]]) -> None:
+        if differing:
+            changes = ", ".join(f"{key} (was {old!r}, is {new!r})" for key, (old, new) in differing.items())
+            raise RunDirectoryError(
+                f"{os.fspath(self.path)!r} holds a run with another {changes}; choose another --out or delete it"
+            )

@@ -1,0 +1,95 @@
+"""What a search is asked to do: the options of ``autoq search``, a study file, or keyword arguments."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from autoq.calibration.settings import Observer
+from autoq.errors import SpaceError
+from autoq.files import did_you_mean
+
+SamplerName = Literal["tpe", "nsga2", "random"]
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+
+
+class SearchSettings(BaseModel):
+    """Settings of one search; a study file has the same keys.
+
+    Attributes:
+        model: timm name, ``local-dir:PATH``, ``hf-hub:NAME`` or ``vit_digits``.
+        pretrained: False for random weights.
+        data: calibration images.
+        eval_data: labelled images that calibration never sees; None: the bundled ones for ``digits``, else none.
+        budget_bops: ``12.5G``, ``w4a4`` or ``60%``.
+        space: name of a shipped search space, or the path of a TOML file.
+        trials: recipes to evaluate, uniform points included.
+        time_limit_seconds: stop proposing after this long, or None.
+        sampler: how recipes are proposed.
+        observer: how quantizer ranges are chosen.
+        calib_images: images to calibrate and score on.
+        device: ``auto``, ``cpu`` or a CUDA device.
+        seed: of everything that is random.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "vit_digits"
+    pretrained: bool = True
+    data: str = "digits"
+    eval_data: str | None = None
+    budget_bops: str = "w4a4"
+    space: str = "vit_w2-8"
+    trials: int = Field(default=300, ge=1)
+    time_limit_seconds: float | None = Field(default=None, gt=0)
+    sampler: SamplerName = "nsga2"
+    observer: Observer = "mse"
+    calib_images: int = Field(default=128, ge=1)
+    device: str = "auto"
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def labelled_data(self) -> str | None:
+        """``eval_data``, or the digits that nothing else sees when searching on digits."""
+        if self.eval_data is None and self.data == "digits":
+            return "digits/val"
+        return self.eval_data
+
+
+def load_study_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Settings in a TOML study file.
+
+    Raises:
+        SpaceError: the file is missing or not TOML, or has an unknown key or a value that a setting cannot have.
+    """
+    where = os.fspath(path)
+    try:
+        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpaceError(f"cannot read study {where!r}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpaceError(f"study {where!r} is not TOML: {error}") from error
+    make_settings(document, f"study {where!r}")
+    return document
+
+
+def make_settings(values: dict[str, Any], where: str = "settings") -> SearchSettings:
+    """Validated settings.
+
+    Raises:
+        SpaceError: a key or value is wrong; the message names it and what would be right.
+    """
+    try:
+        return SearchSettings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else ""
+        if first["type"] == "extra_forbidden":
+            raise SpaceError(
+                f"{where}: unknown key {key!r}.{did_you_mean(key, SearchSettings.model_fields)}"
+            ) from error
+        raise SpaceError(f"{where}: {key}: {first['msg']} (got {first['input']!r})") from error
