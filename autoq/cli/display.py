@@ -1,0 +1,98 @@
+"""Show a running search: live bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from autoq.units import format_kl
+
+if TYPE_CHECKING:
+    from autoq.search.events import Event
+
+_NAMES = {
+    "model": "loading and tracing",
+    "images": "loading images",
+    "capture": "observing activations",
+    "calibration": "calibrating options",
+    "search": "evaluating recipes",
+    "front": "measuring the front",
+}
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class SearchDisplay:
+    """A progress callback for ``run_search``; a context manager that owns the terminal meanwhile."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Draw on ``console``, standard error by default."""
+        self._console = console or Console(stderr=True)
+        self._live = self._console.is_terminal
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[count]:>11}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}", markup=False),
+            console=self._console,
+        )
+        self._task: TaskID | None = None
+        self._totals: dict[str, int | None] = {}
+        self._last_line = 0.0
+
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        if self._live:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the terminal as it was."""
+        if self._live:
+            self._bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        from autoq.search.events import PhaseAdvanced, PhaseStarted
+
+        if isinstance(event, PhaseStarted):
+            self._start(event.phase, event.total, event.detail)
+        elif isinstance(event, PhaseAdvanced):
+            self._advance(event.phase, event.done, self._totals.get(event.phase), "")
+        else:
+            kl = "none yet" if event.best_kl_nats is None else f"{format_kl(event.best_kl_nats)} nats"
+            left = "" if event.seconds_left is None else f", {event.seconds_left:.0f} s left"
+            detail = f"best KL within budget {kl}, front {event.front_size}{left}"
+            self._advance("search", event.done, event.total, detail)
+
+    def _start(self, phase: str, total: int | None, detail: str) -> None:
+        self._totals[phase] = total
+        self._finish_bar()
+        if self._live:
+            self._task = self._bars.add_task(_NAMES[phase], total=total, count="", detail=detail)
+        else:
+            self._line(f"{_NAMES[phase]}{f' ({total})' if total else ''}{f': {detail}' if detail else ''}")
+
+    def _advance(self, phase: str, done: int, total: int | None, detail: str) -> None:
+        count = f"{done}/{total}" if total else str(done)
+        if self._live and self._task is not None:
+            self._bars.update(self._task, completed=done, total=total, count=count, detail=detail)
+        elif not self._live and (done == total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES):
+            self._line(f"{_NAMES[phase]} {count}{f': {detail}' if detail else ''}")
+
+    def _finish_bar(self) -> None:
+        if self._live and self._task is not None:
+            task = self._bars.tasks[self._task]
+            self._bars.update(self._task, total=task.total or 1, completed=task.total or 1)
+
+    def _line(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        self._console.print(f"autoq: {text}", markup=False, highlight=False, soft_wrap=True)

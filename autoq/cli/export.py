@@ -1,0 +1,40 @@
+"""``autoq export``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoq.cli.options import Json, print_json
+from autoq.errors import RecipeError, RunDirectoryError
+from autoq.files import did_you_mean
+
+
+def export(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")],
+    pick: Annotated[
+        str, typer.Option(metavar="PICK", help="best, knee, an id such as trial-137 or w4a4, or a smaller budget.")
+    ] = "best",
+    format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="recipe.")] = "recipe",
+    as_json: Json = False,
+) -> None:
+    """Write one recipe of a run to a file."""
+    from autoq.export import EXPORTERS
+    from autoq.export import pick as pick_recipe
+
+    if format_ not in EXPORTERS:
+        known = ", ".join(EXPORTERS)
+        raise RecipeError(f"unknown format {format_!r}; there is {known}.{did_you_mean(format_, EXPORTERS)}")
+    chosen, recipe = pick_recipe(directory, pick)
+    try:
+        EXPORTERS[format_](recipe, output)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write {os.fspath(output)!r}: {error.strerror}") from error
+    if as_json:
+        print_json({"id": chosen, "output": str(output), "format": format_})
+    else:
+        typer.echo(f"{chosen} -> {output}")

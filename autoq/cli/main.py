@@ -1,0 +1,101 @@
+"""The ``autoq`` command: its subcommands, and what becomes of errors.
+
+Exit status: 0 done, 1 failed while running, 2 wrong usage or input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+import autoq
+from autoq.cli import evaluate, export, report, search, sites
+from autoq.errors import AutoqError, InputError
+
+app = typer.Typer(
+    name="autoq",
+    help="Find the bits of every layer: mixed-precision quantization search for vision transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("search")(search.search)
+app.command("report")(report.report)
+app.command("export")(export.export)
+app.command("evaluate")(evaluate.evaluate)
+app.command("sites")(sites.sites)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"autoq {autoq.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens in detail.")] = False,
+) -> None:
+    del version
+    logging.basicConfig(stream=sys.stderr, format="autoq: %(message)s", level=logging.WARNING)
+    if verbose:
+        logging.getLogger("autoq").setLevel(logging.INFO)
+
+
+def run() -> NoReturn:
+    """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_status())
+
+
+def _status() -> int:
+    """Run, and turn every way to fail into one line on standard error and an exit status."""
+    try:
+        status = typer.main.get_command(app)(standalone_mode=False)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except AutoqError as error:
+        return _fail(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        hint = ": free some space and run the same command again" if error.errno in _FULL else ""
+        return _fail(f"{error.strerror or error}{where}{hint}", 1)
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # wrong usage, as typer reports it
+            return _fail(f"{error.format_message()} See {_command_path(error)} --help.", 2)
+        logging.getLogger("autoq").info("", exc_info=error)
+        return _fail(f"unexpected {type(error).__name__}: {error} (run again with `autoq -v` for details)", 1)
+    return status if isinstance(status, int) else 0
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"autoq: {' '.join(message.split())}\n")
+    return status
+
+
+def _command_path(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return context.command_path if context is not None else "autoq"
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - a signal handler's signature
+    raise KeyboardInterrupt

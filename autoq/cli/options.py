@@ -1,0 +1,30 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+MODEL_HELP = "timm name, local-dir:PATH in timm's hub format, hf-hub:NAME, or the bundled vit_digits."
+DATA_HELP = "digits, an image folder, a .tar of one, or hfds/NAME."
+
+Model = Annotated[str, typer.Option("--model", metavar="MODEL", help=MODEL_HELP)]
+Pretrained = Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="Load weights, or use random ones.")]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
+
+
+def print_json(document: Any) -> None:
+    """One JSON value on standard output; NaN and infinities, which JSON lacks, become null."""
+    sys.stdout.write(json.dumps(_finite(document)) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value

@@ -1,0 +1,136 @@
+"""``autoq search``."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoq.cli.options import DATA_HELP, MODEL_HELP, Json, print_json
+from autoq.errors import SpaceError
+
+
+def search(
+    study: Annotated[
+        Path | None, typer.Argument(metavar="[STUDY.toml]", help="Settings from a file; options given here win.")
+    ] = None,
+    budget_bops: Annotated[
+        str | None,
+        typer.Option("--budget-bops", metavar="B", help="12.5G or 1.1T, w4a4 (cost of uniform 4/4), 60% (of w8a8)."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="MODEL", help=f"{MODEL_HELP} [default: vit_digits]")] = None,
+    pretrained: Annotated[
+        bool | None, typer.Option("--pretrained/--no-pretrained", help="Load weights, or use random ones.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="DATA", help=f"Calibration images: {DATA_HELP}")] = None,
+    eval_data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Labelled images, which calibration never sees, to measure accuracy on."),
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option(metavar="SPACE", help="Shipped search space, or a TOML file. [default: vit_w2-8]")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="Recipes to evaluate. [default: 300]")] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Stop proposing after 90s, 10m or 1.5h.")
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(metavar="NAME", help="tpe, nsga2 or random. [default: nsga2]")] = None,
+    observer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Ranges by mse, min_max or percentile. [default: mse]")
+    ] = None,
+    calib_images: Annotated[
+        int | None, typer.Option(metavar="N", help="Images to calibrate and score on. [default: 128]")
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="[default: 0]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run directory. [default: autoq-runs/MODEL-BUDGET]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the recipe that loses least within a budget, and the front around it.
+
+    Without options but a budget, searches the bundled model on bundled images. The same command resumes an
+    interrupted run.
+    """
+    given: dict[str, Any] = {
+        "budget_bops": budget_bops,
+        "model": model,
+        "pretrained": pretrained,
+        "data": data,
+        "eval_data": eval_data,
+        "space": space,
+        "trials": trials,
+        "time_limit_seconds": None if time_limit is None else _seconds(time_limit),
+        "sampler": sampler,
+        "observer": observer,
+        "calib_images": calib_images,
+        "device": device,
+        "seed": seed,
+    }
+    _run(study, {key: value for key, value in given.items() if value is not None}, out, as_json)
+
+
+def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    from autoq.cli.display import SearchDisplay
+    from autoq.search.settings import load_study_file, make_settings
+
+    settings = make_settings({**(load_study_file(study) if study else {}), **given}, "option")
+    if out is None:
+        name = re.sub(r"[^\w.]+", "-", settings.model.rpartition(":")[2].rstrip("/").rpartition("/")[2]).strip("-")
+        out = Path("autoq-runs") / f"{name or 'model'}-{settings.budget_bops.strip().rstrip('%')}"
+    try:
+        with SearchDisplay() as display:
+            from autoq.search.run import run_search
+
+            result = run_search(settings, out, display)
+    except KeyboardInterrupt:
+        _report_interrupted(out)
+        raise typer.Exit(130) from None
+    summary = _write_report(out)
+    if as_json:
+        print_json(
+            {
+                "out": result.out,
+                "front": [vars(point) for point in result.front],
+                "best": result.best,
+                "budget_bops": result.budget_bops,
+            }
+        )
+        return
+    from autoq.report.words import headline
+
+    typer.echo(headline(summary))
+    typer.echo(f"page:   {out / 'report.html'}")
+    if result.best is not None:
+        typer.echo(f"recipe: {out / 'recipes' / f'{result.best}.json'}")
+
+
+def _write_report(out: Path) -> Any:
+    from autoq.report import write_report
+    from autoq.report.from_run import summarize
+
+    summary = summarize(out)
+    write_report(summary, out)
+    return summary
+
+
+def _report_interrupted(out: Path) -> None:
+    """Draw what there is, and say how to go on."""
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    sys.stderr.write(f"autoq: interrupted; run the same command to resume: {command}\n")
+    if (out / "study.log").exists():
+        _write_report(out)
+        sys.stderr.write(f"autoq: {os.fspath(out / 'report.html')} shows the trials so far\n")
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|m|h|)\s*", text)
+    if match is None:
+        raise SpaceError(f"cannot read time limit {text!r}: write it as 90s, 10m or 1.5h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

@@ -1,0 +1,18 @@
+"""Recipes in other people's formats.
+
+To add a format, write ``export_xxx(recipe, path)`` in a file of its own and add it to ``EXPORTERS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from autoq.export.pick import pick
+from autoq.export.recipe_json import export_recipe
+from autoq.recipe import Recipe
+
+EXPORTERS: dict[str, Callable[[Recipe, Path], None]] = {"recipe": export_recipe}
+"""``--format`` to the function that writes it; each writes its file whole or not at all."""
+
+__all__ = ["EXPORTERS", "export_recipe", "pick"]

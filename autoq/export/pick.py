@@ -1,0 +1,66 @@
+"""Choose one recipe of a run: by name, by shape of the front, or by what one can afford."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from autoq.cost import Budget
+from autoq.errors import BudgetError, RunDirectoryError
+from autoq.files import did_you_mean
+from autoq.recipe import Recipe
+from autoq.search.front import best_within, knee
+from autoq.search.run import shown_trials
+from autoq.search.rundir import STUDY_NAME, RunDirectory
+from autoq.search.storage import load_trials
+from autoq.search.study import evaluated_trials
+from autoq.units import format_bops
+
+
+def pick(directory: str | os.PathLike[str], choice: str) -> tuple[str, Recipe]:
+    """The id and the recipe that ``choice`` means in a run.
+
+    Args:
+        directory: of the run.
+        choice: ``best`` (least discrepancy within the run's budget), ``knee``, the id of a front or uniform point
+            (``trial-137``, ``w4a4``), or a smaller budget (``10G``, ``w3a3``, ``40%``).
+
+    Raises:
+        RunDirectoryError: there is no such run, or nothing to pick from.
+        BudgetError: ``choice`` is none of these, or nothing on the front is that cheap.
+    """
+    run = RunDirectory(directory)
+    record = run.require()
+    trials = evaluated_trials(load_trials(run.study, STUDY_NAME)) if run.study.exists() else []
+    front, uniform = shown_trials(trials, record.budget_bops)
+    ids = [trial.id for trial in [*front, *uniform]]
+    if choice in ids:
+        return choice, Recipe.load(run.recipe_path(choice))
+    if not front:
+        raise RunDirectoryError(f"run {os.fspath(directory)!r} has no recipe within its budget yet: let it go on")
+    points = [(float(trial.cost.bops), trial.score.kl_nats) for trial in front]
+    if choice == "knee":
+        index: int | None = knee(points)
+    else:
+        limit = record.budget_bops
+        if choice != "best":
+            limit = _limit(choice, record.uniform_bops, ids)
+        index = best_within(points, limit)
+        if index is None:
+            cheapest = front[0]
+            raise BudgetError(
+                f"nothing on the front costs {format_bops(limit)} or less; the cheapest is {cheapest.id} at "
+                f"{format_bops(cheapest.cost.bops)}"
+            )
+    assert index is not None  # noqa: S101 - the front is not empty
+    return front[index].id, Recipe.load(run.recipe_path(front[index].id))
+
+
+def _limit(choice: str, uniform_cost: Callable[[int, int], int], ids: list[str]) -> int:
+    try:
+        return Budget.parse(choice).resolve(uniform_cost)
+    except BudgetError as error:
+        hint = did_you_mean(choice, [*ids, "best", "knee"])
+        raise BudgetError(
+            f"cannot pick {choice!r}: it is neither best, knee, a point of the front nor a budget.{hint}"
+        ) from error

@@ -1,0 +1,101 @@
+"""Fill a ``RunSummary`` from a run directory, finished or not."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from autoq.report.summary import Point, RunSummary, SiteRow
+from autoq.search.front import hypervolume
+from autoq.search.run import best_trial, shown_trials
+from autoq.search.rundir import STUDY_NAME, RunDirectory, RunRecord
+from autoq.search.storage import load_trials
+from autoq.search.study import EvaluatedTrial, evaluated_trials
+from autoq.units import format_bops, format_kl
+
+
+def summarize(directory: str | os.PathLike[str]) -> RunSummary:
+    """What a run directory holds; needs neither the model nor the images.
+
+    Raises:
+        RunDirectoryError: there is no run, or its files are damaged.
+    """
+    run = RunDirectory(directory)
+    record = run.require()
+    trials = evaluated_trials(load_trials(run.study, STUDY_NAME)) if run.study.exists() else []
+    front, uniform = shown_trials(trials, record.budget_bops)
+    best = best_trial(front, record.budget_bops)
+    front_ids = {trial.id for trial in front}
+    shown = front_ids | {trial.id for trial in uniform}
+    worst = max((trial.score.kl_nats for trial in uniform), default=None)
+    volume = None
+    if worst is not None and front:
+        points = [(float(t.cost.bops), t.score.kl_nats) for t in front]
+        volume = hypervolume(points, (record.uniform_8_8_bops, worst)) / record.uniform_8_8_bops
+    full = record.full_precision
+    return RunSummary(
+        model=record.settings.model,
+        data=record.settings.data,
+        images=record.images,
+        budget_text=record.settings.budget_bops,
+        budget_bops=record.budget_bops,
+        points=tuple(_point(run, record, trial, front_ids, shown) for trial in trials),
+        sites=tuple(SiteRow(site.name, site.op, site.macs, site.operands) for site in record.sites),
+        best_id=best.id if best else None,
+        full_precision_bops=record.full_precision_bops,
+        macs=record.macs,
+        full_precision_top1_percent=full.top1_percent if full else None,
+        eval_data=record.settings.labelled_data if full else None,
+        eval_images=full.images if full else None,
+        hypervolume=volume,
+        hypervolume_reference="" if worst is None else _reference(record, worst),
+        directory=os.fspath(directory),
+        interrupted=record.state != "finished",
+        settings=_settings(record, len(trials)),
+    )
+
+
+def _point(run: RunDirectory, record: RunRecord, trial: EvaluatedTrial, front: set[str], shown: set[str]) -> Point:
+    accuracy = record.accuracy.get(trial.id)
+    path = run.recipe_path(trial.id)
+    recipe: dict[str, Any] | None = None
+    if trial.id in shown and path.is_file():
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+    return Point(
+        id=trial.id,
+        origin=trial.origin,
+        label=trial.label,
+        bops=trial.cost.bops,
+        group_bops=trial.cost.group_bops,
+        weight_layers_only_bops=trial.cost.weight_layers_only_bops,
+        weight_bytes=trial.cost.weight_bytes,
+        kl_nats=trial.score.kl_nats,
+        agreement_percent=trial.score.agreement_percent,
+        sqnr_db=trial.score.sqnr_db,
+        top1_percent=accuracy.top1_percent if accuracy else None,
+        feasible=trial.cost.bops <= record.budget_bops,
+        on_front=trial.id in front,
+        recipe=recipe,
+        recipe_path=f"recipes/{path.name}" if recipe is not None else None,
+    )
+
+
+def _reference(record: RunRecord, worst_kl_nats: float) -> str:
+    eight = format_bops(record.uniform_8_8_bops)
+    return f"share of {eight} (uniform 8/8) × decades of KL below {format_kl(worst_kl_nats)} nats"
+
+
+def _settings(record: RunRecord, trials: int) -> dict[str, str]:
+    settings = record.settings
+    return {
+        "search space": settings.space,
+        "sampler": settings.sampler,
+        "trials": str(trials),
+        "seed": str(settings.seed),
+        "range observer": settings.observer,
+        "wall time": f"{record.seconds:.0f} s",
+        "weights": record.model.weights_sha256[:12] + ("" if record.model.pretrained else " (random)"),
+        "bank": record.fingerprints.get("bank_fingerprint", ""),
+        **record.versions,
+    }

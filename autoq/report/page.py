@@ -1,0 +1,109 @@
+"""The page on which a person picks a point of the front: one file that loads nothing."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import resources
+from typing import Any
+
+from autoq.report.scales import make_scale
+from autoq.report.summary import Point, RunSummary
+from autoq.report.words import headline
+from autoq.units import format_bops, format_digits, readable_budget
+
+
+def render_page(summary: RunSummary) -> str:
+    """The page as HTML: words escaped, numbers and recipes embedded as JSON, drawn by the script in ``page.html``."""
+    parts = {
+        "title": html.escape(f"{summary.model}: quantization search"),
+        "headline": html.escape(headline(summary)),
+        "measured_on": html.escape(_measured_on(summary)),
+        "interrupted": _interrupted(summary),
+        "hypervolume": html.escape(_hypervolume(summary)),
+        "settings": _settings(summary),
+        "data": _embed(_page_data(summary)),
+    }
+    template = resources.files("autoq.report").joinpath("page.html").read_text(encoding="utf-8")
+    # One pass over the template: what is filled in is never itself searched for places to fill.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], template)
+
+
+def _page_data(summary: RunSummary) -> dict[str, Any]:
+    asked = f" ({summary.budget_text})" if readable_budget(summary.budget_text) else ""
+    return {
+        "directory": summary.directory,
+        "budget_bops": summary.budget_bops,
+        "budget_label": f"{format_bops(summary.budget_bops)}{asked}",
+        "best_id": summary.best_id,
+        "baseline_id": summary.baseline.id if summary.baseline else None,
+        "has_labels": summary.has_labels,
+        "full_precision_top1_percent": summary.full_precision_top1_percent,
+        "scales": {measure: asdict(make_scale(summary, measure)) for measure in ("kl_nats", "top1_percent")},
+        "points": [_point_data(point) for point in summary.points],
+        "sites": [asdict(site) for site in summary.sites],
+    }
+
+
+def _point_data(point: Point) -> dict[str, Any]:
+    names = (
+        *("id", "origin", "label", "bops", "group_bops", "weight_bytes", "kl_nats", "agreement_percent", "sqnr_db"),
+        *("top1_percent", "feasible", "on_front"),
+    )
+    return {name: getattr(point, name) for name in names} | {"uniform": point.is_uniform, "recipe": point.recipe}
+
+
+def _embed(data: Mapping[str, Any]) -> str:
+    """JSON that stays inside its ``<script>`` whatever the names in it are."""
+    text = json.dumps(_finite(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with None for what JSON cannot say: infinities and NaN."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _measured_on(summary: RunSummary) -> str:
+    text = f"{len(summary.points):,} recipes tried. KL over {summary.images:,} calibration images of {summary.data}"
+    if summary.eval_data is None:
+        return f"{text}; no labelled images, so no accuracy."
+    count = f"{summary.eval_images:,} " if summary.eval_images else ""
+    return f"{text}; top-1 over {count}labelled images of {summary.eval_data}."
+
+
+def _interrupted(summary: RunSummary) -> str:
+    if not summary.interrupted:
+        return ""
+    return '<p class="warning">The run was interrupted; run the same command again to resume it.</p>'
+
+
+def _hypervolume(summary: RunSummary) -> str:
+    if summary.hypervolume is None:
+        return ""
+    reference = f" (reference point: {summary.hypervolume_reference})" if summary.hypervolume_reference else ""
+    return f"Hypervolume of the front: {format_digits(summary.hypervolume, 4)}{reference}."
+
+
+def _settings(summary: RunSummary) -> str:
+    rows = {
+        "model": summary.model,
+        "MACs per image": format_bops(summary.macs).replace("BOPs", "MACs"),
+        "full precision": format_bops(summary.full_precision_bops),
+        "budget": f"{summary.budget_text} = {summary.budget_bops:,} BOPs",
+        "calibration": f"{summary.images:,} images of {summary.data}",
+        **summary.settings,
+    }
+    return "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in rows.items())

@@ -1,0 +1,246 @@
+"""The picture of a run: discrepancy, and accuracy where labels exist, against BOPs."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from autoq.files import atomic_path
+from autoq.report.placing import box_around, boxes_between, halo, place_label
+from autoq.report.scales import Measure, Scale, is_wide, make_scale
+from autoq.report.summary import Point, RunSummary
+from autoq.report.words import note
+from autoq.units import format_bops, prefix_for, readable_budget
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
+
+# Okabe and Ito's colours: told apart with any colour vision; the markers differ as well.
+BLUE, VERMILION, YELLOW = "#0072b2", "#d55e00", "#f0e442"
+INK, SOFT, GRID = "#222222", "#70757d", "#e6e8eb"
+DPI = 200
+
+_CORNERS = ((0.025, 0.04), (0.975, 0.04), (0.025, 0.88), (0.975, 0.96))
+"""Where a note can go, emptiest first: nothing lies below a front; the fourth leaves room for a line of text."""
+
+
+def draw_pareto(summary: RunSummary, path: str | os.PathLike[str]) -> None:
+    """Draw a run as a PNG: one panel, or two when accuracy was measured."""
+    import matplotlib as mpl
+
+    # Names are text: a dollar sign in one starts no formula, whatever the user's settings.
+    with mpl.rc_context({"text.usetex": False, "text.parse_math": False}):
+        figure = _make_figure(summary)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=DPI, format="png")
+
+
+def _make_figure(summary: RunSummary) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    scales = [make_scale(summary, measure) for measure in _measures(summary)]
+    figure = Figure(figsize=(12.4 if len(scales) > 1 else 7.6, 5.4), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(_title(summary), x=0.012, ha="left", fontsize=13, color=INK)
+    panels = figure.subplots(1, len(scales), squeeze=False)[0]
+    for axes, scale in zip(panels, scales, strict=True):
+        _draw_panel(axes, summary, scale)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=max(len(labels), 1), frameon=False, fontsize=10)
+    # Only when the layout has settled is it known what a label would cover.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes, scale in zip(panels, scales, strict=True):
+        _write_labels(axes, summary, scale)
+    return figure
+
+
+def _measures(summary: RunSummary) -> tuple[Measure, ...]:
+    return ("kl_nats", "top1_percent") if summary.has_labels else ("kl_nats",)
+
+
+def _title(summary: RunSummary) -> str:
+    count = len(summary.points)
+    tried = f"{count} recipe{'' if count == 1 else 's'} tried"
+    return f"{summary.model} on {summary.data}: {tried}{', interrupted' if summary.interrupted else ''}"
+
+
+def _draw_panel(axes: Axes, summary: RunSummary, scale: Scale) -> None:
+    _dress(axes, summary, scale)
+    others = [point for point in summary.points if not point.on_front and not point.is_uniform]
+    if drawn := _coordinates(others, scale):
+        axes.scatter(*drawn, s=12, color=SOFT, alpha=0.3, linewidths=0, label="other trials")
+    shown = [point for point in summary.front if scale.measure == "kl_nats" or not scale.is_below(point)]
+    if drawn := _coordinates(shown, scale):
+        axes.plot(*(_stairs(*drawn) if scale.measure == "kl_nats" else drawn), color=BLUE, linewidth=1.3, zorder=3)
+    for points, marker, color, size, label in (
+        (summary.front, "o", BLUE, 42, "Pareto front"),
+        (summary.uniform, "D", VERMILION, 48, "uniform bits"),
+    ):
+        if drawn := _coordinates([point for point in points if not scale.is_below(point)], scale):
+            axes.scatter(*drawn, s=size, marker=marker, color=color, edgecolor="white", zorder=5, label=label)
+        if drawn := _coordinates([point for point in points if scale.is_below(point)], scale):
+            axes.scatter(*drawn, s=size, marker="v", color=color, edgecolor="white", zorder=5)
+    if summary.best and (drawn := _coordinates([summary.best], scale)):
+        axes.scatter(*drawn, s=270, marker="*", color=YELLOW, edgecolor=INK, zorder=6, label="chosen recipe")
+    if not _coordinates(summary.points, scale):
+        axes.text(
+            0.5,
+            0.5,
+            "no trial has completed yet",
+            transform=axes.transAxes,
+            ha="center",
+            color=SOFT,
+            backgroundcolor="white",
+        )
+
+
+def _coordinates(points: list[Point] | tuple[Point, ...], scale: Scale) -> tuple[list[int], list[float]] | None:
+    """Costs and heights of the points that were measured; None if there is none."""
+    drawn = [(point.bops, height) for point in points if (height := scale.height(point)) is not None]
+    return ([x for x, _ in drawn], [y for _, y in drawn]) if drawn else None
+
+
+def _stairs(x: list[int], y: list[float]) -> tuple[list[int], list[float]]:
+    """A recipe also answers every budget above its own cost, so the least discrepancy falls in steps."""
+    return [x[0], *(value for value in x[1:] for _ in range(2))], [
+        *(value for value in y[:-1] for _ in range(2)),
+        y[-1],
+    ]
+
+
+def _dress(axes: Axes, summary: RunSummary, scale: Scale) -> None:
+    """Limits, ticks, grid, and the lines that are not points: the budget and full precision."""
+    costs = [point.bops for point in summary.points] + [summary.budget_bops]
+    factor, prefix = prefix_for(max(costs))
+    _set_limits(axes, "x", min(costs), max(costs), log=is_wide(costs))
+    _tick(axes.xaxis, min(costs), max(costs), log=is_wide(costs), factor=factor)
+    axes.set_xlabel(f"BOPs per image ({prefix})" if prefix else "BOPs per image", fontsize=10.5)
+    _set_limits(axes, "y", scale.low, scale.high, log=scale.log)
+    _tick(axes.yaxis, scale.low, scale.high, log=scale.log, factor=1.0)
+    zero = " (0 at the bottom)" if scale.log and any(scale.is_below(point) for point in summary.points) else ""
+    images = f"mean over {summary.images} calibration images"
+    if scale.measure == "top1_percent":
+        images = f"on {summary.eval_images} labelled images" if summary.eval_images else "on labelled images"
+    name = f"KL from full precision (nats){zero}" if scale.measure == "kl_nats" else "top-1 accuracy (%)"
+    axes.set_ylabel(f"{name}\n{images}", fontsize=10.5, labelpad=6)
+    axes.set_title(" ", fontsize=16)  # keeps the title of the figure off the label of the budget
+    axes.grid(visible=True, which="major", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, labelsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.axvspan(summary.budget_bops, axes.get_xlim()[1], color="#f4f4f6", zorder=0)
+    axes.axvline(summary.budget_bops, color=INK, linewidth=1.2, linestyle=(0, (5, 3)), zorder=2)
+    full = summary.full_precision_top1_percent
+    if scale.measure == "top1_percent" and full is not None:
+        axes.axhline(full, color=SOFT, linewidth=1.2, linestyle=(0, (1, 1.5)), zorder=2)
+
+
+def _set_limits(axes: Axes, name: str, low: float, high: float, *, log: bool) -> None:
+    """Limits with some air around the values, never empty."""
+    if log:
+        ratio = max((high / low) ** 0.07, 1.6 if high < 2 * low else 1.0)
+        axes.set(**{f"{name}scale": "log", f"{name}lim": (low / ratio, high * ratio)})
+    else:
+        air = 0.07 * (high - low) or 0.1 * abs(high) or 1.0
+        axes.set(**{f"{name}lim": (low - air, high + air)})
+
+
+def _tick(axis: Axis, low: float, high: float, *, log: bool, factor: float) -> None:
+    """Ticks at 1, 2 and 5 on short logarithmic axes, written without exponents."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    if log:
+        axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if high < 3000 * low else (1,), numticks=20))
+        axis.set_minor_locator(NullLocator())
+    else:
+        axis.set_major_locator(MaxNLocator(nbins=7))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / factor:g}"))
+
+
+def _write_labels(axes: Axes, summary: RunSummary, scale: Scale) -> None:
+    """The words on a panel: budget, full precision, the chosen recipe, the uniform points."""
+    asked = f" ({summary.budget_text})" if readable_budget(summary.budget_text) else ""
+    place = axes.transAxes.inverted().transform(axes.transData.transform((summary.budget_bops, scale.high)))[0]
+    axes.annotate(
+        f"budget {format_bops(summary.budget_bops)}{asked}",
+        (summary.budget_bops, 1.0),
+        xycoords=axes.get_xaxis_transform(),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="left" if place < 0.2 else "right" if place > 0.8 else "center",
+        fontsize=10,
+        color=INK,
+    )
+    taken = _covered(axes, summary, scale)
+    full = summary.full_precision_top1_percent
+    if scale.measure == "top1_percent" and full is not None:
+        text = f"full precision {full:.1f} %"
+        line = axes.annotate(
+            text,
+            (0.01, full),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(0, 3),
+            textcoords="offset points",
+            color=SOFT,
+            path_effects=halo(),
+        )
+        taken.append(line.get_window_extent())
+    if summary.best and (height := scale.height(summary.best)) is not None:
+        _write_note(axes, note(summary, summary.best, scale.measure), summary.best.bops, height, taken)
+    for point in summary.uniform:
+        if (height := scale.height(point)) is not None:
+            below = f"\n{scale.value(point):.1f} %" if scale.is_below(point) and scale.measure == "top1_percent" else ""
+            place_label(axes, point.label + below, point.bops, height, taken, color=VERMILION)
+
+
+def _covered(axes: Axes, summary: RunSummary, scale: Scale) -> list[Bbox]:
+    """What labels should not cover: markers that matter, and the line of the front."""
+    boxes = [
+        box_around(axes, point.bops, height)
+        for point in summary.points
+        if (point.on_front or point.is_uniform) and (height := scale.height(point)) is not None
+    ]
+    for line in axes.get_lines():
+        if line.get_linestyle() == "-":
+            corners = axes.transData.transform(line.get_path().vertices)
+            boxes += [box for start, end in pairwise(corners) for box in boxes_between(tuple(start), tuple(end))]
+    return boxes
+
+
+def _write_note(axes: Axes, text: str, x: float, y: float, taken: list[Bbox]) -> None:
+    """Explain the chosen recipe in the corner that covers least, joined to it by a line; both are then taken too."""
+    written = axes.annotate(
+        text,
+        (x, y),
+        xytext=(0, 0),
+        textcoords="axes fraction",
+        fontsize=10,
+        linespacing=1.4,
+        color=INK,
+        zorder=8,
+        bbox={"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8},
+        arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8, "shrinkB": 9},
+    )
+    tried: list[tuple[int, int]] = []
+    for index, (across, up) in enumerate(_CORNERS):
+        box = _put(written, across, up)
+        tried.append((sum(box.overlaps(other) for other in taken), index))
+    box = _put(written, *_CORNERS[min(tried)[1]])
+    middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
+    taken += [box, *boxes_between(middle, tuple(axes.transData.transform((x, y))))]
+
+
+def _put(written: Annotation, across: float, up: float) -> Bbox:
+    """Move a note into a corner, given in fractions of the panel; the box it covers there, line not included."""
+    from matplotlib.text import Text
+
+    written.set(position=(across, up), ha="left" if across < 0.5 else "right", va="bottom" if up < 0.5 else "top")
+    written.get_window_extent()  # an annotation learns its new place only when asked for its own extent
+    return Text.get_window_extent(written).padded(10)

@@ -1,0 +1,77 @@
+"""Which part of the numbers is worth an axis, on the picture and on the page alike."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from autoq.report.summary import Point, RunSummary
+
+Measure = Literal["kl_nats", "top1_percent"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis over one measure of the points.
+
+    Attributes:
+        measure: the attribute of a point that it shows.
+        low: what the axis starts with; points below it are drawn on it.
+        high: what it ends with.
+        log: whether it is logarithmic.
+    """
+
+    measure: Measure
+    low: float
+    high: float
+    log: bool = False
+
+    def value(self, point: Point) -> float | None:
+        """The measured value of ``point``, if it has one."""
+        value: float | None = getattr(point, self.measure)
+        return value
+
+    def height(self, point: Point) -> float | None:
+        """Where to draw ``point``."""
+        value = self.value(point)
+        return None if value is None else max(value, self.low)
+
+    def is_below(self, point: Point) -> bool:
+        """Whether ``point`` lies below what the axis shows."""
+        value = self.value(point)
+        return value is not None and value < self.low
+
+
+def make_scale(summary: RunSummary, measure: Measure) -> Scale:
+    """The axis that shows ``measure`` for all points of a run."""
+    values = [value for point in summary.points if (value := getattr(point, measure)) is not None]
+    if measure == "kl_nats":
+        return _kl_scale(values)
+    full = summary.full_precision_top1_percent
+    return _percent_scale(values if full is None else [*values, full])
+
+
+def _kl_scale(values: Sequence[float]) -> Scale:
+    positive = [value for value in values if value > 0]
+    if not positive:
+        return Scale("kl_nats", 0.0, 1.0)
+    # Zero has no place on a logarithmic axis: it is drawn at the bottom, below all others.
+    low = min(positive) / (4 if len(positive) < len(values) else 1)
+    return Scale("kl_nats", low, max(positive), log=True)
+
+
+def _percent_scale(values: Sequence[float]) -> Scale:
+    if not values:
+        return Scale("top1_percent", 0.0, 100.0)
+    # A collapsed 2-bit model must not flatten the differences between all others, nor noise fill the picture.
+    high = max(values)
+    span = max(5.0, 5 * (high - statistics.median(values)))
+    low = min(max(min(values), high - span), high - 2.0)
+    return Scale("top1_percent", max(low, 0.0), max(high, 2.0))
+
+
+def is_wide(values: Sequence[float]) -> bool:
+    """Whether values spread so far that they need a logarithmic axis."""
+    return max(values) > 5 * min(values)

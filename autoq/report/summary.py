@@ -1,0 +1,161 @@
+"""What a report shows: a finished or interrupted run as plain data, free of models, studies and tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+UNIFORM = "uniform"
+"""Origin of the points that give every operand the same bits; what a searched recipe has to beat."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One completed trial.
+
+    Attributes:
+        id: what ``autoq export --pick`` and the page's address take (``w4a4``, ``trial-137``); unique.
+        origin: ``uniform``, or where the recipe came from (``sampler``, ``allocation``, ...).
+        label: what pictures and tables call it: ``w4a4`` for uniform points, ``trial 137`` for others.
+        bops: total cost per image, group overhead included.
+        group_bops: the part of ``bops`` that groups add.
+        weight_layers_only_bops: cost without the attention products.
+        weight_bytes: size of the quantized weights.
+        kl_nats: discrepancy from full precision.
+        agreement_percent: images on which the predicted class is full precision's.
+        sqnr_db: signal to quantization noise ratio of the logits; infinite when they are equal.
+        top1_percent: accuracy, where labels exist and the point was measured.
+        feasible: whether it is within the budget.
+        on_front: whether no completed trial is better in both BOPs and KL.
+        recipe: the recipe as JSON data, for front and uniform points; others cannot be picked on the page.
+        recipe_path: where the recipe lies, relative to the run directory.
+    """
+
+    id: str
+    origin: str
+    label: str
+    bops: int
+    group_bops: int
+    weight_layers_only_bops: int
+    weight_bytes: int
+    kl_nats: float
+    agreement_percent: float
+    sqnr_db: float
+    top1_percent: float | None = None
+    feasible: bool = True
+    on_front: bool = False
+    recipe: Mapping[str, Any] | None = None
+    recipe_path: str | None = None
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether every operand has the same bits."""
+        return self.origin == UNIFORM
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """One site of the model, in network order.
+
+    Attributes:
+        name: name of the site, the key of a recipe's ``sites``.
+        op: kind of node.
+        macs: multiply-accumulates per image.
+        operands: names of its operands.
+    """
+
+    name: str
+    op: str
+    macs: int
+    operands: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run, as its report shows it.
+
+    Attributes:
+        model: name of the model.
+        data: name of the calibration data.
+        images: calibration images that the discrepancy is the mean over.
+        budget_text: the budget as it was asked for (``w4a4``, ``12.5G``).
+        budget_bops: the budget in BOPs per image.
+        points: all completed trials.
+        sites: all sites, in network order.
+        best_id: id of the chosen recipe; None when no trial is within the budget.
+        full_precision_bops: cost of the model at 32 bits.
+        macs: multiply-accumulates of the model per image.
+        full_precision_top1_percent: accuracy of the model before quantization, where labels exist.
+        eval_data: name of the labelled images, if there are any.
+        eval_images: how many labelled images there are.
+        hypervolume: of the front.
+        hypervolume_reference: its reference point, in words.
+        directory: the run directory as a person would type it; goes into the commands that the page shows.
+        interrupted: whether the run stopped before its last trial.
+        settings: what else is worth keeping (seed, sampler, trials, versions, wall time), shown in this order.
+    """
+
+    model: str
+    data: str
+    images: int
+    budget_text: str
+    budget_bops: int
+    points: tuple[Point, ...]
+    sites: tuple[SiteRow, ...]
+    best_id: str | None
+    full_precision_bops: int
+    macs: int
+    full_precision_top1_percent: float | None = None
+    eval_data: str | None = None
+    eval_images: int | None = None
+    hypervolume: float | None = None
+    hypervolume_reference: str = ""
+    directory: str = "DIR"
+    interrupted: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what no picture could be drawn of.
+
+        Raises:
+            ValueError: ids repeat, ``best_id`` is not among them, or a discrepancy or cost is not a finite number.
+        """
+        ids = [point.id for point in self.points]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"point ids repeat: {sorted({name for name in ids if ids.count(name) > 1})}")
+        if self.best_id is not None and self.best_id not in ids:
+            raise ValueError(f"best_id {self.best_id!r} is not the id of a point")
+        for point in self.points:
+            if not math.isfinite(point.kl_nats) or point.bops <= 0:
+                raise ValueError(
+                    f"point {point.id!r} has kl_nats {point.kl_nats} and bops {point.bops}; "
+                    "leave failed trials out of the summary"
+                )
+
+    @property
+    def best(self) -> Point | None:
+        """The chosen recipe."""
+        return next((point for point in self.points if point.id == self.best_id), None)
+
+    @property
+    def front(self) -> list[Point]:
+        """The non-dominated points, cheapest first."""
+        return sorted((point for point in self.points if point.on_front), key=lambda point: point.bops)
+
+    @property
+    def uniform(self) -> list[Point]:
+        """The uniform points, cheapest first."""
+        return sorted((point for point in self.points if point.is_uniform), key=lambda point: point.bops)
+
+    @property
+    def baseline(self) -> Point | None:
+        """The uniform point that the chosen recipe is held against: the best one that the same budget buys."""
+        within = [point for point in self.uniform if point.bops <= self.budget_bops]
+        return min(within, key=lambda point: (point.kl_nats, point.bops), default=None)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any point was measured for accuracy."""
+        return any(point.top1_percent is not None for point in self.points)

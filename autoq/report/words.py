@@ -1,0 +1,71 @@
+"""What a run found, in sentences."""
+
+from __future__ import annotations
+
+from autoq.report.scales import Measure
+from autoq.report.summary import Point, RunSummary
+from autoq.units import format_bops, format_digits, format_kl, readable_budget, readable_label
+
+
+def headline(summary: RunSummary) -> str:
+    """One sentence: the chosen recipe against the uniform one that the same budget buys."""
+    asked = readable_budget(summary.budget_text)
+    within = f"{format_bops(summary.budget_bops)}{f' ({asked})' if asked else ''}"
+    best, baseline = summary.best, summary.baseline
+    if not summary.points:
+        return f"No trial has completed yet; the budget is {within}."
+    if best is None:
+        least = min(point.bops for point in summary.points)
+        return (
+            f"None of {_recipes(summary)} is within {within}; the cheapest costs {format_bops(least)}. "
+            "Allow more BOPs, or a search space with fewer bits."
+        )
+    if baseline is None or best is baseline:
+        rest = f"is the best of {_recipes(summary)}: KL {format_kl(best.kl_nats)} nats{_accuracy(summary, best, None)}."
+        return f"Within {within}, {readable_label(best.label)} {rest}"
+    return (
+        f"Within {within}, {readable_label(best.label)} has KL {format_kl(best.kl_nats)} nats against "
+        f"{format_kl(baseline.kl_nats)} for {readable_label(baseline.label)}{_accuracy(summary, best, baseline)}."
+    )
+
+
+def note(summary: RunSummary, best: Point, measure: Measure) -> str:
+    """The chosen recipe in one measure, and what it gains over the uniform one, for a corner of a picture."""
+    baseline = summary.baseline if best is not summary.baseline else None
+    lines = [readable_label(best.label)]
+    if measure == "kl_nats":
+        lines.append(f"KL {format_kl(best.kl_nats)} nats at {format_bops(best.bops)}")
+        if baseline:
+            lines.append(_ratio(best, baseline))
+    elif best.top1_percent is not None:
+        lines.append(f"top-1 {best.top1_percent:.1f} % at {format_bops(best.bops)}")
+        if baseline and baseline.top1_percent is not None:
+            gain = best.top1_percent - baseline.top1_percent
+            lines.append(f"{abs(gain):.1f} points {'above' if gain >= 0 else 'below'} {readable_label(baseline.label)}")
+    return "\n".join(lines)
+
+
+def _ratio(best: Point, baseline: Point) -> str:
+    against = readable_label(baseline.label)
+    if best.kl_nats <= 0 or baseline.kl_nats <= 0:
+        return f"against {format_kl(baseline.kl_nats)} for {against}"
+    ratio = best.kl_nats / baseline.kl_nats
+    if ratio <= 0.5:
+        return f"{format_digits(1 / ratio, 2)}× less than {against}"
+    return f"{abs(1 - ratio):.0%} {'less' if ratio < 1 else 'more'} than {against}".replace("%", " %")
+
+
+def _accuracy(summary: RunSummary, best: Point, baseline: Point | None) -> str:
+    if best.top1_percent is None:
+        return ""
+    parts = [f"; top-1 {best.top1_percent:.1f} %"]
+    if baseline and baseline.top1_percent is not None:
+        parts.append(f" against {baseline.top1_percent:.1f} %")
+    if summary.full_precision_top1_percent is not None:
+        parts.append(f", full precision {summary.full_precision_top1_percent:.1f} %")
+    return "".join(parts)
+
+
+def _recipes(summary: RunSummary) -> str:
+    count = len(summary.points)
+    return f"{count:,} recipe{'' if count == 1 else 's'}"

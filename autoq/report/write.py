@@ -1,0 +1,29 @@
+"""Writing a report: every file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from autoq.files import write_text
+from autoq.report.page import render_page
+from autoq.report.plots import draw_pareto
+from autoq.report.summary import RunSummary
+from autoq.report.tables import pareto_csv, trials_csv
+
+
+def write_report(summary: RunSummary, directory: str | os.PathLike[str]) -> list[Path]:
+    """Write ``trials.csv``, ``pareto.csv``, ``pareto.png`` and ``report.html`` into an existing directory.
+
+    Returns:
+        The paths of the files, in that order.
+    """
+    folder = Path(directory)
+    trials, pareto, picture, page = (
+        folder / name for name in ("trials.csv", "pareto.csv", "pareto.png", "report.html")
+    )
+    write_text(trials, trials_csv(summary))
+    write_text(pareto, pareto_csv(summary))
+    draw_pareto(summary, picture)
+    write_text(page, render_page(summary))
+    return [trials, pareto, picture, page]

@@ -1,0 +1,125 @@
+"""Apply a recipe to its model and measure it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from autoq.calibration import OBSERVERS, Bank, CalibrationSettings
+from autoq.calibration.settings import Observer
+from autoq.cost import ModelCost, model_cost
+from autoq.errors import RecipeError
+from autoq.recipe import Recipe
+from autoq.scoring.accuracy import Accuracy
+from autoq.scoring.discrepancy import Discrepancy, Score
+from autoq.scoring.evaluator import Evaluator
+from autoq.scoring.session import CalibrationImages, Session
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Cost, discrepancy and (where there are labels) accuracy of a recipe."""
+
+    cost: ModelCost
+    score: Score
+    accuracy: Accuracy | None
+
+
+def evaluate_recipe(
+    recipe: Recipe, folder: Path, data: str | None = None, model: str | None = None, device: str = "auto"
+) -> Measurement:
+    """Load a recipe's model and bank, and measure it.
+
+    Args:
+        recipe: what to apply.
+        folder: where the recipe lies; its bank is looked for beside it (``bank/``, ``../bank/``).
+        data: images to measure on, all of them; None: the recipe's calibration images, which reproduces its score.
+        model: the model, if it is not where the recipe says.
+        device: as in ``Session.open``.
+
+    Raises:
+        InputError: the recipe, its model or the images do not fit together.
+        NonFiniteError: the quantized model produces NaN or infinity.
+    """
+    session = Session.open(model or recipe.model.name, recipe.model.pretrained, device)
+    session.check(recipe)
+    bank = find_bank(session, recipe, folder)
+    cost = model_cost(session.traced.sites, recipe.sites)
+    if data is None:
+        evaluator = Evaluator(session.model, bank, _own_images(session, recipe).tensor)
+        return Measurement(cost, evaluator.evaluate(recipe.sites), None)
+    labelled = session.labelled_images(data, required=False)
+    batches: Iterable[tuple[Tensor, Tensor | None]] = (
+        labelled.batches() if labelled else ((images, None) for images in session.unlabelled_batches(data))
+    )
+    score, accuracy = _measure(session, bank, recipe, batches)
+    return Measurement(cost, score, accuracy)
+
+
+def find_bank(session: Session, recipe: Recipe, folder: Path) -> Bank:
+    """The bank that a recipe names, or one that will be solved again from the recipe's calibration data.
+
+    Raises:
+        RecipeError: the recipe does not say what it was calibrated on.
+        RunDirectoryError: the bank's files contradict each other.
+    """
+    calibration = recipe.calibration
+    if calibration is None:
+        raise RecipeError(
+            'the recipe has no "calibration": add the data, images, seed and observer to calibrate it with'
+        )
+    for directory in (folder / "bank", folder.parent / "bank"):
+        try:
+            document = json.loads((directory / "bank.json").read_text(encoding="utf-8"))
+            found, description = document["fingerprint"], document["description"]
+        except (OSError, ValueError, KeyError):
+            continue
+        if found == calibration.bank_fingerprint:
+            settings = CalibrationSettings(**description["settings"])
+            bank = session.bank(lambda: _own_images(session, recipe), description["images_sha256"], settings)
+            bank.load(directory)
+            return bank
+    _logger.warning("the recipe's bank is not beside it: solving it again from %s", calibration.data)
+    images = _own_images(session, recipe)
+    settings = CalibrationSettings(observer=cast(Observer, calibration.observer), seed=calibration.seed)
+    return session.bank(lambda: images, images.sha256, settings)
+
+
+def _own_images(session: Session, recipe: Recipe) -> CalibrationImages:
+    calibration = recipe.calibration
+    assert calibration is not None  # noqa: S101 - find_bank has refused such a recipe
+    return session.calibration_images(calibration.data, calibration.images, calibration.seed)
+
+
+def _measure(
+    session: Session, bank: Bank, recipe: Recipe, batches: Iterable[tuple[Tensor, Tensor | None]]
+) -> tuple[Score, Accuracy | None]:
+    """Full precision and the recipe side by side, batch by batch."""
+    modules = bank.modules(recipe.sites)
+    discrepancy = Discrepancy()
+    hits = torch.zeros(2, dtype=torch.long)
+    labelled = 0
+    with torch.inference_mode():
+        for images, labels in batches:
+            session.model.remove_()
+            reference = session.model.run(images)[0]
+            session.model.insert_(modules)
+            logits = session.model.run(images)[0]
+            discrepancy.add(reference, logits)
+            if labels is not None:
+                ranked = logits.topk(min(5, logits.shape[-1]), dim=-1).indices == labels.unsqueeze(1)
+                hits += torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()]).cpu()
+                labelled += len(labels)
+    if not labelled:
+        return discrepancy.score(), None
+    top1, top5 = (100 * int(count) / labelled for count in hits)
+    return discrepancy.score(), Accuracy(top1, top5, labelled)

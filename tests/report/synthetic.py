@@ -1,0 +1,137 @@
+"""A made-up run with the shape of a real one: additive site sensitivities, mutated recipes, a front."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from autoq.report.summary import Point, RunSummary, SiteRow
+
+Bits = dict[tuple[str, str], int]
+HIDDEN = 96
+TOKENS = 65
+
+
+def make_sites(blocks: int = 4) -> tuple[SiteRow, ...]:
+    rows = [SiteRow("patch_embed.proj", "conv2d", (TOKENS - 1) * 48 * HIDDEN, ("input", "weight"))]
+    for block in range(blocks):
+        for name, op, macs, operands in (
+            ("attn.qkv", "linear", TOKENS * HIDDEN * 3 * HIDDEN, ("input", "weight")),
+            ("attn.qk", "matmul", TOKENS * TOKENS * HIDDEN, ("lhs", "rhs")),
+            ("attn.av", "matmul", TOKENS * TOKENS * HIDDEN, ("lhs", "rhs")),
+            ("attn.proj", "linear", TOKENS * HIDDEN * HIDDEN, ("input", "weight")),
+            ("mlp.fc1", "linear", TOKENS * HIDDEN * 4 * HIDDEN, ("input", "weight")),
+            ("mlp.fc2", "linear", TOKENS * HIDDEN * 4 * HIDDEN, ("input", "weight")),
+        ):
+            rows.append(SiteRow(f"blocks.{block}.{name}", op, macs, operands))
+    return (*rows, SiteRow("head", "linear", HIDDEN * 10, ("input", "weight")))
+
+
+def make_recipe(sites: tuple[SiteRow, ...], bits: Bits, rng: random.Random, *, groups: bool) -> dict[str, Any]:
+    configured: dict[str, Any] = {}
+    for row in sites:
+        configured[row.name] = {}
+        for operand in row.operands:
+            config: dict[str, Any] = {"scheme": "uniform", "bits": bits[row.name, operand]}
+            if operand == "weight":
+                config["granularity"] = "channel"
+            elif row.name.endswith("attn.av") and operand == "lhs":
+                config |= {"scheme": "adalog", "log_base_numerator": rng.choice((23, 31, 37, 52))}
+            elif row.name.endswith("mlp.fc2"):
+                config |= {"scheme": "adalog"}
+            elif groups and row.name.endswith(("attn.qkv", "mlp.fc1")) and rng.random() < 0.6:
+                config |= {"scheme": "instance_groups", "groups": rng.choice((2, 4, 8))}
+            configured[row.name][operand] = config
+    model = {"name": "vit_digits", "weights_sha256": "0" * 64}
+    return {"schema_version": 1, "model": model, "sites": configured}
+
+
+def make_summary(
+    *, trials: int = 200, blocks: int = 4, labels: bool = True, budget_text: str = "w4a4", seed: int = 0
+) -> RunSummary:
+    """Uniform 2/2 to 8/8, then mutations of the front under the budget."""
+    rng = random.Random(seed)
+    sites = make_sites(blocks)
+    operands = [(row.name, operand) for row in sites for operand in row.operands]
+    importance = {key: math.exp(rng.gauss(0, 2.0)) for key in operands}
+    norm = sum(importance.values())
+
+    def bops_of(bits: Bits) -> int:
+        return sum(row.macs * math.prod(bits[row.name, operand] for operand in row.operands) for row in sites)
+
+    def kl_of(bits: Bits) -> float:
+        return 18.0 * sum(importance[key] * 4.0 ** -bits[key] for key in operands) / norm * math.exp(rng.gauss(0, 0.03))
+
+    def uniform_bits(width: int) -> Bits:
+        return dict.fromkeys(operands, width)
+
+    budget = bops_of(uniform_bits(4))
+    candidates: list[tuple[str, str, str, Bits, int, float]] = []
+    for width in range(2, 9):
+        bits = uniform_bits(width)
+        candidates.append(("uniform", f"w{width}a{width}", f"w{width}a{width}", bits, bops_of(bits), kl_of(bits)))
+    for number in range(7, 7 + trials):
+        target = budget * rng.choice((0.4, 0.7, 1.0, 1.0, 1.0, 1.6, 2.4))
+        parent = min((c for c in candidates if c[4] <= target), key=lambda c: c[5])
+        bits = {
+            key: min(8, max(2, width + rng.choice((-1, 0, 1)))) if rng.random() < 0.3 else width
+            for key, width in parent[3].items()
+        }
+        candidates.append(("sampler", f"trial-{number}", f"trial {number}", bits, bops_of(bits), kl_of(bits)))
+
+    points = []
+    for origin, name, label, bits, bops, kl in candidates:
+        dominated = any(
+            (b <= bops and k < kl) or (b < bops and k <= kl) for *_, b, k in candidates if (b, k) != (bops, kl)
+        )
+        listed = not dominated or origin == "uniform"
+        points.append(
+            Point(
+                id=name,
+                origin=origin,
+                label=label,
+                bops=bops,
+                group_bops=0 if origin == "uniform" else bops // 60,
+                weight_layers_only_bops=int(bops * 0.86),
+                weight_bytes=sum(row.macs // TOKENS * bits[row.name, row.operands[1]] // 8 for row in sites),
+                kl_nats=kl,
+                agreement_percent=100 * math.exp(-0.4 * kl),
+                sqnr_db=14 - 10 * math.log10(kl),
+                top1_percent=97.9 - 12 * min(kl, 5) + rng.gauss(0, 0.15) if labels and listed else None,
+                feasible=bops <= budget,
+                on_front=not dominated,
+                recipe=make_recipe(sites, bits, rng, groups=origin != "uniform") if listed else None,
+                recipe_path=f"recipes/{name}.json" if not dominated else None,
+            )
+        )
+    best = min((p for p in points if p.feasible), key=lambda p: p.kl_nats, default=None)
+    macs = sum(row.macs for row in sites)
+    return RunSummary(
+        model="vit_digits",
+        data="digits",
+        images=128,
+        budget_text=budget_text,
+        budget_bops=budget,
+        points=tuple(points),
+        sites=sites,
+        best_id=best.id if best else None,
+        full_precision_bops=macs * 32 * 32,
+        macs=macs,
+        full_precision_top1_percent=97.9 if labels else None,
+        eval_data="digits, held out" if labels else None,
+        eval_images=360 if labels else None,
+        hypervolume=2.41,
+        hypervolume_reference="BOPs of uniform 8/8, KL of uniform 2/2, log10 of KL",
+        directory="runs/digits",
+        settings={"seed": "0", "sampler": "tpe", "trials": str(trials + 7), "torch": "2.9.0", "wall time": "48 s"},
+    )
+
+
+def with_points(summary: RunSummary, keep: Callable[[Point], bool]) -> RunSummary:
+    """The same run with only some of its points, without a best one if that is gone."""
+    points = tuple(point for point in summary.points if keep(point))
+    best_id = summary.best_id if any(point.id == summary.best_id for point in points) else None
+    return replace(summary, points=points, best_id=best_id)

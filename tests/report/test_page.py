@@ -1,0 +1,136 @@
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoq.recipe import Recipe
+from autoq.report import RunSummary, render_page, write_report
+from autoq.report.words import headline
+from tests.report.synthetic import make_summary, with_points
+
+HOSTILE = "</script><img src=x onerror=alert(1)>{{data}}'\"&\u2028"
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+
+def _tags(page: str) -> list[tuple[str, dict[str, str | None]]]:
+    parser = _Tags()
+    parser.feed(page)
+    return parser.seen
+
+
+def _data(page: str) -> Any:
+    found = re.search(r'<script type="application/json" id="run">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def _hostile(summary: RunSummary) -> RunSummary:
+    points = tuple(replace(point, label=HOSTILE, origin=HOSTILE) for point in summary.points)
+    sites = (replace(summary.sites[0], name=HOSTILE, op=HOSTILE), *summary.sites[1:])
+    words = dict.fromkeys(("model", "data", "eval_data", "budget_text", "directory", "hypervolume_reference"), HOSTILE)
+    return replace(summary, points=points, sites=sites, settings={HOSTILE: HOSTILE}, **words)
+
+
+def test_everything_is_in_the_page(summary: RunSummary) -> None:
+    page = render_page(summary)
+    data = _data(page)
+    assert len(data["points"]) == len(summary.points)
+    assert data["best_id"] == summary.best_id
+    assert headline(summary) in page
+    assert "{{" not in page
+    assert "<dt>wall time</dt><dd>48 s</dd>" in page
+    best = next(point for point in data["points"] if point["id"] == summary.best_id)
+    assert Recipe.model_validate(best["recipe"]).sites.keys() == {site.name for site in summary.sites}
+
+
+def test_the_page_loads_nothing(summary: RunSummary) -> None:
+    page = render_page(summary)
+    assert set(re.findall(r"https?://[^\s\"')]+", page)) == {"http://www.w3.org/2000/svg"}
+    tags = _tags(page)
+    assert not {tag for tag, _ in tags} & {"link", "img", "iframe", "object", "embed"}
+    assert not [attributes for _, attributes in tags if attributes.keys() & {"src", "href", "action"}]
+
+
+def test_ids_are_unique_and_labels_point_somewhere(summary: RunSummary) -> None:
+    tags = _tags(render_page(summary))
+    ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {attributes["aria-labelledby"] for _, attributes in tags if "aria-labelledby" in attributes} <= set(ids)
+
+
+def test_hostile_names_stay_text(summary: RunSummary) -> None:
+    hostile = _hostile(summary)
+    page = render_page(hostile)
+    assert [tag for tag, _ in _tags(page)].count("script") == 2
+    assert not [tag for tag, attributes in _tags(page) if tag == "img" or "onerror" in attributes]
+    assert _data(page)["points"][0]["label"] == HOSTILE
+    assert _data(page)["sites"][0]["name"] == HOSTILE
+
+
+def test_numbers_that_json_lacks_become_null(summary: RunSummary) -> None:
+    perfect = replace(summary.points[0], kl_nats=0.0, sqnr_db=float("inf"))
+    page = render_page(replace(summary, points=(perfect,), best_id=None))
+    assert _data(page)["points"][0]["sqnr_db"] is None
+
+
+def test_a_report_is_four_files(summary: RunSummary, tmp_path: Path) -> None:
+    paths = write_report(summary, tmp_path)
+    assert [path.name for path in paths] == ["trials.csv", "pareto.csv", "pareto.png", "report.html"]
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    assert write_report(summary, tmp_path) == paths
+
+
+def _open(page: Path, profile: Path, fragment: str = "") -> tuple[str, str]:
+    """The page after its script ran, without script and style, and what the browser logged."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on PATH")
+    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--no-sandbox"]
+    quiet += ["--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0"]
+    command = [chromium, "--headless", *quiet, f"--user-data-dir={profile}", "--dump-dom", page.as_uri() + fragment]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return re.sub(r"<(style|script)\b.*?</\1>", "", done.stdout, flags=re.DOTALL), done.stderr
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "fragment", "title"),
+    [
+        (lambda summary: summary, "", "{best}, chosen by the search"),
+        (lambda summary: summary, "#w3a3", "Recipe: w3a3"),
+        (lambda summary: summary, "#%E0%A4%A", "{best}, chosen by the search"),
+        (lambda summary: with_points(summary, lambda _: False), "", "No recipe to show"),
+        (lambda _: make_summary(blocks=33, trials=30, labels=False), "#w8a8", "Recipe: w8a8"),
+        (_hostile, "#w4a4", "Recipe: &lt;/script&gt;"),
+    ],
+    ids=["best", "hash", "bad-hash", "none", "200-sites", "hostile"],
+)
+def test_the_script_fills_the_page(summary: RunSummary, tmp_path: Path, make: Any, fragment: str, title: str) -> None:
+    run: RunSummary = make(summary)
+    (tmp_path / "report.html").write_text(render_page(run), encoding="utf-8")
+    dom, log = _open(tmp_path / "report.html", tmp_path / "profile", fragment)
+    assert "CONSOLE" not in log, log
+    heading = re.search(r'<h2 id="recipe-title">(.*?)</h2>', dom)
+    assert heading
+    assert title.format(best=summary.best.label if summary.best else "") in heading[1]
+    pickable = [point for point in run.points if point.recipe is not None]
+    assert dom.count('class="point"') == len(pickable)
+    assert dom.count('class="trial"') == len(run.points) - len(pickable)
+    assert dom.count('aria-checked="true"') == (1 if pickable else 0)
+    assert len(re.findall(r"<tr [^>]*data-id=", dom)) == len(pickable)
+    assert "<img" not in dom

@@ -1,0 +1,107 @@
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from autoq.report import RunSummary
+from autoq.report.scales import make_scale
+from autoq.units import format_bops, format_kl, readable_budget, readable_label
+from autoq.report.words import headline, note
+from tests.report.synthetic import make_summary, with_points
+
+
+def test_the_baseline_is_the_best_uniform_point_within_the_budget(summary: RunSummary) -> None:
+    assert summary.baseline is not None
+    assert summary.baseline.id == "w4a4"
+    assert replace(summary, budget_bops=summary.budget_bops - 1).baseline is summary.uniform[1]
+    assert replace(summary, budget_bops=1).baseline is None
+
+
+@pytest.mark.parametrize("change", [{"kl_nats": math.nan}, {"kl_nats": math.inf}, {"bops": 0}])
+def test_failed_trials_are_refused_by_name(summary: RunSummary, change: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="'w2a2'"):
+        replace(summary, points=(replace(summary.points[0], **change),), best_id=None)  # type: ignore[arg-type]
+
+
+def test_repeated_and_unknown_ids_are_refused(summary: RunSummary) -> None:
+    with pytest.raises(ValueError, match="w2a2"):
+        replace(summary, points=(summary.points[0], *summary.points))
+    with pytest.raises(ValueError, match="trial-9999"):
+        replace(summary, best_id="trial-9999")
+
+
+def test_headline_sets_the_chosen_recipe_against_uniform(summary: RunSummary) -> None:
+    best, baseline = summary.best, summary.baseline
+    assert best is not None
+    assert baseline is not None
+    known = replace(best, kl_nats=0.0312, top1_percent=96.8)
+    uniform = replace(baseline, kl_nats=0.12, top1_percent=94.1)
+    run = replace(summary, points=(uniform, known), budget_bops=93_100_000 * 10)
+    assert headline(run) == (
+        f"Within 931 M BOPs (the cost of uniform 4/4), {best.label} has KL 0.031 nats against 0.12 for uniform 4/4; "
+        "top-1 96.8 % against 94.1 %, full precision 97.9 %."
+    )
+    assert note(run, known, "kl_nats").endswith("3.8× less than uniform 4/4")
+    assert note(run, known, "top1_percent").endswith("2.7 points above uniform 4/4")
+
+
+def test_headline_says_so_when_search_won_nothing(summary: RunSummary) -> None:
+    alone = replace(with_points(summary, lambda point: point.id == "w4a4"), best_id="w4a4")
+    assert "uniform 4/4 is the best of 1 recipe:" in headline(alone)
+    assert headline(with_points(summary, lambda _: False)).startswith("No trial has completed yet")
+    over = with_points(summary, lambda point: not point.feasible)
+    assert "the cheapest costs" in headline(over)
+
+
+def test_a_worse_recipe_is_not_praised(summary: RunSummary) -> None:
+    assert summary.best is not None
+    assert summary.baseline is not None
+    worse = replace(summary.best, kl_nats=2 * summary.baseline.kl_nats, top1_percent=50.0)
+    run = replace(summary, points=(summary.baseline, worse))
+    assert note(run, worse, "kl_nats").endswith("100 % more than uniform 4/4")
+    assert note(run, worse, "top1_percent").endswith("points below uniform 4/4")
+
+
+@pytest.mark.parametrize(
+    ("bops", "text"),
+    [
+        (0, "0 BOPs"),
+        (999, "999 BOPs"),
+        (93_123_456, "93.1 M BOPs"),
+        (999_700_000, "1 G BOPs"),
+        (1.258e12, "1.26 T BOPs"),
+    ],
+)
+def test_bops_are_written_with_units(bops: float, text: str) -> None:
+    assert format_bops(bops) == text
+
+
+@pytest.mark.parametrize(
+    ("kl", "text"), [(0, "0"), (-1e-9, "0"), (0.1, "0.10"), (0.0312, "0.031"), (9.99, "10"), (123.4, "123")]
+)
+def test_kl_has_two_digits(kl: float, text: str) -> None:
+    assert format_kl(kl) == text
+
+
+def test_labels_and_budgets_in_words() -> None:
+    assert readable_label("w4a8") == "uniform 4/8"
+    assert readable_label("trial 137") == "trial 137"
+    assert readable_budget("60%") == "60 % of uniform 8/8"
+    assert readable_budget("12.5G") == ""
+
+
+def test_a_collapsed_model_does_not_flatten_the_accuracy_axis() -> None:
+    summary = make_summary(seed=1)
+    scale = make_scale(summary, "top1_percent")
+    worst = summary.uniform[0]
+    assert worst.top1_percent is not None
+    assert scale.is_below(worst)
+    assert scale.height(worst) == scale.low > worst.top1_percent
+
+
+def test_importing_the_report_stays_light() -> None:
+    code = "import sys, autoq.report; print(*{'torch', 'optuna', 'timm', 'matplotlib', 'pandas'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,51 @@
+import csv
+import io
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from autoq.report import RunSummary, pareto_csv, trials_csv
+from tests.report.synthetic import with_points
+
+
+def test_trials_round_trip_exactly(summary: RunSummary) -> None:
+    frame = pd.read_csv(io.StringIO(trials_csv(summary)))
+    assert list(frame.columns) == [
+        *("id", "label", "origin", "bops", "group_bops", "weight_layers_only_bops", "weight_bytes", "kl_nats"),
+        *("agreement_percent", "sqnr_db", "top1_percent", "feasible", "on_front"),
+    ]
+    assert len(frame) == len(summary.points)
+    for column in ("id", "bops", "feasible", "on_front"):
+        assert frame[column].tolist() == [getattr(point, column) for point in summary.points]
+    rows = list(csv.DictReader(io.StringIO(trials_csv(summary))))
+    assert [float(row["kl_nats"]) for row in rows] == [point.kl_nats for point in summary.points]
+    assert frame["sqnr_db"].tolist() == pytest.approx([point.sqnr_db for point in summary.points], rel=1e-12)
+    unmeasured = [point.top1_percent is None for point in summary.points]
+    assert any(unmeasured)
+    assert frame["top1_percent"].isna().tolist() == unmeasured
+
+
+def test_pareto_lists_the_front_by_cost_with_its_recipes(summary: RunSummary) -> None:
+    frame = pd.read_csv(io.StringIO(pareto_csv(summary)))
+    assert frame["bops"].is_monotonic_increasing
+    assert frame["kl_nats"].is_monotonic_decreasing
+    assert frame["id"].tolist() == [point.id for point in summary.front]
+    assert frame["recipe_path"].tolist() == [f"recipes/{point.id}.json" for point in summary.front]
+
+
+def test_a_run_without_trials_has_headers_only(summary: RunSummary) -> None:
+    empty = with_points(summary, lambda _: False)
+    assert trials_csv(empty).count("\n") == 1
+    assert pd.read_csv(io.StringIO(pareto_csv(empty))).empty
+
+
+def test_infinite_sqnr_reads_back_infinite(summary: RunSummary) -> None:
+    perfect = replace(summary, points=(replace(summary.points[0], kl_nats=0.0, sqnr_db=math.inf),), best_id=None)
+    assert pd.read_csv(io.StringIO(trials_csv(perfect)))["sqnr_db"].tolist() == [math.inf]
+
+
+def test_names_with_commas_and_quotes_stay_in_their_cell(summary: RunSummary) -> None:
+    odd = replace(summary, points=(replace(summary.points[0], label='a, "b"\nc'),), best_id=None)
+    assert pd.read_csv(io.StringIO(trials_csv(odd)))["label"].tolist() == ['a, "b"\nc']
