@@ -43,6 +43,7 @@ class SearchDisplay:
             console=self._console,
         )
         self._task: TaskID | None = None
+        self._tasks: dict[str, TaskID] = {}
         self._totals: dict[str, int | None] = {}
         self._last_line = 0.0
 
@@ -77,14 +78,14 @@ class SearchDisplay:
         self._totals[phase] = total
         self._finish_bar()
         if self._live:
-            self._task = self._bars.add_task(_NAMES[phase], total=total, count="", detail=detail)
+            self._task = self._tasks[phase] = self._bars.add_task(_NAMES[phase], total=total, count="", detail=detail)
         else:
             self._line(f"{_NAMES[phase]}{f' ({total})' if total else ''}{f': {detail}' if detail else ''}")
 
     def _advance(self, phase: str, done: int, total: int | None, detail: str) -> None:
         count = f"{done}/{total}" if total else str(done)
-        if self._live and self._task is not None:
-            self._bars.update(self._task, completed=done, total=total, count=count, detail=detail)
+        if phase in self._tasks:  # observing interrupts calibrating, which goes on in its own bar
+            self._bars.update(self._tasks[phase], completed=done, total=total, count=count, detail=detail)
         elif not self._live and (done == total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES):
             self._line(f"{_NAMES[phase]} {count}{f': {detail}' if detail else ''}")
 

@@ -14,9 +14,7 @@ def evaluate(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")],
     data: Annotated[
         str | None,
-        typer.Option(
-            metavar="DATA", help=f"{DATA_HELP} [default: the recipe's calibration images]"
-        ),
+        typer.Option(metavar="DATA", help=f"{DATA_HELP} [default: the recipe's calibration images]"),
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The model, if it is not where the recipe says.")

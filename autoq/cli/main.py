@@ -63,25 +63,38 @@ def _status() -> int:
     """Run, and turn every way to fail into one line on standard error and an exit status."""
     try:
         status = typer.main.get_command(app)(standalone_mode=False)
+        sys.stdout.flush()
     except InputError as error:
         return _fail(str(error), 2)
     except AutoqError as error:
         return _fail(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        return _drop_output()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # as typer passes it on
+            return _drop_output()
+        raise
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         hint = ": free some space and run the same command again" if error.errno in _FULL else ""
         return _fail(f"{error.strerror or error}{where}{hint}", 1)
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the message is the help page
+            sys.stderr.write(f"{error}\n")
+            return 2
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # wrong usage, as typer reports it
             return _fail(f"{error.format_message()} See {_command_path(error)} --help.", 2)
         logging.getLogger("autoq").info("", exc_info=error)
         return _fail(f"unexpected {type(error).__name__}: {error} (run again with `autoq -v` for details)", 1)
     return status if isinstance(status, int) else 0
+
+
+def _drop_output() -> int:
+    """The reader of a pipe has seen enough: let Python's last flush go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return 0
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -39,7 +39,7 @@ def search(
     time_limit: Annotated[
         str | None, typer.Option(metavar="TIME", help="Stop proposing after 90s, 10m or 1.5h.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option(metavar="NAME", help="tpe, nsga2 or random. [default: nsga2]")] = None,
+    sampler: Annotated[str | None, typer.Option(metavar="NAME", help="progressive, nsga2, tpe or random. [default: progressive]")] = None,
     observer: Annotated[
         str | None, typer.Option(metavar="NAME", help="Ranges by mse, min_max or percentile. [default: mse]")
     ] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from autoq.cost import ModelCost, model_cost, site_cost
@@ -29,6 +30,7 @@ class BudgetRepair:
             self._plans.setdefault(plan.site, []).append(plan)
         # Only these change the cost, and always in the same direction.
         self._cheapening = [decision for decision in space.decisions if decision.field in ("bits", "groups")]
+        self._others = [decision for decision in space.decisions if decision.field not in ("bits", "groups")]
 
     def __call__(self, assignment: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
         """An assignment within the budget, unchanged if it already is; the cheapest one if none is."""
@@ -44,11 +46,26 @@ class BudgetRepair:
             if len(below) == 1:
                 lowerable[position] = lowerable[-1]
                 lowerable.pop()
-            for name in {site for site, _ in decision.targets} & costs.keys():
-                total -= costs[name]
-                costs[name] = self._site_bops(name, repaired)
-                total += costs[name]
+            total += self._update_(costs, decision, repaired)
+        # With every bit and group at its least, only another scheme (one that needs no groups) can be cheaper.
+        for decision in rng.sample(self._others, len(self._others)) if total > self._budget else ():
+            if total > self._budget:
+                repaired[decision.name] = self._cheapest[decision.name]
+                total += self._update_(costs, decision, repaired)
         return repaired
+
+    @cached_property
+    def _cheapest(self) -> dict[str, Any]:
+        return self._space.assignment_for(self._space.cheapest())
+
+    def _update_(self, costs: dict[str, int], decision: Decision, assignment: Mapping[str, Any]) -> int:
+        """Cost again the sites that a decision sets; how much the total has changed."""
+        change = 0
+        for name in {site for site, _ in decision.targets} & costs.keys():
+            bops = self._site_bops(name, assignment)
+            change += bops - costs[name]
+            costs[name] = bops
+        return change
 
     def _site_bops(self, name: str, assignment: Mapping[str, Any]) -> int:
         config = {plan.operand.name: plan.config(assignment) for plan in self._plans.get(name, ())}

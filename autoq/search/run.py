@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -76,8 +77,10 @@ def run_search(settings: SearchSettings, out: str | os.PathLike[str], progress: 
     space = load_space(settings.space)
     directory = RunDirectory(out)
     record = directory.refuse_other(settings)
-    directory.create()
-    with RunLock(directory.path):
+    directory.refuse_unwritable()
+    with ExitStack() as held:
+        if record is not None:
+            held.enter_context(RunLock(directory.path))
         progress(PhaseStarted("model", detail=settings.model))
         session = Session.open(settings.model, settings.pretrained, settings.device)
         sites = session.traced.sites
@@ -90,12 +93,19 @@ def run_search(settings: SearchSettings, out: str | os.PathLike[str], progress: 
             labelled = session.labelled_images(settings.labelled_data, required=settings.eval_data is not None)
         images = session.calibration_images(settings.data, settings.calib_images, settings.seed)
         fingerprints = {"images_sha256": images.sha256, "space_fingerprint": space.fingerprint}
+        if record is None:  # wrong input leaves nothing behind: a new directory is made once all of it is known good
+            directory.create()
+            held.enter_context(RunLock(directory.path))
+        record = directory.refuse_other(settings)  # as the lock's last holder has left it
         directory.refuse_changed(record, session.reference, fingerprints)
+        same_labels = record is not None and record.settings.labelled_data == settings.labelled_data
 
         captured = 0
 
         def on_capture(count: int) -> None:
             nonlocal captured
+            if not captured:
+                progress(PhaseStarted("capture", len(images.tensor)))
             captured += count
             progress(PhaseAdvanced("capture", captured))
 
@@ -116,8 +126,8 @@ def run_search(settings: SearchSettings, out: str | os.PathLike[str], progress: 
                 SiteEntry(name=s.name, op=s.op, macs=s.macs, operands=tuple(o.name for o in s.operands)) for s in sites
             ),
             images=len(images.tensor),
-            full_precision=None if record is None else record.full_precision,
-            accuracy={} if record is None or record.settings.eval_data != settings.eval_data else record.accuracy,
+            full_precision=record.full_precision if record is not None and same_labels else None,
+            accuracy=record.accuracy if record is not None and same_labels else {},
         )
         directory.save(record)
         run = _Run(session, resolved, bank, directory, progress, session.calibration_reference(images, bank), limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -95,11 +96,28 @@ class RunDirectory:
         self.recipes = self.path / "recipes"
         self._record = self.path / "run.json"
 
-    def create(self) -> None:
-        """Make the directory and check that it can be written to and is no other directory of the user's.
+    def refuse_unwritable(self) -> None:
+        """Refuse where ``create`` would fail; creates nothing.
 
         Raises:
-            RunDirectoryError: it is a file, is not writable, or holds other things than a run.
+            RunDirectoryError: the directory, or the nearest parent that exists, is a file or is not writable.
+        """
+        try:
+            nearest = self.path.absolute()
+            while not nearest.exists():
+                nearest = nearest.parent
+            if not nearest.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if not os.access(nearest, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def create(self) -> None:
+        """Make the directory and check that it can be written to.
+
+        Raises:
+            RunDirectoryError: it is a file, or is not writable.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -108,9 +126,12 @@ class RunDirectory:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise RunDirectoryError(
-                f"cannot write to run directory {os.fspath(self.path)!r}: {error.strerror}; choose another --out"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"cannot write to run directory {os.fspath(self.path)!r}: {error.strerror}; choose another --out"
+        )
 
     def recipe_path(self, trial_id: str) -> Path:
         """Where the recipe of a trial lies."""

@@ -13,7 +13,7 @@ from autoq.calibration.settings import Observer
 from autoq.errors import SpaceError
 from autoq.files import did_you_mean
 
-SamplerName = Literal["tpe", "nsga2", "random"]
+SamplerName = Literal["progressive", "nsga2", "tpe", "random"]
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
 
@@ -46,7 +46,7 @@ class SearchSettings(BaseModel):
     space: str = "vit_w2-8"
     trials: int = Field(default=300, ge=1)
     time_limit_seconds: float | None = Field(default=None, gt=0)
-    sampler: SamplerName = "nsga2"
+    sampler: SamplerName = "progressive"
     observer: Observer = "mse"
     calib_images: int = Field(default=128, ge=1)
     device: str = "auto"

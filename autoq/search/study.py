@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 import warnings
@@ -24,6 +25,7 @@ from autoq.search.decisions import ResolvedSpace
 from autoq.search.events import Progress, TrialFinished, ignore
 from autoq.search.front import best_within, non_dominated
 from autoq.search.repair import BudgetRepair, cost_of
+from autoq.search.sampler import ProgressiveSampler
 from autoq.search.settings import SamplerName
 from autoq.search.storage import TrialStore
 
@@ -80,6 +82,8 @@ def make_sampler(name: SamplerName, seed: int, population: int = _POPULATION) ->
     """An Optuna sampler by name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "progressive":
+            return ProgressiveSampler(seed=seed)
         if name == "nsga2":
             return NSGAIISampler(population_size=population, seed=seed)
         if name == "tpe":
@@ -101,7 +105,7 @@ class StudyDriver:
         budget_bops: int,
         store: TrialStore,
         evaluate: Callable[[Mapping[str, SiteConfig]], Score],
-        sampler: SamplerName = "nsga2",
+        sampler: SamplerName = "progressive",
         seed: int = 0,
     ) -> None:
         """Take up the study where the store has left it.
@@ -192,6 +196,8 @@ class StudyDriver:
         started = time.monotonic()
         try:
             score = self._evaluate(sites)
+            if not math.isfinite(score.kl_nats):
+                raise NonFiniteError(f"the discrepancy is {score.kl_nats}")
         except NonFiniteError as error:
             _logger.warning("a recipe failed: %s", error)
             frozen = self._frozen(assignment, cost, None, attributes | {"error": str(error)}, system_attributes)
