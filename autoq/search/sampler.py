@@ -23,13 +23,15 @@ _Ints = npt.NDArray[np.int64]
 
 _CANDIDATES = 256
 """Neighbours of one parent that the model compares before one is proposed."""
+_WIDEST = 0.06
+"""Share of the decisions that change in the first proposals."""
 _NARROWEST = 2
 """Decisions that change in a proposal once the step has narrowed."""
 _LOCALITY = 0.5
 """Distance in log2 of the first objective at which a trial counts 1/e in the model of a parent."""
 _NOISE = 0.03
 """Standard deviation, in decades of the second objective, of what the linear model leaves unexplained."""
-_PRIOR = 0.3
+_PRIOR = 0.1
 """Standard deviation, in decades, of what moving one decision through all its choices changes."""
 
 
@@ -73,7 +75,7 @@ class ProgressiveSampler(BaseSampler):
         space = _Space.of({n: d for n, d in search_space.items() if isinstance(d, CategoricalDistribution)})
         history = _History.of(space, past)
         parent = history.choose_parent(rng)
-        step = max(_NARROWEST, len(space.names) / 4 * 0.5 ** (len(past) / len(space.names)))
+        step = max(_NARROWEST, _WIDEST * len(space.names) * 0.5 ** (len(past) / len(space.names)))
         candidates = space.neighbours(history.indices[parent], step, rng)
         # Matrices this small only lose by threads, ten times over where cores are shared.
         with self._blas.limit(limits=1, user_api="blas"):
