@@ -31,6 +31,10 @@ _LOCALITY = 0.5
 """Distance in log2 of the first objective at which a trial counts 1/e in the model of a parent."""
 _NOISE = 0.03
 """Standard deviation, in decades of the second objective, of what the linear model leaves unexplained."""
+_TOLERANCE = 0.01
+"""Expected excess over the cost limit that is let pass."""
+_PENALTY = 100
+"""Decades of loss that one unit of excess (of a constraint, or a doubled cost) weighs as much as."""
 _PRIOR = 0.1
 """Standard deviation, in decades, of what moving one decision through all its choices changes."""
 
@@ -192,11 +196,12 @@ class _History:
         features = space.features(candidates)
         nearness = np.exp(-np.abs(self.cost - self.cost[parent]) / _LOCALITY)
         drawn = self._draw(self.loss, nearness, rng)
-        expected_cost = features @ self._draw(self.cost, nearness, None)
-        # The dearest feasible trial is the nearest thing to the limit that the study itself tells.
-        limit = max(self.cost[index] for index in self.front) if parent == self.front[-1] else self.cost[parent]
-        excess = np.maximum(expected_cost - limit, 0.0)
-        return int(np.argmin(features @ drawn + 100 * np.maximum(excess - 0.01, 0)))
+        # From the dearest trial on the front the way leads up to the constraint, from others to more for the same cost.
+        if parent == self.front[-1] and self.violation.any():
+            excess = features @ self._draw(self.violation, nearness, None)
+        else:
+            excess = features @ self._draw(self.cost - self.cost[parent], nearness, None)
+        return int(np.argmin(features @ drawn + _PENALTY * np.maximum(excess - _TOLERANCE, 0)))
 
     def _draw(self, target: _Floats, weights: _Floats, rng: np.random.Generator | None) -> _Floats:
         """Coefficients of a Bayesian linear regression: a draw from the posterior, or its mean without ``rng``."""

@@ -35,7 +35,7 @@ UNIFORM, SAMPLER = "uniform", "sampler"
 """Origins of a trial."""
 _POPULATION = 40
 _MOST_REPEATS = 200
-"""Proposals in a row that were evaluated before, after which a space counts as exhausted."""
+"""Proposals in a row that were evaluated before, the second half random, after which a space counts as exhausted."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,10 @@ class StudyDriver:
         repeats = 0
         while self._done < trials and self._space.decisions and (deadline is None or time.monotonic() < deadline):
             proposal = self._study.ask(self._distributions)
-            assignment = self._repair(proposal.params, self._rng)
+            drawn = proposal.params
+            if repeats >= _MOST_REPEATS // 2:  # some samplers repeat themselves long before a space is exhausted
+                drawn = {decision.name: self._rng.choice(decision.choices) for decision in self._space.decisions}
+            assignment = self._repair(drawn, self._rng)
             attributes = self._study.get_trials(deepcopy=False)[proposal.number].system_attrs
             self._study.tell(proposal, state=TrialState.FAIL)  # what is evaluated is added as a trial of its own
             if hash_sites(self._space.sites_for(assignment)) in self._seen:
