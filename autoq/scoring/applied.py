@@ -16,6 +16,7 @@ from autoq.calibration import OBSERVERS, Bank, CalibrationSettings
 from autoq.calibration.settings import Observer
 from autoq.cost import ModelCost, model_cost
 from autoq.errors import RecipeError
+from autoq.files import did_you_mean
 from autoq.recipe import Recipe
 from autoq.scoring.accuracy import Accuracy
 from autoq.scoring.discrepancy import Discrepancy, Score
@@ -69,7 +70,7 @@ def find_bank(session: Session, recipe: Recipe, folder: Path) -> Bank:
     """The bank that a recipe names, or one that will be solved again from the recipe's calibration data.
 
     Raises:
-        RecipeError: the recipe does not say what it was calibrated on.
+        RecipeError: the recipe does not say what it was calibrated on, or by an observer that does not exist.
         RunDirectoryError: the bank's files contradict each other.
     """
     calibration = recipe.calibration
@@ -77,6 +78,9 @@ def find_bank(session: Session, recipe: Recipe, folder: Path) -> Bank:
         raise RecipeError(
             'the recipe has no "calibration": add the data, images, seed and observer to calibrate it with'
         )
+    if calibration.observer not in OBSERVERS:
+        near = did_you_mean(calibration.observer, OBSERVERS)
+        raise RecipeError(f"unknown observer {calibration.observer!r}; there are {', '.join(OBSERVERS)}.{near}")
     for directory in (folder / "bank", folder.parent / "bank"):
         try:
             document = json.loads((directory / "bank.json").read_text(encoding="utf-8"))
@@ -91,7 +95,10 @@ def find_bank(session: Session, recipe: Recipe, folder: Path) -> Bank:
     _logger.warning("the recipe's bank is not beside it: solving it again from %s", calibration.data)
     images = _own_images(session, recipe)
     settings = CalibrationSettings(observer=cast(Observer, calibration.observer), seed=calibration.seed)
-    return session.bank(lambda: images, images.sha256, settings)
+    bank = session.bank(lambda: images, images.sha256, settings)
+    if bank.fingerprint != calibration.bank_fingerprint:
+        _logger.warning("the images or autoq have changed since the recipe was calibrated: expect another score")
+    return bank
 
 
 def _own_images(session: Session, recipe: Recipe) -> CalibrationImages:

@@ -16,8 +16,9 @@ from autoq.calibration import Bank, CalibrationSettings
 from autoq.cost import Budget, model_cost, uniform_bops
 from autoq.errors import BudgetError
 from autoq.recipe import CalibrationReference, Recipe, ScoreRecord
-from autoq.scoring import Evaluator, measure_accuracy
+from autoq.scoring import Evaluator, choose_batch_size, measure_accuracy
 from autoq.scoring.session import LabelledImages, Session
+from autoq.scoring.threads import fastest_threads
 from autoq.search.decisions import ResolvedSpace
 from autoq.search.events import Phase, PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.search.front import best_within, non_dominated
@@ -134,14 +135,16 @@ def run_search(settings: SearchSettings, out: str | os.PathLike[str], progress: 
         store = TrialStore.open(directory.study, STUDY_NAME)
         state = "interrupted"
         try:
-            run.calibrate()
-            evaluator = Evaluator(session.model, bank, images.tensor)
-            driver = StudyDriver(resolved, sites, limit, store, evaluator.evaluate, settings.sampler, settings.seed)
-            progress(PhaseStarted("search", settings.trials))
-            deadline = None if settings.time_limit_seconds is None else started + settings.time_limit_seconds
-            driver.run(settings.trials, deadline, progress, run.keep_if_on_front)
-            trials = evaluated_trials(store.load_trials())
-            record = run.measure(record, trials, evaluator, labelled)
+            few = images.tensor[: choose_batch_size(session.traced)]
+            with fastest_threads(lambda: session.model.run(few), session.device):
+                run.calibrate()
+                evaluator = Evaluator(session.model, bank, images.tensor)
+                driver = StudyDriver(resolved, sites, limit, store, evaluator.evaluate, settings.sampler, settings.seed)
+                progress(PhaseStarted("search", settings.trials))
+                deadline = None if settings.time_limit_seconds is None else started + settings.time_limit_seconds
+                driver.run(settings.trials, deadline, progress, run.keep_if_on_front)
+                trials = evaluated_trials(store.load_trials())
+                record = run.measure(record, trials, evaluator, labelled)
             result = run.finish(record, trials)
             state = "finished"
         finally:
