@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+from autoq.errors import RunDirectoryError
 from autoq.report.summary import Point, RunSummary, SiteRow
 from autoq.search.front import hypervolume
 from autoq.search.run import best_trial, shown_trials
@@ -61,7 +62,12 @@ def _point(run: RunDirectory, record: RunRecord, trial: EvaluatedTrial, front: s
     path = run.recipe_path(trial.id)
     recipe: dict[str, Any] | None = None
     if trial.id in shown and path.is_file():
-        recipe = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            recipe = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(
+                f"cannot read recipe {os.fspath(path)!r}; the same search writes it again: {error}"
+            ) from error
     return Point(
         id=trial.id,
         origin=trial.origin,

@@ -195,7 +195,8 @@ def _write_labels(axes: Axes, summary: RunSummary, scale: Scale) -> None:
     if summary.best and (height := scale.height(summary.best)) is not None:
         _write_note(axes, note(summary, summary.best, scale.measure), summary.best.bops, height, taken)
     for point in summary.uniform:
-        if (height := scale.height(point)) is not None:
+        # Points of several groups (w4a4 g8) are drawn but not named: there are too many for their names to fit.
+        if (height := scale.height(point)) is not None and " " not in point.label:
             below = f"\n{scale.value(point):.1f} %" if scale.is_below(point) and scale.measure == "top1_percent" else ""
             place_label(axes, point.label + below, point.bops, height, taken, color=VERMILION)
 

@@ -147,7 +147,7 @@ class StudyDriver:
         """Evaluate until the study has ``trials`` trials, the space is exhausted, or the deadline passes.
 
         Args:
-            trials: stored trials to reach, the uniform points included (they are always evaluated).
+            trials: stored trials to reach, the uniform points included (which are always evaluated).
             deadline: ``time.monotonic()`` after which nothing new is proposed.
             progress: told of every finished trial.
             on_trial: called with every stored trial, or None.
@@ -164,6 +164,9 @@ class StudyDriver:
             progress(TrialFinished(self._done, total, least, len(non_dominated(affordable)), left))
 
         for label, assignment in self._space.anchors:
+            # Plain uniform points are worth knowing at any cost; those with groups only as a place to start from.
+            if " " in label and cost_of(self._sites, self._space, assignment).bops > self._budget:
+                continue
             if hash_sites(self._space.sites_for(assignment)) not in self._seen:
                 finish(self._record(assignment, UNIFORM, label, {"NSGAIISampler:generation": 0}))
         repeats = 0
