@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from autoq.errors import BudgetError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
-_ABSOLUTE = re.compile(r"(?P<number>\d+(\.\d*)?([eE][+-]?\d+)?|\.\d+)\s*(?P<unit>[KMGTP]?)(BOPs?)?", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"(?P<number>\d+(\.\d*)?([eE][+-]?\d+)?|\.\d+) *(?P<unit>[KMGTP]?)(BOPs?)?", re.IGNORECASE)
 _UNIFORM = re.compile(r"w(?P<weight>\d+)a(?P<activation>\d+)", re.IGNORECASE)
-_PERCENT = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*%")
+_PERCENT = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+) *%")
 _REMEDY = "write it as 12.5G or 1.1T (absolute), w4a4 (cost of that uniform width) or 60% (of uniform w8a8)"
 
 

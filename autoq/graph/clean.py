@@ -73,7 +73,7 @@ def _spell_out_attention_(graph_module: fx.GraphModule) -> None:
             continue
         bound = _bind(node)
         query, key, value, mask = bound["query"], bound["key"], bound["value"], bound["attn_mask"]
-        if bound["is_causal"] or bound["enable_gqa"]:
+        if bound["is_causal"] or bound["enable_gqa"] or bound["dropout_p"]:
             continue  # left whole, and reported as uncounted
         width = query.meta["val"].shape[-1]
         scale = bound["scale"] if bound["scale"] is not None else 1 / math.sqrt(int(width))
@@ -93,6 +93,7 @@ def _spell_out_attention_(graph_module: fx.GraphModule) -> None:
                     scores = call(aten.add.Tensor, scores, mask)
             attention = call(aten.softmax.int, scores, -1)
             product = call(aten.matmul.default, attention, value)
+            product.meta = dict(node.meta)
         node.replace_all_uses_with(product)
         graph.erase_node(node)
 

@@ -6,14 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, fx
-from torch.fx.passes.shape_prop import ShapeProp
 
-from autoq.errors import TraceError
 from autoq.graph.naming import NodeNames
 from autoq.graph.nodes import SOFTMAXES, UNSUPPORTED_PRODUCTS, WEIGHT_LAYERS, op_name
 from autoq.graph.producers import find_producer
+from autoq.graph.shapes import NodeShape, propagate
 from autoq.graph.sites import GroupGeometry, Operand, Site, SiteOp, UncountedOp
 from autoq.quantizers.granularity import OperandLayout
 
@@ -62,30 +60,6 @@ class Finding:
     edges: dict[tuple[str, str], OperandEdge]
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """Shape of a node at batch sizes two and three, from which the batch axis follows."""
-
-    two: tuple[int, ...]
-    three: tuple[int, ...]
-
-    @property
-    def batch_axis(self) -> int | None:
-        """Axis that grows with the batch; None for constants."""
-        grown = [axis for axis, (a, b) in enumerate(zip(self.two, self.three, strict=True)) if a != b]
-        return grown[0] if grown else None
-
-    @property
-    def per_image(self) -> tuple[int, ...]:
-        """Shape at batch size one."""
-        return tuple(2 * a - b for a, b in zip(self.two, self.three, strict=True))
-
-    @property
-    def numel_per_image(self) -> int:
-        """Elements that one image adds."""
-        return math.prod(self.three) - math.prod(self.two)
-
-
 def find_sites(graph_module: fx.GraphModule, example: Tensor) -> Finding:
     """Walk the graph once.
 
@@ -96,7 +70,7 @@ def find_sites(graph_module: fx.GraphModule, example: Tensor) -> Finding:
     Raises:
         TraceError: the graph does not run at another batch size than the traced one.
     """
-    shapes = _propagate(graph_module, example)
+    shapes = propagate(graph_module, example)
     names = NodeNames(graph_module)
     sites: list[Site] = []
     uncounted: list[UncountedOp] = []
@@ -122,20 +96,6 @@ def find_sites(graph_module: fx.GraphModule, example: Tensor) -> Finding:
     return Finding(tuple(sites), tuple(uncounted), edges)
 
 
-def _propagate(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node, _Shape]:
-    recorded: list[dict[fx.Node, tuple[int, ...]]] = []
-    for batch in (2, 3):
-        inputs = example[:1].expand(batch, *example.shape[1:]).contiguous()
-        try:
-            with torch.no_grad():
-                ShapeProp(graph_module).propagate(inputs)
-        except Exception as error:  # any operator may fail, with any type
-            raise TraceError(f"the traced model does not run on a batch of {batch}: {error}") from error
-        metas = ((node, node.meta.get("tensor_meta")) for node in graph_module.graph.nodes)
-        recorded.append({node: tuple(meta.shape) for node, meta in metas if hasattr(meta, "shape")})
-    return {node: _Shape(shape, recorded[1][node]) for node, shape in recorded[0].items()}
-
-
 def _operand_edges(node: fx.Node, kind: str) -> Iterator[tuple[str, OperandEdge]]:
     if kind == "einsum":
         labels = ("lhs", "rhs") if len(node.args[1]) == 2 else tuple(f"operand{i}" for i in range(len(node.args[1])))  # type: ignore[arg-type]
@@ -146,20 +106,22 @@ def _operand_edges(node: fx.Node, kind: str) -> Iterator[tuple[str, OperandEdge]
             yield label, OperandEdge(node.name, index)
 
 
-def _why_not(node: fx.Node, kind: str, edges: dict[str, OperandEdge], shapes: dict[fx.Node, _Shape]) -> str | None:
+def _why_not(node: fx.Node, kind: str, edges: dict[str, OperandEdge], shapes: dict[fx.Node, NodeShape]) -> str | None:
     """Why a node of a known kind is no site, or None if it is one."""
     if kind == "einsum" and len(edges) != 2:
         return f"an einsum of {len(edges)} operands is no product of two"
     if kind == "einsum" and "..." in str(node.args[0]):
         return "an einsum with an ellipsis is not analysed"
-    if shapes[node].batch_axis is None:
+    if shapes[node].is_constant:
         return "computed once, not for every image"
-    if "input" in edges and shapes[edges["input"].of(node)].batch_axis is None:
+    if len(shapes[node].batch_axes) > 1:
+        return "it mixes the images of a batch"
+    if "input" in edges and shapes[edges["input"].of(node)].is_constant:
         return "its weight depends on the image and its input does not"
     return None
 
 
-def _macs(node: fx.Node, op: SiteOp, edges: dict[str, OperandEdge], shapes: dict[fx.Node, _Shape]) -> int:
+def _macs(node: fx.Node, op: SiteOp, edges: dict[str, OperandEdge], shapes: dict[fx.Node, NodeShape]) -> int:
     """Multiply-accumulates per image: elements of the output times terms of each sum."""
     output = shapes[node].numel_per_image
     if op in ("layer_norm", "softmax"):
@@ -168,7 +130,7 @@ def _macs(node: fx.Node, op: SiteOp, edges: dict[str, OperandEdge], shapes: dict
         weight = shapes[edges["weight"].of(node)].two
         return output * math.prod(weight[1:])
     if op == "einsum":
-        inputs, result = str(node.args[0]).replace(" ", "").split("->")
+        inputs, result = _einsum_letters(str(node.args[0]))
         sizes: dict[str, int] = {}
         for letters, edge in zip(inputs.split(","), edges.values(), strict=True):
             sizes |= dict(zip(letters, shapes[edge.of(node)].two, strict=True))
@@ -176,19 +138,27 @@ def _macs(node: fx.Node, op: SiteOp, edges: dict[str, OperandEdge], shapes: dict
     return output * shapes[edges["lhs"].of(node)].two[-1]
 
 
+def _einsum_letters(equation: str) -> tuple[str, str]:
+    """Inputs and result of an equation; one without an arrow keeps the letters that occur once."""
+    inputs, arrow, result = equation.replace(" ", "").partition("->")
+    if not arrow:
+        result = "".join(letter for letter in inputs if inputs.count(letter) == 1 and letter != ",")
+    return inputs, result
+
+
 def _describe(
-    node: fx.Node, op: SiteOp, label: str, edge: OperandEdge, shapes: dict[fx.Node, _Shape], names: NodeNames
+    node: fx.Node, op: SiteOp, label: str, edge: OperandEdge, shapes: dict[fx.Node, NodeShape], names: NodeNames
 ) -> Operand:
     """Shape, producer, layout and group geometry of one operand."""
     source = edge.of(node)
     shape = shapes[source]
     per_image, ndim = shape.per_image, len(shape.two)
-    if shape.batch_axis is None:
-        channel_axis, group_axis = (-ndim, 1 - ndim) if label == "weight" else (-1, -2)
+    if shape.is_constant:
+        channel_axis, group_axis = (-ndim, 1 - ndim) if label == "weight" else (-1, -2 if ndim > 1 else None)
         layout = OperandLayout(ndim, channel_axis, group_axis=group_axis, instances_per_image=0)
         return Operand(label, shape.two, "parameter", layout)
     producer = find_producer(source)
-    batched = shape.batch_axis == 0
+    batched = shape.is_batched
     instances = per_image[0] if batched else 1
     outputs = shapes[node].per_image
     if label == "input" and op in WEIGHT_LAYERS:

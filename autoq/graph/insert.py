@@ -88,20 +88,31 @@ class QuantizedModel(nn.Module):
         Raises:
             RecipeError: there is no such site or operand.
         """
-        for key in quantizers:
-            self._check_key(key)
+        self.check_keys(quantizers)
         for key, quantizer in quantizers.items():
             self.slots[key].quantizer = quantizer
 
     def remove_(self, keys: Iterable[OperandKey] | None = None) -> None:
         """Empty the slots named in ``keys``, or all of them."""
-        for key in self.slots if keys is None else keys:
-            self._check_key(key)
+        chosen = list(self.slots if keys is None else keys)
+        self.check_keys(chosen)
+        for key in chosen:
             self.slots[key].quantizer = None
+
+    def check_keys(self, keys: Iterable[OperandKey]) -> None:
+        """Refuse sites and operands that the model does not have.
+
+        Raises:
+            RecipeError: names the first such site or operand, and the nearest one that exists.
+        """
+        for key in keys:
+            self._check_key(key)
 
     def forward(self, x: Tensor) -> object:
         """What the model returns, for images of shape (N, C, H, W)."""
-        leaves = self.run(x)
+        leaves: State = (x,)
+        for index in range(len(self.stages)):
+            leaves = self.run_stage(index, leaves)
         return pytree.tree_unflatten(list(leaves), self._out_spec) if self._out_spec else leaves[0]
 
     def run(self, x: Tensor, first: int = 0, state: State | None = None) -> tuple[Tensor, ...]:

@@ -32,15 +32,23 @@ def find_producer(node: fx.Node) -> Producer:
         if name in ("cat", "stack"):
             kinds = {find_producer(part) for part in node.args[0]}  # type: ignore[arg-type, union-attr]
             return kinds.pop() if len(kinds) == 1 else "other"
-        if not (is_view(node) or name in _MOVES or _is_scaling(node) or node.target is operator.getitem):
+        scaled = _scaled(node)
+        if scaled is None and not (is_view(node) or name in _MOVES or node.target is operator.getitem):
             return "other"
-        node = node.args[0]  # type: ignore[assignment]
+        node = scaled or node.args[0]  # type: ignore[assignment]
     return "other"
 
 
-def _is_scaling(node: fx.Node) -> bool:
-    """Multiplication or division by a number or a parameter."""
-    if op_name(node) not in _SCALINGS or not isinstance(node.args[0], fx.Node):
-        return False
-    factor = node.args[1]
-    return not isinstance(factor, fx.Node) or factor.op == "get_attr"
+def _scaled(node: fx.Node) -> fx.Node | None:
+    """What is multiplied or divided by a number or a parameter here, or None."""
+    if op_name(node) not in _SCALINGS:
+        return None
+    left, right = node.args[:2]
+    if isinstance(left, fx.Node) and not _is_tensor_of_images(right):
+        return left
+    is_product = op_name(node).startswith("mul")
+    return right if is_product and isinstance(right, fx.Node) and not _is_tensor_of_images(left) else None
+
+
+def _is_tensor_of_images(argument: object) -> bool:
+    return isinstance(argument, fx.Node) and argument.op != "get_attr"

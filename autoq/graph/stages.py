@@ -17,14 +17,19 @@ class Stage:
 
     Attributes:
         name: of the first site in it, empty if it has none.
-        sites: names of the sites in it, in execution order.
+        site_nodes: name of the node to name of the site, for the sites in it, in execution order.
         graph_module: takes the state at its start as positional arguments, returns the state at its end; the last
             stage returns the model's output.
     """
 
     name: str
-    sites: tuple[str, ...]
+    site_nodes: dict[str, str]
     graph_module: fx.GraphModule
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites in it, in execution order."""
+        return tuple(self.site_nodes.values())
 
 
 def cut_into_stages(graph_module: fx.GraphModule, site_of: Callable[[fx.Node], str | None]) -> tuple[Stage, ...]:
@@ -43,20 +48,21 @@ def cut_into_stages(graph_module: fx.GraphModule, site_of: Callable[[fx.Node], s
     interior = [count for count, node in zip(width, nodes, strict=True) if node.op == "call_function" and count]
     narrowest = min(interior[:-1], default=0)
     stages: list[Stage] = []
-    start, sites = 0, list[str]()
+    start, sites = 0, dict[fx.Node, str]()
     state: Sequence[fx.Node] = [node for node in nodes if node.op == "placeholder"]
     for index, node in enumerate(nodes):
         if node.op == "placeholder":
             start = index + 1
             continue
         if (site := site_of(node)) is not None:
-            sites.append(site)
+            sites[node] = site
         last = node.op == "output"
         if last or (sites and width[index] == narrowest and nodes[index + 1].op != "output"):
             end = None if last else alive[index]
-            part = _extract(graph_module, state, nodes[start : index + 1], end)
-            stages.append(Stage(sites[0] if sites else "", tuple(sites), part))
-            start, sites, state = index + 1, [], alive[index]
+            part, copies = _extract(graph_module, state, nodes[start : index + 1], end)
+            site_nodes = {copies[node].name: site for node, site in sites.items()}
+            stages.append(Stage(next(iter(sites.values()), ""), site_nodes, part))
+            start, sites, state = index + 1, {}, alive[index]
     return tuple(stages)
 
 
@@ -79,8 +85,8 @@ def _is_tensor(node: fx.Node) -> bool:
 
 def _extract(
     graph_module: fx.GraphModule, inputs: Sequence[fx.Node], nodes: Sequence[fx.Node], outputs: Sequence[fx.Node] | None
-) -> fx.GraphModule:
-    """A graph of its own from a run of nodes; parameters and submodules are shared."""
+) -> tuple[fx.GraphModule, dict[fx.Node, fx.Node]]:
+    """A graph of its own from a run of nodes, and where each node went; parameters and submodules are shared."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {node: graph.placeholder(node.name) for node in inputs}
 
@@ -96,4 +102,4 @@ def _extract(
             copies[node] = graph.node_copy(node, copy_of)
     if outputs is not None:
         graph.output(tuple(copies[node] for node in outputs))
-    return fx.GraphModule(graph_module, graph)
+    return fx.GraphModule(graph_module, graph), copies

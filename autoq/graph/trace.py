@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from autoq.errors import TraceError
 from autoq.graph.clean import clean_
+from autoq.graph.explain import explain, export
 from autoq.graph.find import OperandEdge, find_sites
 from autoq.graph.sites import Operand, Site, UncountedOp
 
@@ -64,21 +63,16 @@ def trace(module: nn.Module, example: Tensor) -> TracedModel:
         example: input of shape (N, ...), N ≥ 2 (a batch of one would be taken for a constant).
 
     Raises:
-        TraceError: the model cannot be traced; the message names the operation.
+        TraceError: the model cannot be traced; the message names the operation and its line.
     """
     if example.shape[0] < 2:
         example = torch.cat([example, example])
-    if module.training:
+    if any(part.training for part in module.modules()):
         raise TraceError("the model is in training mode: call .eval() first")
-    batch = torch.export.Dim("batch", min=1)
     try:
-        # Models that cache tensors as attributes while they run make export warn; the copies are dropped.
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
-            graph_module = program.module()
+        graph_module = export(module, example)
     except Exception as error:  # torch.export raises a dozen unrelated types
-        raise TraceError(f"cannot trace {type(module).__name__}: {_explain(error)}") from error
+        raise TraceError(explain(error, module, example)) from error
     assert isinstance(graph_module, fx.GraphModule)  # noqa: S101 - narrows the declared type
     clean_(graph_module)
     found = find_sites(graph_module, example)
@@ -88,22 +82,3 @@ def trace(module: nn.Module, example: Tensor) -> TracedModel:
     for op in found.uncounted:
         _logger.info("%s (%s) is not counted and stays in floating point: %s", op.name, op.op, op.reason)
     return TracedModel(graph_module, found.sites, found.uncounted, found.edges)
-
-
-def _explain(error: BaseException) -> str:
-    """One line that names the operation at fault, from the many that torch.export prints."""
-    text = str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    reason = next((line for line in lines if not line.startswith(("Traceback", "File "))), type(error).__name__)
-    reason = re.split(r"(?<=[^.]\.)\s", reason)[0].rstrip(".")
-    caused = re.search(r"Caused by: (.+)", text)
-    operation = caused.group(1) if caused else None
-    if operation is None:
-        frames = re.findall(r'File "([^"]+)", line (\d+), in [^\n]+\n\s+([^\n^]+)', text)
-        ours = [frame for frame in frames if "/torch/" not in frame[0]]
-        if ours:
-            operation = f"{ours[-1][2].strip()!r} ({ours[-1][0].rsplit('/', 1)[-1]}:{ours[-1][1]})"
-    where = f" at {operation.strip()}" if operation else ""
-    return (
-        f"{reason}{where}. Rewrite that operation without a decision that depends on tensor values or on the batch size"
-    )

@@ -1,0 +1,26 @@
+"""What the tests on small modules share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from autoq.graph.trace import TracedModel, trace
+
+
+def tokens(count: int = 2) -> Tensor:
+    """Six tokens of eight channels an image."""
+    return torch.randn(count, 6, 8, generator=torch.Generator().manual_seed(0))
+
+
+def traced(module: nn.Module, batch: Tensor | None = None) -> TracedModel:
+    """Trace a module that takes tokens."""
+    return trace(module.eval(), tokens() if batch is None else batch)
+
+
+class Weighted(nn.Module):
+    """Has a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
