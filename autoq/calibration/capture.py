@@ -1,0 +1,165 @@
+"""One full-precision pass that keeps a bounded sample of every activation operand."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from autoq.calibration.settings import CalibrationSettings
+from autoq.errors import CalibrationError
+from autoq.graph.insert import OperandKey, QuantizedModel
+from autoq.graph.sites import Operand
+from autoq.quantizers.instance_groups import entry_bounds
+
+
+@dataclass(frozen=True)
+class OperandSample:
+    """What calibration keeps of one activation operand.
+
+    Attributes:
+        values: of the sampled images, some of their tokens: the operand's shape with a shorter token axis.
+        lower: least value over all images, per channel and head: the operand's ndim, other axes of size one.
+        upper: greatest value, likewise.
+        entry_bounds: for operands that can have instance-aware groups: least and greatest value of each entry of each
+            sampled image, broadcastable against one window of ``values``; else None.
+        further_entry_bounds: the same of further images, about as many as make ``sample_elements`` numbers.
+    """
+
+    values: Tensor
+    lower: Tensor
+    upper: Tensor
+    entry_bounds: tuple[Tensor, Tensor] | None
+    further_entry_bounds: tuple[Tensor, Tensor] | None = None
+
+
+def capture(
+    model: QuantizedModel,
+    batches: Iterable[Tensor],
+    settings: CalibrationSettings,
+    progress: Callable[[int], None] | None = None,
+) -> dict[OperandKey, OperandSample]:
+    """Run full precision over the calibration images and keep a sample of each activation operand.
+
+    Args:
+        model: its slots are emptied.
+        batches: images of shape (N, C, H, W) on the model's device.
+        settings: how much is kept.
+        progress: called with the number of images of each finished batch.
+
+    Raises:
+        CalibrationError: there is no image, or an operand has NaN or infinite values in full precision.
+    """
+    recorders = {
+        (site.name, operand.name): _Recorder(operand, settings, f"{site.name}:{operand.name}")
+        for site, operand in model.traced.operands()
+        if not operand.is_weight and site.macs
+    }
+    model.remove_()
+    model.insert_(recorders)
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                model.run(batch)
+                if progress is not None:
+                    progress(batch.shape[0])
+    finally:
+        model.remove_()
+    samples = {}
+    for (site, operand), recorder in recorders.items():
+        sample = recorder.sample()
+        if not (torch.isfinite(sample.lower).all() and torch.isfinite(sample.upper).all()):
+            raise CalibrationError(f"{site}:{operand} has NaN or infinite values in full precision: check the weights")
+        samples[site, operand] = sample
+    return samples
+
+
+class _Recorder(nn.Module):
+    """Sits in a slot, passes its input on and remembers some of it."""
+
+    def __init__(self, operand: Operand, settings: CalibrationSettings, name: str) -> None:
+        super().__init__()
+        self._layout = operand.layout
+        self._instances = max(operand.layout.instances_per_image, 1)
+        self._images_left = settings.sample_images
+        self._token_axis = _token_axis(operand)
+        self._tokens = _choose_tokens(operand, self._token_axis, settings, name)
+        self._values: list[Tensor] = []
+        self._entries: list[tuple[Tensor, Tensor]] = []
+        self._further_entries: list[tuple[Tensor, Tensor]] = []
+        self._further_left = settings.sample_elements
+        self._lower: Tensor | None = None
+        self._upper: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        layout = self._layout
+        kept = {axis % x.ndim for axis in (layout.channel_axis, layout.head_axis) if axis is not None}
+        reduced = [axis for axis in range(x.ndim) if axis not in kept]
+        lower, upper = x.amin(reduced, keepdim=True), x.amax(reduced, keepdim=True)
+        self._lower = lower if self._lower is None else torch.minimum(self._lower, lower)
+        self._upper = upper if self._upper is None else torch.maximum(self._upper, upper)
+        count = min(self._images_left, x.shape[0] // self._instances)
+        if count > 0:
+            self._images_left -= count
+            some = x[: count * self._instances]
+            self._values.append(self._thin_out(some).float().clone())
+            if layout.instance_group_axis is not None:
+                self._entries.append(self._entry_bounds(some))
+        further = x[count * self._instances :]
+        if layout.instance_group_axis is not None and len(further) and self._further_left > 0:
+            bounds = self._entry_bounds(further)
+            images = max(1, self._further_left * len(bounds[0]) // bounds[0].numel())
+            self._further_entries.append((bounds[0][:images], bounds[1][:images]))
+            self._further_left -= bounds[0].numel()
+        return x
+
+    def _thin_out(self, x: Tensor) -> Tensor:
+        return x if self._token_axis is None else x.index_select(self._token_axis, self._tokens.to(x.device))
+
+    def _entry_bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        # The rows of an attention map are entries themselves; channels have their bounds over all tokens.
+        rows_are_entries = self._layout.instance_group_axis == self._token_axis
+        return entry_bounds(self._thin_out(x) if rows_are_entries else x, self._layout)
+
+    def sample(self) -> OperandSample:
+        if self._lower is None or self._upper is None:
+            raise CalibrationError("there are no calibration images")
+        return OperandSample(
+            torch.cat(self._values),
+            self._lower.float(),
+            self._upper.float(),
+            _joined(self._entries),
+            _joined(self._further_entries),
+        )
+
+
+def _joined(bounds: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None:
+    if not bounds:
+        return None
+    return torch.cat([low for low, _ in bounds]), torch.cat([high for _, high in bounds])
+
+
+def _token_axis(operand: Operand) -> int | None:
+    """The axis to thin out: the longest that is neither batch, channels nor heads; None if there is none."""
+    layout = operand.layout
+    kept = {layout.channel_axis, layout.head_axis}
+    free = [axis for axis in range(-layout.ndim + 1, 0) if axis not in kept]
+    return max(free, key=lambda axis: operand.shape[axis], default=None)
+
+
+def _choose_tokens(operand: Operand, axis: int | None, settings: CalibrationSettings, name: str) -> Tensor:
+    """Positions along the token axis to keep: the first (a class token is unlike the others) and a random rest."""
+    if axis is None:
+        return torch.zeros(0, dtype=torch.long)
+    length = operand.shape[axis]
+    elements = 1
+    for size in operand.shape:
+        elements *= size
+    count = max(1, min(length, settings.sample_elements * length // (elements * settings.sample_images)))
+    # Of a CPU generator's seed, only 32 bits count.
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{settings.seed} {name}".encode()))
+    rest = torch.randperm(length - 1, generator=generator)[: count - 1] + 1
+    return torch.cat([torch.zeros(1, dtype=torch.long), rest]).sort().values
