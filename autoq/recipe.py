@@ -169,14 +169,27 @@ def sites_to_json(sites: Mapping[str, SiteConfig]) -> dict[str, dict[str, dict[s
 
 def describe_validation_error(error: ValidationError) -> str:
     """The first complaint of a pydantic error on one line, with the key's path and the nearest valid key."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    # A mistyped key also leaves one missing; the typo is what helps.
+    first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
+    location = first["loc"]
+    where = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":
-        key = str(first["loc"][-1])
-        known = set(Recipe.model_fields) | set(OperandConfig.model_fields)
-        return f"unknown key {where!r}.{did_you_mean(key, known)}"
+        return f"unknown key {where!r}.{did_you_mean(str(location[-1]), _keys_beside(location))}"
     given = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-    return f"{where}: {first['msg']}{given}"
+    return f"{where}: {first['msg']}{given}" if where else f"{first['msg']}{given}"
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> set[str]:
+    """The keys that a recipe may have where ``location`` points."""
+    parts: dict[str, type[BaseModel]] = {
+        "sites": OperandConfig,
+        "model": ModelReference,
+        "calibration": CalibrationReference,
+        "cost": CostRecord,
+        "score": ScoreRecord,
+    }
+    part: type[BaseModel] = Recipe if len(location) == 1 else parts.get(str(location[0]), Recipe)
+    return set(part.model_fields)
 
 
 def _format(document: dict[str, Any]) -> str:

@@ -39,7 +39,9 @@ def search(
     time_limit: Annotated[
         str | None, typer.Option(metavar="TIME", help="Stop proposing after 90s, 10m or 1.5h.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option(metavar="NAME", help="progressive, nsga2, tpe or random. [default: progressive]")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(metavar="NAME", help="progressive, nsga2, tpe or random. [default: progressive]")
+    ] = None,
     observer: Annotated[
         str | None, typer.Option(metavar="NAME", help="Ranges by mse, min_max or percentile. [default: mse]")
     ] = None,
@@ -122,7 +124,8 @@ def _write_report(out: Path) -> Any:
 
 def _report_interrupted(out: Path) -> None:
     """Draw what there is, and say how to go on."""
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    command = shlex.join([*(["python", "-m", "autoq"] if program == "__main__.py" else [program]), *sys.argv[1:]])
     sys.stderr.write(f"autoq: interrupted; run the same command to resume: {command}\n")
     if (out / "study.log").exists():
         _write_report(out)

@@ -7,13 +7,11 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from autoq.calibration import OBSERVERS, Bank, CalibrationSettings
-from autoq.calibration.settings import Observer
 from autoq.cost import ModelCost, model_cost
 from autoq.errors import RecipeError
 from autoq.files import did_you_mean
@@ -94,7 +92,7 @@ def find_bank(session: Session, recipe: Recipe, folder: Path) -> Bank:
             return bank
     _logger.warning("the recipe's bank is not beside it: solving it again from %s", calibration.data)
     images = _own_images(session, recipe)
-    settings = CalibrationSettings(observer=cast(Observer, calibration.observer), seed=calibration.seed)
+    settings = CalibrationSettings(observer=calibration.observer, seed=calibration.seed)
     bank = session.bank(lambda: images, images.sha256, settings)
     if bank.fingerprint != calibration.bank_fingerprint:
         _logger.warning("the images or autoq have changed since the recipe was calibrated: expect another score")

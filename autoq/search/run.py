@@ -23,6 +23,7 @@ from autoq.search.decisions import ResolvedSpace
 from autoq.search.events import Phase, PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.search.front import best_within, non_dominated
 from autoq.search.rundir import STUDY_NAME, MeasuredAccuracy, RunDirectory, RunRecord, SiteEntry
+from autoq.search.samplers import SAMPLERS
 from autoq.search.settings import SearchSettings
 from autoq.search.space import load_space
 from autoq.search.storage import RunLock, TrialStore
@@ -139,7 +140,9 @@ def run_search(settings: SearchSettings, out: str | os.PathLike[str], progress: 
             with fastest_threads(lambda: session.model.run(few), session.device):
                 run.calibrate()
                 evaluator = Evaluator(session.model, bank, images.tensor)
-                driver = StudyDriver(resolved, sites, limit, store, evaluator.evaluate, settings.sampler, settings.seed)
+                driver = StudyDriver(
+                    resolved, sites, limit, store, evaluator.evaluate, SAMPLERS[settings.sampler], settings.seed
+                )
                 progress(PhaseStarted("search", settings.trials))
                 deadline = None if settings.time_limit_seconds is None else started + settings.time_limit_seconds
                 driver.run(settings.trials, deadline, progress, run.keep_if_on_front)

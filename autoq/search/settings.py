@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from autoq.calibration.settings import Observer
 from autoq.errors import SpaceError
 from autoq.files import did_you_mean
-
-SamplerName = Literal["progressive", "nsga2", "tpe", "random"]
-SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
 
 class SearchSettings(BaseModel):
@@ -29,7 +26,7 @@ class SearchSettings(BaseModel):
         space: name of a shipped search space, or the path of a TOML file.
         trials: recipes to evaluate, uniform points included.
         time_limit_seconds: stop proposing after this long, or None.
-        sampler: how recipes are proposed.
+        sampler: how recipes are proposed; a name in ``autoq.search.samplers.SAMPLERS``.
         observer: how quantizer ranges are chosen.
         calib_images: images to calibrate and score on.
         device: ``auto``, ``cpu`` or a CUDA device.
@@ -46,11 +43,20 @@ class SearchSettings(BaseModel):
     space: str = "vit_w2-8"
     trials: int = Field(default=300, ge=1)
     time_limit_seconds: float | None = Field(default=None, gt=0)
-    sampler: SamplerName = "progressive"
+    sampler: str = "progressive"
     observer: Observer = "mse"
     calib_images: int = Field(default=128, ge=1)
     device: str = "auto"
     seed: int = Field(default=0, ge=0)
+
+    @field_validator("sampler")
+    @classmethod
+    def _check_sampler(cls, name: str) -> str:
+        from autoq.search.samplers import SAMPLERS
+
+        if name not in SAMPLERS:
+            raise ValueError(f"no such sampler, there is {', '.join(SAMPLERS)}.{did_you_mean(name, SAMPLERS)}")
+        return name
 
     @property
     def labelled_data(self) -> str | None:
@@ -92,4 +98,6 @@ def make_settings(values: dict[str, Any], where: str = "settings") -> SearchSett
             raise SpaceError(
                 f"{where}: unknown key {key!r}.{did_you_mean(key, SearchSettings.model_fields)}"
             ) from error
-        raise SpaceError(f"{where}: {key}: {first['msg']} (got {first['input']!r})") from error
+        raise SpaceError(
+            f"{where}: {key}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})"
+        ) from error

@@ -6,14 +6,13 @@ import logging
 import math
 import random
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoq.cost import ModelCost
@@ -25,15 +24,13 @@ from autoq.search.decisions import ResolvedSpace
 from autoq.search.events import Progress, TrialFinished, ignore
 from autoq.search.front import best_within, non_dominated
 from autoq.search.repair import BudgetRepair, cost_of
-from autoq.search.sampler import ProgressiveSampler
-from autoq.search.settings import SamplerName
+from autoq.search.samplers import SAMPLERS
 from autoq.search.storage import TrialStore
 
 _logger = logging.getLogger(__name__)
 
 UNIFORM, SAMPLER = "uniform", "sampler"
 """Origins of a trial."""
-_POPULATION = 40
 _MOST_REPEATS = 200
 """Proposals in a row that were evaluated before, the second half random, after which a space counts as exhausted."""
 
@@ -78,19 +75,6 @@ def evaluated_trials(trials: Sequence[FrozenTrial]) -> list[EvaluatedTrial]:
     return [EvaluatedTrial.of(trial) for trial in trials if trial.state == TrialState.COMPLETE]
 
 
-def make_sampler(name: SamplerName, seed: int, population: int = _POPULATION) -> BaseSampler:
-    """An Optuna sampler by name."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if name == "progressive":
-            return ProgressiveSampler(seed=seed)
-        if name == "nsga2":
-            return NSGAIISampler(population_size=population, seed=seed)
-        if name == "tpe":
-            return TPESampler(multivariate=True, seed=seed, n_startup_trials=1)
-        return RandomSampler(seed=seed)
-
-
 class StudyDriver:
     """Proposes in memory, evaluates, and appends each finished trial to the store with a single write.
 
@@ -105,7 +89,7 @@ class StudyDriver:
         budget_bops: int,
         store: TrialStore,
         evaluate: Callable[[Mapping[str, SiteConfig]], Score],
-        sampler: SamplerName = "progressive",
+        make_sampler: Callable[[int], BaseSampler] = SAMPLERS["progressive"],
         seed: int = 0,
     ) -> None:
         """Take up the study where the store has left it.
@@ -116,7 +100,7 @@ class StudyDriver:
             budget_bops: most BOPs of a recipe that counts.
             store: finished trials; read now and appended to.
             evaluate: scores the operands of a recipe.
-            sampler: how recipes are proposed.
+            make_sampler: gives the Optuna sampler that proposes recipes, from a seed.
             seed: together with the number of stored trials, determines the proposals.
         """
         self._space, self._sites, self._budget = space, sites, budget_bops
@@ -127,7 +111,7 @@ class StudyDriver:
         self._rng = random.Random(start)  # noqa: S311 - not for secrets
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(directions=["minimize"] * 2, sampler=make_sampler(sampler, start))
+        self._study = optuna.create_study(directions=["minimize"] * 2, sampler=make_sampler(start))
         optuna.logging.set_verbosity(verbosity)
         self._distributions: dict[str, BaseDistribution] = {
             d.name: CategoricalDistribution(d.choices) for d in space.decisions

@@ -7,8 +7,8 @@ import pytest
 
 from autoq.report import RunSummary
 from autoq.report.scales import make_scale
-from autoq.units import format_bops, format_kl, readable_budget, readable_label
 from autoq.report.words import headline, note
+from autoq.units import format_bops, format_kl, readable_budget, readable_label
 from tests.report.synthetic import make_summary, with_points
 
 

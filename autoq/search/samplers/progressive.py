@@ -18,7 +18,7 @@ from threadpoolctl import ThreadpoolController
 
 from autoq.search.front import log10_kl, non_dominated
 
-_Floats = npt.NDArray[np.float64]
+_Floats = npt.NDArray[np.floating[Any]]
 _Ints = npt.NDArray[np.int64]
 
 _CANDIDATES = 256
@@ -210,9 +210,10 @@ class _History:
         prior[-1] = 1e-6  # the intercept is free
         precision[np.diag_indices_from(precision)] += prior
         centre = np.average(target, weights=weights)
-        mean = np.linalg.solve(precision, (self.features.T * weights) @ (target - centre) / _NOISE**2)
+        mean: _Floats = np.linalg.solve(precision, (self.features.T * weights) @ (target - centre) / _NOISE**2)
         mean[-1] += centre
         if rng is None:
             return mean
         # precision = L Lᵀ, so L⁻ᵀ z has the posterior's covariance.
-        return mean + np.linalg.solve(np.linalg.cholesky(precision).T, rng.standard_normal(len(mean)))
+        deviation: _Floats = np.linalg.solve(np.linalg.cholesky(precision).T, rng.standard_normal(len(mean)))
+        return mean + deviation

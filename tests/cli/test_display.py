@@ -1,0 +1,90 @@
+"""What a person sees of a running search: bars on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from autoq.cli.display import SearchDisplay
+from autoq.search.events import Event, PhaseAdvanced, PhaseStarted, TrialFinished
+
+EVENTS: list[Event] = [
+    PhaseStarted("model", detail="vit[digits]"),
+    PhaseStarted("images", 16, "digits"),
+    PhaseStarted("calibration", 3),
+    PhaseStarted("capture", 16),
+    PhaseAdvanced("capture", 16),
+    PhaseAdvanced("calibration", 1),
+    PhaseAdvanced("calibration", 3),
+    PhaseStarted("search", 2),
+    TrialFinished(1, 2, None, 0, None),
+    TrialFinished(2, 2, 0.0521, 4, 31.4),
+    PhaseStarted("front", 1),
+    PhaseAdvanced("front", 1),
+]
+
+
+def show(terminal: bool, events: list[Event]) -> str:
+    stream = io.StringIO()
+    with SearchDisplay(Console(file=stream, force_terminal=terminal, width=200)) as display:
+        for event in events:
+            display(event)
+    return stream.getvalue()
+
+
+def test_lines_where_there_is_no_terminal() -> None:
+    assert show(False, EVENTS).splitlines() == [
+        "autoq: loading and tracing: vit[digits]",
+        "autoq: loading images (16): digits",
+        "autoq: calibrating options (3)",
+        "autoq: observing activations (16)",
+        "autoq: observing activations 16/16",
+        "autoq: calibrating options 3/3",
+        "autoq: evaluating recipes (2)",
+        "autoq: evaluating recipes 2/2: best KL within budget 0.052 nats, front 4, 31 s left",
+        "autoq: measuring the front (1)",
+        "autoq: measuring the front 1/1",
+    ]
+
+
+def test_lines_are_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("autoq.cli.display.time.monotonic", lambda: now)
+    stream = io.StringIO()
+    display = SearchDisplay(Console(file=stream))
+    display(PhaseStarted("search", 1000))
+    for done in range(1, 1000):
+        now = done / 10
+        display(TrialFinished(done, 1000, 0.5, 3, None))
+    assert 15 <= len(stream.getvalue().splitlines()) <= 21
+
+
+def test_bars_on_a_terminal() -> None:
+    text = show(True, EVENTS)
+    last = text[text.rindex("loading and tracing") :]
+    for expected in (
+        "vit[digits]",
+        "16/16",
+        "3/3",
+        "2/2",
+        "best KL within budget 0.052 nats, front 4, 31 s left",
+        "1/1",
+    ):
+        assert expected in last
+    assert last.count("16/16") == 1, "observing has a bar of its own"
+    assert text.endswith("\x1b[?25h"), "the cursor is shown again"
+
+
+def test_an_interrupt_leaves_the_terminal_as_it_was() -> None:
+    stream = io.StringIO()
+
+    def interrupted() -> None:
+        with SearchDisplay(Console(file=stream, force_terminal=True)) as display:
+            display(PhaseStarted("search", 10))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert stream.getvalue().endswith("\x1b[?25h")

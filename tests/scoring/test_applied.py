@@ -1,0 +1,147 @@
+"""A recipe file on its own: what it takes to reproduce its score, and which recipes are refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoq.errors import InputError, RecipeError
+from autoq.export import pick
+from autoq.recipe import ModelReference, OperandConfig, Recipe
+from autoq.scoring.applied import evaluate_recipe
+from tests.search.small_run import PHOTOS, finished_run, trace_once
+
+PROCESS = """
+    import json, logging, sys
+    from pathlib import Path
+    from autoq.recipe import Recipe
+    from autoq.scoring.applied import evaluate_recipe
+    logging.basicConfig(stream=sys.stderr)
+    for path in map(Path, sys.argv[1:]):
+        found = evaluate_recipe(Recipe.load(path), path.parent, device="cpu")
+        print(json.dumps([vars(found.score), found.cost.record().model_dump()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def run() -> Path:
+    return finished_run()
+
+
+@pytest.fixture(scope="module")
+def recipe(run: Path) -> Recipe:
+    return pick(run, "best")[1]
+
+
+@pytest.fixture
+def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace_once(monkeypatch)
+
+
+@pytest.mark.slow
+def test_a_fresh_process_reproduces_the_score_exactly(run: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """With its bank in ``../bank``, with its bank in ``bank``, and with no bank, solved again."""
+    assert any(c.scheme == "adalog" for operands in recipe.sites.values() for c in operands.values())
+    inside, beside, alone = (tmp_path / name for name in ("run/recipes/a.json", "moved/a.json", "alone/a.json"))
+    for path in (inside, beside, alone):
+        path.parent.mkdir(parents=True)
+        recipe.save(path)
+    shutil.copytree(run / "bank", tmp_path / "run" / "bank")
+    shutil.copytree(run / "bank", tmp_path / "moved" / "bank")
+    command = [sys.executable, "-c", textwrap.dedent(PROCESS), *map(str, (inside, beside, alone))]
+    process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert recipe.score is not None
+    stored = recipe.score.model_dump(include={"kl_nats", "agreement_percent", "sqnr_db", "images"})
+    assert recipe.cost is not None
+    found = [json.loads(line) for line in process.stdout.splitlines()]
+    assert found == [[stored, recipe.cost.model_dump()]] * 3
+    assert process.stderr.count("solving it again from digits") == 1
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_the_bank_decides_the_score(run: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Else the test above would pass without reading it: a recipe with another range observer scores otherwise."""
+    assert recipe.calibration is not None
+    calibration = recipe.calibration.model_copy(update={"observer": "min_max"})
+    other = recipe.model_copy(update={"calibration": calibration})
+    assert recipe.score is not None
+    assert evaluate_recipe(other, tmp_path).score.kl_nats != recipe.score.kl_nats
+    assert evaluate_recipe(recipe, run / "recipes").score.kl_nats == recipe.score.kl_nats
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_a_bank_that_is_not_the_recipes_is_not_used(
+    run: Path, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(run / "bank", tmp_path / "bank")
+    assert recipe.calibration is not None
+    calibration = recipe.calibration.model_copy(update={"bank_fingerprint": "0" * 16})
+    with caplog.at_level(logging.WARNING):
+        evaluate_recipe(recipe.model_copy(update={"calibration": calibration}), tmp_path)
+    assert "solving it again" in caplog.text
+    assert "expect another score" in caplog.text
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_on_labelled_images(run: Path, recipe: Recipe) -> None:
+    found = evaluate_recipe(recipe, run / "recipes", str(run.parent / "photos"))
+    assert found.accuracy is not None
+    assert recipe.score is not None
+    assert found.accuracy.images == found.score.images == recipe.score.labelled_images == PHOTOS
+    assert found.accuracy.top1_percent == pytest.approx(recipe.score.top1_percent)
+    assert found.accuracy.top5_percent == pytest.approx(recipe.score.top5_percent)
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_on_images_without_labels(run: Path, recipe: Recipe, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for shade in range(3):
+        Image.new("L", (8, 8), 80 * shade).save(tmp_path / f"{shade}.png")
+    found = evaluate_recipe(recipe, run / "recipes", str(tmp_path))
+    assert found.accuracy is None
+    assert found.score.images == 3
+
+
+def refusal(recipe: Recipe, folder: Path, **arguments: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        evaluate_recipe(recipe, folder, **arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_recipes_that_are_refused(run: Path, recipe: Recipe) -> None:
+    others = ModelReference(name="theirs", weights_sha256="ab" * 32)
+    message = refusal(recipe.model_copy(update={"model": others}), run / "recipes", model="vit_digits")
+    assert "made for the weights abababababab of 'theirs'" in message
+    assert "'vit_digits' has d0652f4eb4b8" in message
+
+    sites = recipe.sites | {"blocks.9.mlp.fc1": {"input": OperandConfig(scheme="uniform", bits=4)}}
+    assert "no site 'blocks.9.mlp.fc1'" in refusal(recipe.model_copy(update={"sites": sites}), run)
+
+    assert '"calibration"' in refusal(recipe.model_copy(update={"calibration": None}), run)
+
+    assert recipe.calibration is not None
+    calibration = recipe.calibration.model_copy(update={"data": "absent/images", "bank_fingerprint": ""})
+    assert "absent/images" in refusal(recipe.model_copy(update={"calibration": calibration}), run)
+
+    calibration = recipe.calibration.model_copy(update={"observer": "mze", "bank_fingerprint": ""})
+    message = refusal(recipe.model_copy(update={"calibration": calibration}), run)
+    assert "'mze'" in message
+    assert "Did you mean 'mse'?" in message
+
+
+def test_the_models_absence_is_the_users_error(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError):
+        Recipe.load(tmp_path / "absent.json")
+    gone = recipe.model_copy(update={"model": ModelReference(name=f"local-dir:{tmp_path}", weights_sha256="0")})
+    assert str(tmp_path) in refusal(gone, tmp_path)
