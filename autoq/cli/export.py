@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +34,8 @@ def export(
     try:
         EXPORTERS[format_](recipe, output)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # not the user's choice of file
         raise RunDirectoryError(f"cannot write {os.fspath(output)!r}: {error.strerror}") from error
     if as_json:
         print_json({"id": chosen, "output": str(output), "format": format_})

@@ -119,7 +119,10 @@ def test_study_files(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["search", "--sampler", "tpa"], "sampler: Input should be 'progressive'"),
+        (
+            ["search", "--sampler", "tpa"],
+            "sampler: no such sampler, there is progressive, nsga2, tpe, random. Did you mean 'tpe'?",
+        ),
         (["search", "--observer", "mze"], "observer: Input should be 'mse'"),
         (["search", "--trials", "0"], "trials: Input should be greater than or equal to 1 (got 0)"),
         (["search", "--trials", "many"], "'--trials'"),
