@@ -10,10 +10,9 @@ from autoq.errors import BudgetError, RunDirectoryError
 from autoq.files import did_you_mean
 from autoq.recipe import Recipe
 from autoq.search.front import best_within, knee
-from autoq.search.run import shown_trials
 from autoq.search.rundir import STUDY_NAME, RunDirectory
 from autoq.search.storage import load_trials
-from autoq.search.study import evaluated_trials
+from autoq.search.study import evaluated_trials, shown_trials
 from autoq.units import format_bops
 
 

@@ -9,10 +9,9 @@ from typing import Any
 from autoq.errors import RunDirectoryError
 from autoq.report.summary import Point, RunSummary, SiteRow
 from autoq.search.front import hypervolume
-from autoq.search.run import best_trial, shown_trials
 from autoq.search.rundir import STUDY_NAME, RunDirectory, RunRecord
 from autoq.search.storage import load_trials
-from autoq.search.study import EvaluatedTrial, evaluated_trials
+from autoq.search.study import EvaluatedTrial, best_trial, evaluated_trials, shown_trials
 from autoq.units import format_bops, format_kl
 
 

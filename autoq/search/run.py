@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
+from typing import Any
 
 from optuna.trial import FrozenTrial
 
-import autoq
 from autoq.calibration import Bank, CalibrationSettings
 from autoq.cost import Budget, model_cost, uniform_bops
 from autoq.errors import BudgetError
-from autoq.recipe import CalibrationReference, Recipe, ScoreRecord
+from autoq.recipe import CalibrationReference, Recipe, ScoreRecord, SiteConfig
 from autoq.scoring import Evaluator, choose_batch_size, measure_accuracy
 from autoq.scoring.session import LabelledImages, Session
 from autoq.scoring.threads import fastest_threads
 from autoq.search.decisions import ResolvedSpace
 from autoq.search.events import Phase, PhaseAdvanced, PhaseStarted, Progress, ignore
-from autoq.search.front import best_within, non_dominated
-from autoq.search.rundir import STUDY_NAME, MeasuredAccuracy, RunDirectory, RunRecord, SiteEntry
+from autoq.search.rundir import STUDY_NAME, MeasuredAccuracy, RunDirectory, RunRecord, new_record
 from autoq.search.samplers import SAMPLERS
 from autoq.search.settings import SearchSettings
 from autoq.search.space import load_space
 from autoq.search.storage import RunLock, TrialStore
-from autoq.search.study import UNIFORM, EvaluatedTrial, StudyDriver, evaluated_trials
+from autoq.search.study import UNIFORM, EvaluatedTrial, StudyDriver, best_trial, evaluated_trials, shown_trials
 from autoq.units import format_bops
 
 _SAVE_SECONDS = 20.0
@@ -115,24 +113,11 @@ def run_search(settings: SearchSettings, out: str | os.PathLike[str], progress: 
         bank = session.bank(lambda: images, images.sha256, calibration, on_capture)
         bank.load(directory.bank)
         earlier = 0.0 if record is None else record.seconds
-        record = RunRecord(
-            settings=settings,
-            versions=_versions(),
-            model=session.reference,
-            fingerprints={**fingerprints, "bank_fingerprint": bank.fingerprint},
-            budget_bops=limit,
-            uniform_8_8_bops=uniform_bops(sites, 8, 8),
-            full_precision_bops=model_cost(sites, {}).bops,
-            macs=session.traced.macs,
-            sites=tuple(
-                SiteEntry(name=s.name, op=s.op, macs=s.macs, operands=tuple(o.name for o in s.operands)) for s in sites
-            ),
-            images=len(images.tensor),
-            full_precision=record.full_precision if record is not None and same_labels else None,
-            accuracy=record.accuracy if record is not None and same_labels else {},
-        )
+        fingerprints["bank_fingerprint"] = bank.fingerprint
+        record = new_record(settings, session, limit, len(images.tensor), fingerprints, record if same_labels else None)
         directory.save(record)
-        run = _Run(session, resolved, bank, directory, progress, session.calibration_reference(images, bank), limit)
+        calibrated = session.calibration_reference(images, bank)
+        run = _Run(session, resolved, bank, directory, progress, calibrated, record)
         store = TrialStore.open(directory.study, STUDY_NAME)
         state = "interrupted"
         try:
@@ -147,27 +132,14 @@ def run_search(settings: SearchSettings, out: str | os.PathLike[str], progress: 
                 deadline = None if settings.time_limit_seconds is None else started + settings.time_limit_seconds
                 driver.run(settings.trials, deadline, progress, run.keep_if_on_front)
                 trials = evaluated_trials(store.load_trials())
-                record = run.measure(record, trials, evaluator, labelled)
-            result = run.finish(record, trials)
+                run.measure(trials, evaluator, labelled)
+            result = run.finish(trials)
             state = "finished"
         finally:
             bank.save(directory.bank)
             seconds = earlier + time.monotonic() - started
-            directory.save(record.model_copy(update={"state": state, "seconds": seconds}))
+            directory.save(run.record.model_copy(update={"state": state, "seconds": seconds}))
         return result
-
-
-def shown_trials(trials: list[EvaluatedTrial], budget_bops: int) -> tuple[list[EvaluatedTrial], list[EvaluatedTrial]]:
-    """The front within the budget, cheapest first, and the uniform points, which are shown beside it."""
-    affordable = [trial for trial in trials if trial.cost.bops <= budget_bops]
-    front = [affordable[i] for i in non_dominated([(t.cost.bops, t.score.kl_nats) for t in affordable])]
-    return front, [trial for trial in trials if trial.origin == UNIFORM]
-
-
-def best_trial(front: list[EvaluatedTrial], budget_bops: int) -> EvaluatedTrial | None:
-    """The least discrepancy within the budget."""
-    index = best_within([(trial.cost.bops, trial.score.kl_nats) for trial in front], budget_bops)
-    return None if index is None else front[index]
 
 
 class _Run:
@@ -181,11 +153,12 @@ class _Run:
         directory: RunDirectory,
         progress: Progress,
         calibration: CalibrationReference,
-        budget_bops: int,
+        record: RunRecord,
     ) -> None:
         self._session, self._resolved, self._bank = session, resolved, bank
         self._directory, self._progress, self._calibration = directory, progress, calibration
-        self._budget = budget_bops
+        self._budget = record.budget_bops
+        self.record = record
         self._kept: list[EvaluatedTrial] = []
 
     def calibrate(self) -> None:
@@ -216,33 +189,41 @@ class _Run:
                 self._kept = [*(t for t in self._kept if t.origin == UNIFORM or t in front), trial]
                 self.write(trial, None)
 
-    def measure(
-        self, record: RunRecord, trials: list[EvaluatedTrial], evaluator: Evaluator, labelled: LabelledImages | None
-    ) -> RunRecord:
-        """Accuracy of full precision, the front and the uniform points, where labels exist."""
-        front, uniform = shown_trials(trials, self._budget)
-        chosen = list({trial.id: trial for trial in [*front, *uniform]}.values())
+    def measure(self, trials: list[EvaluatedTrial], evaluator: Evaluator, labelled: LabelledImages | None) -> None:
+        """Accuracy of full precision, the front and the uniform points, where labels exist; kept one by one."""
+        chosen = self._shown(trials)
         self._phase("front", len(chosen))
         if labelled is None:
-            return record
-        if record.full_precision is None:
-            evaluator.apply({})
-            full = measure_accuracy(self._session.model, labelled.batches())
-            record = record.model_copy(update={"full_precision": MeasuredAccuracy(**vars(full))})
+            return
+        if self.record.full_precision is None:
+            self._keep(full_precision=self._accuracy(evaluator, {}, labelled))
         for done, trial in enumerate(chosen, start=1):
-            if trial.id not in record.accuracy:
-                evaluator.apply(self._resolved.sites_for(trial.assignment))
-                accuracy = MeasuredAccuracy(**vars(measure_accuracy(self._session.model, labelled.batches())))
-                record = record.model_copy(update={"accuracy": {**record.accuracy, trial.id: accuracy}})
+            if trial.id not in self.record.accuracy:
+                measured = self._accuracy(evaluator, self._resolved.sites_for(trial.assignment), labelled)
+                self._keep(accuracy={**self.record.accuracy, trial.id: measured})
             self._progress(PhaseAdvanced("front", done))
-        return record
 
-    def finish(self, record: RunRecord, trials: list[EvaluatedTrial]) -> SearchResult:
-        """Write the recipes of the front and the uniform points, and remove those that were beaten since."""
+    def _shown(self, trials: list[EvaluatedTrial]) -> list[EvaluatedTrial]:
         front, uniform = shown_trials(trials, self._budget)
-        for trial in {t.id: t for t in [*front, *uniform]}.values():
-            self.write(trial, record.accuracy.get(trial.id))
-        wanted = {self._directory.recipe_path(trial.id) for trial in [*front, *uniform]}
+        return list({trial.id: trial for trial in [*front, *uniform]}.values())
+
+    def _accuracy(
+        self, evaluator: Evaluator, sites: Mapping[str, SiteConfig], labelled: LabelledImages
+    ) -> MeasuredAccuracy:
+        evaluator.apply(sites)
+        return MeasuredAccuracy(**vars(measure_accuracy(self._session.model, labelled.batches())))
+
+    def _keep(self, **changes: Any) -> None:
+        self.record = self.record.model_copy(update=changes)
+        self._directory.save(self.record)
+
+    def finish(self, trials: list[EvaluatedTrial]) -> SearchResult:
+        """Write the recipes of the front and the uniform points, and remove those that were beaten since."""
+        front, _ = shown_trials(trials, self._budget)
+        shown = self._shown(trials)
+        for trial in shown:
+            self.write(trial, self.record.accuracy.get(trial.id))
+        wanted = {self._directory.recipe_path(trial.id) for trial in shown}
         for path in self._directory.recipes.glob("*.json"):
             if path not in wanted:
                 path.unlink()
@@ -279,8 +260,3 @@ def _refuse_unreachable(budget: Budget, limit: int, session: Session, resolved: 
             f"costs {format_bops(cheapest)} ({100 * cheapest / eight:.1f}% of uniform w8a8): raise the budget or "
             "widen the space"
         )
-
-
-def _versions() -> dict[str, str]:
-    libraries = {name: version(name) for name in ("torch", "timm", "optuna", "numpy")}
-    return {"autoq": autoq.__version__, "python": platform.python_version(), **libraries}

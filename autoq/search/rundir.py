@@ -5,14 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+import autoq
+from autoq.cost import model_cost, uniform_bops
 from autoq.errors import RunDirectoryError
 from autoq.files import write_text
 from autoq.recipe import ModelReference
+from autoq.scoring.session import Session
 from autoq.search.settings import SearchSettings
 
 STUDY_NAME = "autoq"
@@ -83,6 +88,40 @@ class RunRecord(BaseModel):
             site.macs * activation_bits * (weight_bits if "weight" in site.operands else activation_bits)
             for site in self.sites
         )
+
+
+def new_record(
+    settings: SearchSettings,
+    session: Session,
+    budget_bops: int,
+    images: int,
+    fingerprints: dict[str, str],
+    measured: RunRecord | None,
+) -> RunRecord:
+    """The record of a run that starts or goes on; accuracies are taken over from ``measured``."""
+    sites = session.traced.sites
+    return RunRecord(
+        settings=settings,
+        versions=_versions(),
+        model=session.reference,
+        fingerprints=fingerprints,
+        budget_bops=budget_bops,
+        uniform_8_8_bops=uniform_bops(sites, 8, 8),
+        full_precision_bops=model_cost(sites, {}).bops,
+        macs=session.traced.macs,
+        sites=tuple(
+            SiteEntry(name=site.name, op=site.op, macs=site.macs, operands=tuple(o.name for o in site.operands))
+            for site in sites
+        ),
+        images=images,
+        full_precision=measured.full_precision if measured is not None else None,
+        accuracy=measured.accuracy if measured is not None else {},
+    )
+
+
+def _versions() -> dict[str, str]:
+    libraries = {name: version(name) for name in ("torch", "timm", "optuna", "numpy")}
+    return {"autoq": autoq.__version__, "python": platform.python_version(), **libraries}
 
 
 class RunDirectory:

@@ -75,6 +75,19 @@ def evaluated_trials(trials: Sequence[FrozenTrial]) -> list[EvaluatedTrial]:
     return [EvaluatedTrial.of(trial) for trial in trials if trial.state == TrialState.COMPLETE]
 
 
+def shown_trials(trials: list[EvaluatedTrial], budget_bops: int) -> tuple[list[EvaluatedTrial], list[EvaluatedTrial]]:
+    """The front within the budget, cheapest first, and the uniform points, which are shown beside it."""
+    affordable = [trial for trial in trials if trial.cost.bops <= budget_bops]
+    front = [affordable[i] for i in non_dominated([(t.cost.bops, t.score.kl_nats) for t in affordable])]
+    return front, [trial for trial in trials if trial.origin == UNIFORM]
+
+
+def best_trial(front: list[EvaluatedTrial], budget_bops: int) -> EvaluatedTrial | None:
+    """The least discrepancy within the budget."""
+    index = best_within([(trial.cost.bops, trial.score.kl_nats) for trial in front], budget_bops)
+    return None if index is None else front[index]
+
+
 class StudyDriver:
     """Proposes in memory, evaluates, and appends each finished trial to the store with a single write.
 

@@ -11,10 +11,10 @@ from autoq.errors import AutoqError, BudgetError, RecipeError, RunDirectoryError
 from autoq.export import EXPORTERS, pick
 from autoq.recipe import Recipe
 from autoq.search.front import knee
-from autoq.search.run import run_search, shown_trials
+from autoq.search.run import run_search
 from autoq.search.rundir import STUDY_NAME, RunDirectory
 from autoq.search.storage import load_trials
-from autoq.search.study import EvaluatedTrial, evaluated_trials
+from autoq.search.study import EvaluatedTrial, evaluated_trials, shown_trials
 from tests.search.small_run import finished_run, interrupt_at, small_settings, trace_once
 
 
