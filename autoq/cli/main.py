@@ -17,6 +17,7 @@ import typer
 
 import autoq
 from autoq.cli import evaluate, export, report, search, sites
+from autoq.cli.options import Interrupted
 from autoq.errors import AutoqError, InputError
 
 app = typer.Typer(
@@ -68,6 +69,8 @@ def _status() -> int:
         return _fail(str(error), 2)
     except AutoqError as error:
         return _fail(str(error), 1)
+    except Interrupted as interrupted:
+        return _fail(str(interrupted), 130)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130)
     except BrokenPipeError:
@@ -88,6 +91,8 @@ def _status() -> int:
             return _fail(f"{error.format_message()} See {_command_path(error)} --help.", 2)
         logging.getLogger("autoq").info("", exc_info=error)
         return _fail(f"unexpected {type(error).__name__}: {error} (run again with `autoq -v` for details)", 1)
+    if status == 130:  # what typer makes of Ctrl-C
+        return _fail("interrupted", 130)
     return status if isinstance(status, int) else 0
 
 

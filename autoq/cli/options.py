@@ -17,6 +17,10 @@ Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, c
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
 
 
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """Ctrl-C in a command that has something to say about it; exit status 130."""
+
+
 def print_json(document: Any) -> None:
     """One JSON value on standard output; NaN and infinities, which JSON lacks, become null."""
     sys.stdout.write(json.dumps(_finite(document)) + "\n")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoq.cli.options import DATA_HELP, MODEL_HELP, Json, print_json
+from autoq.cli.options import DATA_HELP, MODEL_HELP, Interrupted, Json, print_json
 from autoq.errors import SpaceError
 
 
@@ -92,8 +92,7 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: b
 
             result = run_search(settings, out, display)
     except KeyboardInterrupt:
-        _report_interrupted(out)
-        raise typer.Exit(130) from None
+        raise Interrupted(_after_interrupt(out)) from None
     summary = _write_report(out)
     if as_json:
         print_json(
@@ -122,14 +121,14 @@ def _write_report(out: Path) -> Any:
     return summary
 
 
-def _report_interrupted(out: Path) -> None:
-    """Draw what there is, and say how to go on."""
+def _after_interrupt(out: Path) -> str:
+    """Draw what there is, and tell how to go on."""
     program = Path(sys.argv[0]).name
     command = shlex.join([*(["python", "-m", "autoq"] if program == "__main__.py" else [program]), *sys.argv[1:]])
-    sys.stderr.write(f"autoq: interrupted; run the same command to resume: {command}\n")
     if (out / "study.log").exists():
         _write_report(out)
         sys.stderr.write(f"autoq: {os.fspath(out / 'report.html')} shows the trials so far\n")
+    return f"interrupted; run the same command to resume: {command}"
 
 
 def _seconds(text: str) -> float:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from autoq.cli.main import _status
+from autoq.scoring.session import Session
 from autoq.search.rundir import RunDirectory
 from autoq.search.storage import load_trials
 from tests.cli.command import Command, environment, process_arguments
@@ -79,11 +81,11 @@ def test_interrupted(tmp_path: Path, command: Command, number: signal.Signals, p
     assert process.returncode == 130, rest
     assert out == ""
     lines = [line for line in rest.splitlines() if not line.startswith(f"autoq: {phase}")]
-    assert lines[0].startswith(
+    assert lines[-1].startswith(
         "autoq: interrupted; run the same command to resume: python -m autoq search --budget-bops"
     )
-    assert lines[0].endswith(f"--out '{tmp_path}/a run'"), "quoted, so that it can be pasted"
-    assert lines[1:] == [f"autoq: {tmp_path}/a run/report.html shows the trials so far"]
+    assert lines[-1].endswith(f"--out '{tmp_path}/a run'"), "quoted, so that it can be pasted"
+    assert lines[:-1] == [f"autoq: {tmp_path}/a run/report.html shows the trials so far"]
     assert (tmp_path / "a run" / "report.html").stat().st_size > 10_000
     assert RunDirectory(tmp_path / "a run").require().state == "interrupted"
 
@@ -174,3 +176,15 @@ def test_a_report_on_a_full_disk_leaves_the_old_one(disk: Path, command: Command
     assert outcome.status == 1
     assert "No space left on device" in outcome.complaints[0]
     assert {path.name: path.read_bytes() for path in (disk / "run").iterdir() if path.is_file()} == old
+
+
+def test_interrupted_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Commands that leave nothing to resume say so in a word."""
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "open", interrupt)
+    monkeypatch.setattr(sys, "argv", ["autoq", "sites"])
+    assert _status() == 130
+    assert capsys.readouterr() == ("", "autoq: interrupted\n")
