@@ -181,7 +181,7 @@ def test_a_report_on_a_full_disk_leaves_the_old_one(disk: Path, command: Command
 def test_interrupted_elsewhere(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Commands that leave nothing to resume say so in a word."""
 
-    def interrupt(*arguments: object) -> None:
+    def interrupt(*arguments: object) -> None:  # noqa: ARG001 - of any signature
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Session, "open", interrupt)
