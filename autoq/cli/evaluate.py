@@ -19,6 +19,10 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The model, if it is not where the recipe says.")
     ] = None,
+    calib_data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Calibration images, if they have moved or the recipe names none."),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -27,7 +31,7 @@ def evaluate(
     from autoq.scoring.applied import evaluate_recipe
 
     loaded = Recipe.load(recipe)
-    found = evaluate_recipe(loaded, recipe.parent, data, model, device)
+    found = evaluate_recipe(loaded, recipe.parent, data, model, device, calib_data)
     document: dict[str, Any] = {
         "bops": found.cost.bops,
         "group_bops": found.cost.group_bops,

@@ -15,13 +15,15 @@ from autoq.calibration import OBSERVERS, Bank, CalibrationSettings
 from autoq.cost import ModelCost, model_cost
 from autoq.errors import RecipeError
 from autoq.files import did_you_mean
-from autoq.recipe import Recipe
+from autoq.recipe import CalibrationReference, Recipe
 from autoq.scoring.accuracy import Accuracy
 from autoq.scoring.discrepancy import Discrepancy, Score
 from autoq.scoring.evaluator import Evaluator
 from autoq.scoring.session import CalibrationImages, Session
 
 _logger = logging.getLogger(__name__)
+_IMAGES = 128
+"""Calibration images of a recipe that does not say how many it wants."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,12 @@ class Measurement:
 
 
 def evaluate_recipe(
-    recipe: Recipe, folder: Path, data: str | None = None, model: str | None = None, device: str = "auto"
+    recipe: Recipe,
+    folder: Path,
+    data: str | None = None,
+    model: str | None = None,
+    device: str = "auto",
+    calib_data: str | None = None,
 ) -> Measurement:
     """Load a recipe's model and bank, and measure it.
 
@@ -44,6 +51,7 @@ def evaluate_recipe(
         data: images to measure on, all of them; None: the recipe's calibration images, which reproduces its score.
         model: the model, if it is not where the recipe says.
         device: as in ``Session.open``.
+        calib_data: the calibration images, if they have moved or the recipe names none.
 
     Raises:
         InputError: the recipe, its model or the images do not fit together.
@@ -51,6 +59,8 @@ def evaluate_recipe(
     """
     session = Session.open(model or recipe.model.name, recipe.model.pretrained, device)
     session.check(recipe)
+    if calib_data is not None:
+        recipe = _calibrated_on(recipe, calib_data)
     bank = find_bank(session, recipe, folder)
     cost = model_cost(session.traced.sites, recipe.sites)
     if data is None:
@@ -74,7 +84,7 @@ def find_bank(session: Session, recipe: Recipe, folder: Path) -> Bank:
     calibration = recipe.calibration
     if calibration is None:
         raise RecipeError(
-            'the recipe has no "calibration": add the data, images, seed and observer to calibrate it with'
+            "the recipe does not name its calibration images: give them with --calib-data, best not those to measure on"
         )
     if calibration.observer not in OBSERVERS:
         near = did_you_mean(calibration.observer, OBSERVERS)
@@ -90,13 +100,22 @@ def find_bank(session: Session, recipe: Recipe, folder: Path) -> Bank:
             bank = session.bank(lambda: _own_images(session, recipe), description["images_sha256"], settings)
             bank.load(directory)
             return bank
-    _logger.warning("the recipe's bank is not beside it: solving it again from %s", calibration.data)
+    if calibration.bank_fingerprint:
+        _logger.warning("the recipe's bank is not beside it: solving it again from %s", calibration.data)
     images = _own_images(session, recipe)
     settings = CalibrationSettings(observer=calibration.observer, seed=calibration.seed)
     bank = session.bank(lambda: images, images.sha256, settings)
-    if bank.fingerprint != calibration.bank_fingerprint:
+    if calibration.bank_fingerprint not in ("", bank.fingerprint):
         _logger.warning("the images or autoq have changed since the recipe was calibrated: expect another score")
     return bank
+
+
+def _calibrated_on(recipe: Recipe, data: str) -> Recipe:
+    """The recipe with other calibration images, its other settings kept where it has any."""
+    own = recipe.calibration or CalibrationReference(
+        data=data, images=_IMAGES, seed=0, observer=CalibrationSettings.observer, bank_fingerprint=""
+    )
+    return recipe.model_copy(update={"calibration": own.model_copy(update={"data": data})})
 
 
 def _own_images(session: Session, recipe: Recipe) -> CalibrationImages:

@@ -128,7 +128,7 @@ def test_recipes_that_are_refused(run: Path, recipe: Recipe) -> None:
     sites = recipe.sites | {"blocks.9.mlp.fc1": {"input": OperandConfig(scheme="uniform", bits=4)}}
     assert "no site 'blocks.9.mlp.fc1'" in refusal(recipe.model_copy(update={"sites": sites}), run)
 
-    assert '"calibration"' in refusal(recipe.model_copy(update={"calibration": None}), run)
+    assert "--calib-data" in refusal(recipe.model_copy(update={"calibration": None}), run)
 
     assert recipe.calibration is not None
     calibration = recipe.calibration.model_copy(update={"data": "absent/images", "bank_fingerprint": ""})
@@ -145,3 +145,22 @@ def test_the_models_absence_is_the_users_error(recipe: Recipe, tmp_path: Path) -
         Recipe.load(tmp_path / "absent.json")
     gone = recipe.model_copy(update={"model": ModelReference(name=f"local-dir:{tmp_path}", weights_sha256="0")})
     assert str(tmp_path) in refusal(gone, tmp_path)
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_calibration_images_may_be_given(
+    run: Path, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For a recipe written by hand, and for one whose images have moved."""
+    calibration = recipe.calibration
+    assert calibration is not None
+    moved = recipe.model_copy(update={"calibration": calibration.model_copy(update={"data": "absent/images"})})
+    again = evaluate_recipe(moved, tmp_path, calib_data=calibration.data, device="cpu")
+    assert recipe.score is not None
+    assert again.score.kl_nats == recipe.score.kl_nats
+    caplog.clear()
+    written = recipe.model_copy(update={"calibration": None})
+    found = evaluate_recipe(written, run, calib_data=calibration.data, device="cpu")
+    assert found.score.images >= calibration.images
+    assert found.score.kl_nats > 0
+    assert "bank" not in caplog.text
