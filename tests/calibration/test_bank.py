@@ -211,9 +211,9 @@ def test_stale_banks_are_refused(
 
 
 def test_tuples_in_the_description_are_not_stale(model: QuantizedModel, tmp_path: Path) -> None:
-    for _ in range(2):
+    for is_saved in (False, True):
         bank = Bank(model, _unavailable, SETTINGS, {"input_size": (3, 32, 32)})
-        bank.load(tmp_path)
+        assert bank.load(tmp_path) is is_saved
         bank.quantizer("fc1", "weight", uniform())
         bank.save(tmp_path)
 

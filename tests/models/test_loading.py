@@ -92,7 +92,8 @@ def test_images_of_any_mode_become_the_models_input(folder, mode):
 def test_transparent_palettes_are_converted_quietly(folder):
     image = Image.new("P", (40, 30))
     image.info["transparency"] = b"\x00\x80"
-    load_model(f"local-dir:{folder}").transform(image)
+    model = load_model(f"local-dir:{folder}")
+    assert tuple(model.transform(image).shape) == model.input_size
 
 
 def test_random_weights_come_back_and_leave_the_generator_alone():
