@@ -76,7 +76,8 @@ class SearchDisplay:
 
     def _start(self, phase: str, total: int | None, detail: str) -> None:
         self._totals[phase] = total
-        self._finish_bar()
+        if phase != "capture":  # which interrupts calibration, whose bar is not done yet
+            self._finish_bar()
         if self._live:
             self._task = self._tasks[phase] = self._bars.add_task(_NAMES[phase], total=total, count="", detail=detail)
         else:
@@ -84,7 +85,7 @@ class SearchDisplay:
 
     def _advance(self, phase: str, done: int, total: int | None, detail: str) -> None:
         count = f"{done}/{total}" if total else str(done)
-        if phase in self._tasks:  # observing interrupts calibrating, which goes on in its own bar
+        if phase in self._tasks:
             self._bars.update(self._tasks[phase], completed=done, total=total, count=count, detail=detail)
         elif not self._live and (done == total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES):
             self._line(f"{_NAMES[phase]} {count}{f': {detail}' if detail else ''}")
