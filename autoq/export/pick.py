@@ -10,9 +10,8 @@ from autoq.errors import BudgetError, RunDirectoryError
 from autoq.files import did_you_mean
 from autoq.recipe import Recipe
 from autoq.search.front import best_within, knee
-from autoq.search.rundir import STUDY_NAME, RunDirectory
-from autoq.search.storage import load_trials
-from autoq.search.study import evaluated_trials, shown_trials
+from autoq.search.rundir import RunDirectory
+from autoq.search.study import shown_trials, stored_trials
 from autoq.units import format_bops
 
 
@@ -30,7 +29,7 @@ def pick(directory: str | os.PathLike[str], choice: str) -> tuple[str, Recipe]:
     """
     run = RunDirectory(directory)
     record = run.require()
-    trials = evaluated_trials(load_trials(run.study, STUDY_NAME)) if run.study.exists() else []
+    trials = stored_trials(run)
     front, uniform = shown_trials(trials, record.budget_bops)
     ids = [trial.id for trial in [*front, *uniform]]
     if choice in ids:

@@ -9,9 +9,8 @@ from typing import Any
 from autoq.errors import RunDirectoryError
 from autoq.report.summary import Point, RunSummary, SiteRow
 from autoq.search.front import hypervolume
-from autoq.search.rundir import STUDY_NAME, RunDirectory, RunRecord
-from autoq.search.storage import load_trials
-from autoq.search.study import EvaluatedTrial, best_trial, evaluated_trials, shown_trials
+from autoq.search.rundir import RunDirectory, RunRecord
+from autoq.search.study import EvaluatedTrial, best_trial, shown_trials, stored_trials
 from autoq.units import format_bops, format_kl
 
 
@@ -23,7 +22,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
     """
     run = RunDirectory(directory)
     record = run.require()
-    trials = evaluated_trials(load_trials(run.study, STUDY_NAME)) if run.study.exists() else []
+    trials = stored_trials(run)
     front, uniform = shown_trials(trials, record.budget_bops)
     best = best_trial(front, record.budget_bops)
     front_ids = {trial.id for trial in front}

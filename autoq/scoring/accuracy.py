@@ -20,6 +20,31 @@ class Accuracy:
     images: int
 
 
+class Hits:
+    """Counts images whose label is among the most likely classes, batch by batch."""
+
+    def __init__(self) -> None:
+        """Start with no image."""
+        self.images = self._top1 = self._top5 = 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count one batch: logits of shape (N, classes), class indices of shape (N,)."""
+        hits = logits.topk(min(5, logits.shape[-1]), dim=-1).indices == labels.unsqueeze(1)
+        self._top1 += int(hits[:, 0].sum())
+        self._top5 += int(hits.any(1).sum())
+        self.images += len(labels)
+
+    def accuracy(self) -> Accuracy:
+        """The accuracy over all batches so far.
+
+        Raises:
+            ValueError: no batch was added.
+        """
+        if not self.images:
+            raise ValueError("no images to measure accuracy on")
+        return Accuracy(100 * self._top1 / self.images, 100 * self._top5 / self.images, self.images)
+
+
 def measure_accuracy(
     model: QuantizedModel, batches: Iterable[tuple[Tensor, Tensor]], progress: Callable[[int], None] | None = None
 ) -> Accuracy:
@@ -33,17 +58,10 @@ def measure_accuracy(
     Raises:
         ValueError: there is no image.
     """
-    top1 = top5 = images = 0
+    hits = Hits()
     with torch.no_grad():
         for batch, labels in batches:
-            logits = model.run(batch)[0]
-            ranked = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
-            hits = ranked == labels.unsqueeze(1)
-            top1 += int(hits[:, 0].sum())
-            top5 += int(hits.any(1).sum())
-            images += len(labels)
+            hits.add(model.run(batch)[0], labels)
             if progress is not None:
                 progress(len(labels))
-    if not images:
-        raise ValueError("no images to measure accuracy on")
-    return Accuracy(100 * top1 / images, 100 * top5 / images, images)
+    return hits.accuracy()

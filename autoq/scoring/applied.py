@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,9 +17,9 @@ from autoq.cost import ModelCost, model_cost
 from autoq.errors import RecipeError
 from autoq.files import did_you_mean
 from autoq.recipe import CalibrationReference, Recipe
-from autoq.scoring.accuracy import Accuracy
+from autoq.scoring.accuracy import Accuracy, Hits
 from autoq.scoring.discrepancy import Discrepancy, Score
-from autoq.scoring.evaluator import Evaluator
+from autoq.scoring.evaluator import Evaluator, finite_logits
 from autoq.scoring.session import CalibrationImages, Session
 
 _logger = logging.getLogger(__name__)
@@ -61,10 +62,11 @@ def evaluate_recipe(
     session.check(recipe)
     if calib_data is not None:
         recipe = _calibrated_on(recipe, calib_data)
-    bank = find_bank(session, recipe, folder)
+    images = cache(lambda: _own_images(session, recipe))
+    bank = _find_bank(session, recipe, folder, images)
     cost = model_cost(session.traced.sites, recipe.sites)
     if data is None:
-        evaluator = Evaluator(session.model, bank, _own_images(session, recipe).tensor)
+        evaluator = Evaluator(session.model, bank, images().tensor)
         return Measurement(cost, evaluator.evaluate(recipe.sites), None)
     labelled = session.labelled_images(data, required=False)
     batches: Iterable[tuple[Tensor, Tensor | None]] = (
@@ -74,8 +76,8 @@ def evaluate_recipe(
     return Measurement(cost, score, accuracy)
 
 
-def find_bank(session: Session, recipe: Recipe, folder: Path) -> Bank:
-    """The bank that a recipe names, or one that will be solved again from the recipe's calibration data.
+def _find_bank(session: Session, recipe: Recipe, folder: Path, images: Callable[[], CalibrationImages]) -> Bank:
+    """The bank that a recipe names, or one that will be solved again from ``images``, its calibration images.
 
     Raises:
         RecipeError: the recipe does not say what it was calibrated on, or by an observer that does not exist.
@@ -97,14 +99,13 @@ def find_bank(session: Session, recipe: Recipe, folder: Path) -> Bank:
             continue
         if found == calibration.bank_fingerprint:
             settings = CalibrationSettings(**description["settings"])
-            bank = session.bank(lambda: _own_images(session, recipe), description["images_sha256"], settings)
+            bank = session.bank(images, description["images_sha256"], settings)
             bank.load(directory)
             return bank
     if calibration.bank_fingerprint:
         _logger.warning("the recipe's bank is not beside it: solving it again from %s", calibration.data)
-    images = _own_images(session, recipe)
     settings = CalibrationSettings(observer=calibration.observer, seed=calibration.seed)
-    bank = session.bank(lambda: images, images.sha256, settings)
+    bank = session.bank(images, images().sha256, settings)
     if calibration.bank_fingerprint not in ("", bank.fingerprint):
         _logger.warning("the images or autoq have changed since the recipe was calibrated: expect another score")
     return bank
@@ -120,7 +121,7 @@ def _calibrated_on(recipe: Recipe, data: str) -> Recipe:
 
 def _own_images(session: Session, recipe: Recipe) -> CalibrationImages:
     calibration = recipe.calibration
-    assert calibration is not None  # noqa: S101 - find_bank has refused such a recipe
+    assert calibration is not None  # noqa: S101 - _find_bank has refused such a recipe
     return session.calibration_images(calibration.data, calibration.images, calibration.seed)
 
 
@@ -130,20 +131,14 @@ def _measure(
     """Full precision and the recipe side by side, batch by batch."""
     modules = bank.modules(recipe.sites)
     discrepancy = Discrepancy()
-    hits = torch.zeros(2, dtype=torch.long)
-    labelled = 0
+    hits = Hits()
     with torch.inference_mode():
         for images, labels in batches:
             session.model.remove_()
-            reference = session.model.run(images)[0]
+            reference = finite_logits(session.model, images)
             session.model.insert_(modules)
-            logits = session.model.run(images)[0]
+            logits = finite_logits(session.model, images)
             discrepancy.add(reference, logits)
             if labels is not None:
-                ranked = logits.topk(min(5, logits.shape[-1]), dim=-1).indices == labels.unsqueeze(1)
-                hits += torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()]).cpu()
-                labelled += len(labels)
-    if not labelled:
-        return discrepancy.score(), None
-    top1, top5 = (100 * int(count) / labelled for count in hits)
-    return discrepancy.score(), Accuracy(top1, top5, labelled)
+                hits.add(logits, labels)
+    return discrepancy.score(), hits.accuracy() if hits.images else None

@@ -47,7 +47,7 @@ class Evaluator:
         self._batches = torch.split(images, batch_size or choose_batch_size(model.traced))
         model.remove_()
         with torch.inference_mode():
-            self._reference = [self._logits(batch) for batch in self._batches]
+            self._reference = [finite_logits(model, batch) for batch in self._batches]
 
     def evaluate(self, sites: Mapping[str, SiteConfig]) -> Score:
         """Discrepancy of a recipe from full precision over all images.
@@ -61,7 +61,7 @@ class Evaluator:
         discrepancy = Discrepancy()
         with torch.inference_mode():
             for batch, reference in zip(self._batches, self._reference, strict=True):
-                discrepancy.add(reference, self._logits(batch))
+                discrepancy.add(reference, finite_logits(self.model, batch))
         return discrepancy.score()
 
     def apply(self, sites: Mapping[str, SiteConfig]) -> None:
@@ -71,13 +71,19 @@ class Evaluator:
         self.model.remove_()
         self.model.insert_(modules)
 
-    def _logits(self, batch: Tensor) -> Tensor:
-        logits = self.model.run(batch)[0]
-        if not bool(torch.isfinite(logits).all()):
-            site = first_non_finite_site(self.model, batch)
-            where = f"first at site {site!r}" if site else "at no site in particular"
-            raise NonFiniteError(f"the model's output is not finite; NaN or infinity arises {where}", site)
-        return logits
+
+def finite_logits(model: QuantizedModel, batch: Tensor) -> Tensor:
+    """The logits of one batch.
+
+    Raises:
+        NonFiniteError: one of them is NaN or infinite; names the first site that produced one.
+    """
+    logits = model.run(batch)[0]
+    if not bool(torch.isfinite(logits).all()):
+        site = first_non_finite_site(model, batch)
+        where = f"first at site {site!r}" if site else "at no site in particular"
+        raise NonFiniteError(f"the model's output is not finite; NaN or infinity arises {where}", site)
+    return logits
 
 
 def choose_batch_size(traced: TracedModel) -> int:

@@ -154,10 +154,10 @@ class Session:
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
             everything = torch.tensor(classes, device=self.device)
-            sizes = 0
+            start = 0
             for images in self._stream(source, indices):
-                yield images, everything[sizes : sizes + len(images)]
-                sizes += len(images)
+                yield images, everything[start : start + len(images)]
+                start += len(images)
 
         return LabelledImages(data, len(known), batches)
 

@@ -7,14 +7,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from autoq.cost import ModelCost, model_cost, site_cost
+from autoq.cost import site_cost
 from autoq.graph.sites import Site
 from autoq.search.decisions import Decision, ResolvedSpace
-
-
-def cost_of(sites: Sequence[Site], space: ResolvedSpace, assignment: Mapping[str, Any]) -> ModelCost:
-    """Cost of the recipe that an assignment makes."""
-    return model_cost(sites, space.sites_for(assignment))
 
 
 class BudgetRepair:

@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autoq.cost import ModelCost
+from autoq.cost import ModelCost, model_cost
 from autoq.errors import NonFiniteError
 from autoq.graph.sites import Site
 from autoq.recipe import CostRecord, ScoreRecord, SiteConfig, hash_sites
@@ -23,9 +23,10 @@ from autoq.scoring import Score
 from autoq.search.decisions import ResolvedSpace
 from autoq.search.events import Progress, TrialFinished, ignore
 from autoq.search.front import best_within, non_dominated
-from autoq.search.repair import BudgetRepair, cost_of
+from autoq.search.repair import BudgetRepair
+from autoq.search.rundir import STUDY_NAME, RunDirectory
 from autoq.search.samplers import SAMPLERS
-from autoq.search.storage import TrialStore
+from autoq.search.storage import TrialStore, load_trials
 
 _logger = logging.getLogger(__name__)
 
@@ -73,6 +74,11 @@ class EvaluatedTrial:
 def evaluated_trials(trials: Sequence[FrozenTrial]) -> list[EvaluatedTrial]:
     """The completed trials of a study, in order."""
     return [EvaluatedTrial.of(trial) for trial in trials if trial.state == TrialState.COMPLETE]
+
+
+def stored_trials(run: RunDirectory) -> list[EvaluatedTrial]:
+    """The completed trials of a run directory, which may be in use; none before its first."""
+    return evaluated_trials(load_trials(run.study, STUDY_NAME)) if run.study.exists() else []
 
 
 def shown_trials(trials: list[EvaluatedTrial], budget_bops: int) -> tuple[list[EvaluatedTrial], list[EvaluatedTrial]]:
@@ -162,9 +168,10 @@ class StudyDriver:
 
         for label, assignment in self._space.anchors:
             # Plain uniform points are worth knowing at any cost; those with groups only as a place to start from.
-            if " " in label and cost_of(self._sites, self._space, assignment).bops > self._budget:
+            sites = self._space.sites_for(assignment)
+            if " " in label and model_cost(self._sites, sites).bops > self._budget:
                 continue
-            if hash_sites(self._space.sites_for(assignment)) not in self._seen:
+            if hash_sites(sites) not in self._seen:
                 finish(self._record(assignment, UNIFORM, label, {"NSGAIISampler:generation": 0}))
         repeats = 0
         while self._done < trials and self._space.decisions and (deadline is None or time.monotonic() < deadline):
@@ -189,7 +196,7 @@ class StudyDriver:
     ) -> FrozenTrial:
         """Evaluate one recipe, store the outcome and tell the sampler."""
         sites = self._space.sites_for(assignment)
-        cost = cost_of(self._sites, self._space, assignment)
+        cost = model_cost(self._sites, sites)
         attributes: dict[str, Any] = {
             "origin": origin,
             "label": label,

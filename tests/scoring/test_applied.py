@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from autoq.errors import InputError, RecipeError
+from autoq.errors import InputError, NonFiniteError, RecipeError
 from autoq.export import pick
 from autoq.recipe import ModelReference, OperandConfig, Recipe
 from autoq.scoring.applied import evaluate_recipe
+from autoq.scoring.session import Session
 from tests.search.small_run import PHOTOS, finished_run, trace_once
 
 PROCESS = """
@@ -164,3 +166,16 @@ def test_calibration_images_may_be_given(
     assert found.score.images >= calibration.images
     assert found.score.kl_nats > 0
     assert "bank" not in caplog.text
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_what_is_not_finite_is_an_error(
+    run: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Session, "unlabelled_batches", lambda *_: iter([torch.full((1, 1, 8, 8), torch.nan)]))
+    with pytest.raises(NonFiniteError) as caught:
+        evaluate_recipe(recipe, run / "recipes", str(tmp_path), device="cpu")
+    assert caught.value.site == "patch_embed.proj"

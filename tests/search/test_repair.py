@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
+from autoq.cost import model_cost
 from autoq.graph.sites import Site
 from autoq.search.decisions import ResolvedSpace
-from autoq.search.repair import BudgetRepair, cost_of
+from autoq.search.repair import BudgetRepair
 from autoq.search.space import load_space, parse_space
 from tests.search.synthetic_sites import MODELS
 
 
 def cost(sites: Sequence[Site], space: ResolvedSpace, assignment: dict[str, Any]) -> int:
-    return cost_of(sites, space, assignment).bops
+    return model_cost(sites, space.sites_for(assignment)).bops
 
 
 def draw(space: ResolvedSpace, rng: random.Random) -> dict[str, Any]:
