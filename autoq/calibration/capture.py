@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -155,9 +156,7 @@ def _choose_tokens(operand: Operand, axis: int | None, settings: CalibrationSett
     if axis is None:
         return torch.zeros(0, dtype=torch.long)
     length = operand.shape[axis]
-    elements = 1
-    for size in operand.shape:
-        elements *= size
+    elements = math.prod(operand.shape)
     count = max(1, min(length, settings.sample_elements * length // (elements * settings.sample_images)))
     # Of a CPU generator's seed, only 32 bits count.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{settings.seed} {name}".encode()))

@@ -6,6 +6,7 @@ in ``OperandSolver._SOLVERS``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar, cast
@@ -206,9 +207,7 @@ def _rows(operand: Operand, config: OperandConfig, sample: OperandSample) -> _Ro
     if config.granularity == "group" and layout.group_axis is not None:
         return _grouped_rows(operand, sample, shape)
     order = [*kept, *(axis for axis in range(layout.ndim) if axis not in kept)]
-    count = 1
-    for axis in kept:
-        count *= values.shape[axis]
+    count = math.prod(values.shape[axis] for axis in kept)
     others = [axis for axis in range(layout.ndim) if axis not in kept]
     lower, upper = sample.lower.amin(others), sample.upper.amax(others)
     return _Rows(values.permute(order).reshape(count, -1), lower.reshape(count), upper.reshape(count), shape)
