@@ -16,8 +16,13 @@ from autoq.quantizers._base import BaseQuantizer
 from autoq.quantizers.adalog import AdaLogQuantizer
 from autoq.quantizers.granularity import OperandLayout
 from autoq.quantizers.instance_groups import InstanceGroupQuantizer
+from autoq.quantizers.integer_layer_norm import IntegerLayerNorm
+from autoq.quantizers.integer_softmax import IntegerSoftmax
 from autoq.quantizers.log2 import Log2Quantizer
+from autoq.quantizers.log_int_softmax import LogIntSoftmaxQuantizer
 from autoq.quantizers.log_sqrt2 import LogSqrt2Quantizer
+from autoq.quantizers.power_of_two_factor import PowerOfTwoFactorQuantizer
+from autoq.quantizers.twin_uniform import TwinUniformQuantizer
 from autoq.quantizers.uniform import UniformQuantizer
 from autoq.recipe import OperandConfig
 
@@ -27,6 +32,9 @@ _CLASSES: tuple[type[BaseQuantizer], ...] = (
     LogSqrt2Quantizer,
     AdaLogQuantizer,
     InstanceGroupQuantizer,
+    TwinUniformQuantizer,
+    PowerOfTwoFactorQuantizer,
+    LogIntSoftmaxQuantizer,
 )
 
 QUANTIZERS: dict[str, type[BaseQuantizer]] = {cls.scheme: cls for cls in _CLASSES}
@@ -61,9 +69,14 @@ __all__ = [
     "AdaLogQuantizer",
     "BaseQuantizer",
     "InstanceGroupQuantizer",
+    "IntegerLayerNorm",
+    "IntegerSoftmax",
     "Log2Quantizer",
+    "LogIntSoftmaxQuantizer",
     "LogSqrt2Quantizer",
     "OperandLayout",
+    "PowerOfTwoFactorQuantizer",
+    "TwinUniformQuantizer",
     "UniformQuantizer",
     "create_quantizer",
     "quantizer_class",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
@@ -58,6 +59,27 @@ def log_levels(count: int, numerator: int, denominator: int, value_step: float =
     codes = range(min(count, MAX_LEVELS))
     values = np.array([_level(code * numerator, denominator, value_step) for code in codes])
     thresholds = np.array([_threshold(code, numerator, denominator) for code in codes])
+    return _levels_of(values, thresholds)
+
+
+@lru_cache(maxsize=64)
+def reciprocal_levels(count: int) -> LogLevels:
+    """Levels 2^−code, where the code of y is that of the integer N = round(1 / y): FQ-ViT's LogRound.
+
+    LogRound(N) is at most i where N is less than 3/2 · 2^i. The least whole number M that is not is 2 for i = 0 and
+    3 · 2^(i − 1) after it; round(1 / y) < M where y > 1 / (M − 1/2), which no float equals.
+
+    Args:
+        count: number of levels, n, zero not counted; cut at ``MAX_LEVELS``.
+    """
+    codes = range(min(count, MAX_LEVELS))
+    firsts = [2 if code == 0 else 3 << (code - 1) for code in codes]
+    thresholds = np.array([_least_float_above(Fraction(2, 2 * first - 1)) for first in firsts])
+    return _levels_of(np.array([math.ldexp(1.0, -code) for code in codes]), thresholds)
+
+
+def _levels_of(values: NDArray[np.float64], thresholds: NDArray[np.float32]) -> LogLevels:
+    """From levels and thresholds by code."""
     values32 = torch.from_numpy(np.append(values, 0.0)).float()
     return LogLevels(
         values=values32,
@@ -121,6 +143,14 @@ def _threshold(code: int, numerator: int, denominator: int) -> np.float32:
     if float(nearest) < exact or is_excluded_tie:
         nearest = np.nextafter(nearest, np.float32(np.inf))
     return max(nearest, np.finfo(np.float32).tiny)
+
+
+def _least_float_above(exact: Fraction) -> np.float32:
+    """The least normal float32 that is greater than a positive number below one that no float32 equals."""
+    nearest = np.float32(float(max(exact, Fraction(np.finfo(np.float32).tiny.item()))))
+    if Fraction(nearest.item()) < exact:
+        nearest = np.nextafter(nearest, np.float32(np.inf))
+    return nearest
 
 
 def _buckets(thresholds: NDArray[np.float32]) -> NDArray[np.int32]:
