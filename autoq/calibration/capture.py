@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from autoq.calibration.observers import Bounds, MinMaxObserver, create_observers
 from autoq.calibration.settings import CalibrationSettings
 from autoq.errors import CalibrationError
 from autoq.graph.insert import OperandKey, QuantizedModel
@@ -28,6 +29,8 @@ class OperandSample:
         entry_bounds: for operands that can have instance-aware groups: least and greatest value of each entry of each
             sampled image, broadcastable against one window of ``values``; else None.
         further_entry_bounds: the same of further images, about as many as make ``sample_elements`` numbers.
+        observed: by granularity, the bounds over all images that the settings' observer found, each of the operand's
+            ndim; empty for observers that need no more than ``lower`` and ``upper``.
     """
 
     values: Tensor
@@ -35,6 +38,7 @@ class OperandSample:
     upper: Tensor
     entry_bounds: tuple[Tensor, Tensor] | None
     further_entry_bounds: tuple[Tensor, Tensor] | None = None
+    observed: Mapping[str, Bounds] = field(default_factory=dict)
 
 
 def capture(
@@ -42,22 +46,27 @@ def capture(
     batches: Iterable[Tensor],
     settings: CalibrationSettings,
     progress: Callable[[int], None] | None = None,
+    operands: Collection[OperandKey] | None = None,
 ) -> dict[OperandKey, OperandSample]:
-    """Run full precision over the calibration images and keep a sample of each activation operand.
+    """Run full precision over the calibration images and keep a sample of activation operands.
+
+    What is kept does not grow with the images. The averages of some observers depend on how images are batched.
 
     Args:
         model: its slots are emptied.
         batches: images of shape (N, C, H, W) on the model's device.
-        settings: how much is kept.
+        settings: how much is kept, and by which observer.
         progress: called with the number of images of each finished batch.
+        operands: activations to record, those of LayerNorm and softmax sites among them if named; None: all operands
+            of sites that have MACs.
 
     Raises:
-        CalibrationError: there is no image, or an operand has NaN or infinite values in full precision.
+        RecipeError: the model has no such operand.
+        CalibrationError: there is no image, an operand is a weight, or has NaN or infinite values in full precision.
     """
     recorders = {
-        (site.name, operand.name): _Recorder(operand, settings, f"{site.name}:{operand.name}")
-        for site, operand in model.traced.operands()
-        if not operand.is_weight and site.macs
+        (site, operand.name): _Recorder(operand, settings, f"{site}:{operand.name}")
+        for site, operand in _chosen(model, operands)
     }
     model.remove_()
     model.insert_(recorders)
@@ -78,6 +87,18 @@ def capture(
     return samples
 
 
+def _chosen(model: QuantizedModel, operands: Collection[OperandKey] | None) -> list[tuple[str, Operand]]:
+    """Names of sites and the operands to record there."""
+    if operands is None:
+        return [(site.name, each) for site, each in model.traced.operands() if site.macs and not each.is_weight]
+    model.check_keys(operands)
+    chosen = [(site, model.traced.sites_by_name[site].operand(name)) for site, name in operands]
+    for site, operand in chosen:
+        if operand.is_weight:
+            raise CalibrationError(f"{site}:{operand.name} is a weight: it is calibrated on itself, not on images")
+    return chosen
+
+
 class _Recorder(nn.Module):
     """Sits in a slot, passes its input on and remembers some of it."""
 
@@ -92,16 +113,14 @@ class _Recorder(nn.Module):
         self._entries: list[tuple[Tensor, Tensor]] = []
         self._further_entries: list[tuple[Tensor, Tensor]] = []
         self._further_left = settings.sample_elements
-        self._lower: Tensor | None = None
-        self._upper: Tensor | None = None
+        kept = (operand.layout.channel_axis, operand.layout.head_axis)
+        self._range = MinMaxObserver([axis for axis in kept if axis is not None])
+        self._observers = create_observers(operand.layout, settings)
 
     def forward(self, x: Tensor) -> Tensor:
         layout = self._layout
-        kept = {axis % x.ndim for axis in (layout.channel_axis, layout.head_axis) if axis is not None}
-        reduced = [axis for axis in range(x.ndim) if axis not in kept]
-        lower, upper = x.amin(reduced, keepdim=True), x.amax(reduced, keepdim=True)
-        self._lower = lower if self._lower is None else torch.minimum(self._lower, lower)
-        self._upper = upper if self._upper is None else torch.maximum(self._upper, upper)
+        for observer in (self._range, *self._observers.values()):
+            observer.update(x)
         count = min(self._images_left, x.shape[0] // self._instances)
         if count > 0:
             self._images_left -= count
@@ -126,14 +145,14 @@ class _Recorder(nn.Module):
         return entry_bounds(self._thin_out(x) if rows_are_entries else x, self._layout)
 
     def sample(self) -> OperandSample:
-        if self._lower is None or self._upper is None:
-            raise CalibrationError("there are no calibration images")
+        lower, upper = self._range.bounds()
         return OperandSample(
             torch.cat(self._values),
-            self._lower.float(),
-            self._upper.float(),
+            lower,
+            upper,
             _joined(self._entries),
             _joined(self._further_entries),
+            {granularity: observer.bounds() for granularity, observer in self._observers.items()},
         )
 
 

@@ -6,9 +6,7 @@ in ``OperandSolver._SOLVERS``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, TypeVar, cast
 
 import torch
@@ -17,14 +15,33 @@ from torch import Tensor
 from autoq.calibration.capture import OperandSample
 from autoq.calibration.instance_groups import GroupFit
 from autoq.calibration.log_search import NUMERATORS, SCALES, log_errors
+from autoq.calibration.observers import (
+    BEST_OF_PERCENTILES,
+    SHRINKS,
+    Bounds,
+    SortedRows,
+    least_error_range,
+    quantile_bounds,
+    shrunk_ranges,
+)
+from autoq.calibration.power_of_two_search import search_factors
 from autoq.calibration.range_search import search_range
+from autoq.calibration.rows import Rows, rows_of
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.tables import LinearTable, LogTable
+from autoq.calibration.twin_search import MOST_BITS, search_twin
 from autoq.calibration.uniform_search import search_uniform, uniform_errors
 from autoq.errors import CalibrationError
 from autoq.graph.sites import Operand
-from autoq.quantizers import BaseQuantizer, InstanceGroupQuantizer, create_quantizer, quantizer_class
-from autoq.quantizers.granularity import group_ids
+from autoq.quantizers import (
+    BaseQuantizer,
+    InstanceGroupQuantizer,
+    LogIntSoftmaxQuantizer,
+    PowerOfTwoFactorQuantizer,
+    TwinUniformQuantizer,
+    create_quantizer,
+    quantizer_class,
+)
 from autoq.recipe import OperandConfig
 
 _LOG_BINS_FACTOR = 4
@@ -33,28 +50,8 @@ threshold, which is not half-way, costs more too."""
 _T = TypeVar("_T")
 _THOROUGH_ROWS = 16
 """Up to here, as activations have them, a wide search costs next to nothing."""
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """An operand in rows that have parameters of their own, and the way back.
-
-    Attributes:
-        values: of shape (rows, n).
-        lower: observed bounds, of shape (rows,).
-        upper: observed bounds, of shape (rows,).
-        shape: of the parameters.
-    """
-
-    values: Tensor
-    lower: Tensor
-    upper: Tensor
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the values, if they had to be copied."""
-        return self.values.nbytes
+_SEARCHING = ("mse", "fpcs")
+"""Observers that search for least squared error; ``fpcs`` has a search of its own for layers, not for one operand."""
 
 
 def solve(
@@ -97,26 +94,27 @@ class OperandSolver:
             return self._SOLVERS.get(config.scheme, OperandSolver._solve_range)(self, config)
 
     def _solve_range(self, config: OperandConfig) -> BaseQuantizer:
-        """One range per row: observed, cut at a percentile, or of least squared error."""
+        """One range per row: what the observer saw, or the range of least squared error."""
         rows = self._rows(config)
         lower, upper = rows.lower, rows.upper
-        if self._settings.observer == "percentile":
-            lower, upper = _percentile(rows.values, self._settings.percentile)
-        elif self._settings.observer == "mse" and config.scheme == "uniform":
+        if self._settings.observer in _SEARCHING and config.scheme == "uniform":
             lower, upper = self._search_uniform(config, rows)
-        elif self._settings.observer == "mse":
+        elif self._settings.observer in _SEARCHING:
             lower, upper = search_range(rows.values, config, lower, upper, self._settings.bins)
+        elif self._settings.observer == "omse":
+            lower, upper = self._best_of(config, rows, shrunk_ranges(lower, upper))
+        elif self._settings.observer == "best_percentile":
+            lower, upper = self._best_of(config, rows, self._percentile_candidates(rows))
         return quantizer_class(config.scheme).from_range(
             config, self._operand.layout, lower.view(rows.shape), upper.view(rows.shape)
         )
 
-    def _search_uniform(self, config: OperandConfig, rows: _Rows) -> tuple[Tensor, Tensor]:
-        def table() -> LinearTable:
-            key = ("linear", rows.shape)
-            return self._kept(key, lambda: LinearTable.of_rows(rows.values, self._settings.bins))
+    def _linear_table(self, rows: Rows) -> LinearTable:
+        return self._kept(("linear", rows.shape), lambda: LinearTable.of_rows(rows.values, self._settings.bins))
 
+    def _search_uniform(self, config: OperandConfig, rows: Rows) -> tuple[Tensor, Tensor]:
         return search_uniform(
-            uniform_errors(rows.values, table, config.bits),
+            uniform_errors(rows.values, lambda: self._linear_table(rows), config.bits),
             config.bits,
             rows.lower,
             rows.upper,
@@ -124,26 +122,40 @@ class OperandSolver:
             thorough=len(rows.values) <= _THOROUGH_ROWS,
         )
 
+    def _best_of(self, config: OperandConfig, rows: Rows, candidates: Bounds) -> Bounds:
+        def sorted_rows() -> SortedRows:
+            return self._kept(("sorted", rows.shape), lambda: SortedRows.of_rows(rows.values))
+
+        return least_error_range(rows.values, config, candidates, sorted_rows)
+
+    def _percentile_candidates(self, rows: Rows) -> Bounds:
+        key = ("best_percentile", rows.shape)
+        return self._kept(key, lambda: quantile_bounds(rows.values, BEST_OF_PERCENTILES))
+
     def _solve_logarithmic(self, config: OperandConfig) -> BaseQuantizer:
         """Scale and, for AdaLog, base of least squared error; the scale of a softmax output is one (AdaLog, §3.2)."""
         rows = self._rows(config)
         lower, upper = rows.lower, rows.upper
         scales: tuple[float, ...] = (1.0,)
+        uppers = upper.unsqueeze(0)
         if self._operand.producer == "softmax":
-            lower, upper = torch.zeros_like(lower), torch.ones_like(upper)
-        elif self._settings.observer == "percentile":
-            _, upper = _percentile(rows.values, self._settings.percentile)
-        elif self._settings.observer == "mse":
+            lower, uppers = torch.zeros_like(lower), torch.ones_like(uppers)
+        elif self._settings.observer in _SEARCHING:
             scales = SCALES
+        elif self._settings.observer == "omse":
+            scales = SHRINKS
+        elif self._settings.observer == "best_percentile":
+            _, uppers = self._percentile_candidates(rows)
 
         def quantizer(option: OperandConfig, greatest: Tensor) -> BaseQuantizer:
             bounds = (bound.view(rows.shape) for bound in (lower, greatest))
             return quantizer_class(option.scheme).from_range(option, self._operand.layout, *bounds)
 
-        start = quantizer(config, upper).qparams()
-        shift = start["shift"].flatten()[0]
+        starts = [quantizer(config, greatest).qparams() for greatest in uppers]
+        shift = starts[0]["shift"].flatten()[0]
         # Bounds are scaled above the shift, so that the lower one stays where the shift has put it.
-        candidates = start["scale"].view(-1, 1) * torch.tensor(scales, device=upper.device)
+        tops = torch.stack([start["scale"].flatten() for start in starts], 1)
+        candidates = (tops.unsqueeze(2) * torch.tensor(scales, device=upper.device)).flatten(1)
         key = ("log", config.scheme, config.bits, config.overflow, rows.shape)
         errors, best = self._kept(key, lambda: self._log_errors(config, rows, shift, candidates).min(2))
         solved = config
@@ -155,7 +167,7 @@ class OperandSolver:
         scale = candidates.gather(1, best[base].unsqueeze(1)).squeeze(1)
         return create_quantizer(config, self._operand.layout, quantizer(solved, scale - shift).qparams())
 
-    def _log_errors(self, config: OperandConfig, rows: _Rows, shift: Tensor, candidates: Tensor) -> Tensor:
+    def _log_errors(self, config: OperandConfig, rows: Rows, shift: Tensor, candidates: Tensor) -> Tensor:
         def make() -> LogTable:
             return LogTable.of_rows((rows.values + shift).clamp(min=0), _LOG_BINS_FACTOR * self._settings.bins)
 
@@ -169,24 +181,60 @@ class OperandSolver:
                 f"operand {operand.name!r} of shape {operand.shape} cannot have instance-aware groups"
             )
         fit = self._kept(("groups",), lambda: GroupFit(self._sample, operand))
-        if settings.observer == "mse":
-            bounds = fit.least_error_bounds(config.bits, config.groups)
-        else:
+        if settings.observer in ("min_max", "ema", "percentile"):
             key = ("percentiles", config.groups)
             percentile = settings.percentile if settings.observer == "percentile" else 100.0
             bounds = self._kept(key, lambda: fit.percentile_bounds(config.groups, percentile))
+        else:
+            bounds = fit.least_error_bounds(config.bits, config.groups)
         return InstanceGroupQuantizer.from_range(config, operand.layout, *bounds)
+
+    def _solve_log_int_softmax(self, config: OperandConfig) -> BaseQuantizer:
+        """Nothing depends on the values."""
+        bound = self._sample.values.new_zeros(())
+        return LogIntSoftmaxQuantizer.from_range(config, self._operand.layout, bound, bound)
+
+    def _solve_twin_uniform(self, config: OperandConfig) -> BaseQuantizer:
+        """Scale and shift of least squared error (see ``search_twin``), or of a range."""
+        rows = self._rows(config)
+        layout, bounds = self._operand.layout, (bound.view(rows.shape) for bound in (rows.lower, rows.upper))
+        if config.bits > MOST_BITS:
+            return TwinUniformQuantizer.from_range(config, layout, *bounds)
+        if self._settings.observer not in (*_SEARCHING, "omse"):
+            return self._solve_range(config)
+        fine_sign = -1 if bool((rows.lower < 0).any()) else 1
+        scale, shift_bits = search_twin(rows.values, config.bits, fine_sign)
+        return TwinUniformQuantizer.with_scale(config, layout, scale.view(rows.shape), shift_bits, fine_sign)
+
+    def _solve_power_of_two_factor(self, config: OperandConfig) -> BaseQuantizer:
+        """A range for the layer, as the observer has it or of least squared error, and a factor for each channel."""
+        rows, channels = (
+            self._rows(config.model_copy(update={"granularity": granularity, "groups": 1}))
+            for granularity in ("tensor", "channel")
+        )
+        lower, upper = rows.lower, rows.upper
+        if self._settings.observer in (*_SEARCHING, "omse"):
+            lower, upper = (bound.flatten() for bound in shrunk_ranges(lower, upper))
+        elif self._settings.observer == "best_percentile":
+            lower, upper = (bound.flatten() for bound in self._percentile_candidates(rows))
+        errors = uniform_errors(channels.values, lambda: self._linear_table(channels), config.bits)
+        lower, upper, exponent = search_factors(channels.values, errors, lower, upper, config.bits)
+        plain = PowerOfTwoFactorQuantizer.from_range(config, self._operand.layout, lower, upper).qparams()
+        return create_quantizer(config, self._operand.layout, plain | {"exponent": exponent.view(channels.shape)})
 
     _SOLVERS: ClassVar[dict[str, Callable[[OperandSolver, OperandConfig], BaseQuantizer]]] = {
         "log2": _solve_logarithmic,
         "log_sqrt2": _solve_logarithmic,
         "adalog": _solve_logarithmic,
         "instance_groups": _solve_instance_groups,
+        "log_int_softmax": _solve_log_int_softmax,
+        "twin_uniform": _solve_twin_uniform,
+        "power_of_two_factor": _solve_power_of_two_factor,
     }
 
-    def _rows(self, config: OperandConfig) -> _Rows:
+    def _rows(self, config: OperandConfig) -> Rows:
         key = ("rows", config.granularity, config.groups)
-        return self._kept(key, lambda: _rows(self._operand, config, self._sample))
+        return self._kept(key, lambda: rows_of(self._operand, config, self._sample, self._settings))
 
     def _kept(self, key: tuple[object, ...], make: Callable[[], _T]) -> _T:
         if key not in self._cache:
@@ -197,46 +245,3 @@ class OperandSolver:
 def _sample_of_weight(weight: Tensor) -> OperandSample:
     """A weight is its own sample; its bounds are found per row."""
     return OperandSample(weight.float(), weight.float(), weight.float(), None)
-
-
-def _rows(operand: Operand, config: OperandConfig, sample: OperandSample) -> _Rows:
-    """Bring the axes along which parameters vary to the front."""
-    layout, values = operand.layout, sample.values
-    kept = tuple(axis % layout.ndim for axis in layout.kept_axes(config))
-    shape = layout.parameter_shape(values.shape, config)
-    if config.granularity == "group" and layout.group_axis is not None:
-        return _grouped_rows(operand, sample, shape)
-    order = [*kept, *(axis for axis in range(layout.ndim) if axis not in kept)]
-    count = math.prod(values.shape[axis] for axis in kept)
-    others = [axis for axis in range(layout.ndim) if axis not in kept]
-    lower, upper = sample.lower.amin(others), sample.upper.amax(others)
-    return _Rows(values.permute(order).reshape(count, -1), lower.reshape(count), upper.reshape(count), shape)
-
-
-def _grouped_rows(operand: Operand, sample: OperandSample, shape: tuple[int, ...]) -> _Rows:
-    """Static groups: consecutive channels side by side; shorter groups are padded with their own values."""
-    layout, values = operand.layout, sample.values
-    assert layout.group_axis is not None  # noqa: S101 - checked by the caller
-    axis = layout.group_axis % layout.ndim
-    groups = shape[axis]
-    ids = group_ids(values.shape[axis], groups, values.device)
-    length = int(torch.bincount(ids).max())
-    members = torch.stack([_padded((ids == group).nonzero().flatten(), length) for group in range(groups)])
-    gathered = values.index_select(axis, members.flatten())
-    gathered = gathered.reshape(*gathered.shape[:axis], groups, length, *gathered.shape[axis + 1 :])
-    outer = layout.channel_axis % layout.ndim
-    first = [outer + (outer > axis)] if operand.is_weight else []
-    order = [*first, axis, *(a for a in range(gathered.ndim) if a not in (*first, axis))]
-    rows = gathered.permute(order).reshape(-1, gathered.numel() // (groups * (values.shape[outer] if first else 1)))
-    return _Rows(rows, rows.amin(1), rows.amax(1), shape)
-
-
-def _padded(index: Tensor, length: int) -> Tensor:
-    return torch.cat([index, index[-1:].expand(length - len(index))])
-
-
-def _percentile(values: Tensor, percent: float) -> tuple[Tensor, Tensor]:
-    """Per row of ``values``, the bounds that leave out (100 − percent) % at each end."""
-    length = values.shape[1]
-    rank = max(1, min(length, round(length * percent / 100)))
-    return values.kthvalue(length - rank + 1, dim=1).values, values.kthvalue(rank, dim=1).values

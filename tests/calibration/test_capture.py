@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoq.calibration import CalibrationSettings, OperandSample, capture
-from autoq.errors import CalibrationError
+from autoq.calibration import OBSERVERS, CalibrationSettings, OperandSample, capture
+from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from tests.calibration.samples import CHANNELS, TOKENS, block_model, images, key_of
@@ -40,7 +40,8 @@ def record(model: QuantizedModel, batch: Tensor) -> dict[tuple[str, str], Tensor
 
 def tensors_of(sample: OperandSample) -> list[Tensor]:
     bounds = [*(sample.entry_bounds or ()), *(sample.further_entry_bounds or ())]
-    return [sample.values, sample.lower, sample.upper, *bounds]
+    observed = [bound for pair in sample.observed.values() for bound in pair]
+    return [sample.values, sample.lower, sample.upper, *bounds, *observed]
 
 
 @pytest.mark.parametrize("sizes", [(12,), (3, 4, 5), (1,) * 12])
@@ -66,9 +67,10 @@ def test_samples_are_what_passes_whatever_the_batches(sizes: tuple[int, ...]) ->
         torch.testing.assert_close(sample.further_entry_bounds[index], every[5:])
 
 
-def test_memory_does_not_grow_with_the_images() -> None:
+@pytest.mark.parametrize("observer", ["mse", "ema", "percentile"])
+def test_memory_does_not_grow_with_the_images(observer: Any) -> None:
     model = block_model()
-    settings = CalibrationSettings(sample_images=4, sample_elements=400)
+    settings = CalibrationSettings(observer=observer, sample_images=4, sample_elements=400)
 
     def kept(count: int) -> int:
         samples = capture(model, torch.split(images(count), 8), settings)
@@ -79,6 +81,58 @@ def test_memory_does_not_grow_with_the_images() -> None:
         assert sample.values.numel() <= 400
         for tensor in sample.further_entry_bounds or ():
             assert tensor.numel() <= 400
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_averages_are_over_the_batches_at_every_resolution(observer: Any) -> None:
+    model, parts = block_model(), torch.split(images(12), [3, 4, 5])
+    settings = CalibrationSettings(observer=observer, percentile=90.0, averaging_constant=0.25, sample_images=2)
+    seen = [record(model, part) for part in parts]
+    for key, sample in capture(model, parts, settings).items():
+        layout = model.traced.sites_by_name[key[0]].operand(key[1]).layout
+        axes = {"tensor": (), "channel": (layout.channel_axis,)}
+        if layout.head_axis is not None:
+            axes["head"] = (layout.head_axis,)
+        assert set(sample.observed) == (set(axes) if observer in ("ema", "percentile") else set())
+        for granularity, found in sample.observed.items():
+            expected = None
+            for x in (whole[key] for whole in seen):
+                rows = x.movedim(axes[granularity], tuple(range(len(axes[granularity]))))
+                rows = rows.reshape(*(x.shape[axis] for axis in axes[granularity]), -1)
+                bounds = torch.stack([rows.amin(-1), rows.amax(-1)])
+                if observer == "percentile":
+                    bounds = torch.quantile(rows, torch.tensor([0.1, 0.9]), dim=-1)
+                expected = bounds if expected is None else 0.75 * expected + 0.25 * bounds
+            assert expected is not None
+            shape = [x.shape[axis] if axis - x.ndim in axes[granularity] else 1 for axis in range(x.ndim)]
+            for bound, wanted in zip(found, expected, strict=True):
+                assert list(bound.shape) == shape
+                torch.testing.assert_close(bound.flatten(), wanted.flatten(), rtol=1e-4, atol=1e-5)
+
+
+def test_named_operands_are_recorded_and_no_others() -> None:
+    model, batch = block_model(), images(8)
+    without_macs = [(s.name, o.name) for s, o in model.traced.operands() if s.op in ("layer_norm", "softmax")]
+    norm = next(key for key in without_macs if model.traced.sites_by_name[key[0]].op == "layer_norm")
+    samples = capture(model, [batch], SETTINGS, operands=[norm, ("fc1", "input")])
+    assert list(samples) == [norm, ("fc1", "input")]
+    torch.testing.assert_close(samples[norm].values, batch[:5])
+    torch.testing.assert_close(samples[norm].upper, batch.amax((0, 1), keepdim=True))
+    unnamed = capture(model, [batch], SETTINGS)
+    assert unnamed.keys().isdisjoint(without_macs)
+    for one, other in zip(tensors_of(samples["fc1", "input"]), tensors_of(unnamed["fc1", "input"]), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert capture(model, [batch], SETTINGS, operands=without_macs).keys() == set(without_macs)
+    assert len(without_macs) == 2
+    assert capture(model, [batch], SETTINGS, operands=[]) == {}
+
+
+def test_operands_that_cannot_be_recorded_are_refused() -> None:
+    model = block_model()
+    with pytest.raises(CalibrationError, match="fc1:weight is a weight"):
+        capture(model, [images(2)], SETTINGS, operands=[("fc1", "weight")])
+    with pytest.raises(RecipeError, match="no site 'fc3'"):
+        capture(model, [images(2)], SETTINGS, operands=[("fc3", "input")])
 
 
 def test_tokens_are_chosen_by_the_seed() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -129,8 +132,136 @@ def test_percentile_cuts_both_tails() -> None:
     described = operand((1, 100, 100))
     settings = CalibrationSettings(observer="percentile", percentile=99.0)
     solved = solve(described, config("uniform", 8), sample_of(described, values), settings).qparams()
-    # The 9,900th value from either end.
-    assert float(solved["scale"]) == pytest.approx((7_899 - -1_900) / 255)
+    # 99 % of the way from either end to the other.
+    assert float(solved["scale"]) == pytest.approx((7_899.01 - -1_900.01) / 255)
+
+
+OBSERVED = {
+    "tensor": (torch.full((1, 1, 1, 1), -1.0), torch.full((1, 1, 1, 1), 4.0)),
+    "head": (torch.tensor([-1.0, -2, -3]).view(1, 3, 1, 1), torch.tensor([1.5, 2.5, 12]).view(1, 3, 1, 1)),
+    "channel": (torch.tensor([-1.0, -2, -3, -4]).view(1, 1, 1, 4), torch.tensor([2.0, 4, 6, 8]).view(1, 1, 1, 4)),
+}
+
+
+@pytest.mark.parametrize("granularity", OBSERVED)
+@pytest.mark.parametrize("observer", ["ema", "percentile"])
+def test_averages_are_taken_at_their_own_resolution(observer: Any, granularity: str) -> None:
+    described = operand((1, 3, 20, 4), heads=True)
+    sample = sample_of(described, torch.randn(4, 3, 20, 4, generator=torch.Generator().manual_seed(8)))
+    observed = replace(sample, observed=OBSERVED)
+    settings = CalibrationSettings(observer=observer)
+    lower, upper = OBSERVED[granularity]
+    solved = solve(described, config("uniform", 8, granularity=granularity), observed, settings).qparams()
+    torch.testing.assert_close(solved["scale"], (upper - lower) / 255)
+    torch.testing.assert_close(solved["zero_point"], (-lower / (upper - lower) * 255).round())
+    logarithmic = solve(described, config("log2", 4, granularity=granularity), observed, settings).qparams()
+    torch.testing.assert_close(logarithmic["scale"], upper - lower.min())
+
+
+def test_static_groups_are_those_of_the_sample() -> None:
+    described = operand((1, 10, 4))
+    values = torch.randn(2, 10, 4, generator=torch.Generator().manual_seed(8)) * torch.tensor([1.0, 1, 9, 9])
+    sample = replace(sample_of(described, values), observed=OBSERVED)
+    option = config("uniform", 8, granularity="group", groups=2)
+    for observer in ("min_max", "ema"):
+        solved = solve(described, option, sample, CalibrationSettings(observer=observer)).qparams()["scale"].flatten()
+        for group in range(2):
+            part = values[..., 2 * group : 2 * group + 2]
+            assert float(solved[group]) == pytest.approx(float(part.max() - part.min()) / 255)
+    settings = CalibrationSettings(observer="percentile", percentile=75.0)
+    cut = solve(described, option, sample, settings).qparams()["scale"].flatten()
+    for group in range(2):
+        low, high = torch.quantile(values[..., 2 * group : 2 * group + 2], torch.tensor([0.25, 0.75]))
+        assert float(cut[group]) == pytest.approx(float(high - low) / 255)
+
+
+def test_weights_are_one_batch() -> None:
+    weight = torch.randn(5, 200, generator=torch.Generator().manual_seed(9))
+    option = config("uniform", 8, granularity="channel")
+
+    def scales(observer: Any) -> Tensor:
+        settings = CalibrationSettings(observer=observer, percentile=95.0)
+        return solve(weight_operand((5, 200)), option, weight, settings).qparams()["scale"].flatten()
+
+    span = weight.amax(1) - weight.amin(1)
+    torch.testing.assert_close(scales("min_max"), span / 255)
+    torch.testing.assert_close(scales("ema"), span / 255)
+    low, high = torch.quantile(weight, torch.tensor([0.05, 0.95]), dim=1)
+    torch.testing.assert_close(scales("percentile"), (high - low) / 255)
+
+
+def fake_quantized_error(values: Tensor, low: float, high: float, bits: int) -> float:
+    """Squared error of an affine quantizer between two bounds, widened to zero."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / (2**bits - 1)
+    return uniform_reference(values, scale, round(-low / scale), bits)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("kind", ["normal", "gelu", "heavy", "outliers"])
+def test_omse_shrinks_the_range_of_all_images(kind: str, bits: int) -> None:
+    sample = sample_of(operand(SHAPE), draw(kind))
+    wider = replace(sample, lower=1.5 * sample.lower, upper=1.25 * sample.upper)
+    found = squared_error(
+        solve(operand(SHAPE), config("uniform", bits), wider, CalibrationSettings(observer="omse")), sample
+    )
+    low, high, values = float(wider.lower.min()), float(wider.upper.max()), sample.values.flatten()
+    every = [fake_quantized_error(values, (1 - i / 100) * low, (1 - i / 100) * high, bits) for i in range(90)]
+    assert found == pytest.approx(min(every), rel=1e-3)
+
+
+def test_omse_of_weights_is_by_row() -> None:
+    weight = torch.randn(4, 150, generator=torch.Generator().manual_seed(4)) ** 3
+    option = config("uniform", 3, granularity="channel")
+    solved = solve(weight_operand((4, 150)), option, weight, CalibrationSettings(observer="omse"))
+    for row, found in zip(weight, (solved(weight) - weight).square().sum(1).tolist(), strict=True):
+        shrinks = [1 - i / 100 for i in range(90)]
+        every = [fake_quantized_error(row, s * float(row.min()), s * float(row.max()), 3) for s in shrinks]
+        assert found == pytest.approx(min(every), rel=1e-3)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("kind", ["normal", "heavy", "outliers"])
+def test_best_percentile_is_the_best_of_three(kind: str, bits: int) -> None:
+    sample = sample_of(operand(SHAPE), draw(kind))
+    settings = CalibrationSettings(observer="best_percentile")
+    solved = solve(operand(SHAPE), config("uniform", bits), sample, settings)
+    values = sample.values.flatten().double()
+    every = []
+    for share in (0.999, 0.9999, 0.99999):
+        low, high = (float(torch.quantile(values, part)) for part in (1 - share, share))
+        every.append(fake_quantized_error(values, low, high, bits))
+    assert len({round(error, 6) for error in every}) == 3
+    assert squared_error(solved, sample) == pytest.approx(min(every), rel=1e-3)
+
+
+@pytest.mark.parametrize("observer", ["omse", "best_percentile"])
+def test_logarithms_take_the_best_of_the_candidates(observer: Any) -> None:
+    sample = sample_of(operand(SHAPE), draw("positive") ** 2)
+    settings = CalibrationSettings(observer=observer)
+    found = squared_error(solve(operand(SHAPE), config("log2", 3), sample, settings), sample)
+    values = sample.values.flatten().double()
+    tops = [float(torch.quantile(values, share)) for share in (0.999, 0.9999, 0.99999)]
+    if observer == "omse":
+        tops = [(1 - i / 100) * float(values.max()) for i in range(90)]
+    levels = torch.cat([2.0 ** -torch.arange(7.0), torch.zeros(1)])
+    every = []
+    for top in tops:
+        code = torch.where(values > 0, -torch.log2(values / top), torch.inf).round().clamp(0, 7).long()
+        every.append(float((levels[code] * top - values).square().sum()))
+    assert found <= 1.01 * min(every)
+    assert found < 0.99 * every[0] or min(every) == every[0]
+
+
+@pytest.mark.parametrize("scheme", ["uniform", "adalog", "log2"])
+def test_fpcs_is_mse_for_one_operand(scheme: str) -> None:
+    sample = sample_of(operand(SHAPE, "gelu"), draw("gelu"))
+    first, second = (
+        solve(operand(SHAPE, "gelu"), config(scheme, 4), sample, CalibrationSettings(observer=observer)).qparams()
+        for observer in ("mse", "fpcs")
+    )
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("observer", OBSERVERS)
