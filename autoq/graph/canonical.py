@@ -13,6 +13,9 @@ _RELEVANT: dict[str, tuple[str, ...]] = {
     "adalog": ("granularity", "log_base_numerator", "overflow"),
     "log2": ("granularity", "overflow"),
     "log_sqrt2": ("granularity", "overflow"),
+    "log_int_softmax": ("overflow",),
+    "twin_uniform": ("granularity",),
+    "power_of_two_factor": (),
 }
 """The fields that a scheme reads besides ``bits``; a scheme that is not listed is taken to read all."""
 
@@ -32,9 +35,10 @@ def canonical(config: OperandConfig, operand: Operand) -> OperandConfig:
         return OperandConfig(scheme="instance_groups", bits=config.bits, groups=groups)
     values: dict[str, Any] = {"scheme": config.scheme, "bits": config.bits}
     values |= {name: getattr(config, name) for name in _RELEVANT.get(config.scheme, OperandConfig.model_fields)}
-    if config.granularity == "head" and operand.layout.head_axis is None:
+    granularity = values.get("granularity", "tensor")
+    if granularity == "head" and operand.layout.head_axis is None:
         values["granularity"] = "tensor"
-    if config.granularity == "group":
+    if granularity == "group":
         values["groups"] = _groups(config, operand, operand.layout.group_axis)
         if values["groups"] == 1:
             values["granularity"] = "channel" if operand.is_weight else "tensor"

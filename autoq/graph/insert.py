@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
@@ -29,6 +30,21 @@ class OperandSlot(nn.Module):
         return x if self.quantizer is None else self.quantizer(x)
 
 
+class OperationSlot(nn.Module):
+    """Runs a LayerNorm or softmax node as traced, or the operation that was put in its place."""
+
+    def __init__(self, original: Callable[..., Tensor]) -> None:
+        """Start with the operator of the traced node."""
+        super().__init__()
+        self.original = original
+        self.replacement: nn.Module | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """What the node computes; the replacement takes the arguments of the ATen operator."""
+        operation = self.original if self.replacement is None else self.replacement
+        return operation(*args, **kwargs)
+
+
 class FixedTensor(nn.Module):
     """Stands in a weight's slot and returns what the weight was quantized to, so that this is done once."""
 
@@ -51,6 +67,7 @@ class QuantizedModel(nn.Module):
     Attributes:
         traced: the model underneath.
         slots: (site, operand) to its slot.
+        operations: LayerNorm and softmax sites to the slot that runs them.
         stages: the graph in pieces; running them in order runs the model.
     """
 
@@ -65,6 +82,7 @@ class QuantizedModel(nn.Module):
         by_name = {node.name: copies[node] for node in traced.graph_module.graph.nodes if node in copies}
         root = nn.Module()
         self.slots: dict[OperandKey, OperandSlot] = {}
+        self.operations: dict[str, OperationSlot] = {}
         site_of_node: dict[fx.Node, str] = {}
         for index, (key, edge) in enumerate(traced.edges.items()):
             node = by_name[edge.node]
@@ -76,6 +94,8 @@ class QuantizedModel(nn.Module):
             inserted.meta = dict(edge.of(node).meta)
             _replace_argument_(node, edge.index, edge.item, inserted)
             site_of_node[node] = key[0]
+            if traced.sites_by_name[key[0]].op in ("layer_norm", "softmax"):
+                self.operations[key[0]] = _into_slot_(node, root, f"operation_{index}")
         whole = fx.GraphModule(_Both(traced.graph_module, root), graph)
         self.stages: tuple[Stage, ...] = cut_into_stages(whole, site_of_node.get)
         self.stage_modules = nn.ModuleList(stage.graph_module for stage in self.stages)
@@ -92,8 +112,22 @@ class QuantizedModel(nn.Module):
         for key, quantizer in quantizers.items():
             self.slots[key].quantizer = quantizer
 
+    def replace_(self, operations: Mapping[str, nn.Module]) -> None:
+        """Run these LayerNorm and softmax sites by other modules, which take the ATen operator's arguments.
+
+        Raises:
+            RecipeError: there is no such site.
+        """
+        for site, operation in operations.items():
+            if site not in self.operations:
+                raise RecipeError(f"{site!r} is no LayerNorm or softmax.{did_you_mean(site, self.operations)}")
+            self.operations[site].replacement = operation
+
     def remove_(self, keys: Iterable[OperandKey] | None = None) -> None:
-        """Empty the slots named in ``keys``, or all of them."""
+        """Empty the slots named in ``keys``, or all of them; without ``keys``, undo ``replace_`` as well."""
+        if keys is None:
+            for operation in self.operations.values():
+                operation.replacement = None
         chosen = list(self.slots if keys is None else keys)
         self.check_keys(chosen)
         for key in chosen:
@@ -165,6 +199,14 @@ def _replace_argument_(node: fx.Node, index: int, item: int | None, new: fx.Node
         items = list(node.args[index])  # type: ignore[arg-type]
         items[item] = new
         node.update_arg(index, items)
+
+
+def _into_slot_(node: fx.Node, root: nn.Module, name: str) -> OperationSlot:
+    """Turn an operator's node into the call of a slot that runs it."""
+    slot = OperationSlot(node.target)  # type: ignore[arg-type]
+    root.add_module(name, slot)
+    node.op, node.target = "call_module", name
+    return slot
 
 
 def _output_spec(graph_module: fx.GraphModule) -> pytree.TreeSpec | None:

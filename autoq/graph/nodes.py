@@ -10,8 +10,15 @@ from torch import fx
 _VIEWS = {
     *("view", "reshape", "permute", "transpose", "t", "flatten", "unflatten", "expand", "slice", "select", "squeeze"),
     *("unsqueeze", "unbind", "split", "split_with_sizes", "chunk", "alias", "detach", "narrow", "expand_as", "view_as"),
-    *("reshape_as", "movedim", "swapaxes", "diagonal", "as_strided", "contiguous", "dropout", "to"),
+    *("reshape_as", "movedim", "swapaxes", "diagonal", "as_strided", "contiguous", "dropout", "to", "mT"),
 }
+_CASTS = {"to", "_to_copy", "type_as"}
+
+COPIES = frozenset({"clone", "roll", "flip", "repeat", "index", "index_select", "_to_copy", "type_as"})
+"""Operators that lay values out anew in memory of their own and change none."""
+
+PADS = frozenset({"pad", "constant_pad_nd"})
+"""Operators that put further values around those of their input."""
 
 PRODUCTS = frozenset({"matmul", "bmm", "mm", "addmm", "baddbmm", "einsum"})
 """Products of two tensors, either of which may be an activation."""
@@ -41,6 +48,26 @@ def op_name(node: fx.Node) -> str:
 def is_view(node: fx.Node) -> bool:
     """Whether the node's result may share memory with its input."""
     return op_name(node) in _VIEWS or node.target is operator.getitem
+
+
+def is_cast(node: fx.Node) -> bool:
+    """Whether the node turns its input into another type."""
+    return op_name(node) in _CASTS
+
+
+def is_move(node: fx.Node) -> bool:
+    """Whether every value of the node's result is one of its first argument's (cast to another float at most).
+
+    So for views and copies, and padding by nothing, which Swin has where its windows fit; not for dropout, which is one
+    of the views because nothing is left of it in evaluation mode, nor where memory is read past the view.
+    """
+    name = op_name(node)
+    if is_cast(node):
+        value = node.meta.get("val")
+        return value is not None and bool(value.dtype.is_floating_point)
+    if name in PADS:
+        return not any(node.args[1])  # type: ignore[arg-type]
+    return name in COPIES or (is_view(node) and name not in ("dropout", "as_strided"))
 
 
 def is_in_place(node: fx.Node) -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import operator
-
 from torch import fx
 
-from autoq.graph.nodes import is_view, op_name
+from autoq.graph.nodes import COPIES, PADS, is_view, op_name
 from autoq.graph.sites import Producer
 
 _PRODUCERS: dict[str, Producer] = {
@@ -17,7 +15,6 @@ _PRODUCERS: dict[str, Producer] = {
     "relu": "relu",
     "relu_": "relu",
 }
-_MOVES = {"clone", "roll", "pad", "constant_pad_nd", "repeat", "type_as", "_to_copy"}
 _SCALINGS = {"mul", "div", "mul_", "div_"}
 
 
@@ -33,7 +30,7 @@ def find_producer(node: fx.Node) -> Producer:
             kinds = {find_producer(part) for part in node.args[0]}  # type: ignore[arg-type, union-attr]
             return kinds.pop() if len(kinds) == 1 else "other"
         scaled = _scaled(node)
-        if scaled is None and not (is_view(node) or name in _MOVES or node.target is operator.getitem):
+        if scaled is None and not (is_view(node) or name in COPIES | PADS):
             return "other"
         node = scaled or node.args[0]  # type: ignore[assignment]
     return "other"

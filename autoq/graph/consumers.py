@@ -1,0 +1,164 @@
+"""Who reads a site's output unchanged, and which site's output an operand is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from autoq.graph.insert import OperandKey
+from autoq.graph.nodes import is_cast, is_in_place, is_move, op_name
+from autoq.graph.trace import TracedModel
+
+_READS_SHAPE = {
+    *("sym_size", "sym_numel", "sym_stride", "new_empty", "new_zeros", "new_ones", "new_full"),
+    *("empty_like", "zeros_like", "ones_like", "full_like"),
+}
+"""Operators to which the values of their arguments do not matter."""
+_READS_SHAPE_OF_SECOND = {"view_as", "reshape_as", "expand_as", "type_as"}
+
+
+def consumers(traced: TracedModel, site: str) -> tuple[OperandKey, ...] | None:
+    """The operands that are the output of ``site``, its values moved at most (viewed, permuted, rolled, copied).
+
+    Returns:
+        (site, operand) pairs in execution order; None if anything else reads the output, and so would notice a change
+        of it: a residual branch, a scaling, a concatenation, padding with zeros, the model's own output.
+
+    Raises:
+        KeyError: the model has no such site.
+    """
+    keys = {(edge.node, edge.index, edge.item): key for key, edge in traced.edges.items()}
+    found: set[OperandKey] = set()
+    for node in _moved(_node_of(traced, site)):
+        for user in node.users:
+            places = list(_places(user, node))
+            if not places:  # deeper in its arguments than sites and moves have theirs
+                return None
+            for index, item in places:
+                key = keys.get((user.name, index, item))
+                if key is not None:
+                    found.add(key)
+                elif not (_passes_on(user, index, item) or _reads_shape(user, index)):
+                    return None
+    return tuple(key for key in traced.edges if key in found)
+
+
+def source_site(traced: TracedModel, site: str, operand: str) -> str | None:
+    """The LayerNorm or softmax whose output this operand is, its values moved at most; None if there is none.
+
+    Raises:
+        KeyError: the model has no such operand.
+    """
+    sources = {
+        edge.node: name
+        for (name, _), edge in traced.edges.items()
+        if traced.sites_by_name[name].op in ("layer_norm", "softmax")
+    }
+    node = traced.edges[site, operand].source(traced.graph_module)
+    while node.name not in sources:
+        if not is_move(node):
+            return None
+        node = node.args[0]  # type: ignore[assignment]
+    overwritten = any(is_in_place(user) and user.args[0] is moved for moved in _moved(node) for user in moved.users)
+    return None if overwritten else sources[node.name]
+
+
+def linears_by_norm(traced: TracedModel) -> dict[str, tuple[str, ...]]:
+    """LayerNorms over one axis that are read by linear layers only, and those layers, in execution order.
+
+    Channel c of the LayerNorm is channel c of each layer's input. This is found by running the model once on one image
+    of zeros: two axes of the same length cannot be told apart by their shapes.
+    """
+    probe = _ChannelProbe(traced.graph_module)
+    probe.run_on_zeros()
+    found = {}
+    for norm in traced.sites:
+        if norm.op != "layer_norm" or len(axes := _node_of(traced, norm.name).args[1]) != 1:  # type: ignore[arg-type]
+            continue
+        keys = consumers(traced, norm.name) or ()
+        sites = [traced.sites_by_name[site] for site, _ in keys]
+        in_order = all(
+            site.op == "linear"
+            and operand == "input"
+            and site.operand("input").shape[-1] == axes[0]  # type: ignore[index]
+            and _node_of(traced, site.name) in probe.in_order
+            for site, (_, operand) in zip(sites, keys, strict=True)
+        )
+        if keys and in_order:
+            found[norm.name] = tuple(site.name for site in sites)
+    return found
+
+
+def _node_of(traced: TracedModel, site: str) -> fx.Node:
+    name = traced.edges[site, traced.sites_by_name[site].operands[0].name].node
+    nodes: Iterable[fx.Node] = traced.graph_module.graph.nodes
+    return next(node for node in nodes if node.name == name)
+
+
+def _moved(node: fx.Node) -> Iterator[fx.Node]:
+    """``node``, and all that its values are moved to."""
+    yield node
+    for user in node.users:
+        if is_move(user) and user.args[0] is node:
+            yield from _moved(user)
+
+
+def _places(user: fx.Node, node: fx.Node) -> Iterator[tuple[int, int | None]]:
+    """Where ``node`` stands among the arguments of ``user``: index, and item of a list."""
+    for index, argument in enumerate([*user.args, *user.kwargs.values()]):
+        if argument is node:
+            yield index, None
+        elif isinstance(argument, list | tuple):
+            yield from ((index, item) for item, part in enumerate(argument) if part is node)
+
+
+def _passes_on(user: fx.Node, index: int, item: int | None) -> bool:
+    return is_move(user) and (index, item) == (0, None)
+
+
+def _reads_shape(user: fx.Node, index: int) -> bool:
+    return op_name(user) in _READS_SHAPE or (op_name(user) in _READS_SHAPE_OF_SECOND and index == 1)
+
+
+class _ChannelProbe(fx.Interpreter):
+    """Sends the numbers of the channels along the way that each LayerNorm's output takes.
+
+    Attributes:
+        in_order: linear nodes whose input has them in its last axis as they were in the LayerNorm's.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.in_order: set[fx.Node] = set()
+        self._numbers: dict[fx.Node, Any] = {}
+
+    def run_on_zeros(self) -> None:
+        """Run the model on one image of zeros; what is not a number in its shape is the batch."""
+        inputs = [node.meta["val"] for node in self.module.graph.nodes if node.op == "placeholder"]  # type: ignore[union-attr]
+        images = []
+        for value in inputs:
+            shape = [size if isinstance(size, int) else 1 for size in value.shape]
+            images.append(torch.zeros(shape, dtype=value.dtype, device=value.device))
+        with torch.no_grad():
+            self.run(*images)
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node, and beside it the same move of the numbers."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        numbers = self._numbers.get(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else None
+        if op_name(n) == "linear" and isinstance(numbers, Tensor) and torch.equal(numbers, _numbered(numbers)):
+            self.in_order.add(n)
+        if numbers is not None and is_move(n):
+            self._numbers[n] = numbers if is_cast(n) else n.target(numbers, *args[1:], **kwargs)  # type: ignore[operator]
+        result = super().run_node(n)
+        if op_name(n) == "layer_norm":
+            self._numbers[n] = _numbered(result)
+        return result
+
+
+def _numbered(x: Tensor) -> Tensor:
+    """The number of its channel in place of each value, laid out in memory as ``x`` is, so that it can be viewed."""
+    return torch.empty_like(x, dtype=torch.int32).copy_(torch.arange(x.shape[-1], device=x.device))
