@@ -9,6 +9,7 @@
     │   ├── DataError             images cannot be found, read or labelled
     │   ├── RecipeError           a recipe is malformed, or belongs to another model
     │   ├── SpaceError            a search space or study file is malformed
+    │   ├── MethodError           no such method, or it has no such option or bits
     │   ├── BudgetError           a budget cannot be parsed or reached
     │   └── RunDirectoryError     a run directory cannot be used: not writable, another run's, in use
     └── RunError                  something failed while running; exit status 1
@@ -47,6 +48,10 @@ class RecipeError(InputError):
 
 class SpaceError(InputError):
     """A search space or study file is malformed."""
+
+
+class MethodError(InputError):
+    """There is no such quantization method, or it has no such option or bit-width."""
 
 
 class BudgetError(InputError):

@@ -1,4 +1,4 @@
-"""What a running search reports, for a progress display to show."""
+"""What a long-running command reports, for a progress display to show."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Phase = Literal["model", "images", "capture", "calibration", "search", "front"]
+Phase = Literal["model", "images", "capture", "calibration", "search", "front", "score", "accuracy"]
 
 
 @dataclass(frozen=True)

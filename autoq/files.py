@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import os
 import tempfile
@@ -35,6 +36,34 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_writable(directory: str | os.PathLike[str]) -> None:
+    """Check that a directory can be made or written to; creates nothing.
+
+    Raises:
+        OSError: the directory, or the nearest parent that exists, is a file or is not writable.
+    """
+    nearest = Path(directory).absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def make_writable(directory: str | os.PathLike[str]) -> None:
+    """Make a directory if need be, and check that files can be written there.
+
+    Raises:
+        OSError: it is a file, or is not writable.
+    """
+    path = Path(directory)
+    path.mkdir(parents=True, exist_ok=True)
+    probe = path / f".probe-{os.getpid()}"
+    probe.write_bytes(b"")
+    probe.unlink()
 
 
 def sha256_hex(chunks: Iterable[bytes]) -> str:

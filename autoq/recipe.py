@@ -68,13 +68,17 @@ class ModelReference(_Frozen):
 
 
 class CalibrationReference(_Frozen):
-    """The calibration data and settings that made the bank, enough to solve it again."""
+    """The calibration data and settings that made the bank, enough to solve it again.
+
+    ``settings`` are those of ``CalibrationSettings`` that differ from their defaults, ``observer`` and ``seed`` aside.
+    """
 
     data: str
     images: int
     seed: int
     observer: str
     bank_fingerprint: str
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class CostRecord(_Frozen):
@@ -105,6 +109,9 @@ class Recipe(_Frozen):
         schema_version: version of this file format.
         model: the model this recipe belongs to.
         sites: site name to operand configurations.
+        reparameterized: LayerNorm sites whose output is rescaled channel by channel before it is quantized (RepQ-ViT),
+            and the bits for which it is; the rescaling itself is in the bank.
+        method: the published method that made this recipe, for people to read.
         calibration: what made the quantizer parameters.
         cost: BOPs and size when the recipe was written.
         score: discrepancy (and accuracy) when the recipe was written.
@@ -113,6 +120,8 @@ class Recipe(_Frozen):
     schema_version: Literal[1] = SCHEMA_VERSION
     model: ModelReference
     sites: dict[str, SiteConfig]
+    reparameterized: dict[str, int] = Field(default_factory=dict)
+    method: str | None = None
     calibration: CalibrationReference | None = None
     cost: CostRecord | None = None
     score: ScoreRecord | None = None
@@ -120,13 +129,19 @@ class Recipe(_Frozen):
     @property
     def content_hash(self) -> str:
         """SHA-256 of what is quantized and how; equal for recipes that differ only in their records."""
-        return hash_sites(self.sites)
+        if not self.reparameterized:
+            return hash_sites(self.sites)
+        return sha256_hex([hash_sites(self.sites).encode(), json.dumps(self.reparameterized, sort_keys=True).encode()])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, defaults left out of the operands."""
         document = self.model_dump(exclude={"sites"}, exclude_none=True)
         if self.model.pretrained:
             del document["model"]["pretrained"]
+        if not self.reparameterized:
+            del document["reparameterized"]
+        if self.calibration is not None and not self.calibration.settings:
+            del document["calibration"]["settings"]
         ordered = {key: document[key] for key in ("schema_version", "model")}
         ordered["sites"] = sites_to_json(self.sites)
         return ordered | {key: value for key, value in document.items() if key not in ordered}

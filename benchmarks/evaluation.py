@@ -62,7 +62,7 @@ def main() -> None:
     }
     started = time.perf_counter()
     for sites in candidates.values():
-        bank.modules(sites)
+        bank.apply_(sites)
     print(f"solve the candidates     {time.perf_counter() - started:8.2f} s   peak {peak_mib():6.0f} MiB")
     evaluator = Evaluator(session.model, bank, images.tensor)
     print(f"{evaluator.images} images in batches of {choose_batch_size(session.traced)}")

@@ -5,72 +5,94 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
-from autoq.calibration.capture import OperandSample
+from autoq.calibration.bank_files import SolvedKey, fingerprint_of, read_bank, refuse_stale, write_bank
+from autoq.calibration.capture import OperandSample, capture
+from autoq.calibration.integer_operations import integer_operations
+from autoq.calibration.output_search import solve_jobs
+from autoq.calibration.quantized_weights import QuantizedWeights
+from autoq.calibration.reparameterization import ChannelFactors
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers import OperandSolver
-from autoq.errors import CalibrationError, RecipeError, RunDirectoryError
-from autoq.files import atomic_path, sha256_hex, write_text
+from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.insert import FixedTensor, OperandKey, QuantizedModel
 from autoq.quantizers import BaseQuantizer, create_quantizer
-from autoq.recipe import OperandConfig, SiteConfig
+from autoq.recipe import OperandConfig, SiteConfig, hash_sites
 
-_logger = logging.getLogger(__name__)
-
-BANK_VERSION = 1
+BANK_VERSION = 2
 """Raised when the same settings would give other parameters."""
-_SOLVER_BYTES = 1 << 28
-"""Memory for tables that options of one operand share."""
-Samples = Mapping[OperandKey, OperandSample]
-_Key = tuple[str, str, OperandConfig]
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+_Solved = Generator[dict[SolvedKey, BaseQuantizer], None, None]
+SolveProgress = Callable[[int, int], None]
+"""Gets (options solved, options to solve)."""
 
 
 class Bank:
     """Quantizers by operand and option. What is asked for and not there is solved and kept.
 
+    With the observer ``fpcs``, parameters are solved site by site for the error of the site's output. An option is then
+    solved with the site's other operand in full precision, unless it belongs to ``recipe_sites``, which are solved
+    with both operands quantized.
+
     Attributes:
         description: what the parameters depend on: model weights, calibration images, settings, code version.
         settings: how parameters are chosen.
+        model: whose operands are calibrated; its slots are emptied by solving.
     """
 
     def __init__(
         self,
         model: QuantizedModel,
-        samples: Samples | Callable[[], Samples],
+        images: Tensor | Callable[[], Tensor],
         settings: CalibrationSettings,
         description: Mapping[str, Any],
-        cached_weight_bytes: int = 1 << 30,
+        *,
+        batch_size: int = 32,
+        factors: Mapping[str, ChannelFactors] | None = None,
+        recipe_sites: Mapping[str, SiteConfig] | None = None,
+        capture_progress: Callable[[int], None] | None = None,
+        cached_weight_bytes: int = 1 << 28,
     ) -> None:
         """Start empty.
 
         Args:
             model: whose operands are calibrated.
-            samples: what ``capture`` returned, or a function that captures when the first activation is solved.
+            images: of shape (N, C, H, W) on the model's device, or a function that returns them when the first
+                activation is solved.
             settings: how parameters are chosen.
             description: identifies model weights and calibration images; plain JSON.
-            cached_weight_bytes: most memory for quantized weights that are kept; the least recently used go first.
+            batch_size: images that run at a time.
+            factors: by which the model's LayerNorms were reparameterized; kept with the parameters.
+            recipe_sites: what ``fpcs`` solves jointly.
+            capture_progress: gets the number of images of each batch that is observed.
+            cached_weight_bytes: most memory for codes of quantized weights.
         """
         self.settings = settings
-        described = {**description, "bank_version": BANK_VERSION, "settings": asdict(settings)}
+        self.model = model
+        described: dict[str, Any] = {**description, "bank_version": BANK_VERSION, "settings": asdict(settings)}
+        if settings.observer == "fpcs" and recipe_sites is not None:
+            described["solved_for"] = hash_sites(recipe_sites)[:16]
         # As it comes back from a file: tuples are lists there.
         self.description: dict[str, Any] = json.loads(json.dumps(described))
-        self._model = model
-        self._provider = samples
-        self._quantizers: dict[_Key, BaseQuantizer] = {}
-        self._solvers: OrderedDict[OperandKey, OperandSolver] = OrderedDict()
-        self._weights: OrderedDict[_Key, FixedTensor] = OrderedDict()
-        self._weight_bytes_left = cached_weight_bytes
+        self._recipe_sites = recipe_sites or {}
+        self._images = images
+        self._batch_size = batch_size
+        self._factors = dict(factors or {})
+        self._capture_progress = capture_progress
+        self._samples: dict[OperandKey, OperandSample] = {}
+        self._quantizers: dict[SolvedKey, BaseQuantizer] = {}
+        self._weights = QuantizedWeights(cached_weight_bytes)
         self._unsaved = False
 
     def __len__(self) -> int:
@@ -80,11 +102,7 @@ class Bank:
     @property
     def fingerprint(self) -> str:
         """Changes when anything the parameters depend on does."""
-        return sha256_hex([json.dumps(self.description, sort_keys=True).encode()])[:16]
-
-    @cached_property
-    def _samples(self) -> Samples:
-        return self._provider() if callable(self._provider) else self._provider
+        return fingerprint_of(self.description)
 
     def quantizer(self, site: str, operand: str, config: OperandConfig) -> BaseQuantizer:
         """The solved quantizer of one operand at one option.
@@ -94,62 +112,109 @@ class Bank:
         """
         key = (site, operand, config)
         if key not in self._quantizers:
-            try:
-                self._quantizers[key] = self._solver(site, operand).solve(config)
-            except CalibrationError as error:
-                raise CalibrationError(f"{site}:{operand} at {config.to_json()}: {error}") from error
-            self._unsaved = True
+            self.solve_all([key], workers=1)
         return self._quantizers[key]
 
-    def _solver(self, site: str, operand: str) -> OperandSolver:
-        """The operand's solver, kept for its next option; the least recently used go first."""
-        key = (site, operand)
-        if key not in self._solvers:
-            traced = self._model.traced
-            described = traced.sites_by_name[site].operand(operand)
-            data = traced.weight(site, operand) if described.is_weight else self._samples[site, operand]
-            self._solvers[key] = OperandSolver(described, data, self.settings)
-        self._solvers.move_to_end(key)
-        while len(self._solvers) > 1 and sum(solver.nbytes for solver in self._solvers.values()) > _SOLVER_BYTES:
-            self._solvers.popitem(last=False)
-        return self._solvers[key]
-
-    def module(self, site: str, operand: str, config: OperandConfig) -> torch.nn.Module:
+    def module(self, site: str, operand: str, config: OperandConfig) -> nn.Module:
         """What goes into the operand's slot: its quantizer, or for a weight the quantized weight itself."""
-        if not self._model.traced.sites_by_name[site].operand(operand).is_weight:
-            return self.quantizer(site, operand, config)
-        key = (site, operand, config)
-        if key in self._weights:
-            self._weights.move_to_end(key)
-            return self._weights[key]
+        quantizer = self.quantizer(site, operand, config)
+        if not self._is_weight(site, operand):
+            return quantizer
         with torch.no_grad():
-            fixed = FixedTensor(self.quantizer(site, operand, config)(self._model.traced.weight(site, operand)))
-        self._weights[key] = fixed
-        self._weight_bytes_left -= fixed.value.nbytes
-        while self._weight_bytes_left < 0 and len(self._weights) > 1:
-            _, oldest = self._weights.popitem(last=False)
-            self._weight_bytes_left += oldest.value.nbytes
-        return fixed
+            weight = self.model.traced.weight(site, operand)
+            return FixedTensor(self._weights.get((site, operand, config), quantizer, weight))
 
-    def modules(self, sites: Mapping[str, SiteConfig]) -> dict[OperandKey, torch.nn.Module]:
-        """What goes into the slots of a model for a recipe's sites."""
-        return {
-            (site, operand): self.module(site, operand, config)
-            for site, operands in sites.items()
-            for operand, config in operands.items()
-        }
+    def apply_(self, sites: Mapping[str, SiteConfig]) -> None:
+        """Put a recipe's quantizers and integer operations into the model and take all others out.
 
-    def solve_all(self, options: Iterable[_Key], progress: Callable[[int, int], None] | None = None) -> None:
-        """Solve ahead what is not solved yet, operand by operand; ``progress`` gets (done, total)."""
-        by_operand: dict[OperandKey, dict[_Key, None]] = {}
-        for key in options:
-            if key not in self._quantizers:
-                by_operand.setdefault(key[:2], {})[key] = None
-        missing = [key for keys in by_operand.values() for key in keys]
-        for done, key in enumerate(missing, start=1):
-            self.quantizer(*key)
-            if progress is not None:
-                progress(done, len(missing))
+        Raises:
+            RecipeError: the model has no such site or operand, or the recipe's schemes do not fit together.
+            CalibrationError: an option does not fit its operand.
+        """
+        keys = [(site, operand) for site, operands in sites.items() for operand in operands]
+        self.model.check_keys(keys)
+        modules = {key: self.module(*key, sites[key[0]][key[1]]) for key in keys}
+        operations = integer_operations(self.model.traced, sites, self.quantizer)
+        self.model.remove_()
+        self.model.insert_(modules)
+        self.model.replace_(operations)
+
+    def solve_all(
+        self, options: Iterable[SolvedKey], progress: SolveProgress | None = None, workers: int | None = None
+    ) -> None:
+        """Solve ahead what is not solved yet.
+
+        Args:
+            options: operands and configurations.
+            progress: told after every operand (``fpcs``: every site).
+            workers: operands solved side by side, one thread each; None: as many as PyTorch has threads.
+
+        Raises:
+            CalibrationError: an option does not fit its operand.
+        """
+        missing = [key for key in dict.fromkeys(options) if key not in self._quantizers]
+        solve = self._solve_by_site if self.settings.observer == "fpcs" else self._solve_by_operand
+        done = 0
+        with closing(solve(missing, workers or torch.get_num_threads())) as results:  # whatever stops it, at once
+            for solved in results:
+                self._quantizers |= solved
+                self._unsaved = True
+                done += len(solved)
+                if progress is not None:
+                    progress(done, len(missing))
+
+    def _solve_by_operand(self, missing: list[SolvedKey], workers: int) -> _Solved:
+        """From each operand's own values."""
+        by_operand: dict[OperandKey, list[SolvedKey]] = {}
+        for key in missing:
+            by_operand.setdefault(key[:2], []).append(key)
+        if any(not self._is_weight(*operand) for operand in by_operand):
+            self._capture(by_operand)
+
+        def solve(operand: OperandKey) -> dict[SolvedKey, BaseQuantizer]:
+            described = self.model.traced.sites_by_name[operand[0]].operand(operand[1])
+            data = self.model.traced.weight(*operand) if described.is_weight else self._samples[operand]
+            solver = OperandSolver(described, data, self.settings)
+            return {key: _solve(solver, key) for key in by_operand[operand]}
+
+        yield from _in_threads(solve, by_operand, min(workers, len(by_operand)))
+
+    def _capture(self, operands: Iterable[OperandKey]) -> None:
+        """Observe all operands of products, or all LayerNorm and softmax inputs, once one of them is asked for."""
+        for is_product in (True, False):
+            group = [
+                (site.name, operand.name)
+                for site, operand in self.model.traced.operands()
+                if bool(site.macs) is is_product and not operand.is_weight
+            ]
+            if any(key in group and key not in self._samples for key in operands):
+                batches = torch.split(self._calibration_images(), self._batch_size)
+                self._samples |= capture(self.model, batches, self.settings, self._capture_progress, group)
+
+    def _solve_by_site(self, missing: list[SolvedKey], workers: int) -> _Solved:
+        """For the error of each site's output, site after site."""
+        del workers  # a site's products use all threads
+        jobs: dict[str, list[SiteConfig]] = {}
+        for site, operand, config in missing:
+            together = self._recipe_sites.get(site, {})
+            job = together if together.get(operand) == config else {operand: config}
+            if job not in jobs.setdefault(site, []):
+                jobs[site].append(job)
+        wanted = set(missing)
+        images = self._calibration_images()[: self.settings.fpcs.images]
+        for site, _, solved in solve_jobs(
+            self.model, images, self._batch_size, jobs, self.settings, self.settings.fpcs
+        ):
+            keys = {(site, operand, quantizer.config): quantizer for operand, quantizer in solved.items()}
+            yield {key: quantizer for key, quantizer in keys.items() if key in wanted}
+
+    def _calibration_images(self) -> Tensor:
+        if callable(self._images):
+            self._images = self._images()
+        return self._images
+
+    def _is_weight(self, site: str, operand: str) -> bool:
+        return self.model.traced.sites_by_name[site].operand(operand).is_weight
 
     def resolve(self, sites: Mapping[str, SiteConfig]) -> dict[str, SiteConfig]:
         """The same operands with fitted logarithm bases written out; the bank answers for these as for the original."""
@@ -161,8 +226,7 @@ class Bank:
                     fitted = self.quantizer(site, operand, config).qparams()
                     explicit = config.model_copy(update={"log_base_numerator": int(fitted["log_base_numerator"])})
                     if (site, operand, explicit) not in self._quantizers:
-                        layout = self._model.traced.sites_by_name[site].operand(operand).layout
-                        self._quantizers[site, operand, explicit] = create_quantizer(explicit, layout, fitted)
+                        self._quantizers[site, operand, explicit] = self._rebuilt((site, operand, explicit), fitted)
                         self._unsaved = True
                     config = explicit
                 resolved[site][operand] = config
@@ -174,23 +238,9 @@ class Bank:
         Raises:
             OSError: they cannot be written; what was there before is still there.
         """
-        if not self._unsaved:
-            return
-        target = Path(directory)
-        target.mkdir(parents=True, exist_ok=True)
-        tensors: dict[str, Tensor] = {}
-        entries = []
-        for index, ((site, operand, config), quantizer) in enumerate(self._quantizers.items()):
-            entries.append({"site": site, "operand": operand, "config": config.to_json()})
-            for name, value in quantizer.qparams().items():
-                tensors[f"{index}.{name}"] = value.cpu().contiguous().clone()
-        # Not safetensors' save_file, whose errors are no OSError.
-        content = to_safetensors(tensors, metadata={"entries": _hash_entries(entries)})
-        with atomic_path(target / "bank.safetensors") as temporary:
-            temporary.write_bytes(content)
-        index_document = {"fingerprint": self.fingerprint, "description": self.description, "entries": entries}
-        write_text(target / "bank.json", json.dumps(index_document, indent=1))
-        self._unsaved = False
+        if self._unsaved:
+            write_bank(directory, self.description, self._quantizers, self._factors)
+            self._unsaved = False
 
     def load(self, directory: str | os.PathLike[str]) -> bool:
         """Take over what an earlier run solved; False if there is nothing (or a save was cut short).
@@ -198,50 +248,42 @@ class Bank:
         Raises:
             RunDirectoryError: the bank there was solved for something else; the message says what differs.
         """
-        folder = Path(directory)
-        try:
-            document = json.loads((folder / "bank.json").read_text(encoding="utf-8"))
-            self._refuse_stale(folder, dict(document["description"]))
-            with safe_open(folder / "bank.safetensors", "pt") as file:
-                if file.metadata()["entries"] != _hash_entries(document["entries"]):
-                    _logger.warning("the bank in %s was being saved when its run ended; it is solved again", folder)
-                    return False
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            self._quantizers |= self._rebuilt(document["entries"], tensors)
-        except (FileNotFoundError, NotADirectoryError):
+        content = read_bank(directory)
+        if content is None:
             return False
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError, CalibrationError, RecipeError) as error:
-            _logger.warning("the bank in %s cannot be read and is solved again: %s", folder, error)
+        refuse_stale(directory, content.description, self.description)
+        try:
+            self._quantizers |= {key: self._rebuilt(key, qparams) for key, qparams in content.qparams.items()}
+        except (CalibrationError, RecipeError, KeyError) as error:
+            _logger.warning("the bank in %s cannot be used and is solved again: %s", os.fspath(directory), error)
             return False
         return True
 
-    def _rebuilt(self, entries: list[dict[str, Any]], tensors: Mapping[str, Tensor]) -> dict[_Key, BaseQuantizer]:
-        grouped: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            number, _, parameter = name.partition(".")
-            grouped.setdefault(int(number), {})[parameter] = value
-        device = next((tensor.device for tensor in self._model.parameters()), torch.device("cpu"))
-        rebuilt: dict[_Key, BaseQuantizer] = {}
-        for index, entry in enumerate(entries):
-            config = OperandConfig.model_validate(entry["config"])
-            layout = self._model.traced.sites_by_name[entry["site"]].operand(entry["operand"]).layout
-            key = (entry["site"], entry["operand"], config)
-            rebuilt[key] = create_quantizer(config, layout, grouped[index]).to(device)
-        return rebuilt
-
-    def _refuse_stale(self, folder: Path, found: Mapping[str, Any]) -> None:
-        differing = [
-            key for key in self.description.keys() | found.keys() if self.description.get(key) != found.get(key)
-        ]
-        if differing:
-            changes = ", ".join(
-                f"{key} (was {found.get(key)}, is {self.description.get(key)})" for key in sorted(differing)
-            )
-            raise RunDirectoryError(
-                f"the bank in '{folder}' is stale: it differs in {changes}; delete it or use another --out"
-            )
+    def _rebuilt(self, key: SolvedKey, qparams: Mapping[str, Tensor]) -> BaseQuantizer:
+        site, operand, config = key
+        layout = self.model.traced.sites_by_name[site].operand(operand).layout
+        device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        return create_quantizer(config, layout, qparams).to(device)
 
 
-def _hash_entries(entries: list[dict[str, Any]]) -> str:
-    """Ties ``bank.safetensors`` to the ``bank.json`` it was written with."""
-    return sha256_hex([json.dumps(entries).encode()])
+def _solve(solver: OperandSolver, key: SolvedKey) -> BaseQuantizer:
+    site, operand, config = key
+    try:
+        return solver.solve(config)
+    except CalibrationError as error:
+        raise CalibrationError(f"{site}:{operand} at {config.to_json()}: {error}") from error
+
+
+def _in_threads(function: Callable[[_T], _R], items: Iterable[_T], workers: int) -> Generator[_R, None, None]:
+    """Results in the order of ``items``, worked on side by side, one PyTorch thread each."""
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)

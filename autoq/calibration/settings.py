@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self, get_args
 
-Observer = Literal["mse", "min_max", "percentile"]
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from autoq.calibration.fpcs import FpcsSettings
+from autoq.errors import CalibrationError, RecipeError
+from autoq.files import did_you_mean
+
+RangeObserver = Literal["mse", "min_max", "ema", "percentile", "omse", "best_percentile"]
+"""Observers that look at one operand alone."""
+Observer = Literal[RangeObserver, "fpcs"]
+RANGE_OBSERVERS: tuple[RangeObserver, ...] = get_args(RangeObserver)
 OBSERVERS: tuple[Observer, ...] = get_args(Observer)
 
 
@@ -14,18 +24,66 @@ class CalibrationSettings:
     """Settings that every operand shares.
 
     Attributes:
-        observer: ``min_max`` takes the observed range, ``percentile`` cuts its tails, ``mse`` searches the range (and
-            logarithm base) of least squared error on the operand itself.
+        observer: how ranges are chosen. From all images, batch by batch, ``min_max`` takes the observed range, ``ema``
+            the moving average of the batches' ranges, and ``percentile`` that of their quantiles, which cut the tails.
+            By the squared error of the operand's sampled values, ``omse`` shrinks the observed range in steps of 1 %,
+            ``best_percentile`` takes the best of three percentiles, and ``mse`` searches the range (and logarithm
+            base) of all. ``fpcs`` searches by the layer's output, and as ``mse`` what has no output of its own.
+            Weights are one batch.
         percentile: for ``percentile``: percent of the values kept below the upper bound, and above the lower one.
-        sample_images: images whose values are kept; minimum and maximum are over all images.
+        averaging_constant: for ``ema`` and ``percentile``: weight of each batch after the first in the moving average.
+        sample_images: images whose values are kept; minimum, maximum and moving averages are over all images.
         sample_elements: values kept per operand, about; bounds memory.
         bins: resolution of the histograms on which squared errors are computed.
         seed: chooses which tokens are kept.
+        fpcs: of the progressive search; see :class:`FpcsSettings`.
+
+    Raises:
+        CalibrationError: ``percentile`` is not in 50..100, or ``averaging_constant`` not in 0..1.
     """
 
     observer: Observer = "mse"
     percentile: float = 99.99
+    averaging_constant: float = 0.01
     sample_images: int = 32
     sample_elements: int = 1 << 18
     bins: int = 2048
     seed: int = 0
+    fpcs: FpcsSettings = field(default_factory=FpcsSettings)
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        """Check what would silently turn bounds around."""
+        if not 50 <= self.percentile <= 100:
+            raise CalibrationError(f"percentile must be between 50 and 100, got {self.percentile:g}")
+        if not 0 <= self.averaging_constant <= 1:
+            raise CalibrationError(f"averaging_constant must be between 0 and 1, got {self.averaging_constant:g}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings that differ from their defaults, but for ``observer`` and ``seed``, as recipes keep them."""
+        own, default = asdict(self), asdict(type(self)())
+        return {name: value for name, value in own.items() if name not in _APART and value != default[name]}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Settings from plain data; what is missing has its default.
+
+        Raises:
+            RecipeError: a setting does not exist or cannot have that value.
+        """
+        try:
+            settings: Self = TypeAdapter(cls).validate_python(dict(document))
+            return settings
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            near = did_you_mean(str(first["input"]), OBSERVERS) if where == "observer" else ""
+            raise RecipeError(
+                f"calibration setting {where!r}: {first['msg']} (got {first['input']!r}).{near}"
+            ) from error
+        except CalibrationError as error:
+            raise RecipeError(f"calibration settings: {error}") from error
+
+
+_APART = ("observer", "seed")

@@ -1,4 +1,4 @@
-"""Show a running search: live bars on a terminal, plain lines elsewhere."""
+"""Show a running command: live bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from autoq.units import format_kl
 
 if TYPE_CHECKING:
-    from autoq.search.events import Event
+    from autoq.events import Event
 
 _NAMES = {
     "model": "loading and tracing",
@@ -21,12 +21,14 @@ _NAMES = {
     "calibration": "calibrating options",
     "search": "evaluating recipes",
     "front": "measuring the front",
+    "score": "comparing predictions",
+    "accuracy": "measuring accuracy",
 }
 _SECONDS_BETWEEN_LINES = 5.0
 
 
-class SearchDisplay:
-    """A progress callback for ``run_search``; a context manager that owns the terminal meanwhile."""
+class RunDisplay:
+    """A progress callback for searches and other long commands; a context manager that owns the terminal meanwhile."""
 
     def __init__(self, console: Console | None = None) -> None:
         """Draw on ``console``, standard error by default."""
@@ -62,7 +64,7 @@ class SearchDisplay:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        from autoq.search.events import PhaseAdvanced, PhaseStarted
+        from autoq.events import PhaseAdvanced, PhaseStarted
 
         if isinstance(event, PhaseStarted):
             self._start(event.phase, event.total, event.detail)

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import autoq
-from autoq.cli import evaluate, export, report, search, sites
+from autoq.cli import evaluate, export, quantize, report, search, sites
 from autoq.cli.options import Interrupted
 from autoq.errors import AutoqError, InputError
 
@@ -32,6 +32,7 @@ app.command("search")(search.search)
 app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
+app.command("quantize")(quantize.quantize)
 app.command("sites")(sites.sites)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +22,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 
 class Interrupted(Exception):  # noqa: N818 - not an error
     """Ctrl-C in a command that has something to say about it; exit status 130."""
+
+
+def default_out(model: str, what: str) -> Path:
+    """``autoq-runs/MODEL-WHAT``, the model by the last part of its name."""
+    name = re.sub(r"[^\w.]+", "-", model.rpartition(":")[2].rstrip("/").rpartition("/")[2]).strip("-")
+    return Path("autoq-runs") / f"{name or 'model'}-{what}"
+
+
+def this_command() -> str:
+    """The running command, as one would type it again."""
+    program = Path(sys.argv[0]).name
+    return shlex.join([*(["python", "-m", "autoq"] if program == "__main__.py" else [program]), *sys.argv[1:]])
 
 
 def print_json(document: Any) -> None:

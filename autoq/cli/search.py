@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from autoq.cli.options import DATA_HELP, MODEL_HELP, Interrupted, Json, print_json
+from autoq.cli.options import DATA_HELP, MODEL_HELP, Interrupted, Json, default_out, print_json, this_command
 from autoq.errors import SpaceError
 
 
@@ -43,7 +42,10 @@ def search(
         str | None, typer.Option(metavar="NAME", help="progressive, nsga2, tpe or random. [default: progressive]")
     ] = None,
     observer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Ranges by mse, min_max or percentile. [default: mse]")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Ranges by mse, min_max, ema, percentile, omse or best_percentile. [default: mse]"
+        ),
     ] = None,
     calib_images: Annotated[
         int | None, typer.Option(metavar="N", help="Images to calibrate and score on. [default: 128]")
@@ -79,15 +81,13 @@ def search(
 
 
 def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: bool) -> None:
-    from autoq.cli.display import SearchDisplay
+    from autoq.cli.display import RunDisplay
     from autoq.search.settings import load_study_file, make_settings
 
     settings = make_settings({**(load_study_file(study) if study else {}), **given}, "option")
-    if out is None:
-        name = re.sub(r"[^\w.]+", "-", settings.model.rpartition(":")[2].rstrip("/").rpartition("/")[2]).strip("-")
-        out = Path("autoq-runs") / f"{name or 'model'}-{settings.budget_bops.strip().rstrip('%')}"
+    out = out or default_out(settings.model, settings.budget_bops.strip().rstrip("%"))
     try:
-        with SearchDisplay() as display:
+        with RunDisplay() as display:
             from autoq.search.run import run_search
 
             result = run_search(settings, out, display)
@@ -123,12 +123,10 @@ def _write_report(out: Path) -> Any:
 
 def _after_interrupt(out: Path) -> str:
     """Draw what there is, and tell how to go on."""
-    program = Path(sys.argv[0]).name
-    command = shlex.join([*(["python", "-m", "autoq"] if program == "__main__.py" else [program]), *sys.argv[1:]])
     if (out / "study.log").exists():
         _write_report(out)
         sys.stderr.write(f"autoq: {os.fspath(out / 'report.html')} shows the trials so far\n")
-    return f"interrupted; run the same command to resume: {command}"
+    return f"interrupted; run the same command to resume: {this_command()}"
 
 
 def _seconds(text: str) -> float:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,11 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from autoq.calibration import OBSERVERS, Bank, CalibrationSettings
+from autoq.calibration import Bank, CalibrationSettings
+from autoq.calibration.bank_files import read_bank
 from autoq.cost import ModelCost, model_cost
 from autoq.errors import RecipeError
-from autoq.files import did_you_mean
-from autoq.recipe import CalibrationReference, Recipe
+from autoq.graph.insert import QuantizedModel
+from autoq.recipe import CalibrationReference, OperandConfig, Recipe, SiteConfig
 from autoq.scoring.accuracy import Accuracy, Hits
 from autoq.scoring.discrepancy import Discrepancy, Score
 from autoq.scoring.evaluator import Evaluator, finite_logits
@@ -63,24 +63,32 @@ def evaluate_recipe(
     if calib_data is not None:
         recipe = _calibrated_on(recipe, calib_data)
     images = cache(lambda: _own_images(session, recipe))
-    bank = _find_bank(session, recipe, folder, images)
+    calibrated, bank = _find_bank(session, recipe, folder, images)
+    bank.solve_all(options_of(recipe.sites))
     cost = model_cost(session.traced.sites, recipe.sites)
     if data is None:
-        evaluator = Evaluator(session.model, bank, images().tensor)
+        evaluator = Evaluator(calibrated.model, bank, images().tensor)
         return Measurement(cost, evaluator.evaluate(recipe.sites), None)
     labelled = session.labelled_images(data, required=False)
     batches: Iterable[tuple[Tensor, Tensor | None]] = (
         labelled.batches() if labelled else ((images, None) for images in session.unlabelled_batches(data))
     )
-    score, accuracy = _measure(session, bank, recipe, batches)
+    score, accuracy = measure(calibrated.model, bank, recipe.sites, batches)
     return Measurement(cost, score, accuracy)
 
 
-def _find_bank(session: Session, recipe: Recipe, folder: Path, images: Callable[[], CalibrationImages]) -> Bank:
-    """The bank that a recipe names, or one that will be solved again from ``images``, its calibration images.
+def options_of(sites: Mapping[str, SiteConfig]) -> list[tuple[str, str, OperandConfig]]:
+    """A recipe's operands and their configurations, as ``Bank.solve_all`` takes them."""
+    return [(site, operand, config) for site, operands in sites.items() for operand, config in operands.items()]
+
+
+def _find_bank(
+    session: Session, recipe: Recipe, folder: Path, images: Callable[[], CalibrationImages]
+) -> tuple[Session, Bank]:
+    """The bank that a recipe names, or one that will be solved again from its calibration images, and its model.
 
     Raises:
-        RecipeError: the recipe does not say what it was calibrated on, or by an observer that does not exist.
+        RecipeError: the recipe does not say what it was calibrated on, or by settings that do not exist.
         RunDirectoryError: the bank's files contradict each other.
     """
     calibration = recipe.calibration
@@ -88,27 +96,26 @@ def _find_bank(session: Session, recipe: Recipe, folder: Path, images: Callable[
         raise RecipeError(
             "the recipe does not name its calibration images: give them with --calib-data, best not those to measure on"
         )
-    if calibration.observer not in OBSERVERS:
-        near = did_you_mean(calibration.observer, OBSERVERS)
-        raise RecipeError(f"unknown observer {calibration.observer!r}; there are {', '.join(OBSERVERS)}.{near}")
+    settings = CalibrationSettings.from_json(
+        {"observer": calibration.observer, "seed": calibration.seed, **calibration.settings}
+    )
     for directory in (folder / "bank", folder.parent / "bank"):
-        try:
-            document = json.loads((directory / "bank.json").read_text(encoding="utf-8"))
-            found, description = document["fingerprint"], document["description"]
-        except (OSError, ValueError, KeyError):
-            continue
-        if found == calibration.bank_fingerprint:
-            settings = CalibrationSettings(**description["settings"])
-            bank = session.bank(images, description["images_sha256"], settings)
+        content = read_bank(directory) if calibration.bank_fingerprint else None
+        if content is not None and content.fingerprint == calibration.bank_fingerprint:
+            session = session.rescaled(recipe.reparameterized, content.factors)
+            sha256 = content.description["images_sha256"]
+            bank = session.bank(images, sha256, settings, recipe_sites=recipe.sites)
             bank.load(directory)
-            return bank
+            return session, bank
     if calibration.bank_fingerprint:
         _logger.warning("the recipe's bank is not beside it: solving it again from %s", calibration.data)
-    settings = CalibrationSettings(observer=calibration.observer, seed=calibration.seed)
-    bank = session.bank(images, images().sha256, settings)
+    if recipe.reparameterized:
+        factors = session.observe_factors(recipe.reparameterized, images().tensor)
+        session = session.rescaled(recipe.reparameterized, factors)
+    bank = session.bank(images, images().sha256, settings, recipe_sites=recipe.sites)
     if calibration.bank_fingerprint not in ("", bank.fingerprint):
         _logger.warning("the images or autoq have changed since the recipe was calibrated: expect another score")
-    return bank
+    return session, bank
 
 
 def _calibrated_on(recipe: Recipe, data: str) -> Recipe:
@@ -125,19 +132,32 @@ def _own_images(session: Session, recipe: Recipe) -> CalibrationImages:
     return session.calibration_images(calibration.data, calibration.images, calibration.seed)
 
 
-def _measure(
-    session: Session, bank: Bank, recipe: Recipe, batches: Iterable[tuple[Tensor, Tensor | None]]
+def measure(
+    model: QuantizedModel,
+    bank: Bank,
+    sites: Mapping[str, SiteConfig],
+    batches: Iterable[tuple[Tensor, Tensor | None]],
 ) -> tuple[Score, Accuracy | None]:
-    """Full precision and the recipe side by side, batch by batch."""
-    modules = bank.modules(recipe.sites)
+    """Full precision and a recipe's sites side by side, batch by batch.
+
+    Args:
+        model: the model that ``bank`` was solved for.
+        bank: gives the quantizers.
+        sites: the recipe's.
+        batches: images of shape (N, C, H, W) and their class indices, or None where there are no labels.
+
+    Raises:
+        NonFiniteError: the quantized model produces NaN or infinity.
+        ValueError: there is no image.
+    """
     discrepancy = Discrepancy()
     hits = Hits()
     with torch.inference_mode():
         for images, labels in batches:
-            session.model.remove_()
-            reference = finite_logits(session.model, images)
-            session.model.insert_(modules)
-            logits = finite_logits(session.model, images)
+            model.remove_()
+            reference = finite_logits(model, images)
+            bank.apply_(sites)
+            logits = finite_logits(model, images)
             discrepancy.add(reference, logits)
             if labels is not None:
                 hits.add(logits, labels)

@@ -66,10 +66,7 @@ class Evaluator:
 
     def apply(self, sites: Mapping[str, SiteConfig]) -> None:
         """Put a recipe's quantizers into the model's slots and empty all others."""
-        self.model.check_keys((site, operand) for site, operands in sites.items() for operand in operands)
-        modules = self._bank.modules(sites)
-        self.model.remove_()
-        self.model.insert_(modules)
+        self._bank.apply_(sites)
 
 
 def finite_logits(model: QuantizedModel, batch: Tensor) -> Tensor:

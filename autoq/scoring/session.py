@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from autoq.calibration import Bank, CalibrationSettings, OperandSample, capture
+from autoq.calibration import Bank, CalibrationSettings
+from autoq.calibration.reparameterization import ChannelFactors, observe_factors, reparameterize
 from autoq.data import ImageSource, class_indices, fingerprint, load_images, open_source, subset
 from autoq.errors import DataError, ModelError, RecipeError
-from autoq.graph.insert import OperandKey, QuantizedModel
+from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import TracedModel, trace
 from autoq.models import LoadedModel, load_model
-from autoq.recipe import CalibrationReference, ModelReference, Recipe
+from autoq.recipe import CalibrationReference, ModelReference, Recipe, SiteConfig
 from autoq.scoring.evaluator import choose_batch_size
 
 _logger = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class Session:
         traced: its graph.
         model: the graph with a slot on every operand.
         device: where it runs.
+        reparameterized: LayerNorm sites that were rescaled, and the bits for which they were.
+        factors: by which they were.
     """
 
     loaded: LoadedModel
@@ -76,6 +79,8 @@ class Session:
     traced: TracedModel
     model: QuantizedModel
     device: torch.device
+    reparameterized: Mapping[str, int] = field(default_factory=dict)
+    factors: Mapping[str, ChannelFactors] = field(default_factory=dict)
 
     @classmethod
     def open(cls, name: str, pretrained: bool = True, device: str = "auto") -> Session:
@@ -176,12 +181,41 @@ class Session:
             images = load_images(source, indices[start : start + _IMAGES_AT_ONCE], self.loaded.transform)
             yield from torch.split(images.to(self.device), size)
 
+    def observe_factors(
+        self, norms: Mapping[str, int], images: Tensor, progress: Callable[[int], None] | None = None
+    ) -> dict[str, ChannelFactors]:
+        """What RepQ-ViT rescales LayerNorms by: one full-precision pass over images of shape (N, C, H, W).
+
+        Args:
+            norms: LayerNorm sites, and the bits of the quantizers that they feed.
+            images: of shape (N, C, H, W).
+            progress: called with the number of images of each batch that is observed.
+
+        Raises:
+            CalibrationError: a LayerNorm feeds something else than linear layers.
+        """
+        return observe_factors(self.model, torch.split(images, choose_batch_size(self.traced)), norms, progress)
+
+    def rescaled(self, norms: Mapping[str, int], factors: Mapping[str, ChannelFactors]) -> Session:
+        """The same model with reparameterized LayerNorms; full precision stays as it is, up to rounding.
+
+        Args:
+            norms: LayerNorm sites, and the bits for which ``factors`` were observed.
+            factors: as :meth:`observe_factors` returns them.
+        """
+        if not norms:
+            return self
+        traced = reparameterize(self.traced, {site: factors[site] for site in norms})
+        model = QuantizedModel(traced).to(self.device)
+        return replace(self, traced=traced, model=model, reparameterized=dict(norms), factors=dict(factors))
+
     def bank(
         self,
         images: Callable[[], CalibrationImages],
         images_sha256: str,
         settings: CalibrationSettings,
         progress: Callable[[int], None] | None = None,
+        recipe_sites: Mapping[str, SiteConfig] | None = None,
     ) -> Bank:
         """An empty bank for these images.
 
@@ -189,18 +223,19 @@ class Session:
             images: gives the calibration images; called when the first activation has to be solved.
             images_sha256: of those images; part of the bank's identity.
             settings: how parameters are chosen.
-            progress: called with the number of images of each batch that is captured.
+            progress: called with the number of images of each batch that is observed.
+            recipe_sites: the recipe that is solved, where ``settings.observer`` solves sites and not operands.
         """
-
-        def samples() -> dict[OperandKey, OperandSample]:
-            batches = torch.split(images().tensor, choose_batch_size(self.traced))
-            return capture(self.model, batches, settings, progress)
-
+        description = {"weights_sha256": self.loaded.weights_sha256, "images_sha256": images_sha256}
         return Bank(
             self.model,
-            samples,
+            lambda: images().tensor,
             settings,
-            {"weights_sha256": self.loaded.weights_sha256, "images_sha256": images_sha256},
+            description | ({"reparameterized": dict(self.reparameterized)} if self.reparameterized else {}),
+            batch_size=choose_batch_size(self.traced),
+            factors=self.factors,
+            recipe_sites=recipe_sites,
+            capture_progress=progress,
         )
 
     def calibration_reference(self, images: CalibrationImages, bank: Bank) -> CalibrationReference:
@@ -211,6 +246,7 @@ class Session:
             seed=images.seed,
             observer=bank.settings.observer,
             bank_fingerprint=bank.fingerprint,
+            settings=bank.settings.to_json(),
         )
 
 

@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Any
 
 from autoq.errors import SpaceError
+from autoq.graph.canonical import canonical
 from autoq.graph.sites import Operand
 from autoq.recipe import OperandConfig, SiteConfig, hash_sites
-from autoq.search.canonical import canonical
 from autoq.search.choices import CONFIG_FIELDS, FIT
 
 Assignment = Mapping[str, Any]

@@ -14,12 +14,12 @@ from optuna.trial import FrozenTrial
 from autoq.calibration import Bank, CalibrationSettings
 from autoq.cost import Budget, model_cost, uniform_bops
 from autoq.errors import BudgetError
+from autoq.events import Phase, PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.recipe import CalibrationReference, Recipe, ScoreRecord, SiteConfig
 from autoq.scoring import Evaluator, choose_batch_size, measure_accuracy
 from autoq.scoring.session import LabelledImages, Session
 from autoq.scoring.threads import fastest_threads
 from autoq.search.decisions import ResolvedSpace
-from autoq.search.events import Phase, PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.search.rundir import STUDY_NAME, MeasuredAccuracy, RunDirectory, RunRecord, new_record
 from autoq.search.samplers import SAMPLERS
 from autoq.search.settings import SearchSettings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import autoq
 from autoq.cost import model_cost, uniform_bops
 from autoq.errors import RunDirectoryError
-from autoq.files import write_text
+from autoq.files import check_writable, make_writable, write_text
 from autoq.recipe import ModelReference
 from autoq.scoring.session import Session
 from autoq.search.settings import SearchSettings
@@ -142,13 +141,7 @@ class RunDirectory:
             RunDirectoryError: the directory, or the nearest parent that exists, is a file or is not writable.
         """
         try:
-            nearest = self.path.absolute()
-            while not nearest.exists():
-                nearest = nearest.parent
-            if not nearest.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-            if not os.access(nearest, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            check_writable(self.path)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -159,11 +152,8 @@ class RunDirectory:
             RunDirectoryError: it is a file, or is not writable.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_writable(self.path)
             self.recipes.mkdir(exist_ok=True)
-            probe = self.path / f".probe-{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
         except OSError as error:
             raise self._unwritable(error) from error
 

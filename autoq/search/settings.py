@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from autoq.calibration.settings import Observer
+from autoq.calibration.settings import RangeObserver
 from autoq.errors import SpaceError
 from autoq.files import did_you_mean
 
@@ -44,7 +44,7 @@ class SearchSettings(BaseModel):
     trials: int = Field(default=300, ge=1)
     time_limit_seconds: float | None = Field(default=None, gt=0)
     sampler: str = "progressive"
-    observer: Observer = "mse"
+    observer: RangeObserver = "mse"
     calib_images: int = Field(default=128, ge=1)
     device: str = "auto"
     seed: int = Field(default=0, ge=0)

@@ -17,11 +17,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoq.cost import ModelCost, model_cost
 from autoq.errors import NonFiniteError
+from autoq.events import Progress, TrialFinished, ignore
 from autoq.graph.sites import Site
 from autoq.recipe import CostRecord, ScoreRecord, SiteConfig, hash_sites
 from autoq.scoring import Score
 from autoq.search.decisions import ResolvedSpace
-from autoq.search.events import Progress, TrialFinished, ignore
 from autoq.search.front import best_within, non_dominated
 from autoq.search.repair import BudgetRepair
 from autoq.search.rundir import STUDY_NAME, RunDirectory

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Mapping
+from collections import Counter
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from autoq.calibration import Bank, CalibrationSettings, OperandSample, capture
+from autoq.calibration import Bank, CalibrationSettings
+from autoq.calibration.quantized_weights import QuantizedWeights
 from autoq.errors import CalibrationError, RunDirectoryError
-from autoq.graph.insert import FixedTensor, OperandKey, QuantizedModel
+from autoq.graph.insert import FixedTensor, QuantizedModel
 from autoq.quantizers import BaseQuantizer
 from autoq.recipe import OperandConfig
 from tests.calibration.samples import block_model, images, key_of
@@ -27,14 +29,9 @@ def model() -> QuantizedModel:
     return block_model()
 
 
-@pytest.fixture(scope="module")
-def samples(model: QuantizedModel) -> dict[OperandKey, OperandSample]:
-    return capture(model, [images(16)], SETTINGS)
-
-
 @pytest.fixture
-def bank(model: QuantizedModel, samples: Mapping[OperandKey, OperandSample]) -> Bank:
-    return Bank(model, samples, SETTINGS, DESCRIPTION)
+def bank(model: QuantizedModel) -> Bank:
+    return Bank(model, images(16), SETTINGS, DESCRIPTION)
 
 
 def uniform(bits: int = 4, **fields: object) -> OperandConfig:
@@ -60,14 +57,12 @@ def assert_equal(left: BaseQuantizer, right: BaseQuantizer) -> None:
         assert torch.equal(value, right.qparams()[name])
 
 
-def test_options_are_solved_once_and_when_needed(
-    model: QuantizedModel, samples: dict[OperandKey, OperandSample]
-) -> None:
+def test_options_are_solved_once_and_when_needed(model: QuantizedModel) -> None:
     calls = []
 
-    def provide() -> dict[OperandKey, OperandSample]:
+    def provide() -> Tensor:
         calls.append(1)
-        return samples
+        return images(16)
 
     bank = Bank(model, provide, SETTINGS, DESCRIPTION)
     bank.quantizer("fc1", "weight", uniform(granularity="channel"))
@@ -84,14 +79,14 @@ def test_solving_ahead_goes_operand_by_operand(bank: Bank, model: QuantizedModel
     bank.quantizer(*options[0])
     seen: list[tuple[int, int]] = []
     bank.solve_all([*options, *options], lambda done, total: seen.append((done, total)))
-    count = len(options) - 1
-    assert seen == [(done, count) for done in range(1, count + 1)]
+    by_operand = Counter(option[:2] for option in options[1:])
+    assert len(by_operand) < len(options) - 1
+    assert seen == [(done, len(options) - 1) for done in accumulate(by_operand.values())]
     assert len(bank) == len(options)
 
 
-def test_order_of_solving_does_not_matter(
-    model: QuantizedModel, samples: dict[OperandKey, OperandSample], bank: Bank
-) -> None:
+@pytest.mark.parametrize("workers", [1, 3])
+def test_order_of_solving_does_not_matter(model: QuantizedModel, bank: Bank, workers: int) -> None:
     options = [
         (*key_of(model, producer), OperandConfig.model_validate({"scheme": scheme, "bits": bits} | fields))
         for producer, scheme, fields in (
@@ -102,39 +97,42 @@ def test_order_of_solving_does_not_matter(
         )
         for bits in (2, 4, 8)
     ]
-    backwards = Bank(model, samples, SETTINGS, DESCRIPTION)
-    bank.solve_all(options)
-    backwards.solve_all(reversed(options))
+    backwards = Bank(model, images(16), SETTINGS, DESCRIPTION)
+    threads = torch.get_num_threads()
+    bank.solve_all(options, workers=workers)
+    backwards.solve_all(reversed(options), workers=1)
+    assert torch.get_num_threads() == threads
     for option in options:
         assert_equal(bank.quantizer(*option), backwards.quantizer(*option))
 
 
 def test_modules_fill_the_slots(bank: Bank, model: QuantizedModel) -> None:
     recipe = {"fc1": {"weight": uniform(8, granularity="channel"), "input": uniform(8)}}
-    modules = bank.modules(recipe)
-    fixed = modules["fc1", "weight"]
+    model.slots["fc2", "input"].quantizer = nn.Identity()
+    bank.apply_(recipe)
+    assert model.slots["fc2", "input"].quantizer is None
+    fixed = model.slots["fc1", "weight"].quantizer
     assert isinstance(fixed, FixedTensor)
     quantizer = bank.quantizer("fc1", "weight", recipe["fc1"]["weight"])
     assert torch.equal(fixed.value, quantizer(model.traced.weight("fc1")))
-    assert isinstance(modules["fc1", "input"], BaseQuantizer)
+    assert isinstance(model.slots["fc1", "input"].quantizer, BaseQuantizer)
     with torch.no_grad():
-        (full,) = model.run(images(4))
-        model.insert_(modules)
         (quantized,) = model.run(images(4))
         model.remove_()
+        (full,) = model.run(images(4))
     assert not torch.equal(full, quantized)
     torch.testing.assert_close(full, quantized, rtol=0.1, atol=0.5)
 
 
-def test_quantized_weights_are_bounded(model: QuantizedModel, samples: dict[OperandKey, OperandSample]) -> None:
-    size = model.traced.weight("fc1").nbytes
-    bank = Bank(model, samples, SETTINGS, DESCRIPTION, cached_weight_bytes=2 * size)
-    options = [uniform(bits, granularity="channel") for bits in (2, 3, 4)]
-    kept: list[nn.Module] = [bank.module("fc1", "weight", option) for option in options[:2]]
-    assert bank.module("fc1", "weight", options[0]) is kept[0]
-    bank.module("fc1", "weight", options[2])  # options[1] is the least recently used now
-    assert bank.module("fc1", "weight", options[0]) is kept[0]
-    assert bank.module("fc1", "weight", options[1]) is not kept[1]
+def test_codes_of_quantized_weights_are_kept_within_bounds(bank: Bank, model: QuantizedModel) -> None:
+    weight = model.traced.weight("fc1")
+    quantizers = [bank.quantizer("fc1", "weight", uniform(bits, granularity="channel")) for bits in (2, 3, 4, 12)]
+    kept = QuantizedWeights(2 * weight.numel())  # one byte a code: two weights
+    for number in (0, 1, 0, 2):
+        assert torch.equal(kept.get(number, quantizers[number], weight), quantizers[number](weight))
+    assert (0 in kept, 1 in kept, 2 in kept) == (True, False, True)
+    assert torch.equal(kept.get(3, quantizers[3], weight), quantizers[3](weight))  # codes of twelve bits
+    assert (0 in kept, 2 in kept, 3 in kept) == (False, False, True)
 
 
 def test_fitted_bases_are_written_out(bank: Bank, model: QuantizedModel, tmp_path: Path) -> None:
@@ -155,17 +153,15 @@ def test_fitted_bases_are_written_out(bank: Bank, model: QuantizedModel, tmp_pat
     )
 
 
-def _unavailable() -> dict[OperandKey, OperandSample]:
-    raise AssertionError("samples are not needed")
+def _unavailable() -> Tensor:
+    raise AssertionError("images are not needed")
 
 
-def test_round_trip_is_bit_equal(
-    bank: Bank, model: QuantizedModel, samples: dict[OperandKey, OperandSample], tmp_path: Path
-) -> None:
+def test_round_trip_is_bit_equal(bank: Bank, model: QuantizedModel, tmp_path: Path) -> None:
     options = every_option(model)
     bank.solve_all(options)
     bank.save(tmp_path / "run" / "bank")
-    loaded = Bank(model, samples, SETTINGS, DESCRIPTION)
+    loaded = Bank(model, images(16), SETTINGS, DESCRIPTION)
     assert loaded.load(tmp_path / "run" / "bank")
     assert len(loaded) == len(bank)
     for option in options:

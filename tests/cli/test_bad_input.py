@@ -191,3 +191,22 @@ def test_the_unexpected_is_one_line_too(command: Command, monkeypatch: pytest.Mo
     monkeypatch.setattr("autoq.scoring.applied.evaluate_recipe", fail)
     message = refusal(command, "evaluate", run / "recipes" / "w4a4.json", status=1)
     assert message == "autoq: unexpected ZeroDivisionError: division by zero (run again with `autoq -v` for details)"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--method", "adalogg", "--bits", "w4a4"), "Did you mean 'adalog'?"),
+        (("--method", "aphq-vit", "--bits", "w3a3"), "unknown method 'aphq-vit'"),
+        (("--method", "rtn", "--bits", "4/4"), "cannot read bits '4/4': write w4a4"),
+        (("--method", "rtn", "--bits", "w4a0"), "0 is not between 1 and 16"),
+        (("--method", "rtn", "--bits", "w4a4", "--ptf"), "rtn has no option --ptf"),
+        (("--method", "igq-vit", "--bits", "w4a4", "--groups", 0), "--groups"),
+        (("--method", "fq-vit", "--bits", "w8a8s4", "--observer", "emma"), "min_max, ema, percentile, omse"),
+        (("--method", "rtn", "--bits", "w4a4", "--data", "absent/images"), "absent/images"),
+        (("--method", "rtn", "--bits", "w4a4", "--out", "/proc/x"), "choose another --out"),
+        (("--method", "rtn"), "--bits"),
+    ],
+)
+def test_quantize(command: Command, options: tuple[object, ...], expected: str) -> None:
+    assert expected in refusal(command, "quantize", *options)

@@ -13,7 +13,7 @@ import autoq
 from autoq.recipe import Recipe
 from autoq.search.rundir import RunDirectory
 from tests.cli.command import Command, Outcome, in_a_process
-from tests.search.small_run import PHOTOS, finished_run, small_session, small_settings
+from tests.search.small_run import PHOTOS, finished_run, small_session, small_settings, write_photos
 
 REPORT = {"pareto.csv", "pareto.png", "report.html", "trials.csv"}
 
@@ -176,3 +176,27 @@ def test_in_a_process_of_its_own(tmp_path: Path) -> None:
     outcome = in_a_process("sites", "--json", cwd=tmp_path)
     assert len(one_json(outcome)) == len(small_session().traced.sites)
     assert outcome.err == ""
+
+
+def test_quantize_json(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "igq"
+    options = ("--method", "igq-vit", "--bits", "w4a4", "--groups", 2, "--calib-images", 8, "--out", out)
+    document = one_json(command("quantize", *options, "--json"))
+    assert (document["out"], document["method"], document["images"]) == (str(out), "igq-vit w4a4", 8)
+    assert document["top1_percent"] is None
+    assert {path.name for path in out.iterdir()} == {"bank", "recipe.json"}
+    found = one_json(command("evaluate", document["recipe"], "--json"))
+    assert (found["kl_nats"], found["bops"]) == (document["kl_nats"], document["bops"])
+
+
+def test_quantize_says_where_the_recipe_is(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "photos")
+    outcome = command("quantize", "--method", "rtn", "--bits", "w8a8s4", "--calib-images", 8, "--eval-data", "photos")
+    assert outcome.status == 0, outcome.err
+    first, accuracy, last = outcome.out.splitlines()
+    assert first.startswith("rtn w8a8s4: KL ")
+    assert accuracy.startswith("top-1 ")
+    assert accuracy.endswith(f" % of {PHOTOS} images")
+    assert last == "recipe: autoq-runs/vit_digits-rtn-w8a8s4/recipe.json"
+    assert Recipe.load(last.removeprefix("recipe: ")).method == "rtn w8a8s4"

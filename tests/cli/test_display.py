@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from autoq.cli.display import SearchDisplay
-from autoq.search.events import Event, PhaseAdvanced, PhaseStarted, TrialFinished
+from autoq.cli.display import RunDisplay
+from autoq.events import Event, PhaseAdvanced, PhaseStarted, TrialFinished
 
 EVENTS: list[Event] = [
     PhaseStarted("model", detail="vit[digits]"),
@@ -28,7 +28,7 @@ EVENTS: list[Event] = [
 
 def show(terminal: bool, events: list[Event]) -> str:
     stream = io.StringIO()
-    with SearchDisplay(Console(file=stream, force_terminal=terminal, width=200)) as display:
+    with RunDisplay(Console(file=stream, force_terminal=terminal, width=200)) as display:
         for event in events:
             display(event)
     return stream.getvalue()
@@ -53,7 +53,7 @@ def test_lines_are_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("autoq.cli.display.time.monotonic", lambda: now)
     stream = io.StringIO()
-    display = SearchDisplay(Console(file=stream))
+    display = RunDisplay(Console(file=stream))
     display(PhaseStarted("search", 1000))
     for done in range(1, 1000):
         now = done / 10
@@ -81,7 +81,7 @@ def test_an_interrupt_leaves_the_terminal_as_it_was() -> None:
     stream = io.StringIO()
 
     def interrupted() -> None:
-        with SearchDisplay(Console(file=stream, force_terminal=True)) as display:
+        with RunDisplay(Console(file=stream, force_terminal=True)) as display:
             display(PhaseStarted("search", 10))
             raise KeyboardInterrupt
 

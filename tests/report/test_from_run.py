@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from autoq.errors import RunDirectoryError
+from autoq.events import Event, PhaseStarted, TrialFinished
 from autoq.report import write_report
 from autoq.report.from_run import summarize
 from autoq.report.words import headline
-from autoq.search.events import Event, PhaseStarted, TrialFinished
 from autoq.search.front import hypervolume
 from autoq.search.run import run_search
 from autoq.search.rundir import RunDirectory

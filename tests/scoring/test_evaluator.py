@@ -111,9 +111,9 @@ class BrokenBank:
     def __init__(self, bank: Bank, broken: Mapping[OperandKey, nn.Module]) -> None:
         self._bank, self._broken = bank, broken
 
-    def modules(self, sites: Mapping[str, SiteConfig]) -> dict[OperandKey, nn.Module]:
-        modules: dict[OperandKey, nn.Module] = dict(self._bank.modules(sites))
-        return modules | {key: module for key, module in self._broken.items() if key in modules}
+    def apply_(self, sites: Mapping[str, SiteConfig]) -> None:
+        self._bank.apply_(sites)
+        self._bank.model.insert_({key: module for key, module in self._broken.items() if key[0] in sites})
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from autoq.data import open_source
+from autoq.events import Event
 from autoq.scoring.session import Session
-from autoq.search.events import Event
 from autoq.search.run import run_search
 from autoq.search.settings import SearchSettings, make_settings
 

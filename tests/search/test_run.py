@@ -18,10 +18,10 @@ import pytest
 import autoq
 from autoq.cost import model_cost, uniform_bops
 from autoq.errors import BudgetError, DataError, ModelError, RunDirectoryError, SpaceError
+from autoq.events import Event, PhaseAdvanced, PhaseStarted, TrialFinished
 from autoq.recipe import Recipe, hash_sites
 from autoq.report.from_run import summarize
 from autoq.scoring import Evaluator
-from autoq.search.events import Event, PhaseAdvanced, PhaseStarted, TrialFinished
 from autoq.search.front import non_dominated
 from autoq.search.run import SearchResult, run_search
 from autoq.search.rundir import STUDY_NAME, RunDirectory
@@ -181,7 +181,9 @@ def test_ctrl_c(tmp_path: Path, phase: str, evaluated: list[str]) -> None:
         assert summary.interrupted
         assert len(summary.points) == len(evaluated)
     if phase == "calibration":
-        assert 20 <= len(json.loads((out / "bank" / "bank.json").read_text())["entries"]) < 40, "what is solved is kept"
+        assert 20 <= len(json.loads((out / "bank" / "bank.json").read_text())["entries"]) < 100, (
+            "what is solved is kept"
+        )
     if phase in ("uniform", "search", "front"):
         assert {path.stem for path in (out / "recipes").iterdir()} >= {trial.id for trial in shown(out)}
     run_search(settings, out)

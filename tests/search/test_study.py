@@ -15,11 +15,11 @@ from optuna.trial import FrozenTrial, TrialState
 import autoq.search.study as study_module
 from autoq.cost import model_cost
 from autoq.errors import NonFiniteError
+from autoq.events import Event, TrialFinished
 from autoq.graph.sites import Site
 from autoq.recipe import SiteConfig, hash_sites
 from autoq.scoring import Score
 from autoq.search.decisions import ResolvedSpace
-from autoq.search.events import Event, TrialFinished
 from autoq.search.samplers import SAMPLERS
 from autoq.search.space import parse_space
 from autoq.search.storage import TrialStore

@@ -1,0 +1,45 @@
+"""Quantized weights, kept as codes: they take a quarter of the memory of floats, and there is one for every option."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+
+from autoq.quantizers import BaseQuantizer
+
+_BYTE_BITS = 8
+
+
+class QuantizedWeights:
+    """The codes of the weights that were asked for last, so that rounding is done once an option."""
+
+    def __init__(self, most_bytes: int) -> None:
+        """Start empty; ``most_bytes`` of codes are kept, those of one weight at least."""
+        self._codes: OrderedDict[object, Tensor] = OrderedDict()
+        self._bytes_left = most_bytes
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the codes of a weight are kept."""
+        return key in self._codes
+
+    def get(self, key: object, quantizer: BaseQuantizer, weight: Tensor) -> Tensor:
+        """The values that ``weight`` is quantized to, of its shape and type.
+
+        Args:
+            key: what the codes are kept under.
+            quantizer: of the weight.
+            weight: the full-precision weight.
+        """
+        if key in self._codes:
+            self._codes.move_to_end(key)
+        else:
+            codes, config = quantizer.quantize(weight), quantizer.config
+            fits = config.bits + (config.overflow == "extra_zero") <= _BYTE_BITS
+            self._codes[key] = codes.to(torch.uint8) if fits else codes
+            self._bytes_left -= self._codes[key].nbytes
+            while self._bytes_left < 0 and len(self._codes) > 1:
+                _, oldest = self._codes.popitem(last=False)
+                self._bytes_left += oldest.nbytes
+        return quantizer.dequantize(self._codes[key]).to(weight.dtype)

@@ -1,0 +1,90 @@
+"""``autoq quantize``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoq.cli.options import (
+    DATA_HELP,
+    Device,
+    Interrupted,
+    Json,
+    Model,
+    Pretrained,
+    default_out,
+    print_json,
+    this_command,
+)
+
+
+def quantize(
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="rtn, fq-vit, ptq4vit, repq-vit, igq-vit or adalog.")
+    ],
+    bits: Annotated[
+        str, typer.Option("--bits", metavar="BITS", help="w4a4; w8a8s4 for 4-bit attention maps (papers' 8/8/4).")
+    ],
+    model: Model = "vit_digits",
+    pretrained: Pretrained = True,
+    data: Annotated[str, typer.Option(metavar="DATA", help=f"Calibration images: {DATA_HELP}")] = "digits",
+    eval_data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Labelled images to measure accuracy on.")
+    ] = None,
+    calib_images: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images to calibrate on. [default: as in the method's paper]")
+    ] = None,
+    observer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="fq-vit: min_max, ema, percentile or omse.")
+    ] = None,
+    groups: Annotated[int | None, typer.Option(metavar="N", min=1, help="igq-vit: groups. [default: 8]")] = None,
+    ptf: Annotated[
+        bool | None, typer.Option("--ptf/--no-ptf", help="fq-vit: integer LayerNorm on power-of-two factors.")
+    ] = None,
+    lis: Annotated[bool | None, typer.Option("--lis/--no-lis", help="fq-vit: integer softmax to logarithms.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N")] = 0,
+    device: Device = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="For recipe.json and bank/. [default: autoq-runs/MODEL-METHOD-BITS]"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Quantize a model by a published method, the same bits everywhere."""
+    from autoq.cli.display import RunDisplay
+    from autoq.methods import BitWidths, MethodOptions, create_method
+
+    chosen = create_method(method, MethodOptions(observer, groups, ptf, lis))
+    widths = BitWidths.parse(bits)
+    folder = out or default_out(model, f"{method}-{widths}")
+    try:
+        with RunDisplay() as display:
+            from autoq.events import PhaseStarted
+            from autoq.methods.quantize import QuantizeSettings
+            from autoq.methods.quantize import quantize as run
+            from autoq.scoring.session import Session
+
+            display(PhaseStarted("model", detail=model))
+            session = Session.open(model, pretrained, device)
+            recipe = run(
+                session, chosen, widths, QuantizeSettings(data, folder, calib_images, seed, eval_data), display
+            )
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; run the same command to resume: {this_command()}") from None
+    path = folder / "recipe.json"
+    cost, score = recipe.cost, recipe.score
+    assert cost is not None and score is not None  # noqa: S101, PT018 - quantize fills both
+    if as_json:
+        measured = {**cost.model_dump(), **score.model_dump()}
+        print_json({"out": str(folder), "recipe": str(path), "method": recipe.method, **measured})
+        return
+    from autoq.units import format_bops, format_kl
+
+    typer.echo(
+        f"{recipe.method}: KL {format_kl(score.kl_nats)} nats over {score.images} images, {format_bops(cost.bops)}"
+    )
+    if score.top1_percent is not None:
+        typer.echo(f"top-1 {score.top1_percent:.2f} % of {score.labelled_images} images")
+    typer.echo(f"recipe: {path}")

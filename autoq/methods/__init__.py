@@ -1,0 +1,37 @@
+"""The published methods at uniform bits, as presets that make a recipe and its bank.
+
+To add a method, write a subclass of :class:`BaseMethod` in a file of its own and add it to ``_CLASSES`` below.
+"""
+
+from __future__ import annotations
+
+from autoq.errors import MethodError
+from autoq.files import did_you_mean
+from autoq.methods._base import BaseMethod, MethodOptions
+from autoq.methods.adalog import AdaLog
+from autoq.methods.bit_widths import BitWidths
+from autoq.methods.fq_vit import FqVit
+from autoq.methods.igq_vit import IgqVit
+from autoq.methods.ptq4vit import Ptq4Vit
+from autoq.methods.repq_vit import RepqVit
+from autoq.methods.rtn import Rtn
+
+_CLASSES: tuple[type[BaseMethod], ...] = (Rtn, FqVit, Ptq4Vit, RepqVit, IgqVit, AdaLog)
+
+METHODS: dict[str, type[BaseMethod]] = {cls.name: cls for cls in _CLASSES}
+"""Methods by the name that ``autoq quantize --method`` takes."""
+
+
+def create_method(name: str, options: MethodOptions | None = None) -> BaseMethod:
+    """A method by name.
+
+    Raises:
+        MethodError: there is no such method, or it does not have one of the options.
+    """
+    if name not in METHODS:
+        hint = did_you_mean(name, METHODS)
+        raise MethodError(f"unknown method {name!r}; there are {', '.join(METHODS)}.{hint}")
+    return METHODS[name](options)
+
+
+__all__ = ["METHODS", "BaseMethod", "BitWidths", "MethodOptions", "create_method"]

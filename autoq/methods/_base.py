@@ -1,0 +1,146 @@
+"""What the published methods have in common: which operand gets which quantizer, and how it is calibrated."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from autoq.calibration import CalibrationSettings
+from autoq.errors import MethodError
+from autoq.graph.canonical import canonical
+from autoq.graph.sites import Operand, Site
+from autoq.graph.trace import TracedModel
+from autoq.methods.bit_widths import BitWidths
+from autoq.recipe import OperandConfig, SiteConfig
+
+IMAGE_BITS = 8
+"""Least width of the input of the first layer: pixels have 8 bits to begin with (AdaLog's protocol)."""
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What a person may change about a method; None leaves it as published.
+
+    Attributes:
+        observer: how ranges of activations are observed.
+        groups: groups of instance-aware group quantization.
+        ptf: whether LayerNorm runs in integers, on inputs with power-of-two factors.
+        lis: whether softmax runs in integers, to base-2 logarithms.
+    """
+
+    observer: str | None = None
+    groups: int | None = None
+    ptf: bool | None = None
+    lis: bool | None = None
+
+    def given(self) -> dict[str, object]:
+        """The options that are set."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class BaseMethod(ABC):
+    """A published method at uniform bits.
+
+    Subclasses override the kinds of operands that they treat specially; what is here is plain rounding.
+
+    Attributes:
+        options: what was changed about it.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str]
+    """The paper."""
+    images: ClassVar[int] = 32
+    """Calibration images of the paper's protocol."""
+    taken_options: ClassVar[Mapping[str, tuple[object, ...]]] = {}
+    """Names of ``MethodOptions`` that it has, and their values; an empty tuple takes any."""
+
+    def __init__(self, options: MethodOptions | None = None) -> None:
+        """Check the options.
+
+        Raises:
+            MethodError: the method has no such option, or it cannot have that value.
+        """
+        self.options = options or MethodOptions()
+        for name, value in self.options.given().items():
+            if name not in self.taken_options:
+                raise MethodError(f"{self.name} has no option --{name}; {self._describe_options()}")
+            allowed = self.taken_options[name]
+            if allowed and value not in allowed:
+                raise MethodError(f"{self.name}: {name} {value!r} is not one of {', '.join(map(str, allowed))}")
+
+    def settings(self, seed: int) -> CalibrationSettings:
+        """How parameters are chosen."""
+        return CalibrationSettings(observer="min_max", seed=seed)
+
+    def reparameterized(self, traced: TracedModel, bits: BitWidths) -> dict[str, int]:  # noqa: ARG002
+        """LayerNorm sites that are rescaled channel by channel, and the bits of the quantizers that they feed."""
+        return {}
+
+    def sites(self, traced: TracedModel, bits: BitWidths) -> dict[str, SiteConfig]:
+        """The configuration of every operand of a model."""
+        first = next((site.name for site in traced.sites if any(o.is_weight for o in site.operands)), None)
+        configured: dict[str, SiteConfig] = {}
+        for site in traced.sites:
+            chosen: SiteConfig = {}
+            for operand in site.operands:
+                is_image = site.name == first and not operand.is_weight
+                config = self._image(bits) if is_image else self._operand(site, operand, bits)
+                if config is not None:
+                    chosen[operand.name] = canonical(config, operand)
+            if chosen:
+                configured[site.name] = chosen
+        return configured
+
+    def weight(self, bits: int) -> OperandConfig:
+        """Weights: one scale for each output channel."""
+        return OperandConfig(scheme="uniform", bits=bits, granularity="channel", symmetric=True)
+
+    def layer_input(self, bits: int) -> OperandConfig:
+        """Inputs of linear layers and convolutions: one range."""
+        return OperandConfig(scheme="uniform", bits=bits)
+
+    def gelu_output(self, bits: int) -> OperandConfig:
+        """Inputs of layers after GELU; like other inputs unless overridden."""
+        return self.layer_input(bits)
+
+    def attention_operand(self, bits: int) -> OperandConfig:
+        """Queries, keys and values: one range."""
+        return OperandConfig(scheme="uniform", bits=bits)
+
+    def attention_map(self, bits: int) -> OperandConfig:
+        """Softmax outputs."""
+        return OperandConfig(scheme="uniform", bits=bits)
+
+    def norm_input(self, bits: int) -> OperandConfig | None:  # noqa: ARG002
+        """Inputs of LayerNorm; in floating point unless overridden."""
+        return None
+
+    def softmax_input(self, bits: int) -> OperandConfig | None:  # noqa: ARG002
+        """Attention scores; in floating point unless overridden."""
+        return None
+
+    def _image(self, bits: BitWidths) -> OperandConfig:
+        return OperandConfig(scheme="uniform", bits=max(IMAGE_BITS, bits.activations))
+
+    def _operand(self, site: Site, operand: Operand, bits: BitWidths) -> OperandConfig | None:
+        if site.op == "layer_norm":
+            return self.norm_input(bits.activations)
+        if site.op == "softmax":
+            return self.softmax_input(bits.activations)
+        if operand.is_weight:
+            return self.weight(bits.weights)
+        if operand.producer == "softmax":
+            return self.attention_map(bits.attention)
+        if operand.producer == "gelu":
+            return self.gelu_output(bits.activations)
+        if operand.name == "input":
+            return self.layer_input(bits.activations)
+        return self.attention_operand(bits.activations)
+
+    def _describe_options(self) -> str:
+        taken = ", ".join(f"--{name}" for name in self.taken_options)
+        return f"it has {taken}" if taken else "it has none"

@@ -1,0 +1,46 @@
+"""IGQ-ViT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from autoq.calibration import CalibrationSettings
+from autoq.methods._base import BaseMethod
+from autoq.recipe import OperandConfig
+
+_GROUPS = 8
+
+
+class IgqVit(BaseMethod):
+    """Channels of layer inputs and rows of attention maps go to one of several quantizers, image by image.
+
+    The same number of groups everywhere; allocating them under a budget is ``autoq search --space groups_only``.
+    """
+
+    name: ClassVar[str] = "igq-vit"
+    source: ClassVar[str] = "Moon et al., IGQ-ViT, CVPR 2024"
+    taken_options: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "groups": (),
+        "observer": ("percentile", "min_max", "mse"),
+    }
+
+    def settings(self, seed: int) -> CalibrationSettings:
+        """Bounds at percentiles of the values, of weights and of a group's members."""
+        return CalibrationSettings.from_json({"observer": self.options.observer or "percentile", "seed": seed})
+
+    def weight(self, bits: int) -> OperandConfig:
+        """Affine, per output channel."""
+        return OperandConfig(scheme="uniform", bits=bits, granularity="channel")
+
+    def layer_input(self, bits: int) -> OperandConfig:
+        """Groups of channels."""
+        return OperandConfig(scheme="instance_groups", bits=bits, groups=self.options.groups or _GROUPS)
+
+    def attention_operand(self, bits: int) -> OperandConfig:
+        """Affine, one range a head."""
+        return OperandConfig(scheme="uniform", bits=bits, granularity="head")
+
+    def attention_map(self, bits: int) -> OperandConfig:
+        """Groups of rows (tokens)."""
+        return OperandConfig(scheme="instance_groups", bits=bits, groups=self.options.groups or _GROUPS)
