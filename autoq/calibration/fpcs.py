@@ -1,0 +1,296 @@
+"""AdaLog's Fast Progressive Combining Search of two quantizer parameters at once.
+
+Wu et al., "AdaLog: Post-Training Quantization for Vision Transformers with Adaptive Logarithm Quantizer", ECCV 2024,
+§3.3: evaluate n combinations of a coarse grid, keep the k best, put n/k finer neighbours around each, shrink the step,
+and repeat. What is minimised is a callable; nothing here knows a layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from autoq.errors import CalibrationError
+from autoq.quantizers._affine import symmetric_zero_point
+from autoq.quantizers.adalog import GREATEST_NUMERATOR, LEAST_NUMERATOR
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From n candidates a row (first and second parameter, each of shape (rows, n)) to their errors, of the same shape."""
+Pair = tuple[Tensor, Tensor]
+_MOST_ZERO_POINTS = 16
+_TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class FpcsSettings:
+    """Settings of the progressive search and of the layer-output error that it minimises.
+
+    The defaults are the paper's where it has them; the authors' code takes 6 ``steps``.
+
+    Attributes:
+        candidates: n, combinations evaluated in a step.
+        kept: k, combinations whose neighbours are evaluated in the next step.
+        steps: p, steps of evaluation.
+        rounds: alternations between the two operands of a site.
+        quantile: the least scale of the first grid spans this quantile (and its mirror image), the greatest all values.
+        zero_point_window: first zero points lie around the middle code (``centre``, as published) or around the zero
+            point of the observed range (``observed``), which suits skewed operands.
+        log_bases: bases in the first grid of base and scale (after GELU).
+        log_kept: combinations of base and scale that are kept.
+        tokens: vectors (token rows of an input; rows or columns of an attention head's matrix) on which candidates for
+            activations are compared.
+        images: calibration images used.
+        screening: rank candidates by the leading directions of the quadratic form and evaluate only the best in full;
+            1 / ``screening`` of the directions are used, 0: all.
+    """
+
+    candidates: int = 128
+    kept: int = 16
+    steps: int = 4
+    rounds: int = 3
+    quantile: float = 0.9
+    zero_point_window: Literal["centre", "observed"] = "centre"
+    log_bases: int = 8
+    log_kept: int = 32
+    tokens: int = 512
+    images: int = 32
+    screening: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse numbers with which nothing would be searched.
+
+        Raises:
+            CalibrationError: names the setting.
+        """
+        for name in ("candidates", "kept", "steps", "rounds", "log_bases", "log_kept", "tokens", "images"):
+            if getattr(self, name) < 1:
+                raise CalibrationError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if not 0.5 <= self.quantile <= 1:
+            raise CalibrationError(f"quantile must be between 0.5 and 1, got {self.quantile}")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """How one parameter of a kept combination is refined.
+
+    Attributes:
+        step: distance between neighbours in the first grid, of shape (rows, 1).
+        neighbours: values put within ± half a step of a kept one; 1 keeps it as it is.
+        least: bound.
+        greatest: bound.
+        whole: whether values are whole numbers.
+    """
+
+    step: Tensor
+    neighbours: int
+    least: float = 0.0
+    greatest: float = math.inf
+    whole: bool = False
+
+    def around(self, kept: Tensor, level: int) -> Tensor:
+        """Neighbours of values (rows, k) kept in step ``level`` (from 0), of shape (rows, k, neighbours)."""
+        if self.neighbours == 1:
+            return kept.unsqueeze(2)
+        offsets = torch.linspace(-0.5, 0.5, self.neighbours, dtype=kept.dtype, device=kept.device)
+        step = self.step / (self.neighbours - 0.5) ** level
+        values = kept.unsqueeze(2) + offsets * step.unsqueeze(2)
+        return (values.round() if self.whole else values).clamp(self.least, self.greatest)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The first combinations, and how to refine them.
+
+    Attributes:
+        first: first parameter of each combination, of shape (rows, n).
+        second: second parameter, likewise.
+        first_axis: refines the first.
+        second_axis: refines the second.
+    """
+
+    first: Tensor
+    second: Tensor
+    first_axis: Axis
+    second_axis: Axis
+
+    def around(self, first: Tensor, second: Tensor, level: int) -> Pair:
+        """Neighbours of combinations (rows, k) kept in step ``level``, of shape (rows, k · neighbours)."""
+        a, b = self.first_axis.around(first, level), self.second_axis.around(second, level)
+        shape = (*a.shape, b.shape[2])
+        return a.unsqueeze(3).expand(shape).flatten(1), b.unsqueeze(2).expand(shape).flatten(1)
+
+
+def uniform_grid(low: Pair, high: Pair, bits: int, settings: FpcsSettings, *, symmetric: bool) -> Grid:
+    """Scales from a quantile's span to the whole span, times a window of zero points.
+
+    Args:
+        low: lower quantile (1 − q) and least value, each of shape (rows,).
+        high: upper quantile (q) and greatest value, each of shape (rows,).
+        bits: code width.
+        settings: number of candidates, and where zero points are looked for.
+        symmetric: the zero point is fixed, and both sides of zero span what the wider one needs.
+    """
+    if symmetric:
+        narrow, wide = (2 * torch.maximum(least.abs(), most.abs()) for least, most in zip(low, high, strict=True))
+        zero_points = torch.full((len(narrow), 1), symmetric_zero_point(bits), device=narrow.device)
+    else:
+        # A quantizer with a code for zero spans zero too.
+        narrow, wide = (most.clamp(min=0) - least.clamp(max=0) for least, most in zip(low, high, strict=True))
+        zero_points = _zero_points(low[1], high[1], bits, settings)
+    count = max(2, settings.candidates // zero_points.shape[1])
+    largest = torch.finfo(torch.float32).max / 2 ** (bits + 1)
+    narrow, wide = ((span.unsqueeze(1) / (2**bits - 1)).clamp(_TINY, largest) for span in (narrow, wide))
+    scales = narrow + (wide - narrow) * torch.linspace(0, 1, count, device=wide.device)
+    neighbours = max(2, settings.candidates // settings.kept)
+    step = (wide - narrow) / (count - 1)
+    fixed = Axis(torch.zeros_like(step), 1)
+    return _combine(scales, zero_points, Axis(step, neighbours, least=_TINY), fixed)
+
+
+def log_grid(narrow: float, wide: float, base: int | None, settings: FpcsSettings, device: torch.device) -> Grid:
+    """Logarithm bases times scales, in one row, as used after GELU.
+
+    Args:
+        narrow: least scale.
+        wide: greatest scale.
+        base: the numerator q of AdaLog's base if it is given; None: bases evenly over all of them.
+        settings: number of candidates.
+        device: of the result.
+    """
+    bases = torch.linspace(LEAST_NUMERATOR, GREATEST_NUMERATOR, settings.log_bases, device=device).round()
+    neighbours = max(2, math.isqrt(settings.candidates // settings.log_kept))
+    step = torch.full((1, 1), (GREATEST_NUMERATOR - LEAST_NUMERATOR) / max(1, settings.log_bases - 1), device=device)
+    base_axis = Axis(step, neighbours, LEAST_NUMERATOR, GREATEST_NUMERATOR, whole=True)
+    if base is not None:
+        bases = torch.full((1,), float(base), device=device)
+        neighbours, base_axis = max(2, settings.candidates // settings.kept), Axis(step, 1)
+    count = max(2, settings.candidates // len(bases))
+    narrow, wide = max(narrow, _TINY), max(wide, _TINY)
+    scales = narrow + (wide - narrow) * torch.linspace(0, 1, count, device=device)
+    scale_axis = Axis(torch.full((1, 1), (wide - narrow) / (count - 1), device=device), neighbours, least=_TINY)
+    return _combine(bases.unsqueeze(0), scales.unsqueeze(0), base_axis, scale_axis)
+
+
+def base_grid(scale: float, device: torch.device) -> Grid:
+    """Every base at one scale, in one row: after softmax, where the scale is one, one step of search is enough."""
+    bases = torch.arange(LEAST_NUMERATOR, GREATEST_NUMERATOR + 1.0, device=device).unsqueeze(0)
+    fixed = Axis(torch.zeros(1, 1, device=device), 1)
+    return _combine(bases, torch.full((1, 1), scale, device=device), fixed, fixed)
+
+
+def progressive_search(
+    loss: Loss,
+    grid: Grid,
+    kept: int,
+    steps: int,
+    *,
+    screen: Loss | None = None,
+    finalists: int = 8,
+    incumbent: Pair | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best combination of each row that the search comes across, in whichever step.
+
+    Args:
+        loss: to minimise.
+        grid: where to start.
+        kept: combinations refined after each step.
+        steps: steps of evaluation.
+        screen: a cheaper loss that ranks candidates; the best ``finalists`` of all steps are evaluated by ``loss``.
+        finalists: see ``screen``.
+        incumbent: a combination for each row, of shape (rows, 1), to be beaten.
+
+    Returns:
+        First parameter, second parameter and error, each of shape (rows, 1).
+    """
+    first, second = grid.first, grid.second
+    best: tuple[Tensor, Tensor, Tensor] | None = None
+    for level in range(steps):
+        errors = (screen or loss)(first, second)
+        best = _best(best, (first, second, errors), finalists if screen else 1)
+        if level + 1 == steps or grid.first_axis.neighbours * grid.second_axis.neighbours == 1:
+            break
+        chosen = _least(errors, kept)
+        first, second = grid.around(first.gather(1, chosen), second.gather(1, chosen), level)
+    if best is None:
+        raise ValueError(f"a search needs at least one step, got {steps}")
+    first, second, errors = best
+    if screen is not None or incumbent is not None:
+        if incumbent is not None:  # first, so that it wins ties
+            first, second = torch.cat([incumbent[0], first], 1), torch.cat([incumbent[1], second], 1)
+        errors = loss(first, second)
+    return _best(None, (first, second, errors), 1)
+
+
+def exhaustive(
+    loss: Loss, grid: Grid, steps: int, *, incumbent: Pair | None = None, at_once: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Brute force over every combination that ``progressive_search`` could reach; for comparison.
+
+    Args:
+        loss: as in ``progressive_search``.
+        grid: as in ``progressive_search``.
+        steps: as in ``progressive_search``.
+        incumbent: as in ``progressive_search``.
+        at_once: combinations of the first grid whose descendants are evaluated together; bounds memory.
+    """
+    best: tuple[Tensor, Tensor, Tensor] | None = None
+    if incumbent is not None:
+        best = (*incumbent, loss(*incumbent))
+    for first, second in reachable(grid, steps, at_once):
+        best = _best(best, (first, second, loss(first, second)), 1)
+    if best is None:
+        raise ValueError(f"a search needs at least one step, got {steps}")
+    return best
+
+
+def reachable(grid: Grid, steps: int, at_once: int = 1) -> Iterator[Pair]:
+    """Every combination that ``steps`` of search could reach, in pieces of shape (rows, any)."""
+    pieces = zip(torch.split(grid.first, at_once, 1), torch.split(grid.second, at_once, 1), strict=True)
+    for first, second in pieces:
+        for level in range(steps):
+            yield first, second
+            if level + 1 < steps:
+                first, second = grid.around(first, second, level)
+
+
+def _zero_points(low: Tensor, high: Tensor, bits: int, settings: FpcsSettings) -> Tensor:
+    """Whole numbers in 0..2^bits − 1, of shape (rows, count)."""
+    width = min(_MOST_ZERO_POINTS, 2 ** (bits - 1))
+    window = torch.arange(width, dtype=torch.float32, device=low.device)
+    first: Tensor = torch.full((len(low), 1), float(2 ** (bits - 1) - width // 2), device=low.device)
+    if settings.zero_point_window == "observed":
+        low, high = low.clamp(max=0), high.clamp(min=0)
+        observed = (-low / (high - low).clamp(min=_TINY) * (2**bits - 1)).round().unsqueeze(1)
+        first = (observed - width // 2).clamp(0, 2**bits - width)  # moved inside, so that none occurs twice
+    return first + window
+
+
+def _combine(first: Tensor, second: Tensor, first_axis: Axis, second_axis: Axis) -> Grid:
+    """All combinations of a row's values (rows, a) and (rows, b)."""
+    shape = (len(first), first.shape[1], second.shape[1])
+    return Grid(
+        first.unsqueeze(2).expand(shape).flatten(1),
+        second.unsqueeze(1).expand(shape).flatten(1),
+        first_axis,
+        second_axis,
+    )
+
+
+def _least(errors: Tensor, count: int) -> Tensor:
+    """Where the least errors of each row are, of shape (rows, count); the first of equals, NaN last."""
+    order: Tensor = errors.sort(dim=1, stable=True).indices
+    return order[:, :count]
+
+
+def _best(
+    before: tuple[Tensor, Tensor, Tensor] | None, now: tuple[Tensor, Tensor, Tensor], count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The ``count`` best of what was found before and now."""
+    first, second, errors = now if before is None else (torch.cat(pair, 1) for pair in zip(before, now, strict=True))
+    chosen = _least(errors, count)
+    return first.gather(1, chosen), second.gather(1, chosen), errors.gather(1, chosen)
