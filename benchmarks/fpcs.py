@@ -131,7 +131,7 @@ def _against_brute_force(
     config = configs[operand.name]
     if config.scheme != "uniform":
         return
-    solver = SiteSolver(site, operands, _SETTINGS, fpcs, convolution_of(model, site))
+    solver = SiteSolver(site, operands, replace(_SETTINGS, fpcs=fpcs), convolution_of(model, site))
     other = next(each.name for each in site.operands if each.name != operand.name)
     error = solver.error(operand.name, config, other, None)
     observed = solver._observed(operand, config)
@@ -172,7 +172,7 @@ def _passes(model: QuantizedModel, images: Tensor, jobs: dict[str, SiteConfig], 
     counts: defaultdict[str, int] = defaultdict(int)
     total = started = time.perf_counter()
     every = {site: [configs] for site, configs in jobs.items()}
-    for site, _, _ in solve_jobs(model, images, _BATCH, every, _SETTINGS, fpcs):
+    for site, _, _ in solve_jobs(model, images, _BATCH, every, replace(_SETTINGS, fpcs=fpcs)):
         now = time.perf_counter()
         kind = ".".join(part for part in site.split(".") if not part.isdigit())
         spent[kind] += now - started
@@ -201,7 +201,7 @@ def _tokens(model: QuantizedModel, images: Tensor, jobs: dict[str, SiteConfig], 
     for site, operands in chosen:
         reached = {}
         for name, variant in variants.items():
-            solver = SiteSolver(site, operands, _SETTINGS, variant, convolution_of(model, site))
+            solver = SiteSolver(site, operands, replace(_SETTINGS, fpcs=variant), convolution_of(model, site))
             started = time.perf_counter()
             solved = solver.solve(jobs[site.name])
             totals[name] += time.perf_counter() - started

@@ -20,13 +20,15 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 import torch
 
 from autoq.methods import BitWidths, MethodOptions, create_method
+from autoq.methods.igq_vit import IgqVit
 from autoq.methods.quantize import QuantizeSettings, quantize
+from autoq.recipe import OperandConfig
 from autoq.scoring import measure_accuracy
 from autoq.scoring.session import LabelledImages, Session
 from autoq.units import format_bops, format_kl
@@ -45,6 +47,20 @@ class Row:
     options: MethodOptions = field(default_factory=MethodOptions)
 
 
+class EachChannel(IgqVit):
+    """The paper's upper bound: every channel of a layer input, and every row of an attention map, has its own range."""
+
+    name: ClassVar[str] = "each-channel"
+
+    def layer_input(self, bits: int) -> OperandConfig:
+        """Static: a channel is the same channel in every image."""
+        return OperandConfig(scheme="uniform", bits=bits, granularity="channel")
+
+    def attention_map(self, bits: int) -> OperandConfig:
+        """As many groups as rows; which row has which range differs from image to image."""
+        return OperandConfig(scheme="instance_groups", bits=bits, groups=1 << 16)
+
+
 def rows() -> dict[str, list[Row]]:
     """The tables, by title."""
     plain = ("rtn", "ptq4vit", "repq-vit", "igq-vit", "adalog")
@@ -60,6 +76,7 @@ def rows() -> dict[str, list[Row]]:
         for observer in OBSERVERS
     ]
     groups = [Row(f"igq-vit, {count} groups", "igq-vit", "w4a4", MethodOptions(groups=count)) for count in GROUPS]
+    groups.append(Row("a range for each channel and row", EachChannel.name, "w4a4"))
     return {
         "Methods at uniform bits": [Row(name, name, bits) for name in plain for bits in widths],
         "Fully quantized: LayerNorm and softmax too": fully,
@@ -103,7 +120,7 @@ def main() -> None:
 
 
 def _measure(session: Session, row: Row, seed: int, data: str, eval_data: str) -> dict[str, Any]:
-    method = create_method(row.method, row.options)
+    method = EachChannel() if row.method == EachChannel.name else create_method(row.method, row.options)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         seconds: dict[str, float] = {}

@@ -42,8 +42,8 @@ class Bank:
     """Quantizers by operand and option. What is asked for and not there is solved and kept.
 
     With the observer ``fpcs``, parameters are solved site by site for the error of the site's output. An option is then
-    solved with the site's other operand in full precision, unless it belongs to ``recipe_sites``, which are solved
-    with both operands quantized.
+    solved with the site's other operand in full precision, unless there are ``settings.fpcs.rounds`` and it belongs to
+    ``recipe_sites``, which are solved with both operands quantized.
 
     Attributes:
         description: what the parameters depend on: model weights, calibration images, settings, code version.
@@ -81,11 +81,12 @@ class Bank:
         self.settings = settings
         self.model = model
         described: dict[str, Any] = {**description, "bank_version": BANK_VERSION, "settings": asdict(settings)}
-        if settings.observer == "fpcs" and recipe_sites is not None:
-            described["solved_for"] = hash_sites(recipe_sites)[:16]
+        is_joint = settings.observer == "fpcs" and settings.fpcs.rounds > 0
+        self._recipe_sites = dict(recipe_sites or {}) if is_joint else {}
+        if self._recipe_sites:
+            described["solved_for"] = hash_sites(self._recipe_sites)[:16]
         # As it comes back from a file: tuples are lists there.
         self.description: dict[str, Any] = json.loads(json.dumps(described))
-        self._recipe_sites = recipe_sites or {}
         self._images = images
         self._batch_size = batch_size
         self._factors = dict(factors or {})
@@ -201,10 +202,8 @@ class Bank:
             if job not in jobs.setdefault(site, []):
                 jobs[site].append(job)
         wanted = set(missing)
-        images = self._calibration_images()[: self.settings.fpcs.images]
-        for site, _, solved in solve_jobs(
-            self.model, images, self._batch_size, jobs, self.settings, self.settings.fpcs
-        ):
+        images = self._calibration_images()
+        for site, _, solved in solve_jobs(self.model, images, self._batch_size, jobs, self.settings):
             keys = {(site, operand, quantizer.config): quantizer for operand, quantizer in solved.items()}
             yield {key: quantizer for key, quantizer in keys.items() if key in wanted}
 

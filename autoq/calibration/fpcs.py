@@ -36,7 +36,8 @@ class FpcsSettings:
         candidates: n, combinations evaluated in a step.
         kept: k, combinations whose neighbours are evaluated in the next step.
         steps: p, steps of evaluation.
-        rounds: alternations between the two operands of a site.
+        rounds: alternations between the two operands of a site; 0: each is searched with the other in full precision,
+            so that it does not depend on the other's option.
         quantile: the least scale of the first grid spans this quantile (and its mirror image), the greatest all values.
         zero_point_window: first zero points lie around the middle code (``centre``, as published) or around the zero
             point of the observed range (``observed``), which suits skewed operands.
@@ -67,9 +68,11 @@ class FpcsSettings:
         Raises:
             CalibrationError: names the setting.
         """
-        for name in ("candidates", "kept", "steps", "rounds", "log_bases", "log_kept", "tokens", "images"):
+        for name in ("candidates", "kept", "steps", "log_bases", "log_kept", "tokens", "images"):
             if getattr(self, name) < 1:
                 raise CalibrationError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.rounds < 0:
+            raise CalibrationError(f"rounds must be 0 or more, got {self.rounds}")
         if not 0.5 <= self.quantile <= 1:
             raise CalibrationError(f"quantile must be between 0.5 and 1, got {self.quantile}")
 

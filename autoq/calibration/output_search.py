@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from autoq.calibration.fpcs import FpcsSettings
 from autoq.calibration.layer_product import Convolution
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.site_solver import SiteSolver
@@ -24,28 +23,27 @@ def solve_site(
     configs: SiteConfig,
     operands: Mapping[str, Tensor],
     settings: CalibrationSettings,
-    fpcs: FpcsSettings,
     convolution: Convolution | None = None,
 ) -> dict[str, BaseQuantizer]:
     """Quantizers of a site's operands.
 
     Weights are searched alone on full-precision inputs; then activations given quantized weights, and weights given
-    quantized activations, ``fpcs.rounds`` times or until nothing changes. Attention products alternate likewise, the
-    right operand in the place of the weight. What the output error is not computed for (grouped convolutions, einsum,
-    parameters that vary along the summed axis) is searched by its own error; other schemes have their own solvers.
+    quantized activations, ``settings.fpcs.rounds`` times or until nothing changes. Attention products alternate
+    likewise, the right operand in the place of the weight. What the output error is not computed for (grouped
+    convolutions, einsum, parameters that vary along the summed axis) is searched by its own error; other schemes have
+    their own solvers.
 
     Args:
         site: the site.
         configs: by operand; an operand that is left out stays in full precision.
         operands: every operand of the site in full precision: weights, and activations of all calibration images.
-        settings: seed, and how operands are solved that have no search here.
-        fpcs: settings of the search.
+        settings: of the search, and of operands that have none here.
         convolution: geometry of a convolution site; without it, its operands are searched by their own error.
 
     Raises:
         CalibrationError: an option does not fit its operand.
     """
-    return SiteSolver(site, operands, settings, fpcs, convolution).solve(configs)
+    return SiteSolver(site, operands, settings, convolution).solve(configs)
 
 
 def solve_jobs(
@@ -54,18 +52,16 @@ def solve_jobs(
     batch_size: int,
     jobs: Mapping[str, Sequence[SiteConfig]],
     settings: CalibrationSettings,
-    fpcs: FpcsSettings,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[str, SiteConfig, dict[str, BaseQuantizer]]]:
     """Solve sites in the order in which they run; memory holds the operands of one stage at a time.
 
     Args:
         model: its slots are emptied.
-        images: of shape (N, C, H, W), on the model's device; the first ``fpcs.images`` are used.
+        images: of shape (N, C, H, W), on the model's device; the first ``settings.fpcs.images`` are used.
         batch_size: images run at once.
         jobs: by site, the configurations to solve it for.
         settings: as in ``solve_site``.
-        fpcs: as in ``solve_site``.
         progress: called with (configurations done, all of them).
 
     Yields:
@@ -81,7 +77,7 @@ def solve_jobs(
     total = sum(len(configs) for configs in jobs.values())
     done = 0
     model.remove_()
-    states: list[State] = [(batch,) for batch in torch.split(images[: fpcs.images], batch_size)]
+    states: list[State] = [(batch,) for batch in torch.split(images[: settings.fpcs.images], batch_size)]
     for index, stage in enumerate(model.stages):
         if done == total:
             return
@@ -89,7 +85,7 @@ def solve_jobs(
         recorded, states = _run_stage(model, index, states, chosen)
         for site in chosen:
             operands = {each.name: recorded.pop((site.name, each.name)) for each in site.operands}
-            solver = SiteSolver(site, operands, settings, fpcs, convolution_of(model, site))
+            solver = SiteSolver(site, operands, settings, convolution_of(model, site))
             for configs in jobs[site.name]:
                 solved = solver.solve(configs)
                 done += 1

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from autoq.calibration.capture import OperandSample, _Recorder
 from autoq.calibration.fpcs import (
-    FpcsSettings,
     Grid,
     Loss,
     Pair,
@@ -45,7 +44,6 @@ class SiteSolver:
         site: Site,
         operands: Mapping[str, Tensor],
         settings: CalibrationSettings,
-        fpcs: FpcsSettings,
         convolution: Convolution | None = None,
     ) -> None:
         """Nothing is searched yet.
@@ -53,14 +51,13 @@ class SiteSolver:
         Args:
             site: the site.
             operands: full-precision operands: weights, and activations of all calibration images.
-            settings: seed, and how operands are solved that have no search here.
-            fpcs: settings of the search.
+            settings: of the search, and of operands that have none here.
             convolution: geometry of a convolution site; without it, operands are solved on their own error.
         """
         self._site = site
         self._full = {name: tensor.detach().float() for name, tensor in operands.items()}
         self._settings = replace(settings, observer="mse")
-        self._fpcs = fpcs
+        self._fpcs = settings.fpcs
         self._cache: dict[tuple[object, ...], object] = {}
         shapes = {name: tensor.shape for name, tensor in self._full.items()}
         self._product = Product.of(site, shapes, convolution, self._generator("positions"))
@@ -80,12 +77,13 @@ class SiteSolver:
             name: self._alone(name, config) for name, config in configs.items() if not self._is_joint(name, config)
         }
         joint = [operand.name for operand in self._site.operands if operand.name in configs.keys() - solved.keys()]
-        if len(joint) == 1:
-            other = next(name for name in self._full if name != joint[0])
-            given = solved.get(other)
-            solved[joint[0]] = self._search(joint[0], configs[joint[0]], other, given, None)
-        elif joint:
+        if len(joint) == 2 and self._fpcs.rounds:
             solved |= self._alternate(joint[0], joint[1], configs)
+        else:
+            for name in joint:
+                other = next(each for each in self._full if each != name)
+                given = solved.get(other) if self._fpcs.rounds else None
+                solved[name] = self._search(name, configs[name], other, given, None)
         return {name: solved[name] for name in configs}
 
     def _alternate(self, first: str, second: str, configs: SiteConfig) -> dict[str, BaseQuantizer]:

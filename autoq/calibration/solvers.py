@@ -133,13 +133,18 @@ class OperandSolver:
         return self._kept(key, lambda: quantile_bounds(rows.values, BEST_OF_PERCENTILES))
 
     def _solve_logarithmic(self, config: OperandConfig) -> BaseQuantizer:
-        """Scale and, for AdaLog, base of least squared error; the scale of a softmax output is one (AdaLog, §3.2)."""
+        """Scale and, for AdaLog, base of least squared error, or the scale of a range.
+
+        After softmax it is one for AdaLog (its §3.2) and for base 2 (FQ-ViT, §3.4); RepQ-ViT's base √2 observes it.
+        """
         rows = self._rows(config)
         lower, upper = rows.lower, rows.upper
         scales: tuple[float, ...] = (1.0,)
         uppers = upper.unsqueeze(0)
         if self._operand.producer == "softmax":
-            lower, uppers = torch.zeros_like(lower), torch.ones_like(uppers)
+            lower = torch.zeros_like(lower)
+        if self._operand.producer == "softmax" and config.scheme != "log_sqrt2":
+            uppers = torch.ones_like(uppers)
         elif self._settings.observer in _SEARCHING:
             scales = SCALES
         elif self._settings.observer == "omse":

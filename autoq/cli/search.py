@@ -44,8 +44,14 @@ def search(
     observer: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Ranges by mse, min_max, ema, percentile, omse or best_percentile. [default: mse]"
+            metavar="NAME",
+            help="Ranges by mse, min_max, ema, percentile, omse, best_percentile or, slower, by the error of each "
+            "layer's output: fpcs. [default: mse]",
         ),
+    ] = None,
+    reparameterize: Annotated[
+        bool | None,
+        typer.Option("--reparameterize/--no-reparameterize", help="Rescale LayerNorm outputs first, as RepQ-ViT does."),
     ] = None,
     calib_images: Annotated[
         int | None, typer.Option(metavar="N", help="Images to calibrate and score on. [default: 128]")
@@ -73,6 +79,7 @@ def search(
         "time_limit_seconds": None if time_limit is None else _seconds(time_limit),
         "sampler": sampler,
         "observer": observer,
+        "reparameterize": reparameterize,
         "calib_images": calib_images,
         "device": device,
         "seed": seed,

@@ -12,7 +12,8 @@ from autoq.recipe import OperandConfig
 class Ptq4Vit(BaseMethod):
     """Two ranges, a power of two apart, after softmax and GELU; all scales for the error of the layer's output.
 
-    Everything else is symmetric. The paper weights that error by squared gradients; here it is not weighted.
+    Everything else is symmetric, with one range for a whole tensor, weights included (the paper has one for each of Q,
+    K and V). The paper weights that error by squared gradients; here it is not weighted.
     """
 
     name: ClassVar[str] = "ptq4vit"
@@ -22,13 +23,17 @@ class Ptq4Vit(BaseMethod):
         """Scales by layer output (paper, §3.2)."""
         return CalibrationSettings(observer="fpcs", seed=seed)
 
+    def weight(self, bits: int) -> OperandConfig:
+        """Symmetric, one range for the layer."""
+        return OperandConfig(scheme="uniform", bits=bits, symmetric=True)
+
     def layer_input(self, bits: int) -> OperandConfig:
         """Symmetric, one range."""
         return OperandConfig(scheme="uniform", bits=bits, symmetric=True)
 
     def attention_operand(self, bits: int) -> OperandConfig:
-        """Symmetric, one range a head."""
-        return OperandConfig(scheme="uniform", bits=bits, symmetric=True, granularity="head")
+        """Symmetric, one range."""
+        return OperandConfig(scheme="uniform", bits=bits, symmetric=True)
 
     def gelu_output(self, bits: int) -> OperandConfig:
         """A fine range for what is negative, a coarse one for what is positive."""

@@ -78,8 +78,7 @@ def quantize(
     norms = method.reparameterized(session.traced, bits)
     _refuse_unwritable(folder, make_writable)  # wrong input leaves nothing behind: made once all of it is known good
     observed = _Observed(len(images.tensor), progress)
-    if norms:
-        session = session.rescaled(norms, session.observe_factors(norms, images.tensor, observed))
+    session = session.rescaled(norms, lambda: images, folder / "bank", observed)
     bank = session.bank(lambda: images, images.sha256, method.settings(settings.seed), observed, sites)
     bank.load(folder / "bank")
     _solve(bank, options_of(sites), folder / "bank", progress)

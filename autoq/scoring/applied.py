@@ -102,16 +102,14 @@ def _find_bank(
     for directory in (folder / "bank", folder.parent / "bank"):
         content = read_bank(directory) if calibration.bank_fingerprint else None
         if content is not None and content.fingerprint == calibration.bank_fingerprint:
-            session = session.rescaled(recipe.reparameterized, content.factors)
+            session = session.rescaled(recipe.reparameterized, images, directory)
             sha256 = content.description["images_sha256"]
             bank = session.bank(images, sha256, settings, recipe_sites=recipe.sites)
             bank.load(directory)
             return session, bank
     if calibration.bank_fingerprint:
         _logger.warning("the recipe's bank is not beside it: solving it again from %s", calibration.data)
-    if recipe.reparameterized:
-        factors = session.observe_factors(recipe.reparameterized, images().tensor)
-        session = session.rescaled(recipe.reparameterized, factors)
+    session = session.rescaled(recipe.reparameterized, images)
     bank = session.bank(images, images().sha256, settings, recipe_sites=recipe.sites)
     if calibration.bank_fingerprint not in ("", bank.fingerprint):
         _logger.warning("the images or autoq have changed since the recipe was calibrated: expect another score")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from autoq.calibration import Bank, CalibrationSettings
+from autoq.calibration.bank_files import read_bank
 from autoq.calibration.reparameterization import ChannelFactors, observe_factors, reparameterize
 from autoq.data import ImageSource, class_indices, fingerprint, load_images, open_source, subset
 from autoq.errors import DataError, ModelError, RecipeError
@@ -181,33 +183,35 @@ class Session:
             images = load_images(source, indices[start : start + _IMAGES_AT_ONCE], self.loaded.transform)
             yield from torch.split(images.to(self.device), size)
 
-    def observe_factors(
-        self, norms: Mapping[str, int], images: Tensor, progress: Callable[[int], None] | None = None
-    ) -> dict[str, ChannelFactors]:
-        """What RepQ-ViT rescales LayerNorms by: one full-precision pass over images of shape (N, C, H, W).
+    def rescaled(
+        self,
+        norms: Mapping[str, int],
+        images: Callable[[], CalibrationImages],
+        bank: str | os.PathLike[str] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Session:
+        """The same model with reparameterized LayerNorms (RepQ-ViT); full precision stays as it is, up to rounding.
 
         Args:
             norms: LayerNorm sites, and the bits of the quantizers that they feed.
-            images: of shape (N, C, H, W).
+            images: gives the calibration images; one full-precision pass over them finds the factors,
+            bank: unless the bank in this directory has them.
             progress: called with the number of images of each batch that is observed.
 
         Raises:
             CalibrationError: a LayerNorm feeds something else than linear layers.
         """
-        return observe_factors(self.model, torch.split(images, choose_batch_size(self.traced)), norms, progress)
-
-    def rescaled(self, norms: Mapping[str, int], factors: Mapping[str, ChannelFactors]) -> Session:
-        """The same model with reparameterized LayerNorms; full precision stays as it is, up to rounding.
-
-        Args:
-            norms: LayerNorm sites, and the bits for which ``factors`` were observed.
-            factors: as :meth:`observe_factors` returns them.
-        """
         if not norms:
             return self
-        traced = reparameterize(self.traced, {site: factors[site] for site in norms})
+        content = None if bank is None else read_bank(bank)
+        if content is not None and content.factors.keys() == norms.keys():
+            factors = content.factors
+        else:
+            batches = torch.split(images().tensor, choose_batch_size(self.traced))
+            factors = observe_factors(self.model, batches, norms, progress)
+        traced = reparameterize(self.traced, factors)
         model = QuantizedModel(traced).to(self.device)
-        return replace(self, traced=traced, model=model, reparameterized=dict(norms), factors=dict(factors))
+        return replace(self, traced=traced, model=model, reparameterized=dict(norms), factors=factors)
 
     def bank(
         self,

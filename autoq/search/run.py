@@ -12,6 +12,8 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from autoq.calibration import Bank, CalibrationSettings
+from autoq.calibration.fpcs import FpcsSettings
+from autoq.calibration.reparameterization import rewritable_norms
 from autoq.cost import Budget, model_cost, uniform_bops
 from autoq.errors import BudgetError
 from autoq.events import Phase, PhaseAdvanced, PhaseStarted, Progress, ignore
@@ -30,6 +32,8 @@ from autoq.units import format_bops
 
 _SAVE_SECONDS = 20.0
 """How often a bank that is being solved is written: what a kill may cost."""
+_RESCALED_FOR_BITS = 8
+"""Zero points at which reparameterized LayerNorms are brought together: the finest of the usual widths suits all."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,12 @@ def run_search(settings: SearchSettings, out: str | os.PathLike[str], progress: 
             captured += count
             progress(PhaseAdvanced("capture", captured))
 
-        calibration = CalibrationSettings(observer=settings.observer, seed=settings.seed)
+        if settings.reparameterize:
+            norms = dict.fromkeys(rewritable_norms(session.traced), _RESCALED_FOR_BITS)
+            session = session.rescaled(norms, lambda: images, directory.bank)
+        # An option serves many recipes: it is solved with the rest of its site in full precision.
+        fpcs = FpcsSettings(rounds=0) if settings.observer == "fpcs" else FpcsSettings()
+        calibration = CalibrationSettings(observer=settings.observer, seed=settings.seed, fpcs=fpcs)
         bank = session.bank(lambda: images, images.sha256, calibration, on_capture)
         bank.load(directory.bank)
         earlier = 0.0 if record is None else record.seconds
@@ -242,6 +251,7 @@ class _Run:
         Recipe(
             model=self._session.reference,
             sites=self._bank.resolve(self._resolved.sites_for(trial.assignment)),
+            reparameterized=dict(self._session.reparameterized),
             calibration=self._calibration,
             cost=trial.cost,
             score=score,

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from autoq.calibration.settings import RangeObserver
+from autoq.calibration.settings import Observer
 from autoq.errors import SpaceError
 from autoq.files import did_you_mean
 
@@ -27,7 +27,9 @@ class SearchSettings(BaseModel):
         trials: recipes to evaluate, uniform points included.
         time_limit_seconds: stop proposing after this long, or None.
         sampler: how recipes are proposed; a name in ``autoq.search.samplers.SAMPLERS``.
-        observer: how quantizer ranges are chosen.
+        observer: how quantizer ranges are chosen; ``fpcs``, by the error of each layer's output, is the most careful
+            one and takes longest.
+        reparameterize: whether LayerNorm outputs are rescaled channel by channel first (RepQ-ViT).
         calib_images: images to calibrate and score on.
         device: ``auto``, ``cpu`` or a CUDA device.
         seed: of everything that is random.
@@ -44,7 +46,8 @@ class SearchSettings(BaseModel):
     trials: int = Field(default=300, ge=1)
     time_limit_seconds: float | None = Field(default=None, gt=0)
     sampler: str = "progressive"
-    observer: RangeObserver = "mse"
+    observer: Observer = "mse"
+    reparameterize: bool = False
     calib_images: int = Field(default=128, ge=1)
     device: str = "auto"
     seed: int = Field(default=0, ge=0)

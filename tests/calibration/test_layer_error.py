@@ -38,7 +38,7 @@ def uniform(bits: int = 3, granularity: str = "tensor", **fields: object) -> Ope
 
 
 def solver_of(sample: SiteSample, fpcs: FpcsSettings = EVERYTHING) -> SiteSolver:
-    return SiteSolver(sample.site, sample.operands, CalibrationSettings(), fpcs, sample.convolution)
+    return SiteSolver(sample.site, sample.operands, CalibrationSettings(fpcs=fpcs), sample.convolution)
 
 
 def from_range(sample: SiteSample, name: str, config: OperandConfig, factor: float = 1.0) -> BaseQuantizer:

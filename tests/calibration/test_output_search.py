@@ -32,7 +32,7 @@ def uniform(bits: int = 3, granularity: str = "tensor", **fields: object) -> Ope
 
 
 def solve_sample(sample: SiteSample, configs: SiteConfig, fpcs: FpcsSettings = EVERYTHING) -> dict[str, BaseQuantizer]:
-    return solve_site(sample.site, configs, sample.operands, SETTINGS, fpcs, sample.convolution)
+    return solve_site(sample.site, configs, sample.operands, replace(SETTINGS, fpcs=fpcs), sample.convolution)
 
 
 def by_own_error(
@@ -142,12 +142,19 @@ def test_weights_make_up_for_quantized_inputs() -> None:
     assert float(sample.error(joint).sum()) < float(sample.error(separate).sum())
 
 
+def test_without_rounds_each_operand_is_searched_beside_a_full_precision_one() -> None:
+    sample = linear(8, 20, 12, 10)
+    configs: SiteConfig = {"input": uniform(3), "weight": uniform(2, "channel")}
+    found = solve_sample(sample, configs, replace(FPCS, rounds=0))
+    assert_equal(found, {name: solve_sample(sample, {name: config}, FPCS)[name] for name, config in configs.items()})
+
+
 def test_sharing_between_configurations_changes_nothing() -> None:
     sample = linear(8, 20, 12, 10)
     options: list[SiteConfig] = [
         {"input": uniform(a), "weight": uniform(w, "channel")} for a in (3, 4) for w in (2, 4)
     ] + [{"input": uniform(4, "channel")}, {"weight": uniform(4)}]
-    solver = SiteSolver(sample.site, sample.operands, SETTINGS, FPCS)
+    solver = SiteSolver(sample.site, sample.operands, replace(SETTINGS, fpcs=FPCS))
     for configs in options:
         assert_equal(solver.solve(configs), solve_sample(sample, configs, FPCS))
 
@@ -163,7 +170,7 @@ def test_what_all_configurations_need_is_computed_once(monkeypatch: pytest.Monke
         return original(vectors)
 
     monkeypatch.setattr(site_solver, "gram_factor", counted)
-    solver = SiteSolver(sample.site, sample.operands, SETTINGS, FPCS)
+    solver = SiteSolver(sample.site, sample.operands, replace(SETTINGS, fpcs=FPCS))
     for bits in (2, 3, 4):
         solver.solve({"weight": uniform(bits, "channel")})
     assert len(calls) == 1
@@ -227,7 +234,7 @@ def test_other_schemes_have_their_own_solvers_and_are_taken_as_given() -> None:
 def test_what_has_no_output_error_is_still_solved(sample: SiteSample, configs: SiteConfig) -> None:
     solved = solve_sample(sample, configs)
     assert solved.keys() == configs.keys()
-    joint = SiteSolver(sample.site, sample.operands, SETTINGS, EVERYTHING, sample.convolution)._is_joint
+    joint = SiteSolver(sample.site, sample.operands, replace(SETTINGS, fpcs=EVERYTHING), sample.convolution)._is_joint
     own = [name for name, config in configs.items() if not joint(name, config)]
     assert own
     for name in own:
@@ -271,10 +278,12 @@ def test_a_model_is_solved_stage_by_stage() -> None:
     jobs = every_site(model, 4)
     jobs["fc1"].append({"weight": uniform(2, "channel")})
     seen: list[tuple[int, int]] = []
-    found = list(solve_jobs(model, data, 4, jobs, SETTINGS, FPCS, lambda done, total: seen.append((done, total))))
+    found = list(
+        solve_jobs(model, data, 4, jobs, replace(SETTINGS, fpcs=FPCS), lambda done, total: seen.append((done, total)))
+    )
     assert [name for name, _, _ in found] == [site.name for site in model.traced.sites for _ in jobs.get(site.name, [])]
     assert seen == [(done, len(found)) for done in range(1, len(found) + 1)]
-    whole = list(solve_jobs(model, data, 6, jobs, SETTINGS, FPCS))
+    whole = list(solve_jobs(model, data, 6, jobs, replace(SETTINGS, fpcs=FPCS)))
     for (_, configs, one), (_, _, other) in zip(found, whole, strict=True):
         assert one.keys() == configs.keys()
         for name, quantizer in one.items():
@@ -292,7 +301,7 @@ def test_operands_are_those_of_full_precision_and_of_the_first_images() -> None:
     model, data = block_model(), images(6)
     fpcs = replace(FPCS, images=4)
     jobs: dict[str, list[SiteConfig]] = {"fc2": [{"input": uniform(4), "weight": uniform(4, "channel")}]}
-    ((_, _, solved),) = solve_jobs(model, data, 2, jobs, SETTINGS, fpcs)
+    ((_, _, solved),) = solve_jobs(model, data, 2, jobs, replace(SETTINGS, fpcs=fpcs))
     kept: list[Tensor] = []
 
     class Spy(nn.Module):
@@ -305,7 +314,7 @@ def test_operands_are_those_of_full_precision_and_of_the_first_images() -> None:
         model.run(data[:4])
     model.remove_()
     operands = {"input": kept[0], "weight": model.traced.weight("fc2")}
-    expected = solve_site(model.traced.sites_by_name["fc2"], jobs["fc2"][0], operands, SETTINGS, fpcs)
+    expected = solve_site(model.traced.sites_by_name["fc2"], jobs["fc2"][0], operands, replace(SETTINGS, fpcs=fpcs))
     for name, quantizer in solved.items():
         for parameter, value in quantizer.qparams().items():
             torch.testing.assert_close(value, expected[name].qparams()[parameter], rtol=1e-3, atol=1e-3)
@@ -314,25 +323,25 @@ def test_operands_are_those_of_full_precision_and_of_the_first_images() -> None:
 def test_slots_are_empty_between_jobs_and_after_errors() -> None:
     model, data = block_model(), images(4)
     jobs = every_site(model, 4)
-    for _ in solve_jobs(model, data, 4, jobs, SETTINGS, FPCS):
+    for _ in solve_jobs(model, data, 4, jobs, replace(SETTINGS, fpcs=FPCS)):
         assert all(slot.quantizer is None for slot in model.slots.values())
     data[0, 0, 0] = torch.nan
     with pytest.raises(CalibrationError, match="NaN or infinite values in full precision"):
-        list(solve_jobs(model, data, 4, jobs, SETTINGS, FPCS))
+        list(solve_jobs(model, data, 4, jobs, replace(SETTINGS, fpcs=FPCS)))
     assert all(slot.quantizer is None for slot in model.slots.values())
     with pytest.raises(RuntimeError):
-        list(solve_jobs(model, images(4)[:, :3], 4, jobs, SETTINGS, FPCS))
+        list(solve_jobs(model, images(4)[:, :3], 4, jobs, replace(SETTINGS, fpcs=FPCS)))
     assert all(slot.quantizer is None for slot in model.slots.values())
 
 
 def test_wrong_jobs_are_refused() -> None:
     model = block_model()
     with pytest.raises(RecipeError, match="no site 'fc3'"):
-        list(solve_jobs(model, images(4), 4, {"fc3": [{"weight": uniform()}]}, SETTINGS, FPCS))
+        list(solve_jobs(model, images(4), 4, {"fc3": [{"weight": uniform()}]}, replace(SETTINGS, fpcs=FPCS)))
     with pytest.raises(RecipeError, match="no operand 'lhs'"):
-        list(solve_jobs(model, images(4), 4, {"fc1": [{"lhs": uniform()}]}, SETTINGS, FPCS))
+        list(solve_jobs(model, images(4), 4, {"fc1": [{"lhs": uniform()}]}, replace(SETTINGS, fpcs=FPCS)))
     with pytest.raises(CalibrationError, match="no calibration images"):
-        list(solve_jobs(model, images(0), 4, every_site(model, 4), SETTINGS, FPCS))
+        list(solve_jobs(model, images(0), 4, every_site(model, 4), replace(SETTINGS, fpcs=FPCS)))
 
 
 class Convolutions(nn.Module):
@@ -357,7 +366,7 @@ def test_convolutions_of_a_model_use_their_own_geometry() -> None:
     model = QuantizedModel(trace(module, data[:2]))
     jobs = every_site(model, 4)
     assert {site.op for site in model.traced.sites} == {"conv2d", "einsum"}
-    found = {name: solved for name, _, solved in solve_jobs(model, data, 4, jobs, SETTINGS, EVERYTHING)}
+    found = {name: solved for name, _, solved in solve_jobs(model, data, 4, jobs, replace(SETTINGS, fpcs=EVERYTHING))}
     assert {name: solved.keys() for name, solved in found.items()} == {
         site.name: {operand.name for operand in site.operands} for site in model.traced.sites
     }

@@ -17,6 +17,7 @@ from autoq.methods import METHODS, BitWidths, MethodOptions, create_method
 from autoq.methods.quantize import QuantizeSettings, quantize
 from autoq.recipe import Recipe
 from autoq.scoring.applied import evaluate_recipe
+from autoq.scoring.session import CalibrationImages
 from tests.search.small_run import PHOTOS, small_session, trace_once, write_photos
 
 IMAGES = 12
@@ -98,7 +99,7 @@ def test_full_precision_is_not_touched_by_reparameterization(tmp_path: Path) -> 
     norms = run(tmp_path / "out", "repq-vit").reparameterized
     assert set(norms.values()) == {4}
     assert torch.equal(session.traced.graph_module(images), before)
-    rescaled = session.rescaled(norms, session.observe_factors(norms, images))
+    rescaled = session.rescaled(norms, lambda: CalibrationImages("noise", 0, images))
     assert not torch.equal(rescaled.traced.weight("blocks.0.attn.qkv"), session.traced.weight("blocks.0.attn.qkv"))
     torch.testing.assert_close(rescaled.traced.graph_module(images), before, rtol=1e-3, atol=1e-4)
 

@@ -22,6 +22,7 @@ from autoq.events import Event, PhaseAdvanced, PhaseStarted, TrialFinished
 from autoq.recipe import Recipe, hash_sites
 from autoq.report.from_run import summarize
 from autoq.scoring import Evaluator
+from autoq.scoring.applied import evaluate_recipe
 from autoq.search.front import non_dominated
 from autoq.search.run import SearchResult, run_search
 from autoq.search.rundir import STUDY_NAME, RunDirectory
@@ -157,6 +158,19 @@ def test_the_result(tmp_path: Path, evaluated: list[str]) -> None:
     }
 
 
+MLP_SPACE = """
+schema_version = 1
+
+[[rules]]
+site = "blocks.0.mlp.*"
+scheme = "uniform"
+bits = [3, 4]
+
+[[rules]]
+operand = "weight"
+site = "blocks.0.mlp.*"
+granularity = "channel"
+"""
 PHASES: dict[str, tuple[Any, int]] = {
     "model": (lambda e: isinstance(e, PhaseStarted) and e.phase == "model", 1),
     "images": (lambda e: isinstance(e, PhaseStarted) and e.phase == "images", 1),
@@ -314,3 +328,21 @@ def test_phases_come_in_order(tmp_path: Path) -> None:
         done = [e.done for e in events if isinstance(e, PhaseAdvanced) and e.phase == phase]
         assert done == sorted(set(done))
         assert done[-1] == total
+
+
+def test_layer_output_search_on_reparameterized_layer_norms(tmp_path: Path) -> None:
+    """The recipes of such a run say so, and are measured again from their bank, and without it, to the same score."""
+    (tmp_path / "mlp.toml").write_text(MLP_SPACE)
+    changes = {"space": str(tmp_path / "mlp.toml"), "observer": "fpcs", "reparameterize": True, "budget_bops": "4G"}
+    settings = small_settings(tmp_path, **changes, trials=4)
+    with pytest.raises(KeyboardInterrupt):
+        run_search(settings, tmp_path / "run", interrupt_at(PHASES["search"][0], 2))
+    result = run_search(settings, tmp_path / "run")
+    path = Path(result.front[-1].recipe)
+    recipe = Recipe.load(path)
+    assert recipe.reparameterized["blocks.0.norm2"] == 8
+    assert recipe.calibration is not None
+    assert recipe.calibration.observer == "fpcs"
+    assert recipe.score is not None
+    for folder in (path.parent, tmp_path / "nowhere"):
+        assert evaluate_recipe(recipe, folder).score.kl_nats == recipe.score.kl_nats

@@ -36,7 +36,7 @@ def test_labelled_images() -> None:
         ({"time_limit_seconds": float("nan")}, "time_limit_seconds"),
         ({"sampler": "tpa"}, "option: sampler: no such sampler, there is progressive, "),
         ({"sampler": "tpa"}, "Did you mean 'tpe'? (got 'tpa')"),
-        ({"observer": "fpcs"}, "(got 'fpcs')"),
+        ({"observer": "fpcz"}, "(got 'fpcz')"),
     ],
 )
 def test_wrong_values_are_named(values: dict[str, object], expected: str) -> None:
