@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from autoq.calibration import Bank, CalibrationSettings
+from autoq.calibration import OBSERVERS, Bank, CalibrationSettings
 from autoq.calibration.bank_files import SolvedKey
-from autoq.calibration.settings import RANGE_OBSERVERS
+from autoq.calibration.fpcs import FpcsSettings
 from autoq.data import load_images, open_source, subset
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--space", default="vit_w2-8")
     parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--observer", choices=RANGE_OBSERVERS, default="mse")
+    parser.add_argument("--observer", choices=OBSERVERS, default="mse")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -53,7 +53,7 @@ def main() -> None:
     images = load_images(source, subset(source, arguments.images, 0), loaded.transform)
     traced = trace(loaded.module, images[:2])
     model = QuantizedModel(traced)
-    settings = CalibrationSettings(observer=arguments.observer)
+    settings = CalibrationSettings(observer=arguments.observer, fpcs=FpcsSettings(rounds=0))
     print(f"{arguments.model}: {len(traced.sites)} sites, {traced.macs / 1e6:,.1f} M MACs, {len(images)} images")
 
     batches = torch.split(images, _BATCH)
@@ -65,11 +65,14 @@ def main() -> None:
     for site, operand in traced.operands():
         for config in resolved.options_for(site.name, operand.name):
             kind = "weights" if operand.is_weight else f"activations, {config.scheme}"
+            kind = "by layer output" if arguments.observer == "fpcs" else kind  # both operands of a site at once
             kinds[kind].append((site.name, operand.name, config))
     bank = Bank(model, images, settings, {}, batch_size=_BATCH)
-    first = next(key for kind, keys in kinds.items() if kind != "weights" for key in keys)
-    seconds = {"capture": _seconds(lambda: bank.quantizer(*first))}
-    counts = {"capture": 1}
+    seconds: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    if arguments.observer != "fpcs":
+        first = next(key for kind, keys in kinds.items() if kind != "weights" for key in keys)
+        seconds["capture and one option"] = _seconds(lambda: bank.quantizer(*first))
     for kind, keys in kinds.items():
         seconds[kind] = _seconds(lambda: bank.solve_all(keys, workers=arguments.threads))  # noqa: B023
         counts[kind] = len(keys)

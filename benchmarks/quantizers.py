@@ -72,6 +72,7 @@ def operands(batch: int) -> list[Operand]:
                 config("uniform", 4),
                 config("uniform", 4, granularity="channel"),
                 config("uniform", 4, granularity="group", groups=8),
+                config("power_of_two_factor", 8),
                 config("instance_groups", 4, groups=8),
             ),
         ),
@@ -80,7 +81,12 @@ def operands(batch: int) -> list[Operand]:
             torch.nn.functional.gelu(normal(batch, TOKENS, HIDDEN)),
             LINEAR_INPUT,
             lambda x: torch.nn.functional.linear(x, from_hidden),
-            (config("uniform", 4), *logarithms, config("instance_groups", 4, groups=8)),
+            (
+                config("uniform", 4),
+                config("twin_uniform", 4),
+                *logarithms,
+                config("instance_groups", 4, groups=8),
+            ),
         ),
         Operand(
             f"softmax output, {batch}×{HEADS}×{TOKENS}×{TOKENS}",
@@ -90,8 +96,10 @@ def operands(batch: int) -> list[Operand]:
             (
                 config("uniform", 4),
                 config("uniform", 4, granularity="head"),
+                config("twin_uniform", 4),
                 config("log2", 4),
                 config("log_sqrt2", 4),
+                config("log_int_softmax", 4),
                 *logarithms,
                 config("instance_groups", 4, groups=8),
             ),

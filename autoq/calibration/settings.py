@@ -12,10 +12,7 @@ from autoq.calibration.fpcs import FpcsSettings
 from autoq.errors import CalibrationError, RecipeError
 from autoq.files import did_you_mean
 
-RangeObserver = Literal["mse", "min_max", "ema", "percentile", "omse", "best_percentile"]
-"""Observers that look at one operand alone."""
-Observer = Literal[RangeObserver, "fpcs"]
-RANGE_OBSERVERS: tuple[RangeObserver, ...] = get_args(RangeObserver)
+Observer = Literal["mse", "min_max", "ema", "percentile", "omse", "best_percentile", "fpcs"]
 OBSERVERS: tuple[Observer, ...] = get_args(Observer)
 
 

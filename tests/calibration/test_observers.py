@@ -23,7 +23,7 @@ from autoq.calibration.observers import (
     quantile_bounds,
     shrunk_ranges,
 )
-from autoq.calibration.settings import OBSERVERS, RANGE_OBSERVERS
+from autoq.calibration.settings import OBSERVERS
 from autoq.errors import CalibrationError
 from autoq.quantizers import OperandLayout, create_quantizer
 from autoq.recipe import OperandConfig
@@ -207,10 +207,6 @@ def test_only_the_observers_that_are_asked_for_run() -> None:
     axes = {key: each.kept_axes for key, each in create_observers(heads, CalibrationSettings(observer="ema")).items()}
     assert axes == {"tensor": (), "channel": (-1,), "head": (-3,)}
     assert set(create_observers(plain, CalibrationSettings(observer="ema"))) == {"tensor", "channel"}
-
-
-def test_all_observers_but_one_look_at_a_single_operand() -> None:
-    assert set(OBSERVERS) - set(RANGE_OBSERVERS) == {"fpcs"}
 
 
 @pytest.mark.parametrize("value", [49.0, 100.5, float("nan")])
