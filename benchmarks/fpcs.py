@@ -29,6 +29,7 @@ from autoq.data import load_images, open_source, subset
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.sites import Operand, Site
 from autoq.graph.trace import trace
+from autoq.methods import BitWidths, create_method
 from autoq.models import load_model
 from autoq.quantizers import BaseQuantizer
 from autoq.recipe import OperandConfig, SiteConfig
@@ -58,7 +59,7 @@ def main() -> None:
     source = open_source(arguments.data, "calibration")
     images = load_images(source, subset(source, arguments.images, 0), loaded.transform)
     model = QuantizedModel(trace(loaded.module, images[:2]))
-    jobs = {site.name: _published(site, arguments.bits) for site in model.traced.sites if site.macs}
+    jobs = create_method("adalog").sites(model.traced, BitWidths(arguments.bits, arguments.bits, arguments.bits))
     fpcs = FpcsSettings(images=len(images))
     print(f"{arguments.model}: {len(jobs)} sites, {len(images)} images, {arguments.bits} bits; {fpcs}")
     parts = arguments.parts.split(",")
@@ -72,21 +73,6 @@ def main() -> None:
         _passes(model, images, jobs, fpcs)
     if "tokens" in parts:
         _tokens(model, images, jobs, fpcs)
-
-
-def _published(site: Site, bits: int) -> SiteConfig:
-    """AdaLog's protocol: weights per output channel, attention operands per head, logarithms after softmax and GELU."""
-    configs: SiteConfig = {}
-    for operand in site.operands:
-        config = OperandConfig(scheme="uniform", bits=bits)
-        if operand.is_weight:
-            config = OperandConfig(scheme="uniform", bits=bits, granularity="channel")
-        elif operand.producer in ("softmax", "gelu"):
-            config = OperandConfig(scheme="adalog", bits=bits)
-        elif operand.layout.head_axis is not None:
-            config = OperandConfig(scheme="uniform", bits=bits, granularity="head")
-        configs[operand.name] = config
-    return configs
 
 
 def _one_of_each_kind(model: QuantizedModel, images: Tensor) -> list[tuple[Site, dict[str, Tensor]]]:
