@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from autoq.calibration.quantized_weights import QuantizedWeights
 from autoq.calibration.reparameterization import ChannelFactors
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers import OperandSolver
+from autoq.calibration.threads import in_threads
 from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.insert import FixedTensor, OperandKey, QuantizedModel
 from autoq.quantizers import BaseQuantizer, create_quantizer
@@ -29,9 +30,9 @@ from autoq.recipe import OperandConfig, SiteConfig, hash_sites
 
 BANK_VERSION = 2
 """Raised when the same settings would give other parameters."""
+_SAVE_SECONDS = 20.0
+"""How often a bank that is being solved is written: what a kill may cost."""
 _logger = logging.getLogger(__name__)
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 _Solved = Generator[dict[SolvedKey, BaseQuantizer], None, None]
 SolveProgress = Callable[[int, int], None]
@@ -164,6 +165,31 @@ class Bank:
                 if progress is not None:
                     progress(done, len(missing))
 
+    def solve_into(
+        self, directory: str | os.PathLike[str], options: Iterable[SolvedKey], progress: SolveProgress
+    ) -> None:
+        """Solve ahead like :meth:`solve_all`, saving from time to time, and whatever stops it: a kill costs little.
+
+        Args:
+            directory: where to save.
+            options: operands and configurations.
+            progress: gets (options solved, options), those that were solved before included.
+        """
+        wanted = list(dict.fromkeys(options))
+        saved = time.monotonic()
+
+        def on_solved(done: int, total: int) -> None:
+            nonlocal saved
+            progress(len(wanted) - total + done, len(wanted))
+            if time.monotonic() - saved > _SAVE_SECONDS:
+                self.save(directory)
+                saved = time.monotonic()
+
+        try:
+            self.solve_all(wanted, on_solved)
+        finally:
+            self.save(directory)
+
     def _solve_by_operand(self, missing: list[SolvedKey], workers: int) -> _Solved:
         """From each operand's own values."""
         by_operand: dict[OperandKey, list[SolvedKey]] = {}
@@ -178,7 +204,7 @@ class Bank:
             solver = OperandSolver(described, data, self.settings)
             return {key: _solve(solver, key) for key in by_operand[operand]}
 
-        yield from _in_threads(solve, by_operand, min(workers, len(by_operand)))
+        yield from in_threads(solve, by_operand, min(workers, len(by_operand)))
 
     def _capture(self, operands: Iterable[OperandKey]) -> None:
         """Observe all operands of products, or all LayerNorm and softmax inputs, once one of them is asked for."""
@@ -271,18 +297,3 @@ def _solve(solver: OperandSolver, key: SolvedKey) -> BaseQuantizer:
         return solver.solve(config)
     except CalibrationError as error:
         raise CalibrationError(f"{site}:{operand} at {config.to_json()}: {error}") from error
-
-
-def _in_threads(function: Callable[[_T], _R], items: Iterable[_T], workers: int) -> Generator[_R, None, None]:
-    """Results in the order of ``items``, worked on side by side, one PyTorch thread each."""
-    if workers <= 1:
-        yield from map(function, items)
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(workers)
-    try:
-        yield from pool.map(function, items)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 from torch import Tensor
 
 from autoq.calibration import Bank
-from autoq.calibration.bank_files import SolvedKey
 from autoq.cost import model_cost
 from autoq.errors import RunDirectoryError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
@@ -22,9 +20,6 @@ from autoq.recipe import Recipe, ScoreRecord, SiteConfig
 from autoq.scoring import Evaluator, measure_accuracy
 from autoq.scoring.applied import options_of
 from autoq.scoring.session import LabelledImages, Session
-
-_SAVE_SECONDS = 20.0
-"""How often a bank that is being solved is written: what a kill may cost."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,9 @@ def quantize(
     session = session.rescaled(norms, lambda: images, folder / "bank", observed)
     bank = session.bank(lambda: images, images.sha256, method.settings(settings.seed), observed, sites)
     bank.load(folder / "bank")
-    _solve(bank, options_of(sites), folder / "bank", progress)
+    options = options_of(sites)
+    progress(PhaseStarted("calibration", len(options)))
+    bank.solve_into(folder / "bank", options, lambda done, _: progress(PhaseAdvanced("calibration", done)))
     recipe = Recipe(
         model=session.reference,
         sites=sites,
@@ -108,24 +105,6 @@ class _Observed:
         self._progress(PhaseAdvanced("capture", self._done))
         if self._done >= self._total:
             self._done = 0
-
-
-def _solve(bank: Bank, options: list[SolvedKey], directory: Path, progress: Progress) -> None:
-    """Solve what is missing, saving from time to time and whatever happens."""
-    progress(PhaseStarted("calibration", len(options)))
-    saved = time.monotonic()
-
-    def on_solved(done: int, total: int) -> None:
-        nonlocal saved
-        progress(PhaseAdvanced("calibration", len(options) - total + done))
-        if time.monotonic() - saved > _SAVE_SECONDS:
-            bank.save(directory)
-            saved = time.monotonic()
-
-    try:
-        bank.solve_all(options, on_solved)
-    finally:
-        bank.save(directory)
 
 
 def _score(

@@ -30,8 +30,6 @@ from autoq.search.storage import RunLock, TrialStore
 from autoq.search.study import UNIFORM, EvaluatedTrial, StudyDriver, best_trial, evaluated_trials, shown_trials
 from autoq.units import format_bops
 
-_SAVE_SECONDS = 20.0
-"""How often a bank that is being solved is written: what a kill may cost."""
 _RESCALED_FOR_BITS = 8
 """Zero points at which reparameterized LayerNorms are brought together: the finest of the usual widths suits all."""
 
@@ -178,17 +176,9 @@ class _Run:
             for config in self._resolved.options_for(plan.site, plan.operand.name)
         ]
         self._phase("calibration", len(options))
-        saved = time.monotonic()
-
-        def on_solved(done: int, total: int) -> None:
-            nonlocal saved
-            self._progress(PhaseAdvanced("calibration", len(options) - total + done))
-            if time.monotonic() - saved > _SAVE_SECONDS:
-                self._bank.save(self._directory.bank)
-                saved = time.monotonic()
-
-        self._bank.solve_all(options, on_solved)
-        self._bank.save(self._directory.bank)
+        self._bank.solve_into(
+            self._directory.bank, options, lambda done, _: self._progress(PhaseAdvanced("calibration", done))
+        )
 
     def keep_if_on_front(self, frozen: FrozenTrial) -> None:
         """Write the recipe of a trial that nothing beats so far, so that a killed run can be picked from."""

@@ -41,6 +41,7 @@ def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Hashes of all recipes that are evaluated."""
+    finished_run()  # which is compared with, and made by the first test that needs it
     hashes: list[str] = []
     evaluate = Evaluator.evaluate
 

@@ -1,0 +1,27 @@
+"""Work on several operands side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def in_threads(function: Callable[[_T], _R], items: Iterable[_T], workers: int) -> Generator[_R, None, None]:
+    """Results in the order of ``items``, worked on side by side, one PyTorch thread each."""
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
