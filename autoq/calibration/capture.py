@@ -65,11 +65,35 @@ def capture(
         CalibrationError: there is no image, an operand is a weight, or has NaN or infinite values in full precision.
     """
     recorders = {
-        (site, operand.name): _Recorder(operand, settings, f"{site}:{operand.name}")
+        (site, operand.name): OperandRecorder(operand, settings, f"{site}:{operand.name}")
         for site, operand in _chosen(model, operands)
     }
+    run_observed(model, recorders, batches, progress)
+    samples = {}
+    for (site, operand), recorder in recorders.items():
+        sample = recorder.sample()
+        if not (torch.isfinite(sample.lower).all() and torch.isfinite(sample.upper).all()):
+            raise CalibrationError(f"{site}:{operand} has NaN or infinite values in full precision: check the weights")
+        samples[site, operand] = sample
+    return samples
+
+
+def run_observed(
+    model: QuantizedModel,
+    observers: Mapping[OperandKey, nn.Module],
+    batches: Iterable[Tensor],
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """One full-precision pass with modules in some slots that pass their input on.
+
+    Args:
+        model: its slots are emptied before and after.
+        observers: by site and operand.
+        batches: images of shape (N, C, H, W) on the model's device.
+        progress: called with the number of images of each finished batch.
+    """
     model.remove_()
-    model.insert_(recorders)
+    model.insert_(observers)
     try:
         with torch.no_grad():
             for batch in batches:
@@ -78,13 +102,6 @@ def capture(
                     progress(batch.shape[0])
     finally:
         model.remove_()
-    samples = {}
-    for (site, operand), recorder in recorders.items():
-        sample = recorder.sample()
-        if not (torch.isfinite(sample.lower).all() and torch.isfinite(sample.upper).all()):
-            raise CalibrationError(f"{site}:{operand} has NaN or infinite values in full precision: check the weights")
-        samples[site, operand] = sample
-    return samples
 
 
 def _chosen(model: QuantizedModel, operands: Collection[OperandKey] | None) -> list[tuple[str, Operand]]:
@@ -99,10 +116,11 @@ def _chosen(model: QuantizedModel, operands: Collection[OperandKey] | None) -> l
     return chosen
 
 
-class _Recorder(nn.Module):
+class OperandRecorder(nn.Module):
     """Sits in a slot, passes its input on and remembers some of it."""
 
     def __init__(self, operand: Operand, settings: CalibrationSettings, name: str) -> None:
+        """Nothing is seen yet; ``name`` and ``settings.seed`` choose the tokens that are kept."""
         super().__init__()
         self._layout = operand.layout
         self._instances = max(operand.layout.instances_per_image, 1)
@@ -118,6 +136,7 @@ class _Recorder(nn.Module):
         self._observers = create_observers(operand.layout, settings)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Look at one batch."""
         layout = self._layout
         for observer in (self._range, *self._observers.values()):
             observer.update(x)
@@ -145,6 +164,7 @@ class _Recorder(nn.Module):
         return entry_bounds(self._thin_out(x) if rows_are_entries else x, self._layout)
 
     def sample(self) -> OperandSample:
+        """What was kept of all batches; there must have been one."""
         lower, upper = self._range.bounds()
         return OperandSample(
             torch.cat(self._values),

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from autoq.calibration.capture import run_observed
 from autoq.errors import CalibrationError
 from autoq.files import did_you_mean
 from autoq.graph.consumers import linears_by_norm
@@ -100,16 +101,8 @@ def observe_factors(
         if norm not in rewritable:
             raise CalibrationError(_refusal(model.traced, norm))
     observers = {norm: _ChannelRange() for norm in norms}
-    model.remove_()
-    model.insert_({(linear, "input"): observer for norm, observer in observers.items() for linear in rewritable[norm]})
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                model.run(batch)
-                if progress is not None:
-                    progress(batch.shape[0])
-    finally:
-        model.remove_()
+    slots = {(linear, "input"): observer for norm, observer in observers.items() for linear in rewritable[norm]}
+    run_observed(model, slots, batches, progress)
     return {norm: choose_factors(*observer.bounds(norm), norms[norm]) for norm, observer in observers.items()}
 
 

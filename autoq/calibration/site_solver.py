@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from autoq.calibration.capture import OperandSample, _Recorder
+from autoq.calibration.capture import OperandRecorder, OperandSample
 from autoq.calibration.fpcs import (
     Grid,
     Loss,
@@ -122,7 +122,7 @@ class SiteSolver:
         full = self._full[operand.name]
         if operand.is_weight:
             return full
-        recorder = _Recorder(operand, self._settings, f"{self._site.name}:{operand.name}")
+        recorder = OperandRecorder(operand, self._settings, f"{self._site.name}:{operand.name}")
         recorder(full)
         return recorder.sample()
 
