@@ -214,11 +214,11 @@ class SiteSolver:
     def _minimise_log(
         self, operand: Operand, config: OperandConfig, error: QuadraticError, incumbent: BaseQuantizer | None
     ) -> BaseQuantizer:
-        """Base and scale; the scale of a softmax output is one (AdaLog, §3.2)."""
+        """Base and scale; the scale of a softmax output is one (AdaLog, §3.2), but for RepQ-ViT's base √2."""
         observed = self._observed(operand, config).qparams()
         shift, rows, device = observed["shift"].flatten()[0], len(error.values), error.values.device
-        is_softmax = operand.producer == "softmax"
-        reference = torch.ones_like(observed["scale"]) if is_softmax else observed["scale"]
+        has_unit_scale = operand.producer == "softmax" and config.scheme != "log_sqrt2"
+        reference = torch.ones_like(observed["scale"]) if has_unit_scale else observed["scale"]
         reference = reference.reshape(rows, 1)
         loss, screen = (
             None if form is None else log_loss(form, config, shift, reference)
@@ -230,7 +230,7 @@ class SiteSolver:
             base = base or 10  # not used
         kept, steps = fpcs.kept if base else fpcs.log_kept, fpcs.steps
         start = None
-        if is_softmax:
+        if has_unit_scale:
             steps = 1
             grid = base_grid(1.0, device) if base is None else log_grid(1.0, 1.0, base, fpcs, device)
         else:
@@ -239,7 +239,7 @@ class SiteSolver:
             qparams = observed if incumbent is None else incumbent.qparams()
             numerator = qparams.get("log_base_numerator", torch.tensor(float(base or 10))).to(device)
             start = (numerator.reshape(1, 1), qparams["scale"].reshape(rows, 1)[:1] / reference[:1])
-        if is_softmax and base is not None:
+        if has_unit_scale and base is not None:
             solved, relative = float(base), 1.0
         else:
             found = progressive_search(loss, grid, kept, steps, screen=screen, incumbent=start)

@@ -13,15 +13,13 @@ _R = TypeVar("_R")
 
 
 def in_threads(function: Callable[[_T], _R], items: Iterable[_T], workers: int) -> Generator[_R, None, None]:
-    """Results in the order of ``items``, worked on side by side, one PyTorch thread each."""
-    if workers <= 1:
-        yield from map(function, items)
-        return
+    """Results in the order of ``items``, worked on by so many threads, each of which has one thread of PyTorch's."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(workers) if workers > 1 else None
     try:
-        yield from pool.map(function, items)
+        yield from map(function, items) if pool is None else pool.map(function, items)
     finally:
-        pool.shutdown(cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

@@ -17,7 +17,7 @@ from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.sites import Operand, Site
 from autoq.graph.trace import trace
-from autoq.quantizers import BaseQuantizer, OperandLayout
+from autoq.quantizers import BaseQuantizer, OperandLayout, quantizer_class
 from autoq.recipe import OperandConfig, SiteConfig
 from tests.calibration.output_samples import SiteSample, attention, convolution, correlated, generator, linear
 from tests.calibration.samples import block_model, images
@@ -176,11 +176,23 @@ def test_what_all_configurations_need_is_computed_once(monkeypatch: pytest.Monke
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("scheme", ["log2", "log_sqrt2", "adalog"])
+@pytest.mark.parametrize("scheme", ["log2", "adalog"])
 def test_softmax_keeps_scale_one(scheme: str) -> None:
     solved = solve_sample(attention("av"), {"lhs": OperandConfig(scheme=scheme, bits=3, granularity="head")})
     assert (solved["lhs"].qparams()["scale"] == 1).all()
     assert (solved["lhs"].qparams()["shift"] == 0).all()
+
+
+def test_base_sqrt2_after_softmax_has_a_scale_of_its_own() -> None:
+    """At three bits it reaches down to 2^-3 of its scale: of attention over many tokens, little is above that."""
+    sample = attention("av", 4, 2, 40)
+    config = OperandConfig(scheme="log_sqrt2", bits=3)
+    found = solve_sample(sample, {"lhs": config})
+    layout, one = sample.site.operand("lhs").layout, torch.ones(1, 1, 1, 1)
+    at_one = quantizer_class("log_sqrt2").from_range(config, layout, torch.zeros_like(one), one)
+    assert (found["lhs"].qparams()["scale"] < 0.9).all()
+    assert (found["lhs"].qparams()["shift"] == 0).all()
+    assert float(sample.error(found).sum()) < 0.5 * float(sample.error({"lhs": at_one}).sum())
 
 
 def test_the_best_base_after_softmax_is_found() -> None:
