@@ -75,7 +75,10 @@ def rows() -> dict[str, list[Row]]:
         for on, bits in ((True, "w8a8s4"), (True, "w8a8"), (False, "w8a8"))
         for observer in OBSERVERS
     ]
-    groups = [Row(f"igq-vit, {count} groups", "igq-vit", "w4a4", MethodOptions(groups=count)) for count in GROUPS]
+    groups = [
+        Row(f"igq-vit, {count} group{'s' * (count > 1)}", "igq-vit", "w4a4", MethodOptions(groups=count))
+        for count in GROUPS
+    ]
     groups.append(Row("a range for each channel and row", EachChannel.name, "w4a4"))
     return {
         "Methods at uniform bits": [Row(name, name, bits) for name in plain for bits in widths],
@@ -162,7 +165,7 @@ def _print_tables(
     )
     for title, listed in tables.items():
         print(f"\n## {title}\n")
-        print("| method | W/A | calibration images | BOPs | top-1 | KL |\n| --- | --- | --- | --- | --- | --- |")
+        print("| method | bits | calibration images | BOPs | top-1 | KL |\n| --- | --- | --- | --- | --- | --- |")
         by_label: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         for row, entries in listed:
             by_label[row.label, row.bits] += entries
@@ -170,15 +173,16 @@ def _print_tables(
             if entries:
                 top1 = [entry["top1_percent"] for entry in entries]
                 kl = statistics.mean(entry["kl_nats"] for entry in entries)
+                bops = format_bops(entries[0]["bops"]).removesuffix(" BOPs")
                 print(
-                    f"| {label} | {bits} | {entries[0]['images']} | {format_bops(entries[0]['bops'])} | "
+                    f"| {label} | {bits} | {entries[0]['images']} | {bops} | "
                     f"{statistics.mean(top1):.2f} ± {statistics.pstdev(top1):.2f} | {format_kl(kl)} |"
                 )
 
 
 def _short(argument: str) -> str:
     """Without the folders that lead to it."""
-    return argument.rpartition("../shared/")[2].replace("local-dir:models/", "local-dir:")
+    return argument.replace("../shared/models/", "").replace("../shared/data/", "")
 
 
 if __name__ == "__main__":
