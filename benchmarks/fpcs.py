@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from autoq.calibration import CalibrationSettings
 from autoq.calibration.fpcs import FpcsSettings, Loss, exhaustive, progressive_search
-from autoq.calibration.layer_error import QuadraticError, uniform_loss
+from autoq.calibration.layer_error import QuadraticError, log_loss, uniform_loss
 from autoq.calibration.output_search import convolution_of, solve_jobs
 from autoq.calibration.site_solver import SiteSolver
 from autoq.data import load_images, open_source, subset
@@ -32,6 +33,7 @@ from autoq.graph.trace import trace
 from autoq.methods import BitWidths, create_method
 from autoq.models import load_model
 from autoq.quantizers import BaseQuantizer
+from autoq.quantizers.adalog import GREATEST_NUMERATOR, LEAST_NUMERATOR
 from autoq.recipe import OperandConfig, SiteConfig
 
 _BATCH = 32
@@ -80,8 +82,8 @@ def _one_of_each_kind(model: QuantizedModel, images: Tensor) -> list[tuple[Site,
     chosen: dict[str, Site] = {}
     for site in model.traced.sites:
         if site.macs:
-            chosen.setdefault("".join(letter for letter in site.name if not letter.isdigit()), site)
-    return [(site, _operands(model, images, site)) for site in list(chosen.values())[:8]]
+            chosen.setdefault(re.sub(r"\.\d+\.", ".*.", site.name), site)
+    return [(site, _operands(model, images, site)) for site in list(chosen.values())[:12]]
 
 
 def _operands(model: QuantizedModel, images: Tensor, site: Site) -> dict[str, Tensor]:
@@ -115,9 +117,10 @@ def _against_brute_force(
     rows: int,
 ) -> None:
     config = configs[operand.name]
-    if config.scheme != "uniform":
-        return
     solver = SiteSolver(site, operands, replace(_SETTINGS, fpcs=fpcs), convolution_of(model, site))
+    if config.scheme == "adalog":
+        _against_every_base(solver, site, operand, config)
+        return
     other = next(each.name for each in site.operands if each.name != operand.name)
     error = solver.error(operand.name, config, other, None)
     observed = solver._observed(operand, config)
@@ -143,6 +146,25 @@ def _against_brute_force(
     reached = grid.first.shape[1] * sum(neighbours**level for level in range(fpcs.steps))
     counts = f"{fpcs.candidates * fpcs.steps}/{reached}"
     print(f"{site.name + ':' + operand.name:32}{ratio:14.5f}{slow / seconds:14.1f}{counts:>16}")
+
+
+def _against_every_base(solver: SiteSolver, site: Site, operand: Operand, config: OperandConfig) -> None:
+    """Base and scale searched together, against the scale searched anew for each of the 128 bases."""
+    other = next(each.name for each in site.operands if each.name != operand.name)
+
+    def error(chosen: OperandConfig) -> float:
+        qparams = solver.solve({operand.name: chosen})[operand.name].qparams()
+        loss = log_loss(
+            solver.error(operand.name, chosen, other, None), chosen, qparams["shift"], qparams["scale"].view(-1, 1)
+        )
+        return float(loss(qparams["log_base_numerator"].view(1, 1), torch.ones(1, 1)))
+
+    seconds, found = _least_time(lambda: error(config), 3)
+    bases = range(LEAST_NUMERATOR, GREATEST_NUMERATOR + 1)
+    slow, best = _least_time(
+        lambda: min(error(config.model_copy(update={"log_base_numerator": base})) for base in bases), 1
+    )
+    print(f"{site.name + ':' + operand.name:32}{found / best:14.5f}{slow / seconds:14.1f}{'every base':>16}")
 
 
 def _losses(solver: SiteSolver, error: QuadraticError, config: OperandConfig) -> tuple[Loss, Loss | None]:

@@ -76,7 +76,7 @@ class _SortedSums:
 
     def best(self, scales: Tensor, thresholds: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         """Least squared error of each row, of shape (rows, 1), and its scale, among candidates (rows, K)."""
-        at_once = max(1, 8 * ELEMENTS_AT_ONCE // (scales.shape[0] * len(levels)))
+        at_once = max(1, ELEMENTS_AT_ONCE // (scales.shape[0] * len(levels)))
         errors = torch.cat([self._errors(some, thresholds, levels) for some in torch.split(scales, at_once, 1)], 1)
         least, index = errors.min(1, keepdim=True)
         return least, scales.gather(1, index)
