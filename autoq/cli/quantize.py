@@ -37,7 +37,8 @@ def quantize(
         int | None, typer.Option(metavar="N", min=1, help="Images to calibrate on. [default: as in the method's paper]")
     ] = None,
     observer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="fq-vit: min_max, ema, percentile or omse.")
+        str | None,
+        typer.Option(metavar="NAME", help="fq-vit: min_max, ema, percentile, omse; igq-vit: percentile, min_max, mse."),
     ] = None,
     groups: Annotated[int | None, typer.Option(metavar="N", min=1, help="igq-vit: groups. [default: 8]")] = None,
     ptf: Annotated[
