@@ -149,7 +149,9 @@ def test_tar_without_images(tmp_path):
     assert ".jpg" in message_of(str(make_tar(tmp_path / "notes.txt", tmp_path / "n.tar", "w", "notes.txt")))
 
 
-@pytest.mark.parametrize("content", [b"", b"not a tar" * 200, gzip.compress(b"not a tar either")])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a tar" * 200, gzip.compress(b"not a tar either")], ids=["empty", "text", "gzip"]
+)
 def test_file_that_is_not_a_tar(tmp_path, content):
     path = tmp_path / "data.tar"
     path.write_bytes(content)
