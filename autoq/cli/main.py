@@ -98,7 +98,7 @@ def _status() -> int:
 
 
 def _drop_output() -> int:
-    """The reader of a pipe has seen enough: let Python's last flush go nowhere."""
+    """Nobody reads on, or nothing more can be written: let Python's last flush go nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
     return 0
 
@@ -108,6 +108,10 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 def _fail(message: str, status: int) -> int:
     sys.stderr.write(f"autoq: {' '.join(message.split())}\n")
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try again as it exits, complain, and change the status
+        _drop_output()
     return status
 
 

@@ -53,7 +53,9 @@ def process_arguments(*arguments: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    """As a user's: output is buffered, so that what cannot be written shows when Python exits."""
+    ours = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return ours | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
 
 
 def in_a_process(*arguments: object, cwd: Path) -> Outcome:
