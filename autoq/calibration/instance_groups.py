@@ -55,12 +55,6 @@ class GroupFit:
         self._library: dict[int, tuple[Tensor, Tensor]] = {}
         self._greedy: dict[int, list[int]] = {}
 
-    @property
-    def nbytes(self) -> int:
-        """Memory that is kept for the next option, about."""
-        tables = [tensor for library in self._library.values() for tensor in library]
-        return self._points.nbytes + sum(table.nbytes for table in tables) + 3 * 8 * _CELLS * _CELL_BINS
-
     def least_error_bounds(self, bits: int, groups: int) -> tuple[Tensor, Tensor]:
         """Lower and upper bounds, of shape (groups,), of (nearly) least squared error; never worse for more groups."""
         if bits not in self._library:

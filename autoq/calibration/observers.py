@@ -234,11 +234,6 @@ class SortedRows:
         sums = torch.nn.functional.pad(exact.cumsum(1), (1, 0))
         return cls(values, sums, exact.square().sum(1, keepdim=True))
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of it all."""
-        return self.values.nbytes + self.sums.nbytes + self.squares.nbytes
-
     def uniform_errors(self, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
         """Squared errors of K uniform quantizers a row; both parameters and the result are of shape (rows, K)."""
         step, zero_point = scale.double(), zero_point.double()

@@ -32,11 +32,6 @@ class Rows:
     upper: Tensor
     shape: tuple[int, ...]
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the values, if they had to be copied."""
-        return self.values.nbytes
-
 
 def rows_of(operand: Operand, config: OperandConfig, sample: OperandSample, settings: CalibrationSettings) -> Rows:
     """Bring the axes along which parameters vary to the front; bounds are the observer's.

@@ -82,11 +82,6 @@ class OperandSolver:
         self._settings = settings
         self._cache: dict[tuple[object, ...], object] = {}
 
-    @property
-    def nbytes(self) -> int:
-        """Memory that is kept for the next option, about."""
-        return sum(getattr(value, "nbytes", 0) for value in self._cache.values())
-
     def solve(self, config: OperandConfig) -> BaseQuantizer:
         """The quantizer at one option; errors as in :func:`solve`."""
         quantizer_class(config.scheme)

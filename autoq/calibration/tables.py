@@ -65,11 +65,6 @@ class LinearTable:
             position = (values.double() - low.flatten()[row_of]) / width.flatten()[row_of]
         return cls(low.double(), width, prefix_sums(position, position, row_of, count, bins, weights))
 
-    @property
-    def nbytes(self) -> int:
-        """Memory that the table takes."""
-        return self.sums.nbytes
-
     def uniform_errors(self, scale: Tensor, zero_point: Tensor, bits: int, *, exact: bool) -> Tensor:
         """Squared errors of uniform quantizers.
 
@@ -140,11 +135,6 @@ class LogTable:
         position = (torch.log2(relative.clamp(min=2.0**-octaves)) / octaves + 1) * bins
         row_of = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1).expand_as(rows)
         return cls(top.double(), prefix_sums(relative.double(), position, row_of, rows.shape[0], bins), octaves)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that the table takes."""
-        return self.sums.nbytes
 
     def log_errors(self, scale: Tensor, octaves_per_code: Tensor, values: Tensor) -> Tensor:
         """Squared errors of logarithmic quantizers with the last code for zero.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from autoq.calibration.observers import SortedRows
 from autoq.calibration.tables import ELEMENTS_AT_ONCE
 
 MOST_BITS = 10
@@ -69,10 +70,8 @@ class _SortedSums:
     """Rows of numbers in order, with the sums of what lies below each."""
 
     def __init__(self, values: Tensor) -> None:
-        self._sorted = values.sort(1).values.double().contiguous()
-        zero = torch.zeros_like(self._sorted[:, :1])
-        self._sums = torch.cat([zero, self._sorted.cumsum(1)], 1)
-        self._squares = self._sorted.square().sum(1, keepdim=True)
+        rows = SortedRows.of_rows(values)
+        self._sorted, self._sums, self._squares = rows.values.double(), rows.sums, rows.squares
 
     def best(self, scales: Tensor, thresholds: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
         """Least squared error of each row, of shape (rows, 1), and its scale, among candidates (rows, K)."""
