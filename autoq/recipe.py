@@ -96,6 +96,7 @@ class ScoreRecord(_Frozen):
     kl_nats: float
     agreement_percent: float
     sqnr_db: float
+    logit_mse: float | None = None
     images: int
     top1_percent: float | None = None
     top5_percent: float | None = None

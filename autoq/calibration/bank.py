@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -88,13 +89,13 @@ class Bank:
             described["solved_for"] = hash_sites(self._recipe_sites)[:16]
         # As it comes back from a file: tuples are lists there.
         self.description: dict[str, Any] = json.loads(json.dumps(described))
-        self._images = images
-        self._batch_size = batch_size
+        self._images, self._batch_size = images, batch_size
         self._factors = dict(factors or {})
         self._capture_progress = capture_progress
         self._samples: dict[OperandKey, OperandSample] = {}
         self._quantizers: dict[SolvedKey, BaseQuantizer] = {}
         self._weights = QuantizedWeights(cached_weight_bytes)
+        self._in_use: WeakValueDictionary[SolvedKey, FixedTensor] = WeakValueDictionary()
         self._unsaved = False
 
     def __len__(self) -> int:
@@ -119,12 +120,14 @@ class Bank:
 
     def module(self, site: str, operand: str, config: OperandConfig) -> nn.Module:
         """What goes into the operand's slot: its quantizer, or for a weight the quantized weight itself."""
-        quantizer = self.quantizer(site, operand, config)
+        key, quantizer = (site, operand, config), self.quantizer(site, operand, config)
         if not self._is_weight(site, operand):
             return quantizer
-        with torch.no_grad():
-            weight = self.model.traced.weight(site, operand)
-            return FixedTensor(self._weights.get((site, operand, config), quantizer, weight))
+        if (fixed := self._in_use.get(key)) is None:  # else it stands in the slot since the last recipe
+            with torch.no_grad():
+                values = self._weights.get(key, quantizer, self.model.traced.weight(site, operand))
+            fixed = self._in_use[key] = FixedTensor(values, config)
+        return fixed
 
     def apply_(self, sites: Mapping[str, SiteConfig]) -> None:
         """Put a recipe's quantizers and integer operations into the model and take all others out.
@@ -243,9 +246,8 @@ class Bank:
 
     def resolve(self, sites: Mapping[str, SiteConfig]) -> dict[str, SiteConfig]:
         """The same operands with fitted logarithm bases written out; the bank answers for these as for the original."""
-        resolved: dict[str, SiteConfig] = {}
+        resolved: dict[str, SiteConfig] = {site: {} for site in sites}
         for site, operands in sites.items():
-            resolved[site] = {}
             for operand, config in operands.items():
                 if config.scheme == "adalog" and config.log_base_numerator is None:
                     fitted = self.quantizer(site, operand, config).qparams()
@@ -273,8 +275,7 @@ class Bank:
         Raises:
             RunDirectoryError: the bank there was solved for something else; the message says what differs.
         """
-        content = read_bank(directory)
-        if content is None:
+        if (content := read_bank(directory)) is None:
             return False
         refuse_stale(directory, content.description, self.description)
         try:

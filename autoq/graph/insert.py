@@ -12,6 +12,7 @@ from autoq.errors import RecipeError
 from autoq.files import did_you_mean
 from autoq.graph.stages import Stage, State, cut_into_stages
 from autoq.graph.trace import TracedModel
+from autoq.recipe import OperandConfig, SiteConfig
 
 OperandKey = tuple[str, str]
 """(site, operand)."""
@@ -46,11 +47,17 @@ class OperationSlot(nn.Module):
 
 
 class FixedTensor(nn.Module):
-    """Stands in a weight's slot and returns what the weight was quantized to, so that this is done once."""
+    """Stands in a weight's slot and returns what the weight was quantized to, so that this is done once.
 
-    def __init__(self, value: Tensor) -> None:
+    Attributes:
+        value: the quantized weight.
+        config: how it was quantized, or None.
+    """
+
+    def __init__(self, value: Tensor, config: OperandConfig | None = None) -> None:
         """Keep ``value``; nothing is copied."""
         super().__init__()
+        self.config = config
         self.register_buffer("value", value, persistent=False)
         self.value: Tensor
 
@@ -69,6 +76,8 @@ class QuantizedModel(nn.Module):
         slots: (site, operand) to its slot.
         operations: LayerNorm and softmax sites to the slot that runs them.
         stages: the graph in pieces; running them in order runs the model.
+        stage_of: (site, operand) to the number of the stage that its slot is in.
+        stage_of_operation: LayerNorm and softmax sites to the number of their stage.
     """
 
     def __init__(self, traced: TracedModel) -> None:
@@ -99,6 +108,15 @@ class QuantizedModel(nn.Module):
         whole = fx.GraphModule(_Both(traced.graph_module, root), graph)
         self.stages: tuple[Stage, ...] = cut_into_stages(whole, site_of_node.get)
         self.stage_modules = nn.ModuleList(stage.graph_module for stage in self.stages)
+        stage_of_call = {
+            node.target: index
+            for index, stage in enumerate(self.stages)
+            for node in stage.graph_module.graph.nodes
+            if node.op == "call_module"
+        }
+        names = {module: name for name, module in root.named_children()}
+        self.stage_of = {key: stage_of_call[names[slot]] for key, slot in self.slots.items()}
+        self.stage_of_operation = {site: stage_of_call[names[slot]] for site, slot in self.operations.items()}
         self._out_spec = _output_spec(traced.graph_module)
         self.train(mode=False)
 
@@ -132,6 +150,14 @@ class QuantizedModel(nn.Module):
         self.check_keys(chosen)
         for key in chosen:
             self.slots[key].quantizer = None
+
+    def configuration(self) -> dict[str, SiteConfig]:
+        """What the filled slots hold: site to operand to the configuration of the module in its slot."""
+        sites: dict[str, SiteConfig] = {}
+        for (site, operand), slot in self.slots.items():
+            if slot.quantizer is not None:
+                sites.setdefault(site, {})[operand] = getattr(slot.quantizer, "config", None)  # type: ignore[assignment]
+        return sites
 
     def check_keys(self, keys: Iterable[OperandKey]) -> None:
         """Refuse sites and operands that the model does not have.

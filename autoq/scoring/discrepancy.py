@@ -17,12 +17,14 @@ class Score:
         kl_nats: mean of KL(softmax(full precision) ‖ softmax(quantized)), in nats.
         agreement_percent: images whose most likely class is the same.
         sqnr_db: 10 log10 of logit power over squared logit error, in dB; infinite when they are equal.
+        logit_mse: mean squared error of a logit.
         images: number of images.
     """
 
     kl_nats: float
     agreement_percent: float
     sqnr_db: float
+    logit_mse: float
     images: int
 
 
@@ -35,7 +37,7 @@ class Discrepancy:
     def __init__(self) -> None:
         """Start with no image."""
         self._kl = self._same = self._signal = self._noise = 0.0
-        self._rows = self._images = 0
+        self._rows = self._images = self._logits = 0
 
     def add(self, reference: Tensor, quantized: Tensor) -> None:
         """Compare one batch.
@@ -53,6 +55,7 @@ class Discrepancy:
         self._signal += float(expected.square().sum())
         self._noise += float((expected - found).square().sum())
         self._rows += expected.shape[0]
+        self._logits += expected.numel()
         self._images += reference.shape[0]
 
     def score(self) -> Score:
@@ -64,4 +67,10 @@ class Discrepancy:
         if not self._rows:
             raise ValueError("no images were compared")
         sqnr = math.inf if self._noise == 0 else 10 * math.log10(max(self._signal, 1e-300) / self._noise)
-        return Score(self._kl / self._rows, 100 * self._same / self._rows, sqnr, self._images)
+        return Score(
+            kl_nats=self._kl / self._rows,
+            agreement_percent=100 * self._same / self._rows,
+            sqnr_db=sqnr,
+            logit_mse=self._noise / self._logits,
+            images=self._images,
+        )

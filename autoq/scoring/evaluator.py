@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from autoq.calibration import Bank
-from autoq.errors import NonFiniteError
+from autoq.errors import NonFiniteError, RunError
 from autoq.graph.insert import QuantizedModel
+from autoq.graph.nodes import is_in_place
+from autoq.graph.stages import State
 from autoq.graph.trace import TracedModel
-from autoq.recipe import SiteConfig
+from autoq.recipe import SiteConfig, hash_sites
 from autoq.scoring.discrepancy import Discrepancy, Score
+from autoq.scoring.prefix_cache import PrefixCache, ReuseStatistics
 
 _OPERAND_BYTES = 24 << 20
 """Most bytes of one activation in a batch: the C library hands out larger blocks afresh, at ten times the cost."""
 _MOST_IMAGES = 128
+CACHE_BYTES = 1 << 30
+"""Memory for outputs of stages that recipes share."""
 
 
 class Evaluator:
     """Joint discrepancy of recipes on one set of images.
 
+    Stages that a recipe quantizes like an earlier one are not run again (``PrefixCache``); scores are the same bit for
+    bit as without. The model's weights and the bank's quantizers must stay as they are.
+
     Attributes:
         model: its slots are changed by every evaluation.
-        images: how many images a score is the mean over.
+        images: how many images a complete score is the mean over.
     """
 
-    def __init__(self, model: QuantizedModel, bank: Bank, images: Tensor, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        model: QuantizedModel,
+        bank: Bank,
+        images: Tensor,
+        batch_size: int | None = None,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        autocast: torch.dtype | None = None,
+    ) -> None:
         """Run full precision once, to compare with.
 
         Args:
@@ -37,6 +55,9 @@ class Evaluator:
             bank: where quantizers come from.
             images: of shape (N, C, H, W).
             batch_size: images evaluated at a time; None: as many as run fast.
+            cache_bytes: most memory for outputs of stages; 0 runs all stages of every recipe.
+            autocast: type in which candidates' products are computed, such as ``torch.bfloat16``; full precision is
+                not changed by it.
 
         Raises:
             NonFiniteError: full precision itself produces NaN or infinity.
@@ -45,12 +66,25 @@ class Evaluator:
         self.images = len(images)
         self._bank = bank
         self._batches = torch.split(images, batch_size or choose_batch_size(model.traced))
+        self._cache = PrefixCache(cache_bytes)
+        self._autocast = autocast
+        self._overwriting = {
+            index
+            for index, stage in enumerate(model.stages)
+            if any(is_in_place(node) for node in stage.graph_module.graph.nodes)
+        }
         model.remove_()
         with torch.inference_mode():
-            self._reference = [finite_logits(model, batch) for batch in self._batches]
+            images_of = Tensor.clone if self._overwriting else Tensor.detach
+            self._reference = [finite_logits(model, images_of(batch)) for batch in self._batches]
 
-    def evaluate(self, sites: Mapping[str, SiteConfig]) -> Score:
+    def evaluate(self, sites: Mapping[str, SiteConfig], go_on: Callable[[Score], bool] | None = None) -> Score:
         """Discrepancy of a recipe from full precision over all images.
+
+        Args:
+            sites: the recipe's.
+            go_on: asked after the first of several batches, with the score so far; False stops, and the score returned
+                is over that batch alone: its ``images`` are fewer than this evaluator's.
 
         Raises:
             RecipeError: the model has no such site or operand.
@@ -58,15 +92,57 @@ class Evaluator:
             NonFiniteError: a logit is NaN or infinite; names the first site that produced one.
         """
         self.apply(sites)
+        path = self._cache.path(self._signatures(sites))
         discrepancy = Discrepancy()
         with torch.inference_mode():
-            for batch, reference in zip(self._batches, self._reference, strict=True):
-                discrepancy.add(reference, finite_logits(self.model, batch))
+            for index, reference in enumerate(self._reference):
+                discrepancy.add(reference, self._logits(index, path))
+                asked = go_on is not None and index == 0 and len(self._batches) > 1
+                if asked and go_on is not None and not go_on(discrepancy.score()):
+                    break
         return discrepancy.score()
 
     def apply(self, sites: Mapping[str, SiteConfig]) -> None:
-        """Put a recipe's quantizers into the model's slots and empty all others."""
+        """Put a recipe's quantizers into the model's slots and empty all others.
+
+        Raises:
+            RunError: what the slots then hold is not what was asked for.
+        """
         self._bank.apply_(sites)
+        if self.model.configuration() != {site: operands for site, operands in sites.items() if operands}:
+            raise RunError("the quantizers in the model are not those of the recipe; this is an error in autoq")
+
+    @property
+    def reuse(self) -> ReuseStatistics:
+        """What keeping the outputs of stages has spared so far."""
+        return self._cache.statistics
+
+    def _signatures(self, sites: Mapping[str, SiteConfig]) -> list[Hashable]:
+        """For each stage, what decides its output, its input given."""
+        stages: list[list[Hashable]] = [[] for _ in self.model.stages]
+        for key, stage in self.model.stage_of.items():
+            if (config := sites.get(key[0], {}).get(key[1])) is not None:
+                stages[stage].append((key, config))
+        replaced = [site for site, slot in self.model.operations.items() if slot.replacement is not None]
+        if replaced:  # an integer LayerNorm rounds to the steps of what it feeds, which may be stages later
+            whole = hash_sites(sites)
+            for stage in {self.model.stage_of_operation[site] for site in replaced}:
+                stages[stage].append(whole)
+        return [tuple(stage) for stage in stages]
+
+    def _logits(self, batch: int, path: Sequence[int]) -> Tensor:
+        """The finite logits of one batch under what the slots hold, run from the first stage that has to be."""
+        images = self._batches[batch]
+        first, state = self._cache.longest(batch, path)
+        current: State = (images,) if state is None else state
+        with torch.autocast(images.device.type, self._autocast, enabled=self._autocast is not None):
+            for stage in range(first, len(path)):
+                if stage in self._overwriting:  # what it is given is the images, or kept for other recipes
+                    current = copy.deepcopy(current)
+                current = self.model.run_stage(stage, current)
+                self._cache.offer(batch, path, stage, current)
+            logits = next(leaf for leaf in current if isinstance(leaf, Tensor))
+            return require_finite(logits, self.model, images)
 
 
 def finite_logits(model: QuantizedModel, batch: Tensor) -> Tensor:
@@ -75,9 +151,17 @@ def finite_logits(model: QuantizedModel, batch: Tensor) -> Tensor:
     Raises:
         NonFiniteError: one of them is NaN or infinite; names the first site that produced one.
     """
-    logits = model.run(batch)[0]
+    return require_finite(model.run(batch)[0], model, batch)
+
+
+def require_finite(logits: Tensor, model: QuantizedModel, batch: Tensor) -> Tensor:
+    """``logits`` themselves, which ``model`` gave for ``batch``.
+
+    Raises:
+        NonFiniteError: one of them is NaN or infinite; names the first site that produced one.
+    """
     if not bool(torch.isfinite(logits).all()):
-        site = first_non_finite_site(model, batch)
+        site = first_non_finite_site(model, batch.clone())  # a model may overwrite its input
         where = f"first at site {site!r}" if site else "at no site in particular"
         raise NonFiniteError(f"the model's output is not finite; NaN or infinity arises {where}", site)
     return logits

@@ -61,7 +61,7 @@ def test_a_fresh_process_reproduces_the_score_exactly(run: Path, recipe: Recipe,
     command = [sys.executable, "-c", textwrap.dedent(PROCESS), *map(str, (inside, beside, alone))]
     process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert recipe.score is not None
-    stored = recipe.score.model_dump(include={"kl_nats", "agreement_percent", "sqnr_db", "images"})
+    stored = recipe.score.model_dump(include={"kl_nats", "agreement_percent", "sqnr_db", "logit_mse", "images"})
     assert recipe.cost is not None
     found = [json.loads(line) for line in process.stdout.splitlines()]
     assert found == [[stored, recipe.cost.model_dump()]] * 3

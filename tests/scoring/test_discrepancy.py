@@ -79,7 +79,7 @@ def test_several_batches_are_one() -> None:
 
 def test_equal_logits() -> None:
     reference, _ = logits(5, 10)
-    assert measure(reference, reference) == Score(0.0, 100.0, math.inf, 5)
+    assert measure(reference, reference) == Score(0.0, 100.0, math.inf, 0.0, 5)
 
 
 def test_logits_far_apart_stay_finite() -> None:

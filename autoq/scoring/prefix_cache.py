@@ -1,0 +1,127 @@
+"""Stage outputs kept between recipes that quantize the first stages alike, so that only what differs is run."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from autoq.graph.stages import State
+
+_MOST_PREFIXES = 1 << 16
+"""Prefixes remembered, about a kilobyte each: two thousand recipes of a model with 12 blocks."""
+_RECIPES = 2
+"""Recipes whose stages should fit: in simulated hill climbs with scarce memory, more is reused than with 1 or 3."""
+
+
+@dataclass(frozen=True)
+class ReuseStatistics:
+    """What a cache has spared so far.
+
+    Attributes:
+        stages_run: stages computed, each batch counted.
+        stages_reused: stages whose output was there.
+        bytes_held: memory of the kept outputs.
+        most_bytes_held: the most that ever was.
+    """
+
+    stages_run: int
+    stages_reused: int
+    bytes_held: int
+    most_bytes_held: int
+
+    @property
+    def reused_share(self) -> float:
+        """Share of the stages that did not have to be run."""
+        return self.stages_reused / max(1, self.stages_run + self.stages_reused)
+
+
+class PrefixCache:
+    """Outputs of stages by what is quantized up to there, batch by batch, in bounded memory.
+
+    A prefix is a recipe's configuration of the stages up to one of them. Most prefixes are met once; so a stage's
+    output is kept from the second recipe on that shares its prefix, and what was used least recently gives way.
+
+    Where memory is too small for all stages of two recipes, only every second, third, … stage is kept: batches are
+    visited in turn, and each would drive out what the next recipe starts from.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        """Start empty; at most ``most_bytes`` of outputs are kept."""
+        self._most_bytes = most_bytes
+        self._prefixes: dict[tuple[int, Hashable], int] = {}
+        self._met: list[int] = [0]
+        self._states: OrderedDict[tuple[int, int], tuple[State, int]] = OrderedDict()
+        self._sizes: dict[tuple[int, int], int] = {}
+        self._recipe_bytes = self._held = self._most_held = self._run = self._reused = 0
+
+    def path(self, signatures: Sequence[Hashable]) -> list[int]:
+        """A number for each prefix of a recipe, the same for the same prefix, and one more meeting with each.
+
+        After very many prefixes everything is forgotten; numbers given before are worthless then.
+
+        Args:
+            signatures: what determines each stage's output, its input given.
+        """
+        if len(self._met) > _MOST_PREFIXES:
+            self._prefixes.clear()
+            self._states.clear()
+            self._met, self._held = [0], 0
+        path, prefix = [], 0
+        for signature in signatures:
+            prefix = self._prefixes.setdefault((prefix, signature), len(self._met))
+            if prefix == len(self._met):
+                self._met.append(0)
+            self._met[prefix] += 1
+            path.append(prefix)
+        return path
+
+    def longest(self, batch: int, path: Sequence[int]) -> tuple[int, State | None]:
+        """The first stage that has to be run and the state to start it from; (0, None) where nothing is kept."""
+        kept = [(batch, prefix) for prefix in path if (batch, prefix) in self._states]
+        if not kept:
+            return 0, None
+        for key in kept:  # the earlier ones too: a later recipe may branch off there
+            self._states.move_to_end(key)
+        first = path.index(kept[-1][1]) + 1
+        self._reused += first
+        return first, self._states[kept[-1]][0]
+
+    def offer(self, batch: int, path: Sequence[int], stage: int, state: State) -> None:
+        """Tell of a stage of a recipe that was run; its output is kept if its prefix was met before.
+
+        That of the last stage never is: no stage starts from it.
+        """
+        self._run += 1
+        key, size = (batch, path[stage]), _size(state)
+        self._recipe_bytes += size - self._sizes.get((batch, stage), 0)
+        self._sizes[batch, stage] = size
+        if stage + 1 == len(path) or self._met[path[stage]] < 2 or size > self._most_bytes or key in self._states:
+            return
+        if (stage + 1) % self._stride(len(path)):
+            return
+        self._states[key] = (state, size)
+        self._held += size
+        while self._held > self._most_bytes:
+            _, (_, freed) = self._states.popitem(last=False)
+            self._held -= freed
+        self._most_held = max(self._most_held, self._held)
+
+    def _stride(self, stages: int) -> int:
+        """Every which stage is kept, so that two recipes fit; at least one in the first half is."""
+        fitting = math.ceil(_RECIPES * self._recipe_bytes / max(1, self._most_bytes))
+        return max(1, min(fitting, stages // 2))
+
+    @property
+    def statistics(self) -> ReuseStatistics:
+        """What has been spared so far."""
+        return ReuseStatistics(self._run, self._reused, self._held, self._most_held)
+
+
+def _size(state: State) -> int:
+    """Bytes that keeping ``state`` takes: a view keeps all of what it is a view of."""
+    storages = [leaf.untyped_storage() for leaf in state if isinstance(leaf, Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
