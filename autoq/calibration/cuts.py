@@ -1,9 +1,10 @@
-"""Tensors in the middle of a model: the outputs of sites and stages, and how to get at them."""
+"""Tensors in the middle of a model: operands and outputs of sites, states after stages, and how to get at them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, fx
 
 from autoq.errors import RecipeError
 from autoq.files import did_you_mean
+from autoq.graph.find import OperandEdge
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.stages import State
 
@@ -32,25 +34,62 @@ class Cut:
     leaf: int = 0
 
 
-class _StageRun(fx.Interpreter):
-    """Runs a stage and passes the results of some nodes through functions; no parameter takes part in derivatives."""
+@dataclass(frozen=True)
+class Call:
+    """A node of a stage, about to be run.
 
-    def __init__(self, graph_module: fx.GraphModule, at: Mapping[str, Callable[[Tensor], Tensor]]) -> None:
+    Attributes:
+        operation: takes ``args`` and ``kwargs``.
+        args: of the node.
+        kwargs: of the node.
+    """
+
+    operation: Callable[[tuple[Any, ...], dict[str, Any]], Tensor]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self) -> Tensor:
+        """The node's result."""
+        return self.operation(self.args, self.kwargs)
+
+    def operand(self, edge: OperandEdge) -> Tensor:
+        """An operand of a site's node."""
+        argument = self.args[edge.index]
+        return argument if edge.item is None else argument[edge.item]  # type: ignore[no-any-return]
+
+    def with_operand(self, edge: OperandEdge, value: Tensor) -> Call:
+        """The same node with another operand."""
+        args = list(self.args)
+        if edge.item is None:
+            args[edge.index] = value
+        else:
+            args[edge.index] = list(args[edge.index])
+            args[edge.index][edge.item] = value
+        return replace(self, args=tuple(args))
+
+
+Hook = Callable[[Call], Tensor]
+"""Runs a call, or something in its place, and gives the result."""
+
+
+class _StageRun(fx.Interpreter):
+    """Runs a stage and leaves some nodes to hooks; no parameter takes part in derivatives."""
+
+    def __init__(self, graph_module: fx.GraphModule, hooks: Mapping[str, Hook]) -> None:
         super().__init__(graph_module)
-        self._at = at
+        self._hooks = hooks
 
     def run_node(self, n: fx.Node) -> Any:
+        if n.name in self._hooks:
+            operation = getattr(self, n.op)  # call_function, or call_module for LayerNorms and softmaxes
+            return self._hooks[n.name](Call(partial(operation, n.target), *self.fetch_args_kwargs_from_env(n)))
         result = super().run_node(n)
-        if n.op == "get_attr":
-            return result.detach() if isinstance(result, Tensor) else result
-        return self._at[n.name](result) if n.name in self._at else result
+        return result.detach() if n.op == "get_attr" and isinstance(result, Tensor) else result
 
 
-def run_stage_at(
-    model: QuantizedModel, index: int, state: State, at: Mapping[str, Callable[[Tensor], Tensor]]
-) -> State:
-    """``model.run_stage`` with the results of some nodes passed through functions, and parameters detached."""
-    result = _StageRun(model.stages[index].graph_module, at).run(*state)
+def run_stage_with(model: QuantizedModel, index: int, state: State, hooks: Mapping[str, Hook]) -> State:
+    """``model.run_stage`` with some nodes, by name, left to hooks, and parameters detached."""
+    result = _StageRun(model.stages[index].graph_module, hooks).run(*state)
     return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 
@@ -76,7 +115,7 @@ def cuts_of_stages(model: QuantizedModel, image: Tensor, stages: Sequence[int]) 
     with torch.inference_mode(False), torch.enable_grad():
         state: State = (image.clone().requires_grad_(),)
         for index in range(max(stages, default=-1) + 1):
-            state = run_stage_at(model, index, state, {})
+            state = run_stage_with(model, index, state, {})
             cuts[index] = [
                 Cut(f"entry {leaf} after stage {index}", index, leaf=leaf)
                 if isinstance(value, Tensor) and value.requires_grad

@@ -30,7 +30,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from autoq.calibration.cuts import Cut, cut_of_site, cuts_of_stages, logits_of, run_stage_at
+from autoq.calibration.cuts import Call, Cut, cut_of_site, cuts_of_stages, logits_of, run_stage_with
 from autoq.errors import CalibrationError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.stages import State
@@ -156,7 +156,7 @@ def _hessians(
     totals: dict[str, Tensor] = {}
     images = 0
     for batch in batches:
-        for part in torch.split(batch, _images_at_once(model)) if len(batch) else ():
+        for part in torch.split(batch, images_at_once(model)) if len(batch) else ():
             # Whatever mode the caller is in: images made in inference mode cannot be differentiated, copies can.
             with torch.inference_mode(False):
                 for name, total in _of_images(model, part.clone(), cuts, settings, directions):
@@ -187,8 +187,8 @@ def _of_images(
     with torch.enable_grad():
         for index in range(len(model.stages)):
             here = [cut for cut in cuts if cut.stage == index]
-            keepers = {cut.node: partial(outputs.setdefault, cut.name) for cut in here if cut.node is not None}
-            state = run_stage_at(model, index, state, keepers)
+            keepers = {cut.node: partial(_keep_, outputs, cut.name) for cut in here if cut.node is not None}
+            state = run_stage_with(model, index, state, keepers)
             for cut in here:
                 if cut.node is None:
                     value = state[cut.leaf]
@@ -215,6 +215,11 @@ def _of_images(
         yield cut.name, product.detach().double().abs().reshape(len(images), -1, *output.shape[1:]).sum(0)
 
 
+def _keep_(outputs: dict[str, Tensor], name: str, call: Call) -> Tensor:
+    outputs[name] = call.run()
+    return outputs[name]
+
+
 def _kl_hessian_product(logits: Tensor, change: Tensor, temperature: float) -> Tensor:
     """T² times the Hessian of an image's KL, times a change of the logits; positions between N and classes share it."""
     p = torch.softmax(logits.double() / temperature, -1)
@@ -238,6 +243,7 @@ class _Directions:
         return torch.cat(drawn).to(output).mul_(2).sub_(1)
 
 
-def _images_at_once(model: QuantizedModel) -> int:
+def images_at_once(model: QuantizedModel) -> int:
+    """How many images a backward pass over the whole model keeps the activations of."""
     largest = max((math.prod(each.shape) for _, each in model.traced.operands() if not each.is_weight), default=1)
     return max(1, _ACTIVATION_BYTES // (4 * largest))

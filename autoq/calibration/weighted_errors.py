@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from functools import partial
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from autoq.calibration.bank import Bank
 from autoq.calibration.bank_files import SolvedKey
+from autoq.calibration.cuts import Call, run_stage_with
 from autoq.calibration.perturbation_hessian import hessian_loss
 from autoq.errors import CalibrationError
 from autoq.graph.stages import State
@@ -45,74 +46,78 @@ def aph_losses(
         CalibrationError: there are no images, a site has no Hessian, or an option does not fit its operand.
     """
     model = bank.model
-    losses: dict[SolvedKey, float] = dict.fromkeys(options, 0.0)
-    model.check_keys(key[:2] for key in losses)
-    by_site: dict[str, list[SolvedKey]] = {}
-    for key in losses:
-        by_site.setdefault(key[0], []).append(key)
-    for site in by_site:
+    losses = Losses(bank, options)
+    for site in losses.by_site:
         if site not in hessians:
             raise CalibrationError(f"no Hessian was computed for site {site!r}")
-    bank.solve_all(losses)
-    model.remove_()
-    last = max((index for index, stage in enumerate(model.stages) if by_site.keys() & set(stage.sites)), default=-1)
-    images = 0
     with torch.no_grad():
         for batch in batches:
+
+            def weigh(keys: Sequence[SolvedKey], call: Call, images: int = len(batch)) -> Tensor:
+                reference = call.run()
+                for key in keys:
+                    loss = hessian_loss(quantized_call(bank, call, key).run(), reference, hessians[key[0]])
+                    losses.add(key, images * float(loss))
+                return reference
+
             state: State = (batch,)
-            for index in range(last + 1):
-                stage = model.stages[index]
-                chosen = {node: by_site[site] for node, site in stage.site_nodes.items() if site in by_site}
-                if not chosen:
-                    state = model.run_stage(index, state)
-                    continue
-                run = _Repeating(bank, stage.graph_module, chosen, hessians)
-                result = run.run(*state)
-                state = tuple(result) if isinstance(result, tuple | list) else (result,)
-                for key, loss in run.losses.items():
-                    losses[key] += loss * len(batch)
-            images += len(batch)
+            for index in range(losses.last_stage + 1):
+                hooks = {node: partial(weigh, keys) for node, keys in losses.by_node(index).items()}
+                state = run_stage_with(model, index, state, hooks) if hooks else model.run_stage(index, state)
+            losses.images += len(batch)
             if progress is not None:
                 progress(len(batch))
-    if not images:
-        raise CalibrationError("there are no calibration images")
-    return {key: total / images if math.isfinite(total) else math.inf for key, total in losses.items()}
+    return losses.means()
 
 
-class _Repeating(fx.Interpreter):
-    """Runs a stage; at some nodes, runs the node again for each option of its operands and weighs the error.
+def quantized_call(bank: Bank, call: Call, key: SolvedKey) -> Call:
+    """A site's node with one operand quantized."""
+    edge = bank.model.traced.edges[key[:2]]
+    return call.with_operand(edge, bank.module(*key)(call.operand(edge)))
+
+
+class Losses:
+    """The losses of options, added up over images.
 
     Attributes:
-        losses: of the options so far, the mean over the batch.
+        by_site: the options, by site.
+        last_stage: the last with a site among them.
+        images: how many the losses so far are sums over.
     """
 
-    def __init__(
-        self,
-        bank: Bank,
-        graph_module: fx.GraphModule,
-        options: Mapping[str, Sequence[SolvedKey]],
-        hessians: Mapping[str, Tensor],
-    ) -> None:
-        super().__init__(graph_module)
-        self.losses: dict[SolvedKey, float] = {}
-        self._bank = bank
-        self._options = options
-        self._hessians = hessians
+    def __init__(self, bank: Bank, options: Iterable[SolvedKey]) -> None:
+        """Solve the options that the bank does not have yet, and empty its model's slots.
 
-    def run_node(self, n: fx.Node) -> Any:
-        if n.name not in self._options:
-            return super().run_node(n)
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        operation = getattr(self, n.op)  # call_function, or call_module for LayerNorms and softmaxes
-        reference = operation(n.target, args, kwargs)
-        for key in self._options[n.name]:
-            edge = self._bank.model.traced.edges[key[:2]]
-            replaced = list(args)
-            if edge.item is None:
-                replaced[edge.index] = self._bank.module(*key)(args[edge.index])
-            else:
-                replaced[edge.index] = list(args[edge.index])
-                replaced[edge.index][edge.item] = self._bank.module(*key)(args[edge.index][edge.item])
-            output = operation(n.target, tuple(replaced), kwargs)
-            self.losses[key] = float(hessian_loss(output, reference, self._hessians[key[0]]))
-        return reference
+        Raises:
+            RecipeError: the model has no such site or operand.
+            CalibrationError: an option does not fit its operand.
+        """
+        self._totals: dict[SolvedKey, float] = dict.fromkeys(options, 0.0)
+        self._stages = bank.model.stages
+        bank.model.check_keys(key[:2] for key in self._totals)
+        bank.solve_all(self._totals)
+        bank.model.remove_()
+        self.by_site: dict[str, list[SolvedKey]] = {}
+        for key in self._totals:
+            self.by_site.setdefault(key[0], []).append(key)
+        self.last_stage = max((index for index in range(len(self._stages)) if self.by_node(index)), default=-1)
+        self.images = 0
+
+    def by_node(self, stage: int) -> dict[str, list[SolvedKey]]:
+        """The options of a stage, by the node of their site."""
+        nodes = self._stages[stage].site_nodes
+        return {node: self.by_site[site] for node, site in nodes.items() if site in self.by_site}
+
+    def add(self, key: SolvedKey, loss: float) -> None:
+        """Add the sum over some images."""
+        self._totals[key] += loss
+
+    def means(self) -> dict[SolvedKey, float]:
+        """Means over images; infinite in place of NaN.
+
+        Raises:
+            CalibrationError: there were none.
+        """
+        if not self.images:
+            raise CalibrationError("there are no calibration images")
+        return {key: total / self.images if math.isfinite(total) else math.inf for key, total in self._totals.items()}
