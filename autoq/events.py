@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Phase = Literal["model", "images", "capture", "calibration", "search", "front", "score", "accuracy"]
+Phase = Literal["model", "images", "capture", "calibration", "sensitivity", "search", "front", "score", "accuracy"]
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,18 @@ class TrialFinished:
     Attributes:
         done: trials so far, earlier runs included.
         total: trials asked for.
-        best_kl_nats: least discrepancy within the budget so far, or None.
+        best_loss: least loss within the budget so far, or None.
         front_size: non-dominated recipes within the budget so far.
         seconds_left: until the time limit, or None.
+        proxy: what the loss is.
     """
 
     done: int
     total: int
-    best_kl_nats: float | None
+    best_loss: float | None
     front_size: int
     seconds_left: float | None
+    proxy: str = "kl"
 
 
 Event = PhaseStarted | PhaseAdvanced | TrialFinished

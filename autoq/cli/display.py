@@ -19,11 +19,13 @@ _NAMES = {
     "images": "loading images",
     "capture": "observing activations",
     "calibration": "calibrating options",
+    "sensitivity": "measuring sensitivity",
     "search": "evaluating recipes",
     "front": "measuring the front",
     "score": "comparing predictions",
     "accuracy": "measuring accuracy",
 }
+_LOSSES = {"kl": ("KL", " nats"), "mse": ("logit MSE", ""), "agreement": ("disagreement", " %")}
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -71,9 +73,10 @@ class RunDisplay:
         elif isinstance(event, PhaseAdvanced):
             self._advance(event.phase, event.done, self._totals.get(event.phase), "")
         else:
-            kl = "none yet" if event.best_kl_nats is None else f"{format_kl(event.best_kl_nats)} nats"
+            name, unit = _LOSSES.get(event.proxy, (event.proxy, ""))
+            best = "none yet" if event.best_loss is None else f"{format_kl(event.best_loss)}{unit}"
             left = "" if event.seconds_left is None else f", {event.seconds_left:.0f} s left"
-            detail = f"best KL within budget {kl}, front {event.front_size}{left}"
+            detail = f"best {name} within budget {best}, front {event.front_size}{left}"
             self._advance("search", event.done, event.total, detail)
 
     def _start(self, phase: str, total: int | None, detail: str) -> None:

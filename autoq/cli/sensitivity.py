@@ -1,0 +1,142 @@
+"""``autoq sensitivity``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autoq.cli.options import (
+    DATA_HELP,
+    Device,
+    Interrupted,
+    Json,
+    Model,
+    Pretrained,
+    default_out,
+    print_json,
+    this_command,
+)
+
+if TYPE_CHECKING:
+    from autoq.search.sensitivities import SensitivityResult
+
+_SHOWN = 10
+
+
+def sensitivity(
+    model: Model = "vit_digits",
+    pretrained: Pretrained = True,
+    data: Annotated[str, typer.Option(metavar="DATA", help=f"Calibration images: {DATA_HELP}")] = "digits",
+    space: Annotated[str, typer.Option(metavar="SPACE", help="Shipped search space, or a TOML file.")] = "vit_w2-8",
+    proxy: Annotated[
+        str, typer.Option(metavar="NAME", help="What is lost: kl, fisher or aph (no evaluations), mse or agreement.")
+    ] = "kl",
+    observer: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Ranges by mse, min_max, ema, percentile, omse, best_percentile or, slower, by the error of each "
+            "layer's output: fpcs.",
+        ),
+    ] = "mse",
+    reparameterize: Annotated[
+        bool,
+        typer.Option("--reparameterize/--no-reparameterize", help="Rescale LayerNorm outputs first, as RepQ-ViT does."),
+    ] = False,
+    calib_images: Annotated[
+        int, typer.Option("--calib-images", metavar="N", min=1, help="Images to calibrate and score on.")
+    ] = 128,
+    measure_all: Annotated[
+        bool, typer.Option("--all", help="Measure every option; else what is worse anyway is interpolated.")
+    ] = False,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="For sensitivity.csv, sensitivity.png and bank/. [default: autoq-runs/MODEL-sensitivity]",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What each operand loses, quantized alone, at every option of a search space: a table and a heat map.
+
+    The same command resumes an interrupted measurement.
+    """
+    from autoq.cli.display import RunDisplay
+    from autoq.search.sensitivities import TABLE, make_sensitivity_settings, run_sensitivity
+
+    settings = make_sensitivity_settings(
+        model=model,
+        pretrained=pretrained,
+        data=data,
+        space=space,
+        proxy=proxy,
+        observer=observer,
+        reparameterize=reparameterize,
+        calib_images=calib_images,
+        device=device,
+        seed=seed,
+        exhaustive=measure_all,
+    )
+    folder = out or default_out(model, "sensitivity")
+    try:
+        with RunDisplay() as display:
+            result = run_sensitivity(settings, folder, display)
+        picture = folder / "sensitivity.png"
+        _draw(result, model, picture)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; run the same command to resume: {this_command()}") from None
+    if as_json:
+        table = result.table
+        print_json({"out": result.out, "proxy": table.proxy, "images": table.images, "rows": _rows(result)})
+        return
+    for line in _most_sensitive(result):
+        typer.echo(line)
+    typer.echo(f"table: {folder / TABLE}")
+    typer.echo(f"map:   {picture}")
+
+
+def _draw(result: SensitivityResult, model: str, path: Path) -> None:
+    from autoq.report.sensitivity_map import draw_sensitivity
+
+    name = model.rpartition(":")[2].rstrip("/").rpartition("/")[2]
+    draw_sensitivity(result.table, result.operands, path, f"{name}: what each operand loses, quantized alone")
+
+
+def _rows(result: SensitivityResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "site": row.site,
+            "operand": row.operand,
+            **row.config.model_dump(),
+            "loss": row.loss,
+            "measured": row.measured,
+        }
+        for row in result.table.rows
+    ]
+
+
+def _most_sensitive(result: SensitivityResult) -> list[str]:
+    """The operands that lose most at a middle width, each at its best option of that width."""
+    from autoq.report.sensitivity_map import LOSS_NAMES, best_cells, family_mark
+    from autoq.scoring.sensitivity import middle_bits
+    from autoq.units import format_kl
+
+    cells = best_cells(result.table)
+    if not cells:
+        return ["The space quantizes nothing."]
+    bits = middle_bits(bits for row in cells.values() for bits in row)
+    found = [(row[bits], ":".join(operand)) for operand, row in cells.items() if bits in row]
+    found.sort(key=lambda each: -each[0].loss)
+    shown = found[:_SHOWN]
+    of = f"{len(shown)} of {len(found)} operands" if len(shown) < len(found) else "operands"
+    wide = max(len(name) for _, name in shown)
+    lines = [f"most sensitive {of} at {bits} bits, by {LOSS_NAMES[result.table.proxy]}:"]
+    for cell, name in shown:
+        loss = format_kl(cell.loss) if cell.loss < float("inf") else "not finite"
+        lines.append(f"  {name:<{wide}}  {loss:<10}  {family_mark(cell.config)}".rstrip())
+    return lines

@@ -1,0 +1,214 @@
+"""Measure the sensitivities of a model over a search space: a directory with the table and its bank."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from autoq.calibration import Bank
+from autoq.calibration.settings import Observer
+from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
+from autoq.scoring import Evaluator, choose_batch_size
+from autoq.scoring.proxies import ADDITIVE, APH, LOSSES, check_proxy_name
+from autoq.scoring.sensitivity import Option, SensitivityTable, measure_additive_sensitivities, measure_sensitivities
+from autoq.scoring.session import Session
+from autoq.scoring.threads import fastest_threads
+from autoq.search.decisions import ResolvedSpace
+from autoq.search.measurement_dir import MeasurementDirectory, validated
+from autoq.search.preparation import open_bank
+from autoq.search.space import load_space
+from autoq.search.storage import RunLock
+
+TABLE = "sensitivity.csv"
+"""The table's name in its directory."""
+_RECORD = "sensitivity.json"
+_MAY_DIFFER = frozenset({"exhaustive", "device"})
+"""Settings that a resumed measurement may change without making earlier losses worthless."""
+
+
+class SensitivitySettings(BaseModel):
+    """Settings of one measurement.
+
+    Attributes:
+        model: timm name, ``local-dir:PATH``, ``hf-hub:NAME`` or ``vit_digits``.
+        pretrained: False for random weights.
+        data: calibration images.
+        space: name of a shipped search space, or the path of a TOML file: the options.
+        proxy: the loss; a name in ``autoq.scoring.proxies.PROXIES``.
+        observer: how quantizer ranges are chosen.
+        reparameterize: whether LayerNorm outputs are rescaled channel by channel first (RepQ-ViT).
+        calib_images: images to calibrate and score on.
+        device: ``auto``, ``cpu`` or a CUDA device.
+        seed: chooses images and tokens.
+        exhaustive: measure every option, instead of interpolating where another is better anyway.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "vit_digits"
+    pretrained: bool = True
+    data: str = "digits"
+    space: str = "vit_w2-8"
+    proxy: str = "kl"
+    observer: Observer = "mse"
+    reparameterize: bool = False
+    calib_images: int = Field(default=128, ge=1)
+    device: str = "auto"
+    seed: int = Field(default=0, ge=0)
+    exhaustive: bool = False
+
+
+@dataclass(frozen=True)
+class SensitivityResult:
+    """What was measured.
+
+    Attributes:
+        out: the directory.
+        table: the losses.
+        operands: (site, operand) of the quantized operands, in the order of the model.
+    """
+
+    out: str
+    table: SensitivityTable
+    operands: tuple[tuple[str, str], ...]
+
+
+def make_sensitivity_settings(**values: Any) -> SensitivitySettings:
+    """Validated settings.
+
+    Raises:
+        SpaceError: a value is wrong; the message names it.
+    """
+    settings = validated(SensitivitySettings, values)
+    check_proxy_name(settings.proxy)
+    return settings
+
+
+def run_sensitivity(
+    settings: SensitivitySettings, out: str | os.PathLike[str], progress: Progress = ignore
+) -> SensitivityResult:
+    """Measure, or go on with the measurement in ``out``: what is solved and measured there is kept.
+
+    Args:
+        settings: what to measure.
+        out: directory for ``sensitivity.csv`` and ``bank/``; created if missing.
+        progress: told what happens.
+
+    Raises:
+        InputError: a setting is wrong, or ``out`` belongs to something else.
+        RunError: an option does not fit its operand.
+        KeyboardInterrupt: passed on; the same call goes on.
+    """
+    folder = Path(out)
+    space = load_space(settings.space)
+    directory = _directory(folder)
+    directory.refuse_unusable(settings)
+    with ExitStack() as held:
+        progress(PhaseStarted("model", detail=settings.model))
+        session = Session.open(settings.model, settings.pretrained, settings.device)
+        resolved = space.resolve(session.traced.sites)
+        progress(PhaseStarted("images", settings.calib_images, settings.data))
+        images = session.calibration_images(settings.data, settings.calib_images, settings.seed)
+        directory.create()  # made once all input is known good: wrong input leaves nothing
+        held.enter_context(RunLock(folder))
+        directory.refuse_unusable(settings)  # as the lock's last holder has left it
+
+        session, bank = open_bank(session, images, settings, folder / "bank", progress)
+        directory.keep_record(settings, {"space": space.fingerprint, "bank": bank.fingerprint})
+        options = options_of_space(resolved)
+        with fastest_threads(
+            lambda: session.model.run(images.tensor[: choose_batch_size(session.traced)]), session.device
+        ):
+            progress(PhaseStarted("calibration", len(options)))
+            bank.solve_into(folder / "bank", options, lambda done, _: progress(PhaseAdvanced("calibration", done)))
+            evaluator = Evaluator(session.model, bank, images.tensor)
+            table = measure_into(
+                folder / TABLE,
+                options,
+                evaluator,
+                bank,
+                images.tensor,
+                settings.proxy,
+                progress,
+                exhaustive=settings.exhaustive,
+            )
+        operands = tuple((plan.site, plan.operand.name) for plan in resolved.plans)
+        return SensitivityResult(os.fspath(folder), table, operands)
+
+
+def options_of_space(resolved: ResolvedSpace) -> list[Option]:
+    """Every option of every operand, in the order of the model's sites."""
+    return [
+        (plan.site, plan.operand.name, config)
+        for plan in resolved.plans
+        for config in resolved.options_for(plan.site, plan.operand.name)
+    ]
+
+
+def measure_into(
+    path: str | os.PathLike[str],
+    options: Sequence[Option],
+    evaluator: Evaluator,
+    bank: Bank,
+    images: Tensor,
+    proxy: str,
+    progress: Progress = ignore,
+    *,
+    exhaustive: bool = False,
+) -> SensitivityTable:
+    """Sensitivities, written to ``path`` as they are measured; what is there already is kept.
+
+    Args:
+        path: the table's file; if it exists, it is of the same model, bank and space.
+        options: of operands, in canonical form.
+        evaluator: scores recipes, on ``images``.
+        bank: the evaluator's, with all options solved.
+        images: of shape (N, C, H, W).
+        proxy: the loss; a name in ``autoq.scoring.proxies.PROXIES``.
+        progress: told what happens, as phase ``sensitivity``.
+        exhaustive: measure every option; ``fisher`` and ``aph`` do so anyway.
+
+    Raises:
+        SpaceError: there is no such proxy.
+        RunDirectoryError: the file is no table, or of another proxy or number of images.
+        CalibrationError: an option does not fit its operand.
+    """
+    check_proxy_name(proxy)
+    known = SensitivityTable.load(path) if Path(path).exists() else None
+    stage_of = evaluator.model.stage_of
+    ordered = sorted(options, key=lambda option: stage_of[option[:2]])
+
+    def on_progress(done: int, _: int) -> None:
+        progress(PhaseAdvanced("sensitivity", done))
+
+    if proxy in ADDITIVE:
+        if known is not None and known.covers(ordered, proxy):
+            return known
+        passes = 2 if proxy == APH else 1  # one for the Hessians, one for the errors
+        progress(PhaseStarted("sensitivity", passes * len(images)))
+        table = measure_additive_sensitivities(proxy, bank, images, ordered, on_progress)
+        table.save(path)
+        return table
+    progress(PhaseStarted("sensitivity", len(ordered)))
+    return measure_sensitivities(
+        evaluator.evaluate,
+        LOSSES[proxy],
+        ordered,
+        proxy,
+        evaluator.images,
+        exhaustive=exhaustive,
+        known=known,
+        progress=on_progress,
+        keep=lambda table: table.save(path),
+    )
+
+
+def _directory(folder: Path) -> MeasurementDirectory[SensitivitySettings]:
+    return MeasurementDirectory(folder, SensitivitySettings, "sensitivities", _RECORD, TABLE, _MAY_DIFFER)
