@@ -1,0 +1,149 @@
+"""``autoq check-proxy``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoq.cli.options import (
+    DATA_HELP,
+    Device,
+    Interrupted,
+    Json,
+    Model,
+    Pretrained,
+    default_out,
+    print_json,
+    this_command,
+)
+
+if TYPE_CHECKING:
+    from autoq.scoring.rank_agreement import Agreement
+    from autoq.search.proxy_ranks import ProxyCheck
+
+
+def check_proxy(
+    model: Model = "vit_digits",
+    pretrained: Pretrained = True,
+    data: Annotated[str, typer.Option(metavar="DATA", help=f"Calibration images: {DATA_HELP}")] = "digits",
+    eval_data: Annotated[
+        str, typer.Option("--eval-data", metavar="DATA", help="Labelled images that calibration never sees.")
+    ] = "digits/val",
+    space: Annotated[str, typer.Option(metavar="SPACE", help="Shipped search space, or a TOML file.")] = "vit_w2-8",
+    recipes: Annotated[
+        int, typer.Option(metavar="N", min=3, help="How many to compare, half of them along the front.")
+    ] = 64,
+    calib_images: Annotated[
+        int, typer.Option("--calib-images", metavar="N", min=1, help="Images to calibrate on, and of fisher and aph.")
+    ] = 128,
+    observer: Annotated[str, typer.Option(metavar="NAME", help="As in autoq search.")] = "mse",
+    reparameterize: Annotated[
+        bool,
+        typer.Option("--reparameterize/--no-reparameterize", help="Rescale LayerNorm outputs first, as RepQ-ViT does."),
+    ] = False,
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="For the recipes, the ranks and a picture. [default: autoq-runs/MODEL-check-proxy]"
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Does a proxy rank recipes as accuracy does? Kendall's tau with top-1, for every proxy and number of images.
+
+    The same command resumes an interrupted check.
+    """
+    from autoq.cli.display import RunDisplay
+    from autoq.search.proxy_check import RECORD, TABLE, make_check_settings, run_proxy_check
+
+    settings = make_check_settings(
+        model=model,
+        pretrained=pretrained,
+        data=data,
+        eval_data=eval_data,
+        space=space,
+        recipes=recipes,
+        calib_images=calib_images,
+        observer=observer,
+        reparameterize=reparameterize,
+        device=device,
+        seed=seed,
+    )
+    folder = out or default_out(model, "check-proxy")
+    picture = folder / "proxy_check.png"
+    try:
+        with RunDisplay() as display:
+            check = run_proxy_check(settings, folder, display)
+        _draw(check, model, calib_images, picture)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; run the same command to resume: {this_command()}") from None
+    if as_json:
+        print_json({"out": check.out, **check.to_json()})
+        return
+    for line in _summary(check):
+        typer.echo(line)
+    typer.echo(f"recipes: {folder / TABLE}")
+    typer.echo(f"ranks:   {folder / RECORD}")
+    typer.echo(f"picture: {picture}")
+
+
+def _draw(check: ProxyCheck, model: str, images: int, path: Path) -> None:
+    from autoq.report.proxy_plot import draw_proxy_check
+
+    name = model.rpartition(":")[2].rstrip("/").rpartition("/")[2]
+    draw_proxy_check(check, path, f"{name}: does the proxy rank recipes as accuracy does?", images)
+
+
+def _summary(check: ProxyCheck) -> list[str]:
+    """What was compared, and a row for each proxy and number of images."""
+    from autoq.search.proxy_ranks import ALIKE_IN_COST, NEAR_POINTS
+
+    top1 = [row.top1_percent for row in check.rows]
+    origins = ", ".join(f"{count} {origin}" for origin, count in Counter(row.origin for row in check.rows).items())
+    subsets = {subset.name: subset for subset in check.subsets}
+    shown = {
+        "all": "all",
+        "near": f"within {NEAR_POINTS:g} points",
+        "alike": f"within {100 * (ALIKE_IN_COST - 1):.0f} % cost",
+        "clear": "told apart",
+    }
+    lines = [
+        f"{len(check.rows)} recipes ({origins}): top-1 {min(top1):.1f} to {max(top1):.1f} %, full precision "
+        f"{check.full_precision_top1_percent:.1f} %, on {check.labelled_images} images",
+        f"{subsets['near'].recipes} are within {NEAR_POINTS:g} points of full precision; of {subsets['all'].pairs} "
+        f"pairs {subsets['alike'].pairs} cost within {100 * (ALIKE_IN_COST - 1):.0f} % of each other, "
+        f"{subsets['clear'].pairs} are told apart by top-1, {subsets['all'].tied} are tied in it",
+        "",
+        "Kendall's tau with top-1 (90 % interval over recipes):",
+        _line("proxy", "images", shown.values()),
+    ]
+    for proxy, images in dict.fromkeys((each.proxy, each.images) for each in check.ranks):
+        cells = [_cell(check.rank_of(proxy, images, name)) for name in shown]
+        lines.append(_line(proxy, "" if images is None else str(images), cells))
+    for title, attribute in (("top-1 redrawn", "redrawn"), ("half of top-1", "split_half")):
+        lines.append(_line(title, "", [_tau(getattr(subsets[name].ceiling, attribute)) for name in shown]))
+    return [
+        *lines,
+        "top-1 redrawn: on as many labelled images drawn again, about what a perfect proxy reaches; half of top-1: on "
+        "one half of them against the other",
+    ]
+
+
+def _line(proxy: str, images: str, cells: Iterable[str]) -> str:
+    return "  ".join([f"{proxy:<13}", f"{images:>6}", *(f"{cell:<16}" for cell in cells)]).rstrip()
+
+
+def _cell(agreement: Agreement) -> str:
+    if agreement.low is None or agreement.high is None:
+        return _tau(agreement.tau)
+    return f"{_tau(agreement.tau)} ({_tau(agreement.low)}–{_tau(agreement.high)})"
+
+
+def _tau(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
