@@ -39,7 +39,25 @@ def search(
         str | None, typer.Option(metavar="TIME", help="Stop proposing after 90s, 10m or 1.5h.")
     ] = None,
     sampler: Annotated[
-        str | None, typer.Option(metavar="NAME", help="progressive, nsga2, tpe or random. [default: progressive]")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="progressive, or to compare with: lampq, ilp, greedy, nsga2, tpe, random, uniform. "
+            "[default: progressive]",
+        ),
+    ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What is minimised: kl, mse, agreement or, without evaluations, fisher, aph. [default: kl]",
+        ),
+    ] = None,
+    sensitivity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The proxy by which options are measured alone before the search. [default: fisher]"
+        ),
     ] = None,
     observer: Annotated[
         str | None,
@@ -78,6 +96,8 @@ def search(
         "trials": trials,
         "time_limit_seconds": None if time_limit is None else _seconds(time_limit),
         "sampler": sampler,
+        "proxy": proxy,
+        "sensitivity": sensitivity,
         "observer": observer,
         "reparameterize": reparameterize,
         "calib_images": calib_images,

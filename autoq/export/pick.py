@@ -11,7 +11,7 @@ from autoq.files import did_you_mean
 from autoq.recipe import Recipe
 from autoq.search.front import best_within, knee
 from autoq.search.rundir import RunDirectory
-from autoq.search.study import shown_trials, stored_trials
+from autoq.search.trials import shown_trials, stored_trials
 from autoq.units import format_bops
 
 

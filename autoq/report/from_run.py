@@ -10,7 +10,7 @@ from autoq.errors import RunDirectoryError
 from autoq.report.summary import Point, RunSummary, SiteRow
 from autoq.search.front import hypervolume
 from autoq.search.rundir import RunDirectory, RunRecord
-from autoq.search.study import EvaluatedTrial, best_trial, shown_trials, stored_trials
+from autoq.search.trials import EvaluatedTrial, best_trial, shown_trials, stored_trials
 from autoq.units import format_bops, format_kl
 
 

@@ -201,15 +201,15 @@ class AllocationProblem:
             allocations.setdefault(options.tobytes(), allocation)
         return list(allocations.values())
 
-    def relaxed(self, site_losses: Sequence[FloatArray], budget_bops: int) -> IntArray:
-        """Options within the budget and near the best, in less time than ``allocate`` takes; raises as it does.
+    def relaxed(self, site_losses: Sequence[FloatArray], budgets: Sequence[int]) -> list[IntArray]:
+        """Options within each budget and near the best, in less time than ``sweep`` takes; raises as it does.
 
         Args:
             site_losses: (options,) for each site, as from ``site_losses``.
-            budget_bops: the most that the model may cost.
+            budgets: the most that the model may cost.
         """
         knapsack = self._knapsack(site_losses)
-        return knapsack.relaxed(self._share(budget_bops, knapsack))
+        return [knapsack.relaxed(self._share(budget, knapsack)) for budget in budgets]
 
     def _knapsack(self, losses: Sequence[FloatArray]) -> TiedKnapsack:
         for site, loss in zip(self.sites, losses, strict=True):

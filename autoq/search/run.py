@@ -10,28 +10,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial
+from torch import Tensor
 
-from autoq.calibration import Bank, CalibrationSettings
-from autoq.calibration.fpcs import FpcsSettings
-from autoq.calibration.reparameterization import rewritable_norms
+from autoq.calibration import Bank
 from autoq.cost import Budget, model_cost, uniform_bops
 from autoq.errors import BudgetError
 from autoq.events import Phase, PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.recipe import CalibrationReference, Recipe, ScoreRecord, SiteConfig
 from autoq.scoring import Evaluator, choose_batch_size, measure_accuracy
+from autoq.scoring.measuring import AdditiveMeasure, JointMeasure
+from autoq.scoring.proxies import ADDITIVE
+from autoq.scoring.sensitivity_table import SensitivityTable
 from autoq.scoring.session import LabelledImages, Session
 from autoq.scoring.threads import fastest_threads
+from autoq.search.allocation import AllocationProblem
 from autoq.search.decisions import ResolvedSpace
+from autoq.search.preparation import open_bank
 from autoq.search.rundir import STUDY_NAME, MeasuredAccuracy, RunDirectory, RunRecord, new_record
-from autoq.search.samplers import SAMPLERS
+from autoq.search.samplers import SAMPLERS, AllocationPrior
+from autoq.search.sensitivities import measure_into, options_of_space
 from autoq.search.settings import SearchSettings
 from autoq.search.space import load_space
 from autoq.search.storage import RunLock, TrialStore
-from autoq.search.study import UNIFORM, EvaluatedTrial, StudyDriver, best_trial, evaluated_trials, shown_trials
+from autoq.search.study import StudyDriver
+from autoq.search.trials import UNIFORM, EvaluatedTrial, best_trial, evaluated_trials, shown_trials
 from autoq.units import format_bops
-
-_RESCALED_FOR_BITS = 8
-"""Zero points at which reparameterized LayerNorms are brought together: the finest of the usual widths suits all."""
 
 
 @dataclass(frozen=True)
@@ -102,23 +105,7 @@ def run_search(settings: SearchSettings, out: str | os.PathLike[str], progress: 
         directory.refuse_changed(record, session.reference, fingerprints)
         same_labels = record is not None and record.settings.labelled_data == settings.labelled_data
 
-        captured = 0
-
-        def on_capture(count: int) -> None:
-            nonlocal captured
-            if not captured:
-                progress(PhaseStarted("capture", len(images.tensor)))
-            captured += count
-            progress(PhaseAdvanced("capture", captured))
-
-        if settings.reparameterize:
-            norms = dict.fromkeys(rewritable_norms(session.traced), _RESCALED_FOR_BITS)
-            session = session.rescaled(norms, lambda: images, directory.bank)
-        # An option serves many recipes: it is solved with the rest of its site in full precision.
-        fpcs = FpcsSettings(rounds=0) if settings.observer == "fpcs" else FpcsSettings()
-        calibration = CalibrationSettings(observer=settings.observer, seed=settings.seed, fpcs=fpcs)
-        bank = session.bank(lambda: images, images.sha256, calibration, on_capture)
-        bank.load(directory.bank)
+        session, bank = open_bank(session, images, settings, directory.bank, progress)
         earlier = 0.0 if record is None else record.seconds
         fingerprints["bank_fingerprint"] = bank.fingerprint
         record = new_record(settings, session, limit, len(images.tensor), fingerprints, record if same_labels else None)
@@ -132,12 +119,16 @@ def run_search(settings: SearchSettings, out: str | os.PathLike[str], progress: 
             with fastest_threads(lambda: session.model.run(few), session.device):
                 run.calibrate()
                 evaluator = Evaluator(session.model, bank, images.tensor)
-                driver = StudyDriver(
-                    resolved, sites, limit, store, evaluator.evaluate, SAMPLERS[settings.sampler], settings.seed
-                )
+                kind = SAMPLERS[settings.sampler]
+                table = run.sensitivities(evaluator, images.tensor) if settings.needs_sensitivities else None
+                prior = AllocationPrior.of(AllocationProblem(sites, resolved), table, limit)
+                joint = JointMeasure(evaluator, "kl" if settings.proxy in ADDITIVE else settings.proxy)
+                measure = joint if table is None or settings.proxy not in ADDITIVE else AdditiveMeasure(table)
+                driver = StudyDriver(resolved, sites, limit, store, measure, kind, prior, settings.seed, settings.proxy)
                 progress(PhaseStarted("search", settings.trials))
                 deadline = None if settings.time_limit_seconds is None else started + settings.time_limit_seconds
                 driver.run(settings.trials, deadline, progress, run.keep_if_on_front)
+                driver.score_front(joint, run.keep_if_on_front)
                 trials = evaluated_trials(store.load_trials())
                 run.measure(trials, evaluator, labelled)
             result = run.finish(trials)
@@ -170,15 +161,18 @@ class _Run:
 
     def calibrate(self) -> None:
         """Solve every option of the space ahead, saving what is solved from time to time."""
-        options = [
-            (plan.site, plan.operand.name, config)
-            for plan in self._resolved.plans
-            for config in self._resolved.options_for(plan.site, plan.operand.name)
-        ]
+        options = options_of_space(self._resolved)
         self._phase("calibration", len(options))
         self._bank.solve_into(
             self._directory.bank, options, lambda done, _: self._progress(PhaseAdvanced("calibration", done))
         )
+
+    def sensitivities(self, evaluator: Evaluator, images: Tensor) -> SensitivityTable:
+        """The losses of all options alone, measured once a run."""
+        settings, options = self.record.settings, options_of_space(self._resolved)
+        proxy = settings.proxy if settings.proxy in ADDITIVE else settings.sensitivity
+        path = self._directory.sensitivities
+        return measure_into(path, options, evaluator, self._bank, images, proxy, self._progress)
 
     def keep_if_on_front(self, frozen: FrozenTrial) -> None:
         """Write the recipe of a trial that nothing beats so far, so that a killed run can be picked from."""

@@ -132,6 +132,7 @@ class RunDirectory:
         self.study = self.path / "study.log"
         self.bank = self.path / "bank"
         self.recipes = self.path / "recipes"
+        self.sensitivities = self.path / "sensitivity.csv"
         self._record = self.path / "run.json"
 
     def refuse_unwritable(self) -> None:

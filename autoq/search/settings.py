@@ -27,6 +27,8 @@ class SearchSettings(BaseModel):
         trials: recipes to evaluate, uniform points included.
         time_limit_seconds: stop proposing after this long, or None.
         sampler: how recipes are proposed; a name in ``autoq.search.samplers.SAMPLERS``.
+        proxy: the loss that is minimised; a name in ``autoq.scoring.proxies.PROXIES``.
+        sensitivity: the proxy by which options are measured alone first, for samplers that start from that.
         observer: how quantizer ranges are chosen; ``fpcs``, by the error of each layer's output, is the most careful
             one and takes longest.
         reparameterize: whether LayerNorm outputs are rescaled channel by channel first (RepQ-ViT).
@@ -46,6 +48,8 @@ class SearchSettings(BaseModel):
     trials: int = Field(default=300, ge=1)
     time_limit_seconds: float | None = Field(default=None, gt=0)
     sampler: str = "progressive"
+    proxy: str = "kl"
+    sensitivity: str = "fisher"
     observer: Observer = "mse"
     reparameterize: bool = False
     calib_images: int = Field(default=128, ge=1)
@@ -60,6 +64,23 @@ class SearchSettings(BaseModel):
         if name not in SAMPLERS:
             raise ValueError(f"no such sampler, there is {', '.join(SAMPLERS)}.{did_you_mean(name, SAMPLERS)}")
         return name
+
+    @field_validator("proxy", "sensitivity")
+    @classmethod
+    def _check_proxy(cls, name: str) -> str:
+        from autoq.scoring.proxies import PROXIES
+
+        if name not in PROXIES:
+            raise ValueError(f"no such proxy, there is {', '.join(PROXIES)}.{did_you_mean(name, PROXIES)}")
+        return name
+
+    @property
+    def needs_sensitivities(self) -> bool:
+        """Whether options are measured alone before the search."""
+        from autoq.scoring.proxies import ADDITIVE
+        from autoq.search.samplers import SAMPLERS
+
+        return SAMPLERS[self.sampler].needs_sensitivities or self.proxy in ADDITIVE
 
     @property
     def labelled_data(self) -> str | None:

@@ -7,97 +7,40 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autoq.cost import ModelCost, model_cost
 from autoq.errors import NonFiniteError
 from autoq.events import Progress, TrialFinished, ignore
 from autoq.graph.sites import Site
-from autoq.recipe import CostRecord, ScoreRecord, SiteConfig, hash_sites
-from autoq.scoring import Score
+from autoq.recipe import ScoreRecord, SiteConfig, hash_sites
+from autoq.scoring.measuring import GoOn, Measure, Measured
 from autoq.search.decisions import ResolvedSpace
 from autoq.search.front import best_within, non_dominated
 from autoq.search.repair import BudgetRepair
-from autoq.search.rundir import STUDY_NAME, RunDirectory
-from autoq.search.samplers import SAMPLERS
-from autoq.search.storage import TrialStore, load_trials
+from autoq.search.samplers import AllocationPrior, SamplerKind
+from autoq.search.storage import TrialStore
+from autoq.search.trials import SAMPLER, UNIFORM
 
 _logger = logging.getLogger(__name__)
 
-UNIFORM, SAMPLER = "uniform", "sampler"
-"""Origins of a trial."""
 _MOST_REPEATS = 200
 """Proposals in a row that were evaluated before, the second half random, after which a space counts as exhausted."""
-
-
-@dataclass(frozen=True)
-class EvaluatedTrial:
-    """A completed trial as read back from the study.
-
-    Attributes:
-        id: ``w4a4`` for uniform points, ``trial-137`` for others.
-        label: for people: ``w4a4``, ``trial 137``.
-        origin: ``uniform`` or ``sampler``.
-        assignment: the decisions.
-        cost: of its recipe.
-        score: of its recipe.
-    """
-
-    id: str
-    label: str
-    origin: str
-    assignment: Mapping[str, Any]
-    cost: CostRecord
-    score: ScoreRecord
-
-    @classmethod
-    def of(cls, trial: FrozenTrial) -> EvaluatedTrial:
-        """Read what ``StudyDriver`` wrote."""
-        attributes = trial.user_attrs
-        uniform = attributes["origin"] == UNIFORM
-        return cls(
-            id=attributes["label"].replace(" ", "-") if uniform else f"trial-{trial.number}",
-            label=attributes["label"] if uniform else f"trial {trial.number}",
-            origin=attributes["origin"],
-            assignment=trial.params,
-            cost=CostRecord(**attributes["cost"]),
-            score=ScoreRecord(**attributes["score"]),
-        )
-
-
-def evaluated_trials(trials: Sequence[FrozenTrial]) -> list[EvaluatedTrial]:
-    """The completed trials of a study, in order."""
-    return [EvaluatedTrial.of(trial) for trial in trials if trial.state == TrialState.COMPLETE]
-
-
-def stored_trials(run: RunDirectory) -> list[EvaluatedTrial]:
-    """The completed trials of a run directory, which may be in use; none before its first."""
-    return evaluated_trials(load_trials(run.study, STUDY_NAME)) if run.study.exists() else []
-
-
-def shown_trials(trials: list[EvaluatedTrial], budget_bops: int) -> tuple[list[EvaluatedTrial], list[EvaluatedTrial]]:
-    """The front within the budget, cheapest first, and the uniform points, which are shown beside it."""
-    affordable = [trial for trial in trials if trial.cost.bops <= budget_bops]
-    front = [affordable[i] for i in non_dominated([(t.cost.bops, t.score.kl_nats) for t in affordable])]
-    return front, [trial for trial in trials if trial.origin == UNIFORM]
-
-
-def best_trial(front: list[EvaluatedTrial], budget_bops: int) -> EvaluatedTrial | None:
-    """The least discrepancy within the budget."""
-    index = best_within([(trial.cost.bops, trial.score.kl_nats) for trial in front], budget_bops)
-    return None if index is None else front[index]
+_FINAL_REPEATS = 3
+"""The same for samplers that run out of proposals."""
+_HOPELESS = 2.0
+"""Times the loss, over the same first images, of the best recipe that costs no more: a recipe that loses more is
+stopped. Losses over a part of the images differ from those over all by much less."""
 
 
 class StudyDriver:
     """Proposes in memory, evaluates, and appends each finished trial to the store with a single write.
 
-    Uniform points come first, as parents of the first generation. A proposal over the budget is brought under it before
+    Uniform points come first, to compare with and to start from. A proposal over the budget is brought under it before
     it is evaluated, and recorded as evaluated.
     """
 
@@ -107,9 +50,12 @@ class StudyDriver:
         sites: Sequence[Site],
         budget_bops: int,
         store: TrialStore,
-        evaluate: Callable[[Mapping[str, SiteConfig]], Score],
-        make_sampler: Callable[[int], BaseSampler] = SAMPLERS["progressive"],
+        measure: Measure,
+        kind: SamplerKind,
+        prior: AllocationPrior,
         seed: int = 0,
+        proxy: str = "kl",
+        stop_hopeless: bool = True,
     ) -> None:
         """Take up the study where the store has left it.
 
@@ -118,19 +64,23 @@ class StudyDriver:
             sites: of the model.
             budget_bops: most BOPs of a recipe that counts.
             store: finished trials; read now and appended to.
-            evaluate: scores the operands of a recipe.
-            make_sampler: gives the Optuna sampler that proposes recipes, from a seed.
+            measure: gives the losses of recipes.
+            kind: the sampler that proposes recipes.
+            prior: what the sampler may know beforehand.
             seed: together with the number of stored trials, determines the proposals.
+            proxy: name of the loss, for those who watch.
+            stop_hopeless: give a recipe up that loses much more over the first images than one that costs no more.
         """
         self._space, self._sites, self._budget = space, sites, budget_bops
-        self._store, self._evaluate = store, evaluate
+        self._store, self._measure, self._proxy = store, measure, proxy
+        self._stop_hopeless, self._kind = stop_hopeless, kind
         self._repair = BudgetRepair(sites, space, budget_bops)
         past = store.load_trials()
         start = (seed * 1_000_003 + len(past)) % 2**32
         self._rng = random.Random(start)  # noqa: S311 - not for secrets
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(directions=["minimize"] * 2, sampler=make_sampler(start))
+        self._study = optuna.create_study(directions=["minimize"] * 2, sampler=kind.make(start, prior))
         optuna.logging.set_verbosity(verbosity)
         self._distributions: dict[str, BaseDistribution] = {
             d.name: CategoricalDistribution(d.choices) for d in space.decisions
@@ -138,7 +88,7 @@ class StudyDriver:
         self._study.add_trials(past)
         self._seen = {trial.user_attrs["recipe_hash"] for trial in past}
         self._done = len(past)
-        self._points = [(trial.values[0], trial.values[1]) for trial in past if trial.state == TrialState.COMPLETE]
+        self._complete = [trial for trial in past if trial.state == TrialState.COMPLETE]
 
     def run(
         self,
@@ -160,16 +110,17 @@ class StudyDriver:
             if on_trial is not None:
                 on_trial(frozen)
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            affordable = [point for point in self._points if point[0] <= self._budget]
+            affordable = [(t.values[0], t.values[1]) for t in self._complete if t.values[0] <= self._budget]
             best = best_within(affordable, self._budget)
             least = None if best is None else affordable[best][1]
             total = max(trials, self._done)
-            progress(TrialFinished(self._done, total, least, len(non_dominated(affordable)), left))
+            progress(TrialFinished(self._done, total, least, len(non_dominated(affordable)), left, self._proxy))
 
         for label, assignment in self._space.anchors:
             # Plain uniform points are worth knowing at any cost; those with groups only as a place to start from.
             sites = self._space.sites_for(assignment)
-            if " " in label and model_cost(self._sites, sites).bops > self._budget:
+            is_start = not self._kind.needs_sensitivities and model_cost(self._sites, sites).bops <= self._budget
+            if " g" in label and not is_start:
                 continue
             if hash_sites(sites) not in self._seen:
                 finish(self._record(assignment, UNIFORM, label, {"NSGAIISampler:generation": 0}))
@@ -177,24 +128,50 @@ class StudyDriver:
         while self._done < trials and self._space.decisions and (deadline is None or time.monotonic() < deadline):
             proposal = self._study.ask(self._distributions)
             drawn = proposal.params
-            if repeats >= _MOST_REPEATS // 2:  # some samplers repeat themselves long before a space is exhausted
+            if (
+                repeats >= _MOST_REPEATS // 2 and not self._kind.ends
+            ):  # some samplers repeat themselves long before a space is exhausted
                 drawn = {decision.name: self._rng.choice(decision.choices) for decision in self._space.decisions}
             assignment = self._repair(drawn, self._rng)
             attributes = self._study.get_trials(deepcopy=False)[proposal.number].system_attrs
             self._study.tell(proposal, state=TrialState.FAIL)  # what is evaluated is added as a trial of its own
             if hash_sites(self._space.sites_for(assignment)) in self._seen:
                 repeats += 1
-                if repeats >= _MOST_REPEATS:
+                if repeats >= (_FINAL_REPEATS if self._kind.ends else _MOST_REPEATS):
                     _logger.info("the last %d proposals were all evaluated before: stopping", repeats)
                     break
                 continue
             repeats = 0
             finish(self._record(assignment, SAMPLER, "", attributes))
 
+    def score_front(self, measure: Measure, on_trial: Callable[[FrozenTrial], None] | None = None) -> None:
+        """Evaluate the front and the uniform points where that was not needed for their loss, and store them again.
+
+        Args:
+            measure: evaluates recipes.
+            on_trial: called with every stored trial.
+        """
+        scored = {t.user_attrs["recipe_hash"] for t in self._complete if "score" in t.user_attrs}
+        affordable = [t for t in self._complete if t.values[0] <= self._budget]
+        front = [affordable[i] for i in non_dominated([(t.values[0], t.values[1]) for t in affordable])]
+        uniform = [t for t in self._complete if t.user_attrs["origin"] == UNIFORM]
+        for trial in {t.user_attrs["recipe_hash"]: t for t in (*uniform, *front)}.values():
+            attributes = trial.user_attrs
+            if attributes["recipe_hash"] not in scored:
+                scoring = _Scoring(measure, trial.values[1])
+                frozen = self._record(trial.params, attributes["origin"], attributes["label"], {}, scoring)
+                if on_trial is not None:
+                    on_trial(frozen)
+
     def _record(
-        self, assignment: Mapping[str, Any], origin: str, label: str, system_attributes: Mapping[str, Any]
+        self,
+        assignment: Mapping[str, Any],
+        origin: str,
+        label: str,
+        system_attributes: Mapping[str, Any],
+        measure: Measure | None = None,
     ) -> FrozenTrial:
-        """Evaluate one recipe, store the outcome and tell the sampler."""
+        """Measure one recipe, store the outcome and tell the sampler."""
         sites = self._space.sites_for(assignment)
         cost = model_cost(self._sites, sites)
         attributes: dict[str, Any] = {
@@ -203,39 +180,71 @@ class StudyDriver:
             "recipe_hash": hash_sites(sites),
             "cost": cost.record().model_dump(),
         }
+
+        def go_on(first_loss: float) -> bool:
+            attributes["first_loss"] = first_loss
+            return origin == UNIFORM or not self._is_hopeless(cost.bops, first_loss)
+
+        asked: GoOn | None = go_on if self._stop_hopeless else None
         started = time.monotonic()
         try:
-            score = self._evaluate(sites)
-            if not math.isfinite(score.kl_nats):
-                raise NonFiniteError(f"the discrepancy is {score.kl_nats}")
+            measured = (measure or self._measure)(sites, asked)
+            if not math.isfinite(measured.loss):
+                raise NonFiniteError(f"the discrepancy is {measured.loss}")
         except NonFiniteError as error:
             _logger.warning("a recipe failed: %s", error)
             frozen = self._frozen(assignment, cost, None, attributes | {"error": str(error)}, system_attributes)
         else:
-            attributes["score"] = ScoreRecord(**vars(score)).model_dump(exclude_none=True)
+            if measured.score is not None:
+                name = "score" if measured.is_complete else "first_score"
+                attributes[name] = ScoreRecord(**vars(measured.score)).model_dump(exclude_none=True)
             attributes["seconds"] = time.monotonic() - started
-            frozen = self._frozen(assignment, cost, score, attributes, system_attributes)
-            self._points.append((cost.bops, score.kl_nats))
+            frozen = self._frozen(assignment, cost, measured, attributes, system_attributes)
         frozen.number = self._store.append(frozen)
         self._study.add_trial(frozen)
+        if frozen.state == TrialState.COMPLETE:
+            self._complete.append(frozen)
         self._seen.add(attributes["recipe_hash"])
         self._done += 1
         return frozen
+
+    def _is_hopeless(self, bops: int, first_loss: float) -> bool:
+        """Whether a recipe loses far more, over the first images, than the best one that costs no more."""
+        rivals = [t for t in self._complete if t.values[0] <= bops and "first_loss" in t.user_attrs]
+        if not rivals:
+            return False
+        rival = min(rivals, key=lambda trial: float(trial.values[1])).user_attrs["first_loss"]
+        return bool(rival > 0 and first_loss > _HOPELESS * rival)
 
     def _frozen(
         self,
         assignment: Mapping[str, Any],
         cost: ModelCost,
-        score: Score | None,
+        measured: Measured | None,
         attributes: Mapping[str, Any],
         system_attributes: Mapping[str, Any],
     ) -> FrozenTrial:
+        if measured is None:
+            state = TrialState.FAIL
+        else:
+            state = TrialState.COMPLETE if measured.is_complete else TrialState.PRUNED
+        is_complete = measured is not None and measured.is_complete
         return create_trial(
-            state=TrialState.FAIL if score is None else TrialState.COMPLETE,
-            values=None if score is None else [cost.bops, score.kl_nats],
+            state=state,
+            values=[cost.bops, measured.loss] if measured is not None and is_complete else None,
             params=dict(assignment),
             distributions=self._distributions,
             constraints={"bops": cost.bops / self._budget - 1},
             user_attrs=dict(attributes),
             system_attrs={key: value for key, value in system_attributes.items() if key.startswith("NSGAII")},
         )
+
+
+class _Scoring:
+    """Evaluates recipes whose loss by another proxy is known."""
+
+    def __init__(self, measure: Measure, loss: float) -> None:
+        self._measure, self._loss = measure, loss
+
+    def __call__(self, sites: Mapping[str, SiteConfig], go_on: GoOn | None = None) -> Measured:  # noqa: ARG002
+        return Measured(self._loss, self._measure(sites).score)

@@ -14,7 +14,7 @@ from autoq.search.front import knee
 from autoq.search.run import run_search
 from autoq.search.rundir import STUDY_NAME, RunDirectory
 from autoq.search.storage import load_trials
-from autoq.search.study import EvaluatedTrial, evaluated_trials, shown_trials
+from autoq.search.trials import EvaluatedTrial, evaluated_trials, shown_trials
 from tests.search.small_run import finished_run, interrupt_at, small_settings, trace_once
 
 

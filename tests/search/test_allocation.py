@@ -154,7 +154,7 @@ def test_no_assignment_is_better(
                 assert f"({reference.costs[usable].min()})" in str(caught.value)
             return
         allocation = reference.problem.allocate(table, budget, gap=0)
-        near = reference.problem.relaxed(reference.problem.site_losses(table), budget)
+        near = reference.problem.relaxed(reference.problem.site_losses(table), [budget])[0]
     assert allocation.optimal
     check(allocation, reference, table, budget)
     assert allocation.loss == pytest.approx(losses[fits].min(), rel=1e-12, abs=1e-14)
@@ -226,7 +226,7 @@ def test_shipped_spaces(name: str, model: str, capfd: pytest.CaptureFixture[str]
         assert allocation.optimal
         assert allocation.bops <= budget
         assert allocation.loss <= sum(loss[o] for loss, o in zip(losses, options, strict=True))
-        near = problem.relaxed(losses, budget)
+        near = problem.relaxed(losses, [budget])[0]
         assert problem.bops(near) <= budget
         loss = math.fsum(loss[o] for loss, o in zip(losses, near, strict=True))
         limit = 1.1 if len(problem.sites) < 10 else 1.03  # one step of one site weighs more where there are few
@@ -275,7 +275,7 @@ def test_an_unreachable_budget_tells_the_least() -> None:
     with pytest.raises(BudgetError, match=rf"budget {least - 1} is .* BOPs, .*\({least}\): raise the budget or widen"):
         problem.allocate(table, least - 1)
     with pytest.raises(BudgetError):
-        problem.relaxed(problem.site_losses(table), least - 1)
+        problem.relaxed(problem.site_losses(table), [least - 1])
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])

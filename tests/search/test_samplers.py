@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import optuna
 import pytest
@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import Trial, TrialState
 
 from autoq.search.front import hypervolume
-from autoq.search.samplers import SAMPLERS, ProgressiveSampler
+from autoq.search.samplers import ProgressiveSampler
 
 LAYERS = 12
 BITS = (2, 3, 4, 5, 6, 8)
@@ -116,8 +116,3 @@ def test_other_parameters_are_drawn_at_random() -> None:
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=ProgressiveSampler(0))
     study.optimize(mixed, n_trials=10)
     assert len({trial.params["rate"] for trial in study.trials}) == 10
-
-
-@pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS.keys())
-def test_every_sampler_is_made_from_a_seed(make: Callable[[int], BaseSampler]) -> None:
-    assert isinstance(make(3), BaseSampler)

@@ -3,88 +3,106 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
+from scipy.special import logsumexp, ndtr
 from threadpoolctl import ThreadpoolController
 
-from autoq.search.front import log10_kl, non_dominated
+from autoq.search.front import KL_FLOOR_NATS, non_dominated
+from autoq.search.samplers.landscape import FloatArray, IntArray, Landscape, from_prior, from_study
+from autoq.search.samplers.neighbours import Ladders, neighbours, novel
+from autoq.search.samplers.prior import AllocationPrior
+from autoq.search.samplers.surrogate import Surrogate
 
-_Floats = npt.NDArray[np.floating[Any]]
-_Ints = npt.NDArray[np.int64]
-
-_CANDIDATES = 256
-"""Neighbours of one parent that the model compares before one is proposed."""
-_WIDEST = 0.06
-"""Share of the decisions that change in the first proposals."""
-_NARROWEST = 2
-"""Decisions that change in a proposal once the step has narrowed."""
-_LOCALITY = 0.5
-"""Distance in log2 of the first objective at which a trial counts 1/e in the model of a parent."""
-_NOISE = 0.03
-"""Standard deviation, in decades of the second objective, of what the linear model leaves unexplained."""
-_TOLERANCE = 0.01
-"""Expected excess over the cost limit that is let pass."""
-_PENALTY = 100
-"""Decades of loss that one unit of excess (of a constraint, or a doubled cost) weighs as much as."""
-_PRIOR = 0.1
-"""Standard deviation, in decades, of what moving one decision through all its choices changes."""
+_SEEDS = 20
+"""Allocations of the prior that are proposed first, over the range of costs."""
+_AIMS = 8
+"""Costs that are aimed at besides the limit, half of them near those of the front."""
+_NEAR = (-0.03, 0.06)
+"""How near, as a range of the logarithm of their ratio."""
+_LOWEST = 1.02
+"""Times the least cost: nothing can be chosen below."""
+_BEYOND = 0.5
+"""Share of the limit by which costs are taken to go on: what the best within the limit is worth."""
+_PARENTS = 3
+"""Recipes of the front, those nearest below a cost aimed at, that neighbours are made of."""
+_NEIGHBOURS = 100
+"""Neighbours that are made for each cost aimed at."""
+_COMPARED = 30
+"""Of those, the ones that the whole surrogate compares."""
+_TRIALS = 300
+"""Trials, those of the front and nearest the costs aimed at, that the surrogate learns from."""
+_WIDEST = 0.05
+"""Share of the items that change in the first proposals."""
+_HALVED_EVERY = 2
+"""The step halves every time as many trials as this many times the items are done."""
+_REACH = (3, 1)
+"""Rungs that an item moves at most: in the first proposals, and once the step has narrowed."""
 
 
 class ProgressiveSampler(BaseSampler):
-    """Proposes whole configurations near the front, changing many decisions at first and few later.
+    """Proposes whole configurations near the front, in steps that narrow, by what a surrogate expects of them.
 
-    A proposal starts from a non-dominated feasible trial, most often the one with the least second objective. Random
-    neighbours of it are compared by a Bayesian linear model of the logarithm of the second objective, fitted to all
-    trials but most of all to those of similar first objective, one draw of whose coefficients is used (Thompson
-    sampling); those that the same kind of model expects to cost more than the constraint allows are passed over.
-    The number of decisions that change halves every time as many trials as there are decisions are done: the
-    coarse-to-fine idea of AdaLog's FPCS (Wu et al., ECCV 2024), over the joint space.
+    Some costs are aimed at: the limit, others near those of the front, others anywhere below. For each, neighbours are
+    made of the nearest recipes of the front and of a fresh allocation of losses corrected by what trials have taught;
+    they change many items far at first and few by little later (the coarse-to-fine idea of AdaLog's FPCS, Wu et al.,
+    ECCV 2024, over bits, groups and bases together) and spend the cost aimed at. Of all of them, the one is proposed
+    that is expected to add most hypervolume. What is expected is said by a Gaussian process whose mean is the sum of
+    sensitivities (``autoq.search.samplers.surrogate``).
 
     For studies with two minimised objectives, the second positive, whose parameters are categorical; choices that are
-    numbers are taken as ordered. Constraints are those of the trials. Stateless: all is read from the study, so that
-    several workers can share one; proposals are determined by the seed and the number of trials. Random until a trial
-    is complete.
+    numbers are taken as ordered. Constraints are those of the trials. With a prior (exact costs, sensitivities) the
+    first proposals are exact allocations for a range of budgets. Without one, costs are learned as well, and trials
+    are proposed at random until one is complete.
+
+    Stateless: all is read from the study, so that several workers can share one; proposals are determined by the seed,
+    the prior, the finished trials and the trial's number.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        """Determine all proposals by ``seed``."""
+    def __init__(self, seed: int = 0, prior: AllocationPrior | None = None) -> None:
+        """Determine all proposals by ``seed`` and ``prior``."""
         self._seed = seed
+        self._prior = prior
+        self._from_prior = None if prior is None else from_prior(prior)
         self._independent = RandomSampler(seed=seed)
         self._spaces = IntersectionSearchSpace()
         self._blas = ThreadpoolController()
+        # Not state: what is derived from parameters and the prior alone.
+        self._encoded: dict[tuple[Any, ...], IntArray] = {}
+        self._seeds: list[dict[str, Any]] | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
-        """The categorical parameters that all trials have."""
-        space = self._spaces.calculate(study)
-        return {name: kind for name, kind in space.items() if isinstance(kind, CategoricalDistribution)}
+        """The categorical parameters: those of the prior, or else those that all trials have."""
+        if self._prior is not None:
+            space = self._prior.problem.space
+            return {decision.name: CategoricalDistribution(decision.choices) for decision in space.decisions}
+        found = self._spaces.calculate(study)
+        return {name: kind for name, kind in found.items() if isinstance(kind, CategoricalDistribution)}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A neighbour of the front."""
-        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        past = [t for t in complete if search_space.keys() <= t.params.keys()]
-        if not past or not search_space:
-            return {}
-        rng = np.random.default_rng((self._seed, trial.number))
-        space = _Space.of({n: d for n, d in search_space.items() if isinstance(d, CategoricalDistribution)})
-        history = _History.of(space, past)
-        parent = history.choose_parent(rng)
-        step = max(_NARROWEST, _WIDEST * len(space.names) * 0.5 ** (len(past) / len(space.names)))
-        candidates = space.neighbours(history.indices[parent], step, rng)
+        """A seed, or the neighbour of the front that promises most."""
+        finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+        tried = [t for t in finished if search_space.keys() <= t.params.keys()]
+        past = self._usable([t for t in tried if t.state == TrialState.COMPLETE])
         # Matrices this small only lose by threads, ten times over where cores are shared.
         with self._blas.limit(limits=1, user_api="blas"):
-            chosen = history.choose_candidate(space, candidates, parent, rng)
-        return space.params(candidates[chosen])
+            if (seed := self._next_seed(tried)) is not None:
+                return seed
+            if not past or not search_space:
+                return {}
+            space = {n: d for n, d in search_space.items() if isinstance(d, CategoricalDistribution)}
+            landscape = self._from_prior or from_study(space, past)
+            rng = np.random.default_rng((self._seed, trial.number))
+            return landscape.decode(self._propose(landscape, past, rng))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -95,125 +113,115 @@ class ProgressiveSampler(BaseSampler):
     def reseed_rng(self) -> None:
         """Optuna calls this in parallel workers; proposals differ by trial number instead."""
 
+    def _usable(self, past: list[FrozenTrial]) -> list[FrozenTrial]:
+        """Those whose losses are finite alone: there is no adding up the others, which may be finite together."""
+        landscape = self._from_prior
+        if landscape is None or not past or np.isfinite(landscape.loss).all():
+            return past
+        costs = landscape.costs(np.array([self._encode(landscape.encode, trial.params) for trial in past]))
+        return [trial for trial, cost in zip(past, costs, strict=True) if math.isfinite(cost)]
 
-@dataclass(frozen=True)
-class _Space:
-    """Parameters as positions among their choices, and as features of a linear model.
+    def _next_seed(self, tried: Sequence[FrozenTrial]) -> dict[str, Any] | None:
+        """The first allocation of the prior that no trial has, finished or failed, from the greatest budget to the least in halves."""
+        if self._prior is None:
+            return None
+        if self._seeds is None:
+            problem = self._prior.problem
+            budgets = sorted((self._prior.budget(position) for position in range(_SEEDS)), reverse=True)
+            self._seeds = [a.assignment for a in problem.sweep(self._prior.table, budgets, gap=1e-3)]
+        encode = self._prior.problem.options_of
+        done = {self._encode(encode, trial.params).tobytes() for trial in tried}
+        return next((seed for seed in self._seeds if self._encode(encode, seed).tobytes() not in done), None)
 
-    Attributes:
-        names: of the parameters.
-        choices: of each; ordered ones ascending.
-        ordered: which have numbers only.
-        offsets: first feature of each; ordered parameters have one feature, others one a choice.
+    def _encode(self, encode: Any, params: Mapping[str, Any]) -> IntArray:
+        key = tuple(params.items())
+        if key not in self._encoded:
+            self._encoded[key] = encode(params)
+        return self._encoded[key]
+
+    def _propose(self, landscape: Landscape, past: Sequence[FrozenTrial], rng: np.random.Generator) -> IntArray:
+        """(items,) What to evaluate next."""
+        encode = self._encode if self._prior is not None else (lambda convert, params: convert(params))
+        options = np.array([encode(landscape.encode, trial.params) for trial in past])
+        cost = np.array([trial.values[0] for trial in past])
+        logarithms = np.log(np.maximum([trial.values[1] for trial in past], KL_FLOOR_NATS))
+        front = np.array(non_dominated([(c, math.exp(y)) for c, y in zip(cost, logarithms, strict=True)]))
+        aims = _choose_costs(landscape, cost[front], rng)
+        off = np.abs(cost[:, None] - aims).min(1)
+        off[front] = 0
+        near = np.argsort(off, kind="stable")[:_TRIALS]
+        surrogate = Surrogate(landscape, options[near], logarithms[near])
+        drawn = surrogate.draw_losses(rng)
+        ladders = Ladders(landscape, drawn)
+        known = {row.tobytes() for row in landscape.entries(options)}
+        width = _WIDEST * len(landscape.movable) * 0.5 ** (len(past) / (_HALVED_EVERY * len(landscape.movable)))
+        reach = _REACH[0] if width > 1 else _REACH[1]
+        nearest = front[np.argsort(np.abs(cost[front] - aims[:, None]), axis=1, kind="stable")[:, :_PARENTS]]
+        parents = options[nearest]  # (aims, parents, items)
+        if landscape.allocate is not None:
+            parents = np.concatenate([parents, landscape.allocate(drawn, aims)[:, None]], axis=1)
+        aim = np.repeat(np.arange(len(aims)), _NEIGHBOURS)
+        chosen = parents[aim, rng.integers(parents.shape[1], size=len(aim))]
+        made = neighbours(landscape, ladders, chosen, aims[aim], max(1.0, width), reach, rng)
+        candidates = novel(landscape, np.vstack([made, parents[:, -1]]), known)
+        candidates = candidates[landscape.costs(candidates) <= landscape.limit]
+        if landscape.allocate is not None:
+            candidates = _best_for_each(landscape, candidates, drawn, aims)
+        if not len(candidates):
+            return np.asarray(options[front[-1]])
+        mean, deviation = surrogate.predict(candidates)
+        gain = _expected_gain(landscape, cost[front], logarithms[front], landscape.costs(candidates), mean, deviation)
+        return np.asarray(candidates[int(np.argmax(gain))])
+
+
+def _best_for_each(landscape: Landscape, candidates: IntArray, losses: FloatArray, aims: FloatArray) -> IntArray:
+    """Of the candidates nearest below each cost aimed at, those with the least losses that add up."""
+    order = np.sort(aims)
+    group = np.searchsorted(order, landscape.costs(candidates))
+    expected = losses[landscape.entries(candidates)].sum(1)
+    ranked = np.lexsort((expected, group))
+    position = np.arange(len(ranked)) - np.searchsorted(group[ranked], group[ranked])
+    return np.asarray(candidates[np.sort(ranked[position < _COMPARED])])
+
+
+def _choose_costs(landscape: Landscape, front: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Costs to aim at: the limit, others near some of the front's, and others anywhere on a logarithmic scale."""
+    low, high = min(_LOWEST * landscape.least, landscape.limit), landscape.limit
+    near = rng.choice(front, _AIMS // 2) * np.exp(rng.uniform(*_NEAR, _AIMS // 2))
+    share = rng.random(_AIMS - _AIMS // 2)
+    # Costs are positive where they are BOPs.
+    far = low * (high / low) ** share if low > 0 else low + (high - low) * share
+    return np.concatenate([[high], np.clip(near, low, high), np.clip(far, low, high)])
+
+
+def _expected_gain(
+    landscape: Landscape,
+    front_cost: FloatArray,
+    front_logarithm: FloatArray,
+    cost: FloatArray,
+    mean: FloatArray,
+    deviation: FloatArray,
+) -> FloatArray:
+    """(n,) Logarithm of the expected hypervolume that configurations add, in cost × nats.
+
+    What a configuration saves at a cost is what it saves at all costs from there to that of the next better one on
+    the front; the limit's own step is counted as if costs went on by half.
     """
-
-    names: tuple[str, ...]
-    choices: tuple[tuple[Any, ...], ...]
-    ordered: npt.NDArray[np.bool_]
-    offsets: _Ints
-
-    @classmethod
-    def of(cls, space: dict[str, CategoricalDistribution]) -> _Space:
-        names = tuple(sorted(space))
-        ordered = [all(isinstance(c, int | float) for c in space[name].choices) for name in names]
-        choices = tuple(
-            tuple(sorted(space[name].choices)) if is_ordered else tuple(space[name].choices)  # type: ignore[type-var]
-            for name, is_ordered in zip(names, ordered, strict=True)
-        )
-        widths = [1 if is_ordered else len(options) for is_ordered, options in zip(ordered, choices, strict=True)]
-        return cls(names, choices, np.array(ordered), np.concatenate([[0], np.cumsum(widths)]))
-
-    def indices(self, params: dict[str, Any]) -> list[int]:
-        """Positions of a configuration's choices."""
-        return [options.index(params[name]) for name, options in zip(self.names, self.choices, strict=True)]
-
-    def params(self, indices: _Ints) -> dict[str, Any]:
-        """A configuration from positions."""
-        return {n: options[int(i)] for n, options, i in zip(self.names, self.choices, indices, strict=True)}
-
-    def features(self, indices: _Ints) -> _Floats:
-        """Of shape (n, features), from positions of shape (n, parameters)."""
-        result = np.zeros((len(indices), int(self.offsets[-1]) + 1))
-        result[:, -1] = 1.0
-        rows = np.arange(len(indices))
-        for column, (options, is_ordered) in enumerate(zip(self.choices, self.ordered, strict=True)):
-            if is_ordered:
-                result[:, self.offsets[column]] = indices[:, column] / max(1, len(options) - 1)
-            else:
-                result[rows, self.offsets[column] + indices[:, column]] = 1.0
-        return result
-
-    def neighbours(self, parent: _Ints, step: float, rng: np.random.Generator) -> _Ints:
-        """``_CANDIDATES`` configurations with about ``step`` decisions changed, ordered ones by one place."""
-        count = len(self.names)
-        sizes = np.array([len(options) for options in self.choices])
-        changed = rng.random((_CANDIDATES, count)) < step / count
-        changed[np.arange(_CANDIDATES), rng.integers(count, size=_CANDIDATES)] = True
-        one_up_or_down = parent + rng.choice([-1, 1], size=changed.shape)
-        another = (parent + rng.integers(1, np.maximum(sizes, 2), size=changed.shape)) % sizes
-        moved = np.where(self.ordered, np.clip(one_up_or_down, 0, sizes - 1), another)
-        return np.where(changed, moved, parent)
-
-
-@dataclass(frozen=True)
-class _History:
-    """Complete trials as arrays.
-
-    Attributes:
-        indices: positions of their choices, of shape (trials, parameters).
-        features: of shape (trials, features).
-        cost: log2 of the first objective.
-        loss: log10 of the second objective.
-        violation: greatest constraint value, 0 without constraints; feasible is ≤ 0.
-        front: non-dominated feasible trials, by ascending cost; all trials' front if none is feasible.
-    """
-
-    indices: _Ints
-    features: _Floats
-    cost: _Floats
-    loss: _Floats
-    violation: _Floats
-    front: list[int]
-
-    @classmethod
-    def of(cls, space: _Space, trials: Sequence[FrozenTrial]) -> _History:
-        indices = np.array([space.indices(trial.params) for trial in trials])
-        values = [(trial.values[0], trial.values[1]) for trial in trials]
-        violation = np.array([max(trial.constraints.values(), default=0.0) for trial in trials])
-        feasible = np.flatnonzero(violation <= 0)
-        chosen = feasible if len(feasible) else np.arange(len(trials))
-        front = [int(chosen[i]) for i in non_dominated([values[j] for j in chosen])]
-        cost = np.array([math.log2(max(first, 1e-300)) for first, _ in values])
-        loss = np.array([log10_kl(second) for _, second in values])
-        return cls(indices, space.features(indices), cost, loss, violation, front)
-
-    def choose_parent(self, rng: np.random.Generator) -> int:
-        """The most faithful trial on the front two times in three, any of the front otherwise."""
-        return self.front[-1] if rng.random() < 2 / 3 else self.front[int(rng.integers(len(self.front)))]
-
-    def choose_candidate(self, space: _Space, candidates: _Ints, parent: int, rng: np.random.Generator) -> int:
-        """The candidate that one draw of the model likes best, among those not expected to cost too much."""
-        features = space.features(candidates)
-        nearness = np.exp(-np.abs(self.cost - self.cost[parent]) / _LOCALITY)
-        drawn = self._draw(self.loss, nearness, rng)
-        # From the dearest trial on the front the way leads up to the constraint, from others to more for the same cost.
-        if parent == self.front[-1] and self.violation.any():
-            excess = features @ self._draw(self.violation, nearness, None)
-        else:
-            excess = features @ self._draw(self.cost - self.cost[parent], nearness, None)
-        return int(np.argmin(features @ drawn + _PENALTY * np.maximum(excess - _TOLERANCE, 0)))
-
-    def _draw(self, target: _Floats, weights: _Floats, rng: np.random.Generator | None) -> _Floats:
-        """Coefficients of a Bayesian linear regression: a draw from the posterior, or its mean without ``rng``."""
-        precision = (self.features.T * weights) @ self.features / _NOISE**2
-        prior = np.full(len(precision), 1 / _PRIOR**2)
-        prior[-1] = 1e-6  # the intercept is free
-        precision[np.diag_indices_from(precision)] += prior
-        centre = np.average(target, weights=weights)
-        mean: _Floats = np.linalg.solve(precision, (self.features.T * weights) @ (target - centre) / _NOISE**2)
-        mean[-1] += centre
-        if rng is None:
-            return mean
-        # precision = L Lᵀ, so L⁻ᵀ z has the posterior's covariance.
-        deviation: _Floats = np.linalg.solve(np.linalg.cholesky(precision).T, rng.standard_normal(len(mean)))
-        return mean + deviation
+    within = front_cost <= landscape.limit
+    steps = np.concatenate([front_cost[within], [landscape.limit + _BEYOND * abs(landscape.limit)]])
+    heights = front_logarithm[within]
+    if not len(heights):
+        return -cost
+    # Below the cheapest of the front anything is an improvement, over the worst that is known.
+    starts = np.concatenate([[min(landscape.least, steps[0])], steps[:-1]])
+    heights = np.concatenate([[front_logarithm.max() + 1.0], heights])
+    widths = np.maximum(steps - np.maximum(starts, cost[:, None]), 0)
+    z = (heights - mean[:, None]) / deviation[:, None]
+    # Far from any improvement, z·Φ(z) + φ(z) cancels; its leading term does not.
+    log_density = -0.5 * z**2 - 0.5 * math.log(2 * math.pi)
+    plain = np.log(np.maximum(z * ndtr(z) + np.exp(log_density), 1e-300))
+    improvement = np.where(z > -5, plain, log_density - 2 * np.log(np.maximum(-z, 1.0)))
+    with np.errstate(divide="ignore"):
+        weighted = np.log(widths) + improvement + np.log(deviation)[:, None]
+    gain: FloatArray = logsumexp(weighted, axis=1)
+    return gain

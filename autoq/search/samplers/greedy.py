@@ -1,0 +1,53 @@
+"""The sampler that takes the least sensitive option first, whatever it saves."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from autoq.search.samplers._prior_sampler import PriorSampler, places_of, with_entries
+from autoq.search.samplers.landscape import IntArray
+from autoq.search.samplers.prior import AllocationPrior
+
+
+class GreedySampler(PriorSampler):
+    """Walks from the dearest recipe down, taking the least sensitive option of all that is left each time.
+
+    What AIMET's automatic mixed precision does: options of all operands are sorted by their loss alone; each is taken
+    in turn where it costs less than what its operand has. Recipes on that way are proposed by the budgets they keep.
+    """
+
+    def __init__(self, seed: int, prior: AllocationPrior) -> None:
+        """Walk the whole way; a recipe takes as many bytes as there are sites times eight."""
+        super().__init__(seed, prior)
+        self._way, self._costs = _greedy_way(prior)
+
+    def at(self, position: int) -> IntArray:
+        """The first recipe on the way that keeps the budget with this number."""
+        kept = np.flatnonzero(self._costs <= self._prior.budget(position))
+        return self._way[int(kept[0]) if len(kept) else -1]
+
+
+def _greedy_way(prior: AllocationPrior) -> tuple[list[IntArray], IntArray]:
+    problem = prior.problem
+    losses = problem.site_losses(prior.table)
+    current = np.array(
+        [int(np.lexsort((site.bops, loss))[0]) for site, loss in zip(problem.sites, losses, strict=True)]
+    )
+    way, costs = [current.copy()], [problem.bops(current)]
+    places = places_of(problem)
+    steps = sorted(
+        (float(loss), part, entry)
+        for part, losses_of_part in enumerate(prior.table)
+        for entry, loss in enumerate(losses_of_part)
+        if np.isfinite(loss)
+    )
+    for _, part, entry in steps:
+        index, column = places[part]
+        wanted = problem.sites[index].operand_options[current[index]].copy()
+        wanted[column] = entry
+        moved = with_entries(problem, index, current, wanted)
+        if moved is not None and problem.bops(moved) < costs[-1]:
+            current = moved
+            way.append(current.copy())
+            costs.append(problem.bops(current))
+    return way, np.array(costs)

@@ -1,0 +1,75 @@
+"""Trials of a study as people meet them: read back, named, chosen for the front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from autoq.recipe import CostRecord, ScoreRecord
+from autoq.search.front import best_within, non_dominated
+from autoq.search.rundir import STUDY_NAME, RunDirectory
+from autoq.search.storage import load_trials
+
+UNIFORM, SAMPLER = "uniform", "sampler"
+"""Origins of a trial."""
+
+
+@dataclass(frozen=True)
+class EvaluatedTrial:
+    """A completed trial as read back from the study.
+
+    Attributes:
+        id: ``w4a4`` for uniform points, ``trial-137`` for others.
+        label: for people: ``w4a4``, ``trial 137``.
+        origin: ``uniform`` or ``sampler``.
+        assignment: the decisions.
+        cost: of its recipe.
+        score: of its recipe.
+    """
+
+    id: str
+    label: str
+    origin: str
+    assignment: Mapping[str, Any]
+    cost: CostRecord
+    score: ScoreRecord
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> EvaluatedTrial:
+        """Read what ``StudyDriver`` wrote."""
+        attributes = trial.user_attrs
+        uniform = attributes["origin"] == UNIFORM
+        return cls(
+            id=attributes["label"].replace(" ", "-") if uniform else f"trial-{trial.number}",
+            label=attributes["label"] if uniform else f"trial {trial.number}",
+            origin=attributes["origin"],
+            assignment=trial.params,
+            cost=CostRecord(**attributes["cost"]),
+            score=ScoreRecord(**attributes["score"]),
+        )
+
+
+def evaluated_trials(trials: Sequence[FrozenTrial]) -> list[EvaluatedTrial]:
+    """The completed trials of a study whose recipes were evaluated, in order."""
+    return [EvaluatedTrial.of(t) for t in trials if t.state == TrialState.COMPLETE and "score" in t.user_attrs]
+
+
+def stored_trials(run: RunDirectory) -> list[EvaluatedTrial]:
+    """The completed trials of a run directory, which may be in use; none before its first."""
+    return evaluated_trials(load_trials(run.study, STUDY_NAME)) if run.study.exists() else []
+
+
+def shown_trials(trials: list[EvaluatedTrial], budget_bops: int) -> tuple[list[EvaluatedTrial], list[EvaluatedTrial]]:
+    """The front within the budget, cheapest first, and the uniform points, which are shown beside it."""
+    affordable = [trial for trial in trials if trial.cost.bops <= budget_bops]
+    front = [affordable[i] for i in non_dominated([(t.cost.bops, t.score.kl_nats) for t in affordable])]
+    return front, [trial for trial in trials if trial.origin == UNIFORM]
+
+
+def best_trial(front: list[EvaluatedTrial], budget_bops: int) -> EvaluatedTrial | None:
+    """The least discrepancy within the budget."""
+    index = best_within([(trial.cost.bops, trial.score.kl_nats) for trial in front], budget_bops)
+    return None if index is None else front[index]

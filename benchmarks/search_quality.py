@@ -1,0 +1,231 @@
+"""How good every sampler's front is after the same number of joint evaluations, and after the same time.
+
+    python -m benchmarks.search_quality --model local-dir:vit_c10 --data cifar10/calib --observer fpcs \
+        --reparameterize --results studies/search_quality_vit_c10.jsonl
+
+Results are kept line by line in ``--results``; what is there already is not run again. ``--folder`` keeps the bank, the
+sensitivities and every evaluated recipe, which are shared by all samplers: an evaluation counts with the time that it
+took when it was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial
+
+import autoq
+from autoq.cost import uniform_bops
+from autoq.recipe import SiteConfig, hash_sites
+from autoq.scoring import Evaluator, Score
+from autoq.scoring.measuring import GoOn, JointMeasure, Measured
+from autoq.scoring.session import Session
+from autoq.search.allocation import AllocationProblem
+from autoq.search.front import best_within, hypervolume
+from autoq.search.preparation import open_bank
+from autoq.search.samplers import SAMPLERS, AllocationPrior
+from autoq.search.sensitivities import measure_into, options_of_space
+from autoq.search.settings import SearchSettings
+from autoq.search.space import load_space
+from autoq.search.storage import TrialStore
+from autoq.search.study import StudyDriver
+from autoq.search.trials import UNIFORM
+
+_KEY = ("model", "observer", "reparameterize", "sensitivity", "images", "limit_bits", "sampler", "seed", "counts")
+BUDGETS = {"1.2 × w2a2": (2, 1.2), "w3a3": (3, 1.0), "w4a4": (4, 1.0), "w5a5": (5, 1.0), "w6a6": (6, 1.0)}
+
+
+class KeptMeasure:
+    """Evaluates recipes, each once for all samplers, and remembers how long that took."""
+
+    def __init__(self, measure: JointMeasure, path: Path) -> None:
+        """Take up what ``path`` has."""
+        self._measure, self._path = measure, path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self._known = {line["recipe"]: line for line in map(json.loads, lines)}
+        self.seconds = 0.0
+
+    def __call__(self, sites: Mapping[str, SiteConfig], go_on: GoOn | None = None) -> Measured:
+        """See ``autoq.scoring.measuring.Measure``; nothing is stopped."""
+        del go_on
+        recipe = hash_sites(sites)
+        if recipe not in self._known:
+            started = time.perf_counter()
+            score = self._measure(sites).score
+            assert score is not None
+            line = {"recipe": recipe, "seconds": time.perf_counter() - started, "score": vars(score)}
+            self._known[recipe] = line
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        line = self._known[recipe]
+        self.seconds += line["seconds"]
+        score = Score(**line["score"])
+        return Measured(score.kl_nats, score)
+
+
+def main() -> None:
+    """Run what is not in the results yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vit_digits")
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--observer", default="mse")
+    parser.add_argument("--reparameterize", action="store_true")
+    parser.add_argument("--space", default="vit_w2-8")
+    parser.add_argument("--sensitivity", default="fisher")
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--limit", type=int, default=6, help="bits of the uniform point whose cost is the budget")
+    parser.add_argument("--samplers", default=",".join(SAMPLERS))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--counts", default="50,200,800")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    arguments = parser.parse_args()
+    counts = [int(count) for count in arguments.counts.split(",")]
+    settings = SearchSettings(
+        model=arguments.model,
+        data=arguments.data,
+        observer=arguments.observer,
+        reparameterize=arguments.reparameterize,
+        space=arguments.space,
+        calib_images=arguments.images,
+    )
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    session = Session.open(settings.model)
+    sites = session.traced.sites
+    space = load_space(settings.space).resolve(sites)
+    images = session.calibration_images(settings.data, settings.calib_images, settings.seed)
+    session, bank = open_bank(session, images, settings, arguments.folder / "bank")
+    started = time.perf_counter()
+    options = options_of_space(space)
+    bank.solve_into(arguments.folder / "bank", options, lambda *_: None)
+    calibration_seconds = time.perf_counter() - started
+    evaluator = Evaluator(session.model, bank, images.tensor)
+    started = time.perf_counter()
+    path = arguments.folder / f"{arguments.sensitivity}.csv"
+    table = measure_into(path, options, evaluator, bank, images.tensor, arguments.sensitivity)
+    sensitivity_seconds = time.perf_counter() - started
+    _print(f"calibrated in {calibration_seconds:.0f} s, sensitivities in {sensitivity_seconds:.0f} s")
+    budgets = {n: round(share * uniform_bops(sites, bits, bits)) for n, (bits, share) in BUDGETS.items()}
+    budgets = {name: bops for name, bops in budgets.items() if bops <= uniform_bops(sites, *[arguments.limit] * 2)}
+    limit = max(budgets.values())
+    prior = AllocationPrior.of(AllocationProblem(sites, space), table, limit)
+    known = _keys(arguments.results)
+    for seed in map(int, arguments.seeds.split(",")):
+        for name in arguments.samplers.split(","):
+            kind = SAMPLERS[name]
+            key = _key(arguments, name, 0 if kind.ends else seed, counts)
+            if json.dumps(key, sort_keys=True) in known:
+                continue
+            known.add(json.dumps(key, sort_keys=True))
+            measure = KeptMeasure(JointMeasure(evaluator, "kl"), arguments.folder / "evaluations.jsonl")
+            store = TrialStore(InMemoryStorage(), "search-quality", ("minimize", "minimize"))
+            driver = StudyDriver(space, sites, limit, store, measure, kind, prior, seed, stop_hopeless=False)
+            watch = _Watch(measure)
+            driver.run(max(counts), on_trial=watch)
+            line = {
+                **key,
+                "machine": _machine(),
+                "sensitivity_seconds": sensitivity_seconds,
+                "points": watch.points,
+                "budgets": budgets,
+                "limit": limit,
+                "uniform_8_8": uniform_bops(sites, 8, 8),
+                "summary": _summary(watch.points, counts, budgets, uniform_bops(sites, 8, 8)),
+                "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }
+            with arguments.results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            _print(f"{name} seed {seed}: {json.dumps(line['summary'])}")
+
+
+class _Watch:
+    """Collects, for every trial, its cost, its loss and the time until then, evaluations at their own time."""
+
+    def __init__(self, measure: KeptMeasure) -> None:
+        self._measure = measure
+        self._last = time.perf_counter()
+        self._proposing = 0.0
+        self._evaluated = 0.0
+        self.points: list[dict[str, Any]] = []
+
+    def __call__(self, trial: FrozenTrial) -> None:
+        now = time.perf_counter()
+        # What this process did besides evaluating; an evaluation that was kept took no time now.
+        took_now = trial.user_attrs.get("seconds", 0.0)
+        self._proposing += now - self._last - took_now
+        self._last = now
+        self.points.append(
+            {
+                "bops": trial.user_attrs["cost"]["bops"],
+                "kl_nats": trial.values[1] if trial.values else None,
+                "uniform": trial.user_attrs["origin"] == UNIFORM,
+                "seconds": round(self._proposing + self._measure.seconds, 3),
+                "proposing": round(self._proposing, 3),
+            }
+        )
+
+
+def _summary(
+    points: list[dict[str, Any]], counts: list[int], budgets: Mapping[str, int], most: int
+) -> dict[str, dict[str, Any]]:
+    """Hypervolume and least KL by budget after each count of evaluations."""
+    worst = max(point["kl_nats"] for point in points if point["uniform"])
+    found = {}
+    for count in counts:
+        pairs = [(p["bops"], p["kl_nats"]) for p in points[:count] if p["kl_nats"] is not None]
+        best = {name: best_within(pairs, budget) for name, budget in budgets.items()}
+        found[str(count)] = {
+            "evaluations": len(points[:count]),
+            "hypervolume": round(hypervolume(pairs, (most, worst)) / most, 4),
+            "kl_nats": {name: None if i is None else round(pairs[i][1], 6) for name, i in best.items()},
+            "seconds": points[min(count, len(points)) - 1]["seconds"],
+            "proposing": points[min(count, len(points)) - 1]["proposing"],
+        }
+    return found
+
+
+def _key(arguments: argparse.Namespace, sampler: str, seed: int, counts: list[int]) -> dict[str, Any]:
+    return {
+        "model": arguments.model.rpartition("/")[2],
+        "observer": arguments.observer,
+        "reparameterize": arguments.reparameterize,
+        "sensitivity": arguments.sensitivity,
+        "images": arguments.images,
+        "limit_bits": arguments.limit,
+        "sampler": sampler,
+        "seed": seed,
+        "counts": counts,
+    }
+
+
+def _keys(path: Path) -> set[str]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {json.dumps({name: line[name] for name in _KEY}, sort_keys=True) for line in map(json.loads, lines)}
+
+
+def _machine() -> str:
+    threads = torch.get_num_threads()
+    return (
+        f"{platform.processor() or platform.machine()}, {threads} threads, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, optuna {optuna.__version__}, autoq {autoq.__version__}"
+    )
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Small priors that the tests of samplers share."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoq.search.allocation import AllocationProblem
+from autoq.search.samplers import AllocationPrior
+from autoq.search.space import parse_space
+from tests.search.synthetic_sites import vit
+
+PLAIN = """
+schema_version = 1
+[[rules]]
+scheme = "uniform"
+bits = [2, 3, 4, 6, 8]
+"""
+GROUPS = """
+[[rules]]
+op = "linear"
+operand = "input"
+scheme = "instance_groups"
+groups = [1, 4]
+"""
+BY_SITE = """
+[[ties]]
+match = "*"
+fields = ["bits"]
+by = "site"
+"""
+ACROSS = """
+[[ties]]
+match = "*.attn.qk:*"
+fields = ["bits"]
+by = "operand"
+"""
+SPACES = {
+    "plain": PLAIN,
+    "groups": PLAIN + GROUPS,
+    "tied by site": PLAIN + GROUPS + BY_SITE,
+    "tied across sites": PLAIN + GROUPS + ACROSS,
+}
+
+
+@cache
+def problem_of(space: str) -> AllocationProblem:
+    """What can be allocated in one of ``SPACES``."""
+    sites = vit()
+    return AllocationProblem(sites, parse_space(SPACES[space]).resolve(sites))
+
+
+def prior_of(space: str = "groups", seed: int = 0, infinite: float = 0.0, share: float = 0.4) -> AllocationPrior:
+    """Losses that fall fourfold with each bit, with random factors; the share ``infinite`` of all is infinite.
+
+    The budget lies at ``share`` between the least and the greatest cost.
+    """
+    problem, rng = problem_of(space), np.random.default_rng(seed)
+    table = []
+    for configs in problem.operand_configs:
+        scale = np.exp(rng.normal(0, 1.5))
+        loss = scale * np.array([4.0**-c.bits * (0.7 if c.groups > 1 else 1) for c in configs])
+        loss *= np.exp(rng.normal(0, 0.1, len(configs)))
+        # The widest stay usable, so that every site has an option left whatever its ties.
+        widest = np.array([c.bits == 8 for c in configs])
+        table.append(np.where((rng.random(len(configs)) < infinite) & ~widest, np.inf, loss))
+    budget = round(problem.minimum_bops + share * (problem.maximum_bops - problem.minimum_bops))
+    return AllocationPrior(problem, table, budget)
+
+
+def random_options(problem: AllocationProblem, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+    """(count, sites) Options of random assignments, which keep all ties."""
+    decisions = problem.space.decisions
+    drawn = [{d.name: d.choices[rng.integers(len(d.choices))] for d in decisions} for _ in range(count)]
+    return np.array([problem.options_of(assignment) for assignment in drawn])

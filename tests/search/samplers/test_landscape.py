@@ -1,0 +1,219 @@
+"""Configurations as arrays: costs, losses and parameters against the problem and the study that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FrozenTrial, create_trial
+
+from autoq.cost import model_cost
+from autoq.search.samplers.landscape import Landscape, from_prior, from_study
+from tests.search.synthetic_sites import vit
+
+from .small_priors import SPACES, prior_of, random_options
+
+FINEST = 1e-9
+
+
+@pytest.mark.parametrize("space", SPACES)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), infinite=st.sampled_from([0.0, 0.3]))
+def test_costs_and_losses_are_those_of_the_problem(space: str, seed: int, infinite: float) -> None:
+    prior = prior_of(space, seed, infinite)
+    problem, landscape = prior.problem, from_prior(prior)
+    options = random_options(problem, np.random.default_rng(seed), 5)
+    losses = problem.site_losses(prior.table)
+    for row, cost, entries in zip(options, landscape.costs(options), landscape.entries(options), strict=True):
+        loss = sum(site[option] for site, option in zip(losses, row, strict=True))
+        # Exactly: costs are whole numbers that a float can hold.
+        assert cost == (problem.bops(row) if np.isfinite(loss) else np.inf)
+        assert problem.bops(row) == model_cost(vit(), problem.space.sites_for(problem.assignment(row))).bops
+        assert landscape.loss[entries].sum() == pytest.approx(loss, abs=FINEST * len(entries))
+        assert len(set(entries)) == len(problem.operands), "every operand has entries of its own"
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_infinite_losses_make_options_infinitely_dear(space: str) -> None:
+    prior = prior_of(space, infinite=0.4)
+    landscape = from_prior(prior)
+    unusable = 0
+    for item, (site, loss) in enumerate(zip(prior.problem.sites, prior.problem.site_losses(prior.table), strict=True)):
+        count = len(site.bops)
+        assert (np.isfinite(landscape.cost[item, :count]) == np.isfinite(loss)).all()
+        assert np.isinf(landscape.cost[item, count:]).all()
+        np.testing.assert_allclose(landscape.option_losses(landscape.loss)[item, :count], loss, atol=2 * FINEST)
+        assert np.isinf(landscape.option_losses(landscape.loss)[item, count:]).all()
+        unusable += np.isinf(loss).sum()
+    assert unusable > 20
+
+
+@pytest.mark.parametrize("space", SPACES)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_parameters_survive_the_round_trip(space: str, seed: int) -> None:
+    prior = prior_of(space)
+    landscape, resolved = from_prior(prior), prior.problem.space
+    rng = np.random.default_rng(seed)
+    params = {d.name: d.choices[rng.integers(len(d.choices))] for d in resolved.decisions}
+    options = landscape.encode(params)
+    again = landscape.decode(options)
+    assert resolved.sites_for(again) == resolved.sites_for(params), "choices without effect may differ"
+    assert (landscape.encode(again) == options).all()
+
+
+def test_only_sites_without_ties_to_others_can_be_moved() -> None:
+    for space in SPACES:
+        prior = prior_of(space)
+        tied = [site.site.endswith("attn.qk") and space == "tied across sites" for site in prior.problem.sites]
+        assert (from_prior(prior).movable == ~np.array(tied)).all()
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("infinite", [0.0, 0.4])
+def test_allocations_by_other_losses(space: str, infinite: float) -> None:
+    prior = prior_of(space, infinite=infinite)
+    landscape = from_prior(prior)
+    assert landscape.allocate is not None
+    assert landscape.limit == prior.budget_bops
+    losses = landscape.loss * np.exp(np.random.default_rng(1).normal(size=len(landscape.loss)))
+    for limit in map(float, np.linspace(landscape.least, landscape.limit, 5)):
+        options = landscape.allocate(losses, limit)
+        (cost,) = landscape.costs(options[None])
+        assert landscape.least <= cost <= limit
+        starts = np.cumsum([len(table) for table in prior.table])[:-1]
+        best = prior.problem.allocate(np.split(losses, starts), int(limit), gap=0)
+        assert 1 - 1e-12 <= losses[landscape.entries(options[None])].sum() / best.loss <= 1.2
+
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "b": (8, 2, 4, 3),
+    "a": ("plain", "log", "other"),
+    "c": (0.5, 0.1),
+    "d": (True, False),
+    "e": (1, 2, 3, 4, 5, 6),
+}
+SPACE = {name: CategoricalDistribution(choices) for name, choices in CHOICES.items()}
+CONSTANT = 700.0
+Cost = Callable[[str, Any], float]
+
+
+def random_cost(seed: int) -> Cost:
+    rng = np.random.default_rng(seed)
+    amounts = {(name, choice): rng.uniform(0, 100) for name, choices in CHOICES.items() for choice in choices}
+    return lambda name, choice: amounts[name, choice]
+
+
+def trials_of(cost: Cost, count: int, limit: float = np.inf, constrained: bool = True) -> list[FrozenTrial]:
+    rng = np.random.default_rng(5)
+    trials = []
+    for _ in range(count):
+        params = {name: choices[rng.integers(len(choices))] for name, choices in CHOICES.items()}
+        total = CONSTANT + sum(cost(name, choice) for name, choice in params.items())
+        constraints = {"budget": total - limit, "other": -1.0} if constrained else {}
+        trials.append(create_trial(values=[total, 1.0], params=params, distributions=SPACE, constraints=constraints))
+    return trials
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_costs_that_add_up_are_learned(seed: int) -> None:
+    cost = random_cost(seed)
+    landscape = from_study(SPACE, trials_of(cost, 100))
+    unseen = trials_of(cost, 200)[100:]
+    told = landscape.costs(np.array([landscape.encode(trial.params) for trial in unseen]))
+    truth = np.array([trial.values[0] for trial in unseen])
+    assert np.abs(told - truth).max() < 0.02 * truth.std()
+    # Not only in sum: what changing one choice costs.
+    for name, choices in CHOICES.items():
+        params = dict(unseen[0].params)
+        amounts = []
+        for choice in choices:
+            params[name] = choice
+            amounts.append(float(landscape.costs(landscape.encode(params)[None])[0]))
+        expected = np.array([cost(name, choice) for choice in choices])
+        np.testing.assert_allclose(np.subtract(amounts, amounts[0]), expected - expected[0], atol=1.5)
+
+
+def test_few_trials_do_not_fit_less_than_their_mean() -> None:
+    trials = trials_of(random_cost(0), 3)
+    landscape = from_study(SPACE, trials)
+    told = landscape.costs(np.array([landscape.encode(trial.params) for trial in trials]))
+    np.testing.assert_allclose(told, [trial.values[0] for trial in trials], rtol=1e-2)
+    alone = from_study(SPACE, trials[:1])
+    assert alone.costs(alone.encode(trials[2].params)[None])[0] == pytest.approx(trials[0].values[0])
+
+
+def test_parameters_are_items_with_one_part_each() -> None:
+    trials = trials_of(random_cost(0), 20)
+    landscape = from_study(SPACE, trials)
+    for trial in trials:
+        options = landscape.encode(trial.params)
+        assert landscape.decode(options) == trial.params
+        assert len(set(landscape.entries(options[None])[0])) == len(CHOICES)
+    names = sorted(CHOICES)
+    usable = [int(np.isfinite(row).sum()) for row in landscape.cost]
+    assert usable == [len(CHOICES[name]) for name in names]
+    assert landscape.part_item.tolist() == list(range(len(names)))
+    assert landscape.movable.all()
+    assert landscape.allocate is None
+    assert len(landscape.loss) == sum(map(len, CHOICES.values()))
+    assert landscape.loss.sum() == pytest.approx(len(landscape.loss) / len(names))
+
+
+def test_numbers_are_in_order_and_like_their_neighbours() -> None:
+    """Two entries' corrections have in common what their basis has: more the nearer, nothing for names."""
+    landscape = from_study(SPACE, trials_of(random_cost(0), 20))
+    assert landscape.basis is not None
+
+    def common(name: str) -> np.ndarray:
+        item = sorted(CHOICES).index(name)
+        entries = landscape.part_entry[item, : len(CHOICES[name])]
+        basis = landscape.basis[entries]  # type: ignore[index]
+        np.testing.assert_array_equal(np.delete(landscape.basis, entries, axis=0) @ basis.T, 0)  # type: ignore[arg-type]
+        return np.asarray(basis @ basis.T)
+
+    assert landscape.decode(np.array([0, 0, 0, 0, 0])) == {"a": "plain", "b": 2, "c": 0.1, "d": False, "e": 1}
+    np.testing.assert_allclose(common("a"), np.eye(3))
+    steps = 1 - common("e") / np.sqrt(np.outer(np.diag(common("e")), np.diag(common("e"))))
+    for row in range(6):
+        assert (np.diff(steps[row, row:]) > 0).all()
+        assert (np.diff(steps[row, : row + 1]) < 0).all()
+
+
+def landscape_with(limit: float, constrained: bool = True) -> tuple[Landscape, np.ndarray]:
+    trials = trials_of(random_cost(0), 60, limit, constrained)
+    return from_study(SPACE, trials), np.array([trial.values[0] for trial in trials])
+
+
+def test_the_limit_is_what_constraints_have_shown() -> None:
+    landscape, costs = landscape_with(980.0)
+    assert (costs <= 980).sum() > 5
+    assert (costs > 980).sum() > 5
+    assert landscape.limit == (costs[costs <= 980].max() + costs[costs > 980].min()) / 2
+    assert landscape.least == costs.min()
+
+
+def test_the_limit_where_nothing_or_everything_is_feasible() -> None:
+    cost = random_cost(0)
+    dearest = CONSTANT + sum(max(cost(name, choice) for choice in choices) for name, choices in CHOICES.items())
+    for landscape, costs in (landscape_with(np.inf), landscape_with(0.0, constrained=False)):
+        assert landscape.limit == pytest.approx(dearest, rel=0.01)
+        assert landscape.limit >= costs.max()
+    landscape, costs = landscape_with(0.0)
+    assert landscape.limit == costs.min() == landscape.least
+
+
+def test_the_limit_where_other_constraints_decide() -> None:
+    """All that costs more than the dearest feasible one may be feasible too."""
+    trials = trials_of(random_cost(0), 30)
+    trials.sort(key=lambda trial: trial.values[0])
+    first = trials[0]
+    trials[0] = create_trial(
+        values=first.values, params=first.params, distributions=SPACE, constraints={"budget": -1.0, "other": 1.0}
+    )
+    assert from_study(SPACE, trials).limit == trials[-1].values[0]
