@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoq.cli.options import (
-    DATA_HELP,
+    CalibImages,
+    Data,
     Device,
     Interrupted,
     Json,
     Model,
+    Observer,
     Pretrained,
+    Reparameterize,
+    Seed,
+    Space,
     default_out,
     print_json,
     this_command,
@@ -29,24 +34,19 @@ if TYPE_CHECKING:
 def check_proxy(
     model: Model = "vit_digits",
     pretrained: Pretrained = True,
-    data: Annotated[str, typer.Option(metavar="DATA", help=f"Calibration images: {DATA_HELP}")] = "digits",
+    data: Data = "digits",
     eval_data: Annotated[
         str, typer.Option("--eval-data", metavar="DATA", help="Labelled images that calibration never sees.")
     ] = "digits/val",
-    space: Annotated[str, typer.Option(metavar="SPACE", help="Shipped search space, or a TOML file.")] = "vit_w2-8",
+    space: Space = "vit_w2-8",
     recipes: Annotated[
         int, typer.Option(metavar="N", min=3, help="How many to compare, half of them along the front.")
     ] = 64,
-    calib_images: Annotated[
-        int, typer.Option("--calib-images", metavar="N", min=1, help="Images to calibrate on, and of fisher and aph.")
-    ] = 128,
-    observer: Annotated[str, typer.Option(metavar="NAME", help="As in autoq search.")] = "mse",
-    reparameterize: Annotated[
-        bool,
-        typer.Option("--reparameterize/--no-reparameterize", help="Rescale LayerNorm outputs first, as RepQ-ViT does."),
-    ] = False,
+    calib_images: CalibImages = 128,
+    observer: Observer = "mse",
+    reparameterize: Reparameterize = False,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    seed: Seed = 0,
     out: Annotated[
         Path | None,
         typer.Option(

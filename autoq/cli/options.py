@@ -16,6 +16,25 @@ DATA_HELP = "digits, an image folder, a .tar of one, or hfds/NAME."
 
 Model = Annotated[str, typer.Option("--model", metavar="MODEL", help=MODEL_HELP)]
 Pretrained = Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="Load weights, or use random ones.")]
+Data = Annotated[str, typer.Option("--data", metavar="DATA", help=f"Calibration images: {DATA_HELP}")]
+Space = Annotated[str, typer.Option("--space", metavar="SPACE", help="Shipped search space, or a TOML file.")]
+Observer = Annotated[
+    str,
+    typer.Option(
+        "--observer",
+        metavar="NAME",
+        help="Ranges by mse, min_max, ema, percentile, omse, best_percentile or, slower, by the error of each layer's "
+        "output: fpcs.",
+    ),
+]
+Reparameterize = Annotated[
+    bool,
+    typer.Option("--reparameterize/--no-reparameterize", help="Rescale LayerNorm outputs first, as RepQ-ViT does."),
+]
+CalibImages = Annotated[
+    int, typer.Option("--calib-images", metavar="N", min=1, help="Images to calibrate and score on.")
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0)]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
 

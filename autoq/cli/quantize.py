@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from autoq.cli.options import (
-    DATA_HELP,
+    Data,
     Device,
     Interrupted,
     Json,
     Model,
     Pretrained,
+    Seed,
     default_out,
     print_json,
     this_command,
@@ -29,7 +30,7 @@ def quantize(
     ],
     model: Model = "vit_digits",
     pretrained: Pretrained = True,
-    data: Annotated[str, typer.Option(metavar="DATA", help=f"Calibration images: {DATA_HELP}")] = "digits",
+    data: Data = "digits",
     eval_data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Labelled images to measure accuracy on.")
     ] = None,
@@ -45,7 +46,7 @@ def quantize(
         bool | None, typer.Option("--ptf/--no-ptf", help="fq-vit: integer LayerNorm on power-of-two factors.")
     ] = None,
     lis: Annotated[bool | None, typer.Option("--lis/--no-lis", help="fq-vit: integer softmax to logarithms.")] = None,
-    seed: Annotated[int, typer.Option(metavar="N")] = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[
         Path | None,

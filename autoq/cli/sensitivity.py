@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoq.cli.options import (
-    DATA_HELP,
+    CalibImages,
+    Data,
     Device,
     Interrupted,
     Json,
     Model,
+    Observer,
     Pretrained,
+    Reparameterize,
+    Seed,
+    Space,
     default_out,
     print_json,
     this_command,
@@ -28,31 +33,19 @@ _SHOWN = 10
 def sensitivity(
     model: Model = "vit_digits",
     pretrained: Pretrained = True,
-    data: Annotated[str, typer.Option(metavar="DATA", help=f"Calibration images: {DATA_HELP}")] = "digits",
-    space: Annotated[str, typer.Option(metavar="SPACE", help="Shipped search space, or a TOML file.")] = "vit_w2-8",
+    data: Data = "digits",
+    space: Space = "vit_w2-8",
     proxy: Annotated[
         str, typer.Option(metavar="NAME", help="What is lost: kl, fisher or aph (no evaluations), mse or agreement.")
     ] = "kl",
-    observer: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Ranges by mse, min_max, ema, percentile, omse, best_percentile or, slower, by the error of each "
-            "layer's output: fpcs.",
-        ),
-    ] = "mse",
-    reparameterize: Annotated[
-        bool,
-        typer.Option("--reparameterize/--no-reparameterize", help="Rescale LayerNorm outputs first, as RepQ-ViT does."),
-    ] = False,
-    calib_images: Annotated[
-        int, typer.Option("--calib-images", metavar="N", min=1, help="Images to calibrate and score on.")
-    ] = 128,
+    observer: Observer = "mse",
+    reparameterize: Reparameterize = False,
+    calib_images: CalibImages = 128,
     measure_all: Annotated[
         bool, typer.Option("--all", help="Measure every option; else what is worse anyway is interpolated.")
     ] = False,
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(metavar="N", min=0)] = 0,
+    seed: Seed = 0,
     out: Annotated[
         Path | None,
         typer.Option(

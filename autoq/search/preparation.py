@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import Protocol
 
 from autoq.calibration import Bank, CalibrationSettings
 from autoq.calibration.fpcs import FpcsSettings
 from autoq.calibration.reparameterization import rewritable_norms
-from autoq.calibration.settings import Observer
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.scoring.session import CalibrationImages, Session
+from autoq.search.settings import CalibrationChoices
 
 _RESCALED_FOR_BITS = 8
 """Zero points at which reparameterized LayerNorms are brought together: the finest of the usual widths suits all."""
 
 
-class CalibratedBy(Protocol):
-    """Settings of how options are calibrated."""
-
-    @property
-    def observer(self) -> Observer:
-        """How quantizer ranges are chosen."""
-
-    @property
-    def reparameterize(self) -> bool:
-        """Whether LayerNorm outputs are rescaled channel by channel first."""
-
-    @property
-    def seed(self) -> int:
-        """Of sampled tokens."""
-
-
 def open_bank(
     session: Session,
     images: CalibrationImages,
-    settings: CalibratedBy,
+    settings: CalibrationChoices,
     directory: str | os.PathLike[str],
     progress: Progress = ignore,
 ) -> tuple[Session, Bank]:

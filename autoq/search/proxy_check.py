@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
-from autoq.calibration.settings import Observer
 from autoq.data import open_source
 from autoq.errors import NonFiniteError, SpaceError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
@@ -31,6 +30,7 @@ from autoq.search.preparation import open_bank
 from autoq.search.proxy_ranks import CheckedRow, ProxyCheck, column, load_rows, rank, save_csv, save_rows
 from autoq.search.proxy_recipes import CheckedRecipe, choose_recipes
 from autoq.search.sensitivities import measure_into, options_of_space
+from autoq.search.settings import CalibrationChoices
 from autoq.search.space import load_space
 from autoq.search.storage import RunLock
 
@@ -45,36 +45,16 @@ _FEWEST = 3
 """Recipes that have an order worth comparing."""
 
 
-class ProxyCheckSettings(BaseModel):
+class ProxyCheckSettings(CalibrationChoices):
     """Settings of one check.
 
     Attributes:
-        model: timm name, ``local-dir:PATH``, ``hf-hub:NAME`` or ``vit_digits``.
-        pretrained: False for random weights.
-        data: calibration images, which all proxies are measured on.
-        eval_data: labelled images, all of which top-1 is measured on.
-        space: name of a shipped search space, or the path of a TOML file.
+        eval_data: labelled images that calibration never sees.
         recipes: how many to compare.
-        calib_images: images to calibrate on; of ``fisher`` and ``aph``.
-        observer: how quantizer ranges are chosen.
-        reparameterize: whether LayerNorm outputs are rescaled channel by channel first (RepQ-ViT).
-        device: ``auto``, ``cpu`` or a CUDA device.
-        seed: chooses images, recipes and resamples.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = "vit_digits"
-    pretrained: bool = True
-    data: str = "digits"
     eval_data: str = "digits/val"
-    space: str = "vit_w2-8"
     recipes: int = Field(default=64, ge=_FEWEST)
-    calib_images: int = Field(default=128, ge=1)
-    observer: Observer = "mse"
-    reparameterize: bool = False
-    device: str = "auto"
-    seed: int = Field(default=0, ge=0)
 
 
 def make_check_settings(**values: Any) -> ProxyCheckSettings:

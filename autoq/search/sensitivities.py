@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from autoq.calibration import Bank
-from autoq.calibration.settings import Observer
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.proxies import ADDITIVE, APH, LOSSES, check_proxy_name
@@ -23,6 +21,7 @@ from autoq.scoring.threads import fastest_threads
 from autoq.search.decisions import ResolvedSpace
 from autoq.search.measurement_dir import MeasurementDirectory, validated
 from autoq.search.preparation import open_bank
+from autoq.search.settings import CalibrationChoices
 from autoq.search.space import load_space
 from autoq.search.storage import RunLock
 
@@ -33,35 +32,15 @@ _MAY_DIFFER = frozenset({"exhaustive", "device"})
 """Settings that a resumed measurement may change without making earlier losses worthless."""
 
 
-class SensitivitySettings(BaseModel):
+class SensitivitySettings(CalibrationChoices):
     """Settings of one measurement.
 
     Attributes:
-        model: timm name, ``local-dir:PATH``, ``hf-hub:NAME`` or ``vit_digits``.
-        pretrained: False for random weights.
-        data: calibration images.
-        space: name of a shipped search space, or the path of a TOML file: the options.
         proxy: the loss; a name in ``autoq.scoring.proxies.PROXIES``.
-        observer: how quantizer ranges are chosen.
-        reparameterize: whether LayerNorm outputs are rescaled channel by channel first (RepQ-ViT).
-        calib_images: images to calibrate and score on.
-        device: ``auto``, ``cpu`` or a CUDA device.
-        seed: chooses images and tokens.
         exhaustive: measure every option, instead of interpolating where another is better anyway.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = "vit_digits"
-    pretrained: bool = True
-    data: str = "digits"
-    space: str = "vit_w2-8"
     proxy: str = "kl"
-    observer: Observer = "mse"
-    reparameterize: bool = False
-    calib_images: int = Field(default=128, ge=1)
-    device: str = "auto"
-    seed: int = Field(default=0, ge=0)
     exhaustive: bool = False
 
 

@@ -14,21 +14,14 @@ from autoq.errors import SpaceError
 from autoq.files import did_you_mean
 
 
-class SearchSettings(BaseModel):
-    """Settings of one search; a study file has the same keys.
+class CalibrationChoices(BaseModel):
+    """What every command that calibrates a search space is told.
 
     Attributes:
         model: timm name, ``local-dir:PATH``, ``hf-hub:NAME`` or ``vit_digits``.
         pretrained: False for random weights.
         data: calibration images.
-        eval_data: labelled images that calibration never sees; None: the bundled ones for ``digits``, else none.
-        budget_bops: ``12.5G``, ``w4a4`` or ``60%``.
         space: name of a shipped search space, or the path of a TOML file.
-        trials: recipes to evaluate, uniform points included.
-        time_limit_seconds: stop proposing after this long, or None.
-        sampler: how recipes are proposed; a name in ``autoq.search.samplers.SAMPLERS``.
-        proxy: the loss that is minimised; a name in ``autoq.scoring.proxies.PROXIES``.
-        sensitivity: the proxy by which options are measured alone first, for samplers that start from that.
         observer: how quantizer ranges are chosen; ``fpcs``, by the error of each layer's output, is the most careful
             one and takes longest.
         reparameterize: whether LayerNorm outputs are rescaled channel by channel first (RepQ-ViT).
@@ -42,19 +35,34 @@ class SearchSettings(BaseModel):
     model: str = "vit_digits"
     pretrained: bool = True
     data: str = "digits"
-    eval_data: str | None = None
-    budget_bops: str = "w4a4"
     space: str = "vit_w2-8"
-    trials: int = Field(default=300, ge=1)
-    time_limit_seconds: float | None = Field(default=None, gt=0)
-    sampler: str = "progressive"
-    proxy: str = "kl"
-    sensitivity: str = "fisher"
     observer: Observer = "mse"
     reparameterize: bool = False
     calib_images: int = Field(default=128, ge=1)
     device: str = "auto"
     seed: int = Field(default=0, ge=0)
+
+
+class SearchSettings(CalibrationChoices):
+    """Settings of one search; a study file has the same keys.
+
+    Attributes:
+        eval_data: labelled images that calibration never sees; None: the bundled ones for ``digits``, else none.
+        budget_bops: ``12.5G``, ``w4a4`` or ``60%``.
+        trials: recipes to evaluate, uniform points included.
+        time_limit_seconds: stop proposing after this long, or None.
+        sampler: how recipes are proposed; a name in ``autoq.search.samplers.SAMPLERS``.
+        proxy: the loss that is minimised; a name in ``autoq.scoring.proxies.PROXIES``.
+        sensitivity: the proxy by which options are measured alone first, for samplers that start from that.
+    """
+
+    eval_data: str | None = None
+    budget_bops: str = "w4a4"
+    trials: int = Field(default=300, ge=1)
+    time_limit_seconds: float | None = Field(default=None, gt=0)
+    sampler: str = "progressive"
+    proxy: str = "kl"
+    sensitivity: str = "fisher"
 
     @field_validator("sampler")
     @classmethod

@@ -122,7 +122,7 @@ class ProgressiveSampler(BaseSampler):
         return [trial for trial, cost in zip(past, costs, strict=True) if math.isfinite(cost)]
 
     def _next_seed(self, tried: Sequence[FrozenTrial]) -> dict[str, Any] | None:
-        """The first allocation of the prior that no trial has, finished or failed, from the greatest budget to the least in halves."""
+        """The first allocation of the prior, from the greatest budget down, that no trial has, failed or not."""
         if self._prior is None:
             return None
         if self._seeds is None:

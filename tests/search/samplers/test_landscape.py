@@ -82,8 +82,8 @@ def test_allocations_by_other_losses(space: str, infinite: float) -> None:
     assert landscape.allocate is not None
     assert landscape.limit == prior.budget_bops
     losses = landscape.loss * np.exp(np.random.default_rng(1).normal(size=len(landscape.loss)))
-    for limit in map(float, np.linspace(landscape.least, landscape.limit, 5)):
-        options = landscape.allocate(losses, limit)
+    limits = np.linspace(landscape.least, landscape.limit, 5)
+    for limit, options in zip(limits, landscape.allocate(losses, limits), strict=True):
         (cost,) = landscape.costs(options[None])
         assert landscape.least <= cost <= limit
         starts = np.cumsum([len(table) for table in prior.table])[:-1]

@@ -143,7 +143,7 @@ def test_predictions_are_those_of_the_reference(kind: str, seed: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_likeliest_scales_are_taken(kind: str) -> None:
     taken = set()
-    for seed, noise in ((0, 0.01), (1, 0.5), (2, 3.0)):
+    for seed, noise in ((0, 0.01), (2, 3.0)):
         landscape, options, logarithms = example(kind, seed, noise=noise)
         surrogate, reference = Surrogate(landscape, options, logarithms), Reference(landscape, options, logarithms)
         best = max(reference.likelihood(*way) for way in reference.grid(logarithms))
@@ -158,7 +158,7 @@ def test_draws_are_corrected_as_trials_teach_on_average(kind: str) -> None:
     landscape, options, logarithms = example(kind, 3, noise=0.1)
     surrogate, reference = Surrogate(landscape, options, logarithms), Reference(landscape, options, logarithms)
     rng = np.random.default_rng(0)
-    draws = np.array([np.log(surrogate.draw_losses(rng) / landscape.loss) for _ in range(3000)])
+    draws = np.array([np.log(surrogate.draw_losses(rng) / landscape.loss) for _ in range(2000)])
     assert np.abs(draws).max() <= 2 + 1e-12, "a draw stays within two nats"
     for part, item in enumerate(landscape.part_item):
         for entry in set(landscape.part_entry[part, np.isfinite(landscape.cost[item])]):

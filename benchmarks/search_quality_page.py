@@ -1,0 +1,190 @@
+"""Tables and a picture of what ``benchmarks.search_quality`` has measured.
+
+python -m benchmarks.search_quality_page studies/search_quality_vit_c10.jsonl docs/search_quality_vit_c10
+    writes docs/search_quality_vit_c10.md and .png
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from autoq.files import atomic_path, write_text
+from autoq.search.front import hypervolume, non_dominated
+from autoq.units import format_bops, format_kl
+
+ORDER = ("progressive", "lampq", "ilp", "greedy", "nsga2", "tpe", "random", "uniform")
+COLOURS = dict(
+    zip(
+        ORDER,
+        ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999", "#222222"),
+        strict=True,
+    )
+)
+NAMES = {
+    "progressive": "autoq (progressive)",
+    "lampq": "ILP, then swaps (LampQ)",
+    "ilp": "ILP on sensitivities (HAWQ-V3, IGQ-ViT)",
+    "greedy": "greedy by sensitivity (AIMET)",
+    "nsga2": "NSGA-II",
+    "tpe": "TPE",
+    "random": "random",
+    "uniform": "uniform",
+}
+Lines = list[dict[str, Any]]
+
+
+def main() -> None:
+    """Write both files."""
+    source, target = Path(sys.argv[1]), sys.argv[2]
+    lines = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    by_sampler: dict[str, Lines] = defaultdict(list)
+    for line in lines:
+        by_sampler[line["sampler"]].append(line)
+    samplers = [name for name in ORDER if name in by_sampler]
+    write_text(f"{target}.md", _page(source, lines, {name: by_sampler[name] for name in samplers}, target))
+    with atomic_path(f"{target}.png") as temporary:
+        _draw({name: by_sampler[name] for name in samplers}).savefig(temporary, dpi=160, format="png")
+
+
+def _volume(line: dict[str, Any], points: Sequence[dict[str, Any]]) -> float:
+    worst = max(point["kl_nats"] for point in line["points"] if point["uniform"])
+    pairs = [(point["bops"], point["kl_nats"]) for point in points if point["kl_nats"] is not None]
+    return hypervolume(pairs, (line["uniform_8_8"], worst)) / line["uniform_8_8"]
+
+
+def _page(source: Path, lines: Lines, by_sampler: dict[str, Lines], target: str) -> str:
+    first = lines[0]
+    counts = sorted({count for line in lines for count in line["counts"]})
+    budgets = first["budgets"]
+    seconds = [p["seconds"] for line in by_sampler["progressive"] for p in line["points"][-1:]]
+    command = (
+        f"python -m benchmarks.search_quality --model {first['model']} --observer {first['observer']}"
+        f"{' --reparameterize' if first['reparameterize'] else ''} --results {source}"
+    )
+    worst = max(point["kl_nats"] for point in first["points"] if point["uniform"])
+    text = [
+        f"# How good the samplers are: {first['model']}\n",
+        f"`{command}` ({first['machine']}), drawn by `python -m benchmarks.search_quality_page {source} {target}`. "
+        f"{first['images']} calibration images, space `vit_w2-8`, budget {format_bops(first['limit'])} (w"
+        f"{first['limit_bits']}a{first['limit_bits']}). All samplers evaluate the seven uniform points first, and have "
+        f"the same bank and the same `{first['sensitivity']}` sensitivities ({first['sensitivity_seconds']:.0f} s). "
+        "An evaluation is one joint evaluation of a whole recipe on all images.\n",
+        f"Hypervolume (higher is better), in decades of KL: the share of the BOPs of uniform 8/8 "
+        f"({format_bops(first['uniform_8_8'])}) times decades below KL {format_kl(worst)}, the worst uniform point's. "
+        "Mean over seeds, and half the spread between them.\n",
+        _table(
+            ["sampler", "seeds", *(f"{count} evaluations" for count in counts)],
+            [
+                [NAMES[name], str(len(found)), *(_volumes(found, count) for count in counts)]
+                for name, found in by_sampler.items()
+            ],
+        ),
+        f"\nHypervolume after the same wall time, evaluations and proposals together (the time that `progressive` "
+        f"takes for 50 and 200 of them; {max(seconds):.0f} s for all of its longest run):\n",
+        _by_time(by_sampler),
+    ]
+    for count in counts:
+        text += [
+            f"\nLeast KL (nats) within a budget after {count} evaluations, mean over seeds:\n",
+            _table(
+                ["sampler", *budgets],
+                [
+                    [NAMES[name], *(_least(found, count, budget) for budget in budgets.values())]
+                    for name, found in by_sampler.items()
+                    if any(count <= max(line["counts"]) for line in found)
+                ],
+            ),
+        ]
+    text.append(f"\n![Hypervolume against evaluations, and fronts]({Path(target).name}.png)\n")
+    return "\n".join(text)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
+
+
+def _reaching(found: Lines, count: int) -> Lines:
+    """Runs that went on to ``count`` evaluations or ran out of proposals before."""
+    return [line for line in found if max(line["counts"]) >= count]
+
+
+def _volumes(found: Lines, count: int) -> str:
+    values = [_volume(line, line["points"][:count]) for line in _reaching(found, count)]
+    return "–" if not values else _spread(values, 3) + (f" ({len(values)})" if len(values) < len(found) else "")
+
+
+def _spread(values: list[float], digits: int) -> str:
+    half = (max(values) - min(values)) / 2
+    return f"{statistics.mean(values):.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else "")
+
+
+def _by_time(by_sampler: dict[str, Lines]) -> str:
+    times = [
+        statistics.mean(line["points"][count - 1]["seconds"] for line in by_sampler["progressive"])
+        for count in (50, 200)
+    ]
+    rows = []
+    for name, found in by_sampler.items():
+        cells = []
+        for limit in times:
+            within = [[p for p in line["points"] if p["seconds"] <= limit] for line in found]
+            values = [_volume(line, points) for line, points in zip(found, within, strict=True)]
+            cells.append(f"{_spread(values, 3)}, {statistics.mean(map(len, within)):.0f} evaluations")
+        rows.append([NAMES[name], *cells])
+    return _table(["sampler", *(f"{limit:.0f} s" for limit in times)], rows)
+
+
+def _least(found: Lines, count: int, budget: int) -> str:
+    values = [
+        min(p["kl_nats"] for p in line["points"][:count] if p["kl_nats"] is not None and p["bops"] <= budget)
+        for line in _reaching(found, count)
+    ]
+    return format_kl(statistics.mean(values)) if values else "–"
+
+
+def _draw(by_sampler: dict[str, Lines]) -> Figure:
+    figure = Figure(figsize=(12.4, 5.2), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for name, found in by_sampler.items():
+        longest = max(len(line["points"]) for line in found)
+        steps = [n for n in np.unique(np.geomspace(8, longest, 60).round().astype(int)) if n <= longest]
+        curves = [[_volume(line, line["points"][:n]) for n in steps if n <= len(line["points"])] for line in found]
+        most = max(map(len, curves))
+        rows = [curve + [np.nan] * (most - len(curve)) for curve in curves]
+        mean = np.nanmean(rows, axis=0)
+        width = 2.6 if name == "progressive" else 1.4
+        left.plot(steps[:most], mean, color=COLOURS[name], linewidth=width, label=NAMES[name])
+        left.fill_between(steps[:most], np.nanmin(rows, 0), np.nanmax(rows, 0), color=COLOURS[name], alpha=0.13)
+        points = [p for p in found[0]["points"][:200] if p["kl_nats"] is not None]
+        front = [points[i] for i in non_dominated([(p["bops"], p["kl_nats"]) for p in points])]
+        x, y = [p["bops"] / 1e9 for p in front], [p["kl_nats"] for p in front]
+        right.step(x, y, where="post", color=COLOURS[name], linewidth=width)
+    left.set_xscale("log")
+    left.set_xticks([10, 20, 50, 100, 200, 400, 800], ["10", "20", "50", "100", "200", "400", "800"])
+    left.set_xlabel("joint evaluations")
+    left.set_ylabel("hypervolume (share of w8a8's BOPs × decades of KL)")
+    right.set_yscale("log")
+    right.set_xlabel("G BOPs per image")
+    right.set_ylabel("KL divergence from full precision (nats)")
+    right.set_title("fronts after 200 evaluations, first seed", fontsize=10)
+    left.set_title("mean over seeds, and their range", fontsize=10)
+    for axes in (left, right):
+        axes.grid(color="#e6e8eb")
+        axes.spines[["top", "right"]].set_visible(False)
+    left.legend(fontsize=9, frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
