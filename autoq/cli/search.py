@@ -31,6 +31,9 @@ def search(
         str | None,
         typer.Option(metavar="DATA", help="Labelled images, which calibration never sees, to measure accuracy on."),
     ] = None,
+    eval_recipes: Annotated[
+        int | None, typer.Option(metavar="N", help="Most recipes of the front to measure accuracy of. [default: 24]")
+    ] = None,
     space: Annotated[
         str | None, typer.Option(metavar="SPACE", help="Shipped search space, or a TOML file. [default: vit_w2-8]")
     ] = None,
@@ -92,6 +95,7 @@ def search(
         "pretrained": pretrained,
         "data": data,
         "eval_data": eval_data,
+        "eval_recipes": eval_recipes,
         "space": space,
         "trials": trials,
         "time_limit_seconds": None if time_limit is None else _seconds(time_limit),

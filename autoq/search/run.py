@@ -33,7 +33,7 @@ from autoq.search.settings import SearchSettings
 from autoq.search.space import load_space
 from autoq.search.storage import RunLock, TrialStore
 from autoq.search.study import StudyDriver
-from autoq.search.trials import UNIFORM, EvaluatedTrial, best_trial, evaluated_trials, shown_trials
+from autoq.search.trials import UNIFORM, EvaluatedTrial, best_trial, evaluated_trials, evenly_spread, shown_trials
 from autoq.units import format_bops
 
 
@@ -183,8 +183,10 @@ class _Run:
                 self.write(trial, None)
 
     def measure(self, trials: list[EvaluatedTrial], evaluator: Evaluator, labelled: LabelledImages | None) -> None:
-        """Accuracy of full precision, the front and the uniform points, where labels exist; kept one by one."""
-        chosen = self._shown(trials)
+        """Accuracy of full precision, of the front or a part of it, and of the uniform points; kept one by one."""
+        front, uniform = shown_trials(trials, self._budget)
+        spread = evenly_spread(front, self.record.settings.eval_recipes)
+        chosen = list({trial.id: trial for trial in [*spread, *uniform]}.values())
         self._phase("front", len(chosen))
         if labelled is None:
             return

@@ -20,7 +20,7 @@ from autoq.scoring.session import Session
 from autoq.search.settings import SearchSettings
 
 STUDY_NAME = "autoq"
-_MAY_DIFFER = {"trials", "time_limit_seconds", "device", "eval_data"}
+_MAY_DIFFER = {"trials", "time_limit_seconds", "device", "eval_data", "eval_recipes"}
 """Settings that a resumed run may change without making earlier trials worthless."""
 
 

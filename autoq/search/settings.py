@@ -48,6 +48,7 @@ class SearchSettings(CalibrationChoices):
 
     Attributes:
         eval_data: labelled images that calibration never sees; None: the bundled ones for ``digits``, else none.
+        eval_recipes: most recipes of the front whose accuracy is measured, evenly spread, the best among them.
         budget_bops: ``12.5G``, ``w4a4`` or ``60%``.
         trials: recipes to evaluate, uniform points included.
         time_limit_seconds: stop proposing after this long, or None.
@@ -57,6 +58,7 @@ class SearchSettings(CalibrationChoices):
     """
 
     eval_data: str | None = None
+    eval_recipes: int = Field(default=24, ge=1)
     budget_bops: str = "w4a4"
     trials: int = Field(default=300, ge=1)
     time_limit_seconds: float | None = Field(default=None, gt=0)

@@ -69,6 +69,14 @@ def shown_trials(trials: list[EvaluatedTrial], budget_bops: int) -> tuple[list[E
     return front, [trial for trial in trials if trial.origin == UNIFORM]
 
 
+def evenly_spread(front: list[EvaluatedTrial], most: int) -> list[EvaluatedTrial]:
+    """At most ``most`` of a front, the ends among them: the last one is the best within the budget."""
+    if len(front) <= most:
+        return front
+    step = (len(front) - 1) / max(1, most - 1)
+    return [front[len(front) - 1 - round(index * step)] for index in range(most)][::-1]
+
+
 def best_trial(front: list[EvaluatedTrial], budget_bops: int) -> EvaluatedTrial | None:
     """The least discrepancy within the budget."""
     index = best_within([(trial.cost.bops, trial.score.kl_nats) for trial in front], budget_bops)

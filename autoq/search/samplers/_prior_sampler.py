@@ -15,6 +15,8 @@ from autoq.search.allocation import AllocationProblem
 from autoq.search.samplers.landscape import IntArray
 from autoq.search.samplers.prior import AllocationPrior
 
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+"""States of trials that are not to be proposed again."""
 _MOST_REPEATS = 64
 """Recipes in a row that were evaluated before, after which all are taken to have been."""
 
@@ -44,11 +46,7 @@ class PriorSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A whole recipe."""
-        past = [
-            t
-            for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-            if search_space.keys() <= t.params.keys()
-        ]
+        past = [t for t in study.get_trials(deepcopy=False, states=FINISHED) if search_space.keys() <= t.params.keys()]
         return self.problem.assignment(self.propose(past, np.random.default_rng((self._seed, trial.number))))
 
     def sample_independent(
@@ -60,15 +58,21 @@ class PriorSampler(BaseSampler):
     def propose(self, past: Sequence[FrozenTrial], rng: np.random.Generator) -> IntArray:
         """(sites,) Options of the next recipe, given the finished trials; by default, the next of a fixed sequence."""
         del rng
-        done = {self.problem.options_of(trial.params).tobytes() for trial in past}
-        position = repeats = 0
-        while True:
+        done = {self.options_of(trial).tobytes() for trial in past}
+        affordable: IntArray | None = None
+        for position in range(len(past) + _MOST_REPEATS):
             if position not in self._by_position:
                 self._by_position[position] = self.at(position)
-            repeats += 1
-            if self._by_position[position].tobytes() not in done or repeats > len(past) + _MOST_REPEATS:
-                return self._by_position[position]
-            position += 1
+            options = self._by_position[position]
+            if self.problem.bops(options) <= self._prior.budget_bops:
+                affordable = options
+                if options.tobytes() not in done:
+                    return options
+        return self._prior.allocate(self._prior.budget_bops).options if affordable is None else affordable
+
+    def options_of(self, trial: FrozenTrial) -> IntArray:
+        """(sites,) What a trial chose; parameters that are no decision of the space are left out."""
+        return self.problem.options_of({d.name: trial.params[d.name] for d in self.problem.space.decisions})
 
     def at(self, position: int) -> IntArray:
         """(sites,) Options of the recipe with this number in the sequence."""

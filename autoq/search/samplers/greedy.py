@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from autoq.search.samplers._prior_sampler import PriorSampler, places_of, with_entries
+from autoq.search.samplers._prior_sampler import PriorSampler, places_of
 from autoq.search.samplers.landscape import IntArray
 from autoq.search.samplers.prior import AllocationPrior
 
@@ -13,11 +13,11 @@ class GreedySampler(PriorSampler):
     """Walks from the dearest recipe down, taking the least sensitive option of all that is left each time.
 
     What AIMET's automatic mixed precision does: options of all operands are sorted by their loss alone; each is taken
-    in turn where it costs less than what its operand has. Recipes on that way are proposed by the budgets they keep.
+    in turn where it costs less than what its operand has. Recipes on the way are proposed by the budgets they keep.
     """
 
     def __init__(self, seed: int, prior: AllocationPrior) -> None:
-        """Walk the whole way; a recipe takes as many bytes as there are sites times eight."""
+        """Walk the whole way; each recipe on it takes eight bytes a site."""
         super().__init__(seed, prior)
         self._way, self._costs = _greedy_way(prior)
 
@@ -30,10 +30,8 @@ class GreedySampler(PriorSampler):
 def _greedy_way(prior: AllocationPrior) -> tuple[list[IntArray], IntArray]:
     problem = prior.problem
     losses = problem.site_losses(prior.table)
-    current = np.array(
-        [int(np.lexsort((site.bops, loss))[0]) for site, loss in zip(problem.sites, losses, strict=True)]
-    )
-    way, costs = [current.copy()], [problem.bops(current)]
+    current = problem.allocate(prior.table, problem.maximum_bops, gap=0).options
+    way, costs = [current], [problem.bops(current)]
     places = places_of(problem)
     steps = sorted(
         (float(loss), part, entry)
@@ -43,11 +41,17 @@ def _greedy_way(prior: AllocationPrior) -> tuple[list[IntArray], IntArray]:
     )
     for _, part, entry in steps:
         index, column = places[part]
-        wanted = problem.sites[index].operand_options[current[index]].copy()
-        wanted[column] = entry
-        moved = with_entries(problem, index, current, wanted)
-        if moved is not None and problem.bops(moved) < costs[-1]:
-            current = moved
-            way.append(current.copy())
+        site, now = problem.sites[index], current[index]
+        fitting = (site.operand_options[:, column] == entry) & (site.ties == site.ties[now]).all(1)
+        options = np.flatnonzero(fitting & np.isfinite(losses[index]))
+        if not len(options):
+            continue
+        # Operands whose bits are tied to this one's change with it; all others stay.
+        changed = (site.operand_options[options] != site.operand_options[now]).sum(1)
+        chosen = options[np.lexsort((losses[index][options], changed))[0]]
+        if site.bops[chosen] < site.bops[now]:
+            current = current.copy()
+            current[index] = chosen
+            way.append(current)
             costs.append(problem.bops(current))
     return way, np.array(costs)

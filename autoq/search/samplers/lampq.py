@@ -39,7 +39,7 @@ class LampQSampler(PriorSampler):
 
     def propose(self, past: Sequence[FrozenTrial], rng: np.random.Generator) -> IntArray:
         """The next allocation, or else a swap."""
-        done = {self.problem.options_of(trial.params).tobytes() for trial in past}
+        done = {self.options_of(trial).tobytes() for trial in past}
         for position in range(_BUDGETS):
             if position not in self._by_position:
                 self._by_position[position] = self._prior.allocate(self._prior.budget(position)).options
@@ -48,7 +48,7 @@ class LampQSampler(PriorSampler):
         budget = self._prior.budget(len(past) % _BUDGETS)
         complete = [trial for trial in past if trial.state == TrialState.COMPLETE]
         best = best_within([(trial.values[0], trial.values[1]) for trial in complete], budget)
-        start = self.problem.options_of(complete[best].params) if best is not None else self._by_position[0]
+        start = self.options_of(complete[best]) if best is not None else self._by_position[0]
         swapped = start
         for _ in range(_SWAPS):
             swapped = self._swap(start, rng)

@@ -129,7 +129,7 @@ def from_prior(prior: AllocationPrior) -> Landscape:
         movable=np.array([bool((site.ties < 0).all()) for site in problem.sites]),
         limit=prior.budget_bops,
         least=prior.least_bops,
-        encode=problem.options_of,
+        encode=lambda params: problem.options_of({d.name: params[d.name] for d in problem.space.decisions}),
         decode=problem.assignment,
         allocate=allocate,
         scales=lambda _: Scales(part=0.6, entry=0.5, local=0.26, own=0.18),

@@ -123,13 +123,13 @@ class ProgressiveSampler(BaseSampler):
 
     def _next_seed(self, tried: Sequence[FrozenTrial]) -> dict[str, Any] | None:
         """The first allocation of the prior, from the greatest budget down, that no trial has, failed or not."""
-        if self._prior is None:
+        if self._prior is None or self._from_prior is None:
             return None
         if self._seeds is None:
             problem = self._prior.problem
             budgets = sorted((self._prior.budget(position) for position in range(_SEEDS)), reverse=True)
             self._seeds = [a.assignment for a in problem.sweep(self._prior.table, budgets, gap=1e-3)]
-        encode = self._prior.problem.options_of
+        encode = self._from_prior.encode
         done = {self._encode(encode, trial.params).tobytes() for trial in tried}
         return next((seed for seed in self._seeds if self._encode(encode, seed).tobytes() not in done), None)
 
