@@ -121,7 +121,7 @@ def test_study_files(command: Command, tmp_path: Path) -> None:
     [
         (
             ["search", "--sampler", "tpa"],
-            "sampler: no such sampler, there is progressive, nsga2, tpe, random. Did you mean 'tpe'?",
+            "tpe, random, uniform. Did you mean 'tpe'?",
         ),
         (["search", "--observer", "mze"], "observer: Input should be 'mse'"),
         (["search", "--trials", "0"], "trials: Input should be greater than or equal to 1 (got 0)"),
@@ -129,6 +129,11 @@ def test_study_files(command: Command, tmp_path: Path) -> None:
         (["search", "--time-limit", "soon"], "cannot read time limit 'soon': write it as 90s, 10m or 1.5h"),
         (["search", "--time-limit", "0s"], "time_limit_seconds"),
         (["search", "--seed", "-1"], "seed"),
+        (
+            ["search", "--proxy", "kll"],
+            "proxy: no such proxy, there is kl, fisher, aph, mse, agreement. Did you mean 'kl'?",
+        ),
+        (["search", "--sensitivity", "fischer"], "Did you mean 'fisher'?"),
         (["search", "--calib-images", "0"], "calib_images"),
         (["search", "--budget-bop", "w4a4"], "--budget-bops"),
         (["search", "a.toml", "b.toml"], "b.toml"),

@@ -45,8 +45,8 @@ class LampQSampler(PriorSampler):
                 self._by_position[position] = self._prior.allocate(self._prior.budget(position)).options
             if self._by_position[position].tobytes() not in done:
                 return self._by_position[position]
-        budget = self._prior.budget(len(past) % _BUDGETS)
         complete = [trial for trial in past if trial.state == TrialState.COMPLETE]
+        budget = self._prior.budget(len(complete) % _BUDGETS)
         best = best_within([(trial.values[0], trial.values[1]) for trial in complete], budget)
         start = self.options_of(complete[best]) if best is not None else self._by_position[0]
         swapped = start
