@@ -76,8 +76,8 @@ def _page(source: Path, lines: Lines, by_sampler: dict[str, Lines], target: str)
         f"# How good the samplers are: {first['model']}\n",
         f"`{command}` ({first['machine']}), drawn by `python -m benchmarks.search_quality_page {source} {target}`. "
         f"{first['images']} calibration images, space `vit_w2-8`, budget {format_bops(first['limit'])} (w"
-        f"{first['limit_bits']}a{first['limit_bits']}). All samplers evaluate the seven uniform points first, and have "
-        f"the same bank and the same `{first['sensitivity']}` sensitivities ({first['sensitivity_seconds']:.0f} s). "
+        f"{first['limit_bits']}a{first['limit_bits']}). All samplers evaluate the uniform points first, and have "
+        f"the same bank and the same `{first['sensitivity']}` sensitivities, whose time is not counted. "
         "An evaluation is one joint evaluation of a whole recipe on all images.\n",
         f"Hypervolume (higher is better), in decades of KL: the share of the BOPs of uniform 8/8 "
         f"({format_bops(first['uniform_8_8'])}) times decades below KL {format_kl(worst)}, the worst uniform point's. "
@@ -153,7 +153,7 @@ def _least(found: Lines, count: int, budget: int) -> str:
 
 
 def _draw(by_sampler: dict[str, Lines]) -> Figure:
-    figure = Figure(figsize=(12.4, 5.2), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(12.4, 5.8), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     for name, found in by_sampler.items():
@@ -182,7 +182,7 @@ def _draw(by_sampler: dict[str, Lines]) -> Figure:
     for axes in (left, right):
         axes.grid(color="#e6e8eb")
         axes.spines[["top", "right"]].set_visible(False)
-    left.legend(fontsize=9, frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     return figure
 
 
