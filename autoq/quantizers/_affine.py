@@ -6,6 +6,8 @@ and subtracting it; sums of small integers being exact, the results are the same
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -99,8 +101,33 @@ def affine_fake_quantize_with_gradient(
     The gradient with respect to ``x`` is one between the bounds and zero outside; the one with respect to ``scale`` is
     LSQ's (Esser et al., "Learned Step Size Quantization", ICLR 2020, equation 3), without its normalisation.
     """
-    y = x.to(working_dtype(x.dtype)) / scale
-    # Clamped first, so that infinities are bounds already when the rounding error is added.
-    y = torch.minimum(torch.maximum(y, -zero_point), 2**bits - 1 - zero_point)
-    rounded = (torch.floor(y) + 0.5).clamp(-0.5, 0.5) if binary else torch.round(y)
-    return ((y + (rounded - y).detach()) * scale).to(x.dtype)
+    quantized: Tensor = _AffineFakeQuantize.apply(x.to(working_dtype(x.dtype)), scale, zero_point, 2**bits - 1, binary)
+    return quantized.to(x.dtype)
+
+
+class _AffineFakeQuantize(torch.autograd.Function):
+    """One node where autograd would make a dozen; half the time of a training step is spent here."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, scale: Tensor, zero_point: Tensor, greatest: int, binary: bool) -> Tensor:
+        y = x / scale
+        rounded = y.floor().add_(0.5) if binary else y.round()
+        rounded = rounded.clamp_min_(-zero_point).clamp_max_(greatest - zero_point)
+        context.save_for_backward(y, rounded, scale, zero_point)
+        context.greatest = greatest
+        return rounded * scale
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        y, rounded, scale, zero_point = context.saved_tensors
+        is_inside = (y >= -zero_point).logical_and_(y <= context.greatest - zero_point)
+        of_x = gradient * is_inside
+        of_scale = of_zero_point = None
+        if context.needs_input_grad[1]:
+            # Inside by the rounding error, outside by the bound; an infinity would times zero be NaN.
+            errors = rounded - torch.where(is_inside, y, 0.0)
+            of_scale = (gradient * errors).sum_to_size(scale.shape)
+        if context.needs_input_grad[2]:
+            of_zero_point = ((of_x - gradient) * scale).sum_to_size(zero_point.shape)
+        return of_x, of_scale, of_zero_point, None, None

@@ -32,6 +32,8 @@ class BaseQuantizer(nn.Module, ABC):
 
     scheme: ClassVar[str]
     qparam_names: ClassVar[tuple[str, ...]]
+    learnable: ClassVar[tuple[str, ...]] = ()
+    """Those of them, positive numbers, that reconstruction may learn for activations."""
 
     def __init__(self, config: OperandConfig, layout: OperandLayout, qparams: Mapping[str, Tensor]) -> None:
         """Check the parameters and keep copies of them as buffers.

@@ -37,6 +37,7 @@ class TwinUniformQuantizer(BaseQuantizer):
 
     scheme: ClassVar[str] = "twin_uniform"
     qparam_names: ClassVar[tuple[str, ...]] = ("scale", "shift_bits", "fine_sign")
+    learnable: ClassVar[tuple[str, ...]] = ("scale",)
     scale: Tensor
     shift_bits: Tensor
     fine_sign: Tensor

@@ -33,6 +33,7 @@ class UniformQuantizer(BaseQuantizer):
 
     scheme: ClassVar[str] = "uniform"
     qparam_names: ClassVar[tuple[str, ...]] = ("scale", "zero_point")
+    learnable: ClassVar[tuple[str, ...]] = ("scale",)
     scale: Tensor
     zero_point: Tensor
 
@@ -47,25 +48,30 @@ class UniformQuantizer(BaseQuantizer):
 
     def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Integer codes 0..2^bits − 1."""
-        scale, zero_point = self._broadcast(self.scale, x), self._broadcast(self.zero_point, x)
-        return affine_quantize(x, scale, zero_point, self.config.bits, binary=self._is_binary)
+        scale, zero_point = self.spread(x)
+        return affine_quantize(x, scale, zero_point, self.config.bits, binary=self.is_binary)
 
     def dequantize(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """(code − zero_point) · scale."""
-        return affine_dequantize(codes, self._broadcast(self.scale, codes), self._broadcast(self.zero_point, codes))
+        return affine_dequantize(codes, *self.spread(codes))
+
+    def spread(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and zero point, broadcastable against ``x``."""
+        return self._broadcast(self.scale, x), self._broadcast(self.zero_point, x)
 
     @property
-    def _is_binary(self) -> bool:
+    def is_binary(self) -> bool:
+        """Whether its two values are ±scale / 2."""
         return self.config.symmetric and self.config.bits == 1
 
     def fake_quantize(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Divide, round, clamp and multiply, in place but for the first."""
-        scale, zero_point = self._broadcast(self.scale, x), self._broadcast(self.zero_point, x)
-        return affine_fake_quantize(x, scale, zero_point, self.config.bits, binary=self._is_binary, out=out)
+        scale, zero_point = self.spread(x)
+        return affine_fake_quantize(x, scale, zero_point, self.config.bits, binary=self.is_binary, out=out)
 
     def _fake_quantize_with_gradient(self, x: Tensor) -> Tensor:
-        scale, zero_point = self._broadcast(self.scale, x), self._broadcast(self.zero_point, x)
-        return affine_fake_quantize_with_gradient(x, scale, zero_point, self.config.bits, binary=self._is_binary)
+        scale, zero_point = self.spread(x)
+        return affine_fake_quantize_with_gradient(x, scale, zero_point, self.config.bits, binary=self.is_binary)
 
     def _prepare(self) -> None:
         self._require_static_shape("scale", "zero_point")

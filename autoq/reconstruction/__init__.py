@@ -1,0 +1,1 @@
+"""Reconstruction: train rounding and scales block by block on unlabelled images (AdaRound, BRECQ, QDrop, APHQ-ViT)."""

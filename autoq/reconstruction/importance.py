@@ -1,0 +1,73 @@
+"""By what the squared errors of a block's output are weighted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autoq.calibration.cuts import logits_of
+from autoq.calibration.perturbation_hessian import images_at_once
+from autoq.graph.insert import QuantizedModel
+from autoq.graph.stages import State
+from autoq.reconstruction.blocks import Block
+from autoq.reconstruction.losses import prediction_divergence
+from autoq.reconstruction.states import StateStore
+
+
+def squared_gradients(model: QuantizedModel, block: Block, quantized: StateStore, target: StateStore) -> StateStore:
+    """g² of each image's output of a block, their mean one (BRECQ; Li et al., ICLR 2021, equation 10).
+
+    g is the gradient of KL(full precision ‖ model with the blocks up to this one quantized), as in the authors' code:
+    there are no labels, and the gradient at full precision is zero.
+
+    Args:
+        model: this block's slots filled, those of all blocks after it empty.
+        block: which.
+        quantized: its input as the quantized blocks before it give it.
+        target: its output in full precision.
+
+    Returns:
+        Of the layout of ``target``.
+    """
+    weights = StateStore(target.layout, target.images)
+    device = next(model.parameters()).device
+    size = images_at_once(model)
+    for start in range(0, target.images, size):
+        images = slice(start, min(start + size, target.images))
+        with torch.no_grad():
+            reference = _run_from(model, block.last + 1, target.get(images, device))
+            output = run_block(model, block, quantized.get(images, device))
+        learned = [leaf for leaf, entry in enumerate(target.layout) if entry.is_learned_from]
+        state = tuple(
+            value.detach().requires_grad_() if leaf in learned and isinstance(value, Tensor) else value
+            for leaf, value in enumerate(output)
+        )
+        with torch.enable_grad():
+            divergence = prediction_divergence(_run_from(model, block.last + 1, state), reference, images)
+            # The mean over images has each image's gradient divided by their number, which the last line undoes.
+            gradients = torch.autograd.grad(divergence, [state[leaf] for leaf in learned], allow_unused=True)  # type: ignore[arg-type]
+        found = dict(zip(learned, gradients, strict=True))
+        weights.put_(start, tuple(_squared(found.get(leaf), value) for leaf, value in enumerate(output)))
+    mean = weights.mean()
+    if mean > 0:
+        weights.scale_(1 / mean)
+    return weights
+
+
+def _squared(gradient: Tensor | None, value: object) -> object:
+    if gradient is not None:
+        return gradient.square()
+    return torch.zeros_like(value) if isinstance(value, Tensor) else value
+
+
+def run_block(model: QuantizedModel, block: Block, state: State) -> State:
+    """The state after a block."""
+    for index in block.stages:
+        state = model.run_stage(index, state)
+    return state
+
+
+def _run_from(model: QuantizedModel, stage: int, state: State) -> State:
+    for index in range(stage, len(model.stages)):
+        state = model.run_stage(index, state)
+    return (logits_of(state),)

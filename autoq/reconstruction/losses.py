@@ -1,0 +1,86 @@
+"""How far a block's output is from full precision: squared errors, weighted, or the divergence of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from autoq.calibration.cuts import logits_of
+from autoq.graph.stages import State
+from autoq.reconstruction.states import Entry, StateStore
+
+
+class BlockLoss(Protocol):
+    """A differentiable loss of a block's output."""
+
+    def __call__(self, output: State, target: State, images: Tensor | slice) -> Tensor:
+        """The mean over a batch.
+
+        Args:
+            output: of the quantized block.
+            target: of the block in full precision.
+            images: numbers of the images in the batch.
+        """
+        ...
+
+
+class WeightedSquaredError:
+    """Mean over elements of (Ô − O)² · H, where the mean of H over elements is one."""
+
+    def __init__(self, layout: Sequence[Entry], weights: Sequence[Tensor | None] | None = None) -> None:
+        """Use the same weights for all images.
+
+        Args:
+            layout: of the block's output.
+            weights: H of one image's entry of the output, as ``stage_hessians`` returns them; None: all ones.
+        """
+        self._leaves = [leaf for leaf, entry in enumerate(layout) if entry.is_learned_from]
+        self._weights: dict[int, Tensor] = {}
+        if weights is not None:
+            found = {leaf: value for leaf in self._leaves if (value := weights[leaf]) is not None}
+            mean = sum(float(each.double().sum()) for each in found.values()) / sum(
+                each.numel() for each in found.values()
+            )
+            # All zero: nothing depends on the output as far as derivatives tell, so that every error counts alike.
+            self._weights = {leaf: value / mean for leaf, value in found.items()} if mean > 0 else {}
+
+    def __call__(self, output: State, target: State, images: Tensor | slice) -> Tensor:
+        """See :class:`BlockLoss`."""
+        total, elements = None, 0
+        for leaf in self._leaves:
+            quantized, reference = output[leaf], target[leaf]
+            assert isinstance(quantized, Tensor) and isinstance(reference, Tensor)  # noqa: S101, PT018
+            squared = (quantized - reference).float().square()
+            weights = self._weights_of(leaf, images, squared.device)
+            if weights is not None:
+                squared = squared.reshape(-1, *weights.shape) * weights
+            total = squared.sum() if total is None else total + squared.sum()
+            elements += squared.numel()
+        assert total is not None  # noqa: S101 - every block gives a tensor
+        return total / elements
+
+    def _weights_of(self, leaf: int, images: Tensor | slice, device: torch.device) -> Tensor | None:  # noqa: ARG002
+        weights = self._weights.get(leaf)
+        return None if weights is None else weights.to(device)
+
+
+class PerImageSquaredError(WeightedSquaredError):
+    """The same with weights for each image."""
+
+    def __init__(self, layout: Sequence[Entry], weights: StateStore) -> None:
+        """Use weights, of the layout of the output, as they are."""
+        super().__init__(layout)
+        self._store = weights
+
+    def _weights_of(self, leaf: int, images: Tensor | slice, device: torch.device) -> Tensor | None:
+        value = self._store.get(images, device)[leaf]
+        return value if isinstance(value, Tensor) else None
+
+
+def prediction_divergence(output: State, target: State, images: Tensor | slice) -> Tensor:  # noqa: ARG001
+    """KL(softmax(z) ‖ softmax(ẑ)) of the logits, in nats: the loss of the last block."""
+    expected, found = (torch.log_softmax(logits_of(state).float().flatten(0, -2), -1) for state in (target, output))
+    return (expected.exp() * (expected - found)).sum(-1).mean()

@@ -1,0 +1,325 @@
+"""Reconstruct a quantized model block by block, in order, each on what the blocks before it really give."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoq.calibration.perturbation_hessian import PerturbationSettings, stage_hessians
+from autoq.errors import CalibrationError, RecipeError
+from autoq.graph.insert import QuantizedModel
+from autoq.reconstruction.blocks import Block, choose_blocks, find_blocks
+from autoq.reconstruction.importance import run_block, squared_gradients
+from autoq.reconstruction.losses import BlockLoss, PerImageSquaredError, WeightedSquaredError, prediction_divergence
+from autoq.reconstruction.result import ReconstructedOperands, read_operands, write_operands
+from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.reconstruction.states import StateStore, find_layouts
+from autoq.reconstruction.training import BlockData, train_block
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """How one block went.
+
+    Attributes:
+        name: of the block.
+        loss: what was minimised: ``kl``, or the importance by which squared errors were weighted.
+        before: the loss over all images as calibrated.
+        after: the same with what was learned.
+        kept: whether what was learned is used; not where it is no better.
+        iterations: how many were run.
+        seconds: time that they took.
+    """
+
+    name: str
+    loss: str
+    before: float
+    after: float
+    kept: bool
+    iterations: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """Where a reconstruction is.
+
+    Attributes:
+        block: name of the block.
+        number: of the block among those that are reconstructed, from 1.
+        blocks: how many those are.
+        done: iterations of this block.
+        iterations: how many it will have.
+        loss: of the last batch, relative to the calibrated block's over all images.
+    """
+
+    block: str
+    number: int
+    blocks: int
+    done: int
+    iterations: int
+    loss: float
+
+
+def reconstruct(
+    model: QuantizedModel,
+    calibrated: ReconstructedOperands,
+    images: Tensor,
+    settings: ReconstructionSettings,
+    *,
+    blocks: Collection[str] | None = None,
+    operations: Mapping[str, nn.Module] | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    identity: Mapping[str, Any] | None = None,
+    on_disk: bool = False,
+    on_iteration: Callable[[Iteration], None] | None = None,
+    on_block: Callable[[BlockReport], None] | None = None,
+) -> tuple[ReconstructedOperands, tuple[BlockReport, ...]]:
+    """Learn the rounding of weights and the scales of activations of a quantized model.
+
+    Blocks are taken in order; a block's input is that of the quantized blocks before it, as reconstructed, and its
+    target what full precision makes of its own input. Memory holds, for all images, the activations at three cuts of
+    the model (four with ``brecq``), and what one block needs for a batch.
+
+    Args:
+        model: in full precision where its slots are empty; they are emptied.
+        calibrated: quantizers of all operands that are quantized.
+        images: of shape (N, C, H, W).
+        settings: see there.
+        blocks: names of those to reconstruct (``find_blocks``); None: all. The others stay as calibrated.
+        operations: integer LayerNorms and softmaxes of the quantized model, by site; scales are not learned then, since
+            those rest on them.
+        directory: where what each block learned is kept as soon as it is known; a later call goes on from there, and
+            gives what an uninterrupted one does.
+        identity: what the model, its quantizers and the images are; decides, with the settings, whether what is kept
+            there is used.
+        on_disk: keep activations in temporary files in ``directory`` rather than in memory.
+        on_iteration: told after each iteration.
+        on_block: told after each block, kept ones included.
+
+    Returns:
+        All operands, and a report of each block.
+
+    Raises:
+        RecipeError: there is no such block.
+        CalibrationError: full precision is not finite, the model's activations cannot be told apart by image, or there
+            are no images.
+    """
+    if not len(images):
+        raise CalibrationError("there are no calibration images to reconstruct on")
+    chosen = choose_blocks(find_blocks(model), blocks)
+    folder = None if directory is None else Path(directory)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    run = _Run(model, calibrated, images, settings, operations or {}, folder, identity or {}, on_disk)
+    reports: list[BlockReport] = []
+    with _frozen(model):
+        weights = _hessians(model, chosen, images, settings)
+        for block in find_blocks(model)[: find_blocks(model).index(chosen[-1]) + 1] if chosen else ():
+            if block not in chosen:
+                run.pass_(block)
+                continue
+            numbers = {"block": block.name, "number": len(reports) + 1, "blocks": len(chosen)}
+
+            def tell(done: int, loss: float, numbers: Any = numbers) -> None:
+                if on_iteration is not None:
+                    on_iteration(Iteration(**numbers, done=done, iterations=settings.iterations, loss=loss))
+
+            reports.append(run.reconstruct_(block, weights.get(block.name), tell))
+            if on_block is not None:
+                on_block(reports[-1])
+    model.remove_()
+    return run.operands, tuple(reports)
+
+
+class _Run:
+    """The states between blocks, and what has been learned so far."""
+
+    def __init__(
+        self,
+        model: QuantizedModel,
+        calibrated: ReconstructedOperands,
+        images: Tensor,
+        settings: ReconstructionSettings,
+        operations: Mapping[str, nn.Module],
+        folder: Path | None,
+        identity: Mapping[str, Any],
+        on_disk: bool,
+    ) -> None:
+        model.remove_()
+        self._model, self.operands, self._settings = model, calibrated, settings
+        self._operations, self._folder = operations, folder
+        self._identity = {**identity, "settings": asdict(settings), "images": len(images)}
+        self._layouts = find_layouts(model, images[:1])
+        self._device = images.device
+        self._file_folder = folder if on_disk else None
+        self._images = len(images)
+        self._full = self._quantized = StateStore.of_images(self._layouts[0], images)
+
+    def pass_(self, block: Block) -> None:
+        """Go behind a block that stays as it is."""
+        target = self._outputs(block, self._full, None)
+        self._quantized = self._outputs(block, self._quantized, self._of_block(self.operands, block))
+        self._full = target
+
+    def reconstruct_(
+        self, block: Block, weights: tuple[Tensor | None, ...] | None, tell: Callable[[int, float], None]
+    ) -> BlockReport:
+        """Learn a block, or take over what an earlier run has learned of it, and go behind it."""
+        target = self._outputs(block, self._full, None)
+        own = self._of_block(self.operands, block)
+        kept = self._read(block, own)
+        if kept is None:
+            kept = self._learn(block, own, target, weights, tell)
+        learned, report = kept
+        self.operands = self.operands | learned
+        self._quantized = self._outputs(block, self._quantized, learned)
+        self._full = target
+        return report
+
+    def _learn(
+        self,
+        block: Block,
+        own: ReconstructedOperands,
+        target: StateStore,
+        weights: tuple[Tensor | None, ...] | None,
+        tell: Callable[[int, float], None],
+    ) -> tuple[ReconstructedOperands, BlockReport]:
+        started = time.monotonic()
+        loss, name = self._loss(block, own, target, weights)
+        before = self._mean_loss(block, own, target, loss)
+        learned, iterations, after = own, 0, before
+        if before > 0:
+            data = BlockData(self._full, self._quantized, target)
+            self._enter(block, own)
+            trained = train_block(
+                self._model, block, own.quantizers, data, loss, before, self._settings, not self._operations, tell
+            )
+            learned = own | ReconstructedOperands(trained.quantizers, trained.codes)
+            iterations, after = self._settings.iterations, self._mean_loss(block, learned, target, loss)
+        better = after < before
+        if not better:
+            learned = own
+        report = BlockReport(block.name, name, before, after, better, iterations, time.monotonic() - started)
+        self._write(block, learned, report)
+        return learned, report
+
+    def _loss(
+        self, block: Block, own: ReconstructedOperands, target: StateStore, weights: tuple[Tensor | None, ...] | None
+    ) -> tuple[BlockLoss, str]:
+        """The last block's is the divergence of the predictions."""
+        layout = self._layouts[block.last + 1]
+        if block.last == len(self._model.stages) - 1:
+            return prediction_divergence, "kl"
+        if self._settings.importance == "brecq":
+            self._enter(block, own)
+            return PerImageSquaredError(layout, squared_gradients(self._model, block, self._quantized, target)), "brecq"
+        return WeightedSquaredError(layout, weights), self._settings.importance
+
+    def _mean_loss(self, block: Block, operands: ReconstructedOperands, target: StateStore, loss: BlockLoss) -> float:
+        self._enter(block, operands)
+        total = 0.0
+        with torch.no_grad():
+            for images in self._slices():
+                output = run_block(self._model, block, self._quantized.get(images, self._device))
+                total += float(loss(output, target.get(images, self._device), images)) * (images.stop - images.start)
+        if not total < float("inf"):
+            raise CalibrationError(
+                f"block {block.name!r} gives NaN or infinite values: check the recipe and the weights"
+            )
+        return total / self._images
+
+    def _outputs(self, block: Block, inputs: StateStore, operands: ReconstructedOperands | None) -> StateStore:
+        """What a block makes of its inputs, in full precision without ``operands``."""
+        self._enter(block, operands)
+        outputs = StateStore(self._layouts[block.last + 1], self._images, self._file_folder)
+        with torch.no_grad():
+            for images in self._slices():
+                outputs.put_(images.start, run_block(self._model, block, inputs.get(images, self._device)))
+        self._model.remove_()
+        return outputs
+
+    def _enter(self, block: Block, operands: ReconstructedOperands | None) -> None:
+        """Fill a block's slots, or empty them; all others are empty."""
+        self._model.remove_()
+        if operands is not None:
+            operands.insert_(self._model)
+            self._model.replace_({site: each for site, each in self._operations.items() if site in block.sites})
+
+    def _slices(self) -> Iterator[slice]:
+        for start in range(0, self._images, self._settings.batch):
+            yield slice(start, min(start + self._settings.batch, self._images))
+
+    def _of_block(self, operands: ReconstructedOperands, block: Block) -> ReconstructedOperands:
+        return ReconstructedOperands(
+            {key: quantizer for key, quantizer in operands.quantizers.items() if key[0] in block.sites},
+            {key: codes for key, codes in operands.codes.items() if key[0] in block.sites},
+        )
+
+    def _path(self, block: Block) -> Path | None:
+        return None if self._folder is None else self._folder / f"{block.first:03d}-{block.name}.safetensors"
+
+    def _description(self, own: ReconstructedOperands) -> dict[str, Any]:
+        """What a block's result depends on: also on all that was learned before it."""
+        digest = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode())
+        for key, codes in self.operands.codes.items():
+            if key not in own.quantizers:
+                digest.update(f"{key}".encode() + codes.cpu().numpy().tobytes())
+        return {"depends_on": digest.hexdigest()}
+
+    def _write(self, block: Block, learned: ReconstructedOperands, report: BlockReport) -> None:
+        if (path := self._path(block)) is not None:
+            write_operands(path, learned, description={**self._description(learned), "report": asdict(report)})
+
+    def _read(self, block: Block, own: ReconstructedOperands) -> tuple[ReconstructedOperands, BlockReport] | None:
+        path = self._path(block)
+        if path is None or not path.exists():
+            return None
+        try:
+            found = read_operands(path, self._model)
+            report = BlockReport(**found.description["report"])
+        except (RecipeError, KeyError, TypeError) as error:
+            _logger.warning("block %s is reconstructed again: %s", block.name, error)
+            return None
+        if found.description["depends_on"] != self._description(own)["depends_on"]:
+            _logger.warning("block %s was reconstructed with other settings: reconstructing it again", block.name)
+            return None
+        return found.operands, report
+
+
+def _hessians(
+    model: QuantizedModel, blocks: Collection[Block], images: Tensor, settings: ReconstructionSettings
+) -> dict[str, tuple[Tensor | None, ...]]:
+    """By block, the average perturbation Hessian of its output; none of the last, whose loss is another."""
+    stages = {block.name: block.last for block in blocks if block.last < len(model.stages) - 1}
+    if settings.importance != "aph" or not stages:
+        return {}
+    batches = torch.split(images[: settings.importance_images], settings.batch)
+    found = stage_hessians(model, batches, list(stages.values()), PerturbationSettings(seed=settings.seed))
+    return {name: found[stage] for name, stage in stages.items()}
+
+
+@contextmanager
+def _frozen(model: QuantizedModel) -> Iterator[None]:
+    """Leave the model's own parameters out of derivatives meanwhile."""
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learned:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_()

@@ -1,0 +1,79 @@
+"""Learned rounding of weights, and quantizers that are dropped at random while they are learned."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from autoq.quantizers import BaseQuantizer, UniformQuantizer
+
+_ZETA, _GAMMA = 1.1, -0.1
+"""Bounds of the stretched sigmoid (AdaRound, equation 23), clamped to 0..1."""
+
+
+class LearnedRounding(nn.Module):
+    """Stands in a weight's slot and gives the weight rounded softly (Nagel et al., "Up or Down?", ICML 2020).
+
+    W̃ = s · clamp(⌊W / s⌋ + h(V), −z, 2^b − 1 − z) with h(V) = clamp(σ(V) (ζ − γ) + γ, 0, 1), which starts at the
+    fraction of W / s, so that W̃ is W itself (equations 22 and 23). Scales stay as calibrated.
+
+    Attributes:
+        direction: V, of the shape of the weight.
+    """
+
+    def __init__(self, weight: Tensor, quantizer: UniformQuantizer) -> None:
+        """Start from the weight in full precision."""
+        super().__init__()
+        self.config = quantizer.config
+        scale, zero_point = quantizer.spread(weight)
+        steps = weight.detach().float() / scale
+        self._scale, self._zero_point = scale, zero_point
+        self._below = steps.floor()
+        self._low, self._high = -zero_point, 2**quantizer.config.bits - 1 - zero_point
+        fraction = steps - self._below
+        self.direction = nn.Parameter(torch.logit((fraction - _GAMMA) / (_ZETA - _GAMMA)))
+
+    def up(self) -> Tensor:
+        """h(V), how far each weight is rounded up: 0..1."""
+        return (torch.sigmoid(self.direction) * (_ZETA - _GAMMA) + _GAMMA).clamp(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The softly rounded weight, in the type of ``x``, the weight it replaces."""
+        steps = torch.minimum(torch.maximum(self._below + self.up(), self._low), self._high)
+        return (steps * self._scale).to(x.dtype)
+
+    def undecided(self, exponent: float) -> Tensor:
+        """Mean of 1 − |2 h(V) − 1|^β (equation 24): one where h is a half, zero where it is 0 or 1."""
+        return 1 - (2 * self.up() - 1).abs().pow(exponent).mean()
+
+    @torch.no_grad()
+    def codes(self) -> Tensor:
+        """The codes (int32, from 0) of the weight, rounded to where V points."""
+        steps = torch.minimum(torch.maximum(self._below + (self.up() >= 0.5), self._low), self._high)
+        return (steps + self._zero_point).to(torch.int32)
+
+
+class DroppedQuantizer(nn.Module):
+    """Leaves each element as it is with some probability (QDrop; Wei et al., ICLR 2022, equation 9)."""
+
+    def __init__(self, quantizer: BaseQuantizer, probability: float, generator: torch.Generator) -> None:
+        """Wrap a quantizer; ``generator`` is on the device of its inputs."""
+        super().__init__()
+        self.config = quantizer.config
+        self.quantizer = quantizer
+        self._probability, self._generator = probability, generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` here, quantized ``x`` there."""
+        return drop(self.quantizer(x), x, self._probability, self._generator)
+
+
+def drop(quantized: Tensor, x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """``x`` with some probability (a multiple of 1/256), else ``quantized``, element by element."""
+    if probability == 0:
+        return quantized
+    # Bytes of random words: a tenth of the time that bernoulli_ takes.
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+    words.random_(torch.iinfo(torch.int64).min, None, generator=generator)
+    kept = words.view(torch.uint8)[: x.numel()].reshape(x.shape) >= round(256 * probability)
+    return torch.lerp(x, quantized, kept.to(x.dtype))  # exact at both ends, and faster than where

@@ -1,0 +1,89 @@
+"""How blocks are reconstructed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from autoq.errors import CalibrationError
+
+Importance = Literal["aph", "brecq", "mse"]
+"""By what squared errors of a block's output are weighted: the average perturbation Hessian (APHQ-ViT), squared
+gradients (BRECQ), or nothing."""
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """How blocks are reconstructed; as in APHQ-ViT (Wu et al., CVPR 2025) but for fewer iterations at a higher rate.
+
+    Attributes:
+        iterations: steps of each block; the paper's are 20,000.
+        batch: images in a step.
+        importance: weights of squared errors; the last block's loss is the KL divergence of the predictions instead.
+        weight_rate: Adam's learning rate for rounding; None: 1e-3 at 20,000 iterations, as published, and higher at
+            fewer, in which rounding still has as far to go (:meth:`rounding_rate`).
+        scale_rate: Adam's learning rate for scales of activations, as a fraction of the scale, annealed to zero; None:
+            like ``weight_rate``, from the published 4e-5.
+        drop: probability with which an activation is left in full precision (QDrop).
+        regularization: weight of AdaRound's regulariser, relative to the loss of the calibrated block.
+        warm_up: share of the iterations before the regulariser sets in.
+        exponent_start: the regulariser's exponent when it sets in.
+        exponent_end: the same at the end.
+        importance_images: images that the average perturbation Hessian is a mean over.
+        bfloat16: compute products in bfloat16 while training, which some processors do faster; losses are compared in
+            full precision all the same.
+        seed: of batches, drops and perturbations.
+
+    Raises:
+        CalibrationError: a value is out of its range.
+    """
+
+    iterations: int = 1000
+    batch: int = 32
+    importance: Importance = "aph"
+    weight_rate: float | None = None
+    scale_rate: float | None = None
+    drop: float = 0.5
+    regularization: float = 1.0
+    warm_up: float = 0.2
+    exponent_start: float = 20.0
+    exponent_end: float = 2.0
+    importance_images: int = 128
+    bfloat16: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        self._require(self.iterations >= 1, "iterations", "at least 1")
+        self._require(self.batch >= 1, "batch", "at least 1")
+        self._require(self.importance in get_args(Importance), "importance", " or ".join(get_args(Importance)))
+        self._require(self.weight_rate is None or self.weight_rate > 0, "weight_rate", "positive")
+        self._require(self.scale_rate is None or self.scale_rate >= 0, "scale_rate", "0 or more")
+        self._require(0 <= self.drop < 1, "drop", "in 0..1, without 1")
+        self._require(self.regularization > 0, "regularization", "positive")
+        self._require(0 <= self.warm_up < 1, "warm_up", "in 0..1, without 1")
+        self._require(self.exponent_start >= self.exponent_end > 1, "exponent_end", "above 1, below exponent_start")
+        self._require(self.importance_images >= 1, "importance_images", "at least 1")
+
+    @property
+    def rounding_rate(self) -> float:
+        """The learning rate for rounding."""
+        return self.weight_rate if self.weight_rate is not None else 1e-3 * self._haste
+
+    @property
+    def relative_scale_rate(self) -> float:
+        """The learning rate for scales."""
+        return self.scale_rate if self.scale_rate is not None else 4e-5 * self._haste
+
+    @property
+    def _haste(self) -> float:
+        """How much longer a step is than in 20,000 iterations."""
+        return float(max(1.0, PUBLISHED_ITERATIONS / self.iterations) ** 0.75)
+
+    def _require(self, condition: bool, name: str, wanted: str) -> None:
+        if not condition:
+            raise CalibrationError(f"{name} of a reconstruction is {getattr(self, name)!r}: it must be {wanted}")
+
+
+PUBLISHED_ITERATIONS = 20_000
+"""Iterations a block in AdaRound, BRECQ, QDrop and APHQ-ViT."""

@@ -1,0 +1,186 @@
+"""Train the rounding and the scales of one block."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from autoq.graph.insert import OperandKey, QuantizedModel
+from autoq.graph.stages import State
+from autoq.quantizers import BaseQuantizer, UniformQuantizer, create_quantizer
+from autoq.reconstruction.blocks import Block
+from autoq.reconstruction.importance import run_block
+from autoq.reconstruction.losses import BlockLoss
+from autoq.reconstruction.rounding import DroppedQuantizer, LearnedRounding, drop
+from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.reconstruction.states import Entry, StateStore
+
+_LEAST_SCALE = 0.1
+"""A learned scale stays above this share of the calibrated one: steps never vanish."""
+
+
+@dataclass(frozen=True)
+class BlockData:
+    """What a block learns from.
+
+    Attributes:
+        full: its input in full precision.
+        quantized: its input as the quantized blocks before it give it.
+        target: its output in full precision.
+    """
+
+    full: StateStore
+    quantized: StateStore
+    target: StateStore
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a block has learned.
+
+    Attributes:
+        codes: of weights, by operand (int32).
+        quantizers: of activations whose scales were learned, by operand.
+    """
+
+    codes: dict[OperandKey, Tensor]
+    quantizers: dict[OperandKey, BaseQuantizer]
+
+
+def train_block(
+    model: QuantizedModel,
+    block: Block,
+    quantizers: Mapping[OperandKey, BaseQuantizer],
+    data: BlockData,
+    loss: BlockLoss,
+    calibrated_loss: float,
+    settings: ReconstructionSettings,
+    learn_scales: bool,
+    progress: Callable[[int, float], None],
+) -> Trained:
+    """Learn how to round a block's weights, and the scales of its activations.
+
+    Minimises loss / calibrated loss + λ Σ (1 − |2 h(V) − 1|^β), the sum divided by the number of weights, so that
+    λ means the same for every model; β falls from ``exponent_start`` to ``exponent_end`` after the warm-up (AdaRound,
+    equations 24 and 25). Batches are inputs whose elements come from full precision with the probability of a drop,
+    else from the quantized blocks before (QDrop). Operands without anything to learn are quantized as calibrated.
+
+    Args:
+        model: the block's slots are filled by this.
+        block: which.
+        quantizers: calibrated, of the block's operands.
+        data: input and target.
+        loss: of the block's output.
+        calibrated_loss: the loss before training, over all images.
+        settings: see there.
+        learn_scales: whether to learn scales of activations.
+        progress: called after each iteration with how many are done and the loss of its batch, relative.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(zlib.crc32(f"{settings.seed} {block.name}".encode()))
+    order = torch.Generator().manual_seed(zlib.crc32(f"{settings.seed} {block.name} batches".encode()))
+    roundings: dict[OperandKey, LearnedRounding] = {}
+    learned: dict[OperandKey, BaseQuantizer] = {}
+    modules: dict[OperandKey, nn.Module] = {}
+    for key, quantizer in quantizers.items():
+        if model.traced.sites_by_name[key[0]].operand(key[1]).is_weight:
+            if isinstance(quantizer, UniformQuantizer) and not quantizer.is_binary:
+                roundings[key] = modules[key] = LearnedRounding(model.traced.weight(*key), quantizer)
+            continue
+        if learn_scales and quantizer.learnable:
+            quantizer = learned[key] = _learnable_copy(quantizer)
+        modules[key] = DroppedQuantizer(quantizer, settings.drop, generator)
+    model.insert_(modules)
+    scales = [getattr(quantizer, name) for quantizer in learned.values() for name in quantizer.learnable]
+    steps = _Steps(roundings, scales, settings)
+    for done in range(settings.iterations):
+        chosen = torch.randint(data.target.images, (min(settings.batch, data.target.images),), generator=order)
+        state = _mixed(data, chosen, settings.drop, generator, device)
+        with torch.enable_grad():
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
+                output = run_block(model, block, state)
+            relative = loss(output, data.target.get(chosen, device), chosen) / calibrated_loss
+            steps.take_(relative, done)
+        progress(done + 1, float(relative.detach()))
+    return Trained(
+        {key: rounding.codes() for key, rounding in roundings.items()},
+        {key: _rebuilt(quantizer) for key, quantizer in learned.items()},
+    )
+
+
+class _Steps:
+    """Optimizers, schedules and the regulariser."""
+
+    def __init__(
+        self,
+        roundings: Mapping[OperandKey, LearnedRounding],
+        scales: list[Tensor],
+        settings: ReconstructionSettings,
+    ) -> None:
+        self._roundings, self._scales, self._settings = list(roundings.values()), scales, settings
+        self._least = [_LEAST_SCALE * scale.detach().clone() for scale in scales]
+        self._weights = sum(rounding.direction.numel() for rounding in self._roundings)
+        groups = [{"params": [each.direction], "lr": settings.rounding_rate} for each in self._roundings]
+        # Relative to each operand's own scale: one rate cannot suit inputs of 10 and attention of 0.01.
+        rates = [settings.relative_scale_rate * float(scale.detach().mean()) for scale in scales]
+        groups += [{"params": [scale], "lr": rate} for scale, rate in zip(scales, rates, strict=True)]
+        self._rates = rates
+        self._optimizer = torch.optim.Adam(groups) if groups else None
+
+    def take_(self, relative: Tensor, done: int) -> None:
+        """One step down the gradient of the loss and the regulariser."""
+        if self._optimizer is None or not relative.requires_grad:
+            return
+        settings = self._settings
+        objective = relative
+        start = settings.warm_up * settings.iterations
+        if done >= start and self._roundings:
+            share = (done - start) / (settings.iterations - start)
+            exponent = settings.exponent_end + (settings.exponent_start - settings.exponent_end) * (1 - share)
+            undecided = [each.undecided(exponent) * each.direction.numel() for each in self._roundings]
+            objective = objective + settings.regularization * torch.stack(undecided).sum() / self._weights
+        annealed = (1 + math.cos(math.pi * done / settings.iterations)) / 2
+        for group, rate in zip(self._optimizer.param_groups[len(self._roundings) :], self._rates, strict=True):
+            group["lr"] = rate * annealed
+        self._optimizer.zero_grad()
+        objective.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        with torch.no_grad():
+            for scale, least in zip(self._scales, self._least, strict=True):
+                scale.copy_(torch.maximum(scale, least))
+
+
+def _learnable_copy(quantizer: BaseQuantizer) -> BaseQuantizer:
+    copy = _rebuilt(quantizer)
+    for name in copy.learnable:
+        getattr(copy, name).requires_grad_()
+    return copy
+
+
+def _rebuilt(quantizer: BaseQuantizer) -> BaseQuantizer:
+    return create_quantizer(quantizer.config, quantizer.layout, quantizer.qparams())
+
+
+def _mixed(
+    data: BlockData, chosen: Tensor, probability: float, generator: torch.Generator, device: torch.device
+) -> State:
+    """Inputs of a block whose elements are in full precision with some probability."""
+    quantized = data.quantized.get(chosen, device)
+    if data.full is data.quantized or probability == 0:
+        return quantized
+    full = data.full.get(chosen, device)
+    return tuple(
+        _mix(here, there, entry, probability, generator)
+        for here, there, entry in zip(quantized, full, data.full.layout, strict=True)
+    )
+
+
+def _mix(quantized: object, full: object, entry: Entry, probability: float, generator: torch.Generator) -> object:
+    if entry.is_learned_from and isinstance(quantized, Tensor) and isinstance(full, Tensor):
+        return drop(quantized, full, probability, generator)
+    return quantized
