@@ -32,8 +32,6 @@ class BaseQuantizer(nn.Module, ABC):
 
     scheme: ClassVar[str]
     qparam_names: ClassVar[tuple[str, ...]]
-    learnable: ClassVar[tuple[str, ...]] = ()
-    """Those of them, positive numbers, that reconstruction may learn for activations."""
 
     def __init__(self, config: OperandConfig, layout: OperandLayout, qparams: Mapping[str, Tensor]) -> None:
         """Check the parameters and keep copies of them as buffers.
@@ -63,6 +61,15 @@ class BaseQuantizer(nn.Module, ABC):
     def qparams(self) -> dict[str, Tensor]:
         """The parameters, detached, from which ``create_quantizer`` makes an identical quantizer."""
         return {name: getattr(self, name).detach() for name in self.qparam_names}
+
+    @property
+    def learnable(self) -> tuple[str, ...]:
+        """Names of buffers of positive numbers that reconstruction may learn; none unless overridden."""
+        return ()
+
+    def learned(self) -> Self:
+        """A quantizer with what the buffers hold now, and all that follows from it made anew."""
+        return type(self)(self.config, self.layout, self.qparams()).to(next(self.buffers()).device)
 
     @classmethod
     @abstractmethod
@@ -123,7 +130,7 @@ class BaseQuantizer(nn.Module, ABC):
         """Check the parameters and derive what depends on them alone; runs again when a state is loaded."""
 
     def _is_learned(self) -> bool:
-        return any(getattr(self, name).requires_grad for name in self.qparam_names)
+        return any(getattr(self, name).requires_grad for name in (*self.qparam_names, *self.learnable))
 
     def _require(self, condition: bool | Tensor, complaint: str) -> None:
         if not condition:

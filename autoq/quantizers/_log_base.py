@@ -57,6 +57,11 @@ class BaseLogQuantizer(BaseQuantizer):
     def _choose_levels(self, count: int) -> LogLevels:
         """``count`` levels of this quantizer's base."""
 
+    @property
+    def learnable(self) -> tuple[str, ...]:
+        """The scale, but for softmax outputs, whose scale is one so that nothing need be multiplied."""
+        return ("scale",) if self._has_shift else ()
+
     def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Integer codes: levels from the greatest down, then zero (also for NaN)."""
         y = self._divide(x, self._broadcast(self.scale, x))

@@ -34,20 +34,35 @@ class InstanceGroupQuantizer(BaseQuantizer):
     Attributes:
         lower: lower bounds of the groups, of shape (groups,).
         upper: upper bounds of the groups, of shape (groups,).
+        scale: step of each group, from its bounds.
+        zero_point: code of zero in each group, from its bounds.
     """
 
     scheme: ClassVar[str] = "instance_groups"
     qparam_names: ClassVar[tuple[str, ...]] = ("lower", "upper")
     lower: Tensor
     upper: Tensor
-    _scale: Tensor
-    _zero_point: Tensor
+    scale: Tensor
+    zero_point: Tensor
 
     @classmethod
     def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:
         """Use the bounds as they are, one a group; a single bound serves all groups."""
         lower, upper = (bound.detach().flatten().expand(config.groups) for bound in (lower, upper))
         return cls(config, layout, {"lower": lower, "upper": upper})
+
+    @property
+    def learnable(self) -> tuple[str, ...]:
+        """The groups' steps; zero points stay, and bounds follow with :meth:`learned`."""
+        return ("scale",)
+
+    def learned(self) -> Self:
+        """Bounds from steps, which may have been learned."""
+        scale = self.scale.detach()
+        lower = -self.zero_point * scale
+        return type(self)(
+            self.config, self.layout, {"lower": lower, "upper": lower + (2**self.config.bits - 1) * scale}
+        )
 
     def assign(self, x: Tensor) -> Tensor:
         """Group (int64) of each entry, broadcastable against ``x``; arbitrary for entries with NaN."""
@@ -61,7 +76,7 @@ class InstanceGroupQuantizer(BaseQuantizer):
     def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
         """Integer codes 0..2^bits − 1 of each entry's own group."""
         groups = self.assign(x) if groups is None else groups
-        return affine_quantize(x, self._scale[groups], self._zero_point[groups], self.config.bits)
+        return affine_quantize(x, self.scale[groups], self.zero_point[groups], self.config.bits)
 
     def dequantize(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:
         """Values of codes; ``groups`` is needed where there are several.
@@ -72,17 +87,17 @@ class InstanceGroupQuantizer(BaseQuantizer):
         if groups is None:
             if self.config.groups > 1:
                 raise ValueError("codes of instance_groups have no value without their groups: pass assign(x)")
-            return affine_dequantize(codes, self._scale, self._zero_point)
-        return affine_dequantize(codes, self._scale[groups], self._zero_point[groups])
+            return affine_dequantize(codes, self.scale, self.zero_point)
+        return affine_dequantize(codes, self.scale[groups], self.zero_point[groups])
 
     def fake_quantize(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Assign, then quantize each entry with its own group's parameters."""
         groups = self.assign(x)
-        return affine_fake_quantize(x, self._scale[groups], self._zero_point[groups], self.config.bits, out=out)
+        return affine_fake_quantize(x, self.scale[groups], self.zero_point[groups], self.config.bits, out=out)
 
     def _fake_quantize_with_gradient(self, x: Tensor) -> Tensor:
         groups = self.assign(x.detach())
-        return affine_fake_quantize_with_gradient(x, self._scale[groups], self._zero_point[groups], self.config.bits)
+        return affine_fake_quantize_with_gradient(x, self.scale[groups], self.zero_point[groups], self.config.bits)
 
     def _prepare(self) -> None:
         self._require(self.layout.instance_group_axis is not None, "this operand has no channels or rows to group")
@@ -93,8 +108,8 @@ class InstanceGroupQuantizer(BaseQuantizer):
         )
         self._require(bool((self.lower <= self.upper).all()), "lower must not be above upper")
         scale, zero_point = choose_affine_qparams(self.lower, self.upper, self.config.bits, include_zero=False)
-        self.register_buffer("_scale", scale, persistent=False)
-        self.register_buffer("_zero_point", zero_point, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("zero_point", zero_point, persistent=False)
 
 
 def entry_bounds(x: Tensor, layout: OperandLayout) -> tuple[Tensor, Tensor]:

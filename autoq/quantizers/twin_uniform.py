@@ -37,7 +37,6 @@ class TwinUniformQuantizer(BaseQuantizer):
 
     scheme: ClassVar[str] = "twin_uniform"
     qparam_names: ClassVar[tuple[str, ...]] = ("scale", "shift_bits", "fine_sign")
-    learnable: ClassVar[tuple[str, ...]] = ("scale",)
     scale: Tensor
     shift_bits: Tensor
     fine_sign: Tensor
@@ -77,6 +76,11 @@ class TwinUniformQuantizer(BaseQuantizer):
             "fine_sign": torch.tensor(float(fine_sign), device=scale.device),
         }
         return cls(config, layout, qparams)
+
+    @property
+    def learnable(self) -> tuple[str, ...]:
+        """The coarse step, and with it the fine one."""
+        return ("scale",)
 
     def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Integer codes 0..2^bits − 1: the fine range's, then the coarse one's; zero and NaN are 0."""

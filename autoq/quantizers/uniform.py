@@ -33,7 +33,6 @@ class UniformQuantizer(BaseQuantizer):
 
     scheme: ClassVar[str] = "uniform"
     qparam_names: ClassVar[tuple[str, ...]] = ("scale", "zero_point")
-    learnable: ClassVar[tuple[str, ...]] = ("scale",)
     scale: Tensor
     zero_point: Tensor
 
@@ -45,6 +44,11 @@ class UniformQuantizer(BaseQuantizer):
         else:
             scale, zero_point = choose_affine_qparams(lower, upper, config.bits, include_zero=True)
         return cls(config, layout, {"scale": scale, "zero_point": zero_point})
+
+    @property
+    def learnable(self) -> tuple[str, ...]:
+        """The scale."""
+        return ("scale",)
 
     def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Integer codes 0..2^bits − 1."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.graph.stages import State
-from autoq.quantizers import BaseQuantizer, UniformQuantizer, create_quantizer
+from autoq.quantizers import BaseQuantizer, UniformQuantizer
 from autoq.reconstruction.blocks import Block
 from autoq.reconstruction.importance import run_block
 from autoq.reconstruction.losses import BlockLoss
@@ -109,7 +110,7 @@ def train_block(
         progress(done + 1, float(relative.detach()))
     return Trained(
         {key: rounding.codes() for key, rounding in roundings.items()},
-        {key: _rebuilt(quantizer) for key, quantizer in learned.items()},
+        {key: quantizer.learned() for key, quantizer in learned.items()},
     )
 
 
@@ -156,14 +157,10 @@ class _Steps:
 
 
 def _learnable_copy(quantizer: BaseQuantizer) -> BaseQuantizer:
-    copy = _rebuilt(quantizer)
+    copy = deepcopy(quantizer)
     for name in copy.learnable:
         getattr(copy, name).requires_grad_()
     return copy
-
-
-def _rebuilt(quantizer: BaseQuantizer) -> BaseQuantizer:
-    return create_quantizer(quantizer.config, quantizer.layout, quantizer.qparams())
 
 
 def _mixed(

@@ -262,15 +262,22 @@ class QuantizerContract:
 
     def test_learned_scale_gets_finite_gradients(self, case: Case) -> None:
         quantizer = case.make()
-        if "scale" not in quantizer.qparam_names:
-            pytest.skip("this scheme has no scale")
-        scale: Any = quantizer.scale
+        if not quantizer.learnable:
+            pytest.skip("nothing is learned of this scheme")
+        scale: Any = getattr(quantizer, *quantizer.learnable)
         scale.requires_grad_()
         quantizer(case.sample()).square().sum().backward()
         assert scale.grad.shape == scale.shape
         assert scale.grad.isfinite().all()
         assert scale.grad.any()
-        assert not quantizer.qparams()["scale"].requires_grad
+        with torch.no_grad():
+            scale.mul_(1.5)
+        learned = quantizer.learned()
+        assert not any(value.requires_grad for value in learned.buffers())
+        assert torch.allclose(getattr(learned, *learned.learnable), scale)
+        assert torch.allclose(
+            learned.quantize(1.5 * case.sample()).float(), case.make().quantize(case.sample()).float()
+        )
 
     def test_refuses_wrong_parameters(self, case: Case) -> None:
         quantizer = case.make()
