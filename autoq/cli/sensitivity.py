@@ -50,17 +50,20 @@ def sensitivity(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="For sensitivity.csv, sensitivity.png and bank/. [default: autoq-runs/MODEL-sensitivity]",
+            help="For sensitivity.csv, sensitivity.png and bank/, by aph also importance.csv, .png and .safetensors. "
+            "[default: autoq-runs/MODEL-sensitivity]",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """What each operand loses, quantized alone, at every option of a search space: a table and a heat map.
 
+    --proxy aph also says how important each element of every block's output is.
+
     The same command resumes an interrupted measurement.
     """
     from autoq.cli.display import RunDisplay
-    from autoq.search.sensitivities import TABLE, make_sensitivity_settings, run_sensitivity
+    from autoq.search.sensitivities import IMPORTANCE_TABLE, TABLE, make_sensitivity_settings, run_sensitivity
 
     settings = make_sensitivity_settings(
         model=model,
@@ -79,25 +82,43 @@ def sensitivity(
     try:
         with RunDisplay() as display:
             result = run_sensitivity(settings, folder, display)
-        picture = folder / "sensitivity.png"
+        picture, importance_picture = folder / "sensitivity.png", folder / "importance.png"
         _draw(result, model, picture)
+        _draw_importance(result, model, importance_picture)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; run the same command to resume: {this_command()}") from None
     if as_json:
         table = result.table
-        print_json({"out": result.out, "proxy": table.proxy, "images": table.images, "rows": _rows(result)})
+        document = {"out": result.out, "proxy": table.proxy, "images": table.images, "rows": _rows(result)}
+        print_json(document | ({} if result.importance is None else {"importance": _importance_rows(result)}))
         return
     for line in _most_sensitive(result):
         typer.echo(line)
     typer.echo(f"table: {folder / TABLE}")
     typer.echo(f"map:   {picture}")
+    if result.importance is not None:
+        typer.echo(f"importance of blocks' outputs: {folder / IMPORTANCE_TABLE}")
+        typer.echo(f"its map: {importance_picture}")
 
 
 def _draw(result: SensitivityResult, model: str, path: Path) -> None:
     from autoq.report.sensitivity_map import draw_sensitivity
 
-    name = model.rpartition(":")[2].rstrip("/").rpartition("/")[2]
-    draw_sensitivity(result.table, result.operands, path, f"{name}: what each operand loses, quantized alone")
+    title = f"{_short_name(model)}: what each operand loses, quantized alone"
+    draw_sensitivity(result.table, result.operands, path, title)
+
+
+def _draw_importance(result: SensitivityResult, model: str, path: Path) -> None:
+    if result.importance is None:
+        return
+    from autoq.report.importance_map import draw_importance
+
+    title = f"{_short_name(model)}: how much errors of each block's output matter"
+    draw_importance(result.importance, path, title, result.label_names)
+
+
+def _short_name(model: str) -> str:
+    return model.rpartition(":")[2].rstrip("/").rpartition("/")[2]
 
 
 def _rows(result: SensitivityResult) -> list[dict[str, Any]]:
@@ -111,6 +132,13 @@ def _rows(result: SensitivityResult) -> list[dict[str, Any]]:
         }
         for row in result.table.rows
     ]
+
+
+def _importance_rows(result: SensitivityResult) -> list[dict[str, Any]]:
+    from autoq.reconstruction.importance_files import rows_of
+
+    assert result.importance is not None  # noqa: S101 - as its caller has seen
+    return rows_of(result.importance.outputs)
 
 
 def _most_sensitive(result: SensitivityResult) -> list[str]:

@@ -146,7 +146,7 @@ def read_operands(path: str | os.PathLike[str], model: QuantizedModel) -> Operan
         sha256 = sha256_hex([Path(path).read_bytes()])
         with safe_open(path, "pt") as file:
             document = json.loads(file.metadata()["reconstruction"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise RecipeError(
             f"cannot read {shown!r}, which holds the recipe's reconstructed weights: it is missing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -9,14 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from autoq.calibration import Bank
+from autoq.calibration.perturbation_hessian import PerturbationSettings
+from autoq.errors import RunDirectoryError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
+from autoq.reconstruction.block_importance import measure_importance
+from autoq.reconstruction.importance_files import Importance, load_importance, save_importance, save_table
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.proxies import ADDITIVE, APH, LOSSES, check_proxy_name
 from autoq.scoring.sensitivity import Option, SensitivityTable, measure_additive_sensitivities, measure_sensitivities
-from autoq.scoring.session import Session
+from autoq.scoring.session import CalibrationImages, Session
 from autoq.scoring.threads import fastest_threads
 from autoq.search.decisions import ResolvedSpace
 from autoq.search.measurement_dir import MeasurementDirectory, validated
@@ -27,9 +33,12 @@ from autoq.search.storage import RunLock
 
 TABLE = "sensitivity.csv"
 """The table's name in its directory."""
+IMPORTANCE, IMPORTANCE_TABLE = "importance.safetensors", "importance.csv"
+"""Names of the importance of blocks' outputs, beside a table by ``aph``: every element, and a summary."""
 _RECORD = "sensitivity.json"
 _MAY_DIFFER = frozenset({"exhaustive", "device"})
 """Settings that a resumed measurement may change without making earlier losses worthless."""
+_logger = logging.getLogger(__name__)
 
 
 class SensitivitySettings(CalibrationChoices):
@@ -52,11 +61,15 @@ class SensitivityResult:
         out: the directory.
         table: the losses.
         operands: (site, operand) of the quantized operands, in the order of the model.
+        importance: of the outputs of blocks, by ``aph``; None for other proxies.
+        label_names: names of the model's classes, if they are known.
     """
 
     out: str
     table: SensitivityTable
     operands: tuple[tuple[str, str], ...]
+    importance: Importance | None = None
+    label_names: tuple[str, ...] | None = None
 
 
 def make_sensitivity_settings(**values: Any) -> SensitivitySettings:
@@ -77,7 +90,8 @@ def run_sensitivity(
 
     Args:
         settings: what to measure.
-        out: directory for ``sensitivity.csv`` and ``bank/``; created if missing.
+        out: directory for ``sensitivity.csv`` and ``bank/``, and with ``aph`` for ``importance.safetensors`` and
+            ``importance.csv``; created if missing.
         progress: told what happens.
 
     Raises:
@@ -118,8 +132,9 @@ def run_sensitivity(
                 progress,
                 exhaustive=settings.exhaustive,
             )
+            importance = importance_into(folder, session, images, progress) if settings.proxy == APH else None
         operands = tuple((plan.site, plan.operand.name) for plan in resolved.plans)
-        return SensitivityResult(os.fspath(folder), table, operands)
+        return SensitivityResult(os.fspath(folder), table, operands, importance, session.loaded.label_names)
 
 
 def options_of_space(resolved: ResolvedSpace) -> list[Option]:
@@ -187,6 +202,54 @@ def measure_into(
         progress=on_progress,
         keep=lambda table: table.save(path),
     )
+
+
+def importance_into(
+    directory: str | os.PathLike[str], session: Session, images: CalibrationImages, progress: Progress = ignore
+) -> Importance:
+    """Importance of what leaves each block, in two files of a directory; what is there of the same images is kept.
+
+    Args:
+        directory: where ``importance.safetensors`` and ``importance.csv`` are or will be.
+        session: a model; its slots are emptied.
+        images: to measure on; their seed is that of the perturbations.
+        progress: told what happens, as phase ``sensitivity``.
+
+    Raises:
+        CalibrationError: full precision or its derivatives are not finite.
+    """
+    folder = Path(directory)
+    sha256, settings = session.loaded.weights_sha256, PerturbationSettings(seed=images.seed)
+    wanted = (sha256, len(images.tensor), images.sha256, settings)
+    importance = _known_importance(folder / IMPORTANCE)
+    if importance is None or wanted != (
+        importance.weights_sha256,
+        importance.images,
+        importance.images_sha256,
+        importance.settings,
+    ):
+        progress(PhaseStarted("sensitivity", len(images.tensor), "outputs of blocks"))
+        done = 0
+
+        def on_batch(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(PhaseAdvanced("sensitivity", done))
+
+        batches = torch.split(images.tensor, choose_batch_size(session.traced))
+        outputs = measure_importance(session.model, batches, settings, progress=on_batch)
+        importance = Importance(session.loaded.name, *wanted, outputs)
+        save_importance(importance, folder / IMPORTANCE)
+    save_table(importance.outputs, folder / IMPORTANCE_TABLE)
+    return importance
+
+
+def _known_importance(path: Path) -> Importance | None:
+    try:
+        return load_importance(path) if path.exists() else None
+    except RunDirectoryError:
+        _logger.warning("the importance in %s cannot be read and is measured again", path)
+        return None
 
 
 def _directory(folder: Path) -> MeasurementDirectory[SensitivitySettings]:

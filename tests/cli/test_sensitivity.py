@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from autoq.reconstruction.importance_files import load_importance, save_importance
 from autoq.report.sensitivity_map import best_cells, family_mark
 from autoq.scoring.evaluator import Evaluator
 from autoq.scoring.sensitivity import SensitivityTable
+from autoq.search import sensitivities
 from autoq.units import format_kl
 from tests.cli.command import Command
 from tests.cli.test_bad_input import refusal
@@ -31,6 +36,8 @@ scheme = "instance_groups"
 groups = [1, 4]
 """
 FILES = {".lock", "bank", "sensitivity.csv", "sensitivity.json", "sensitivity.png"}
+IMPORTANCE_FILES = {"importance.csv", "importance.png", "importance.safetensors"}
+BLOCKS = ["patch_embed.proj", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "head"]
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +84,65 @@ def test_for_programs(command: Command) -> None:
     assert json.loads(Path("here/sensitivity.json").read_text())["settings"]["exhaustive"] is True
     assert one_json(command(*ARGUMENTS, "--out", "here", "--json")) == document, "resumed"
     assert {path.name for path in Path("here").iterdir()} == FILES
+
+
+def test_importance_of_blocks(command: Command) -> None:
+    arguments = (*ARGUMENTS, "--proxy", "aph", "--out", "here")
+    outcome = command(*arguments)
+    assert (outcome.status, outcome.complaints) == (0, [])
+    assert outcome.out.splitlines()[-4:] == [
+        "table: here/sensitivity.csv",
+        "map:   here/sensitivity.png",
+        "importance of blocks' outputs: here/importance.csv",
+        "its map: here/importance.png",
+    ]
+    assert {path.name for path in Path("here").iterdir()} == FILES | IMPORTANCE_FILES
+    importance = load_importance("here/importance.safetensors")
+    assert (importance.model, importance.images) == ("vit_digits", 8)
+    assert [each.name for each in importance.outputs] == BLOCKS
+    document = one_json(command(*arguments, "--json"))
+    assert document.keys() == {"out", "proxy", "images", "rows", "importance"}
+    rows = document["importance"]
+    assert [row["block"] for row in rows] == BLOCKS
+    assert [row["mean"] for row in rows] == pytest.approx([float(each.hessian.mean()) for each in importance.outputs])
+    with Path("here/importance.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["block"], line["shape"]) for line in lines] == [(row["block"], row["shape"]) for row in rows]
+
+
+def test_importance_is_measured_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (*ARGUMENTS, "--proxy", "aph", "--out", "here")
+    calls: list[str] = []
+
+    def spy(*given: Any, **named: Any) -> Any:
+        calls.append("measured")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return measure_importance(*given, **named)
+
+    measure_importance = sensitivities.measure_importance
+    monkeypatch.setattr(sensitivities, "measure_importance", spy)
+    assert command(*arguments).status == 130
+    assert "sensitivity.csv" in {path.name for path in Path("here").iterdir()}
+    assert IMPORTANCE_FILES.isdisjoint(path.name for path in Path("here").iterdir())
+    assert command(*arguments).status == 0
+    first = load_importance("here/importance.safetensors")
+    table = Path("here/importance.csv").read_bytes()
+    Path("here/importance.csv").unlink()
+    Path("here/importance.png").unlink()
+    assert command(*arguments).status == 0
+    assert len(calls) == 2
+    assert Path("here/importance.csv").read_bytes() == table
+    assert Path("here/importance.png").exists()
+    Path("here/importance.safetensors").write_bytes(b"damaged")
+    assert command(*arguments).status == 0
+    assert len(calls) == 3, "damaged"
+    save_importance(replace(first, images_sha256="another", outputs=first.outputs[:1]), "here/importance.safetensors")
+    assert command(*arguments).status == 0
+    assert len(calls) == 4, "of other images"
+    last = load_importance("here/importance.safetensors")
+    assert replace(last, outputs=()) == replace(first, outputs=())
+    assert all(torch.equal(a.hessian, b.hessian) for a, b in zip(last.outputs, first.outputs, strict=True))
 
 
 def test_interrupted(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
