@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -76,4 +78,21 @@ def drop(quantized: Tensor, x: Tensor, probability: float, generator: torch.Gene
     words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
     words.random_(torch.iinfo(torch.int64).min, None, generator=generator)
     kept = words.view(torch.uint8)[: x.numel()].reshape(x.shape) >= round(256 * probability)
-    return torch.lerp(x, quantized, kept.to(x.dtype))  # exact at both ends, and faster than where
+    mixed: Tensor = _Mix.apply(quantized, x, kept.to(x.dtype))
+    return mixed
+
+
+class _Mix(torch.autograd.Function):
+    """``kept`` of one tensor, the rest of the other; faster than ``where``, and exact as weights are 0 and 1."""
+
+    @staticmethod
+    def forward(context: Any, quantized: Tensor, x: Tensor, kept: Tensor) -> Tensor:
+        context.save_for_backward(kept)
+        return torch.lerp(x, quantized, kept)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        (kept,) = context.saved_tensors
+        of_quantized = gradient * kept
+        return of_quantized, gradient - of_quantized, None
