@@ -1,0 +1,233 @@
+"""MLP reconstruction: ReLU in place of GELU, made up for by training on unlabelled images.
+
+Wu et al., "APHQ-ViT: Post-Training Quantization with Average Perturbation Hessian Based Reconstruction for Vision
+Transformers", CVPR 2025, section 3.3. A ReLU's output has no negative tail and, through the clamp in the loss, fewer
+outliers, so that it can be quantized uniformly. It works on the traced graph, whatever the architecture.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from operator import attrgetter
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from autoq.calibration.bank_files import fingerprint_of
+from autoq.calibration.perturbation_hessian import stage_hessians
+from autoq.files import sha256_hex
+from autoq.graph.insert import QuantizedModel
+from autoq.graph.trace import TracedModel
+from autoq.reconstruction.mlp_graph import Mlp, check_mlps, find_mlps, with_relu
+from autoq.reconstruction.mlp_training import (
+    MlpSettings,
+    MlpSpan,
+    measure_error,
+    normalized,
+    span_of,
+    train_mlp_,
+)
+from autoq.reconstruction.states import Entry, StateStore, find_layouts
+from autoq.reconstruction.tensor_folder import Kept, TensorFolder
+
+_VERSION = 1
+"""Changes when the same settings give other parameters than before."""
+
+
+@dataclass(frozen=True)
+class MlpProgress:
+    """How far the training of MLPs is.
+
+    Attributes:
+        name: of the MLP.
+        index: of the MLP, from 0.
+        total: number of MLPs.
+        iteration: finished iterations of this MLP.
+        iterations: that it is trained for.
+        loss: of the last one.
+    """
+
+    name: str
+    index: int
+    total: int
+    iteration: int
+    iterations: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class MlpErrors:
+    """What the ReLU costs an MLP: ½ Σ (Ô − O)² H of its stages' output, H of mean one; the mean over all images.
+
+    Attributes:
+        before: with the original parameters.
+        after: with the trained ones.
+    """
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class ReconstructedMlps:
+    """A model with ReLU in its MLPs.
+
+    Attributes:
+        traced: the model; what was not trained is shared with the original.
+        parameters: the trained ones, by the names they have in the model.
+        errors: by MLP.
+    """
+
+    traced: TracedModel
+    parameters: dict[str, Tensor]
+    errors: dict[str, MlpErrors]
+
+
+def reconstruct_mlps(
+    traced: TracedModel,
+    images: Tensor,
+    settings: MlpSettings | None = None,
+    folder: Path | None = None,
+    states_folder: Path | None = None,
+    progress: Callable[[MlpProgress], None] | None = None,
+    hessian_progress: Callable[[int], None] | None = None,
+) -> ReconstructedMlps:
+    """Replace GELU by ReLU in every MLP and train its layers and their LayerNorm, one MLP after the other.
+
+    An MLP's errors are weighed at the end of the stage that holds fc2: in a residual network, where its branch has been
+    added. At most three states of all images are held at a time.
+
+    Args:
+        traced: left as it is.
+        images: of shape (N, C, H, W), on the model's device; at least one.
+        settings: None: the defaults.
+        folder: where each MLP's parameters are kept (``00-blocks.0.mlp.safetensors``), so that an interrupted run goes
+            on after the last finished MLP, with the result that it would have had; made if need be. None: nowhere.
+        states_folder: an existing folder for temporary files with the states of all images; None: in memory.
+        progress: called every few iterations.
+        hessian_progress: called with the number of images of each few whose importance is known.
+
+    Raises:
+        ModelError: the model has no MLP with GELU.
+        CalibrationError: there is no image, training diverged, or the states of this model cannot be told apart by
+            image.
+        RunDirectoryError: ``folder`` has the files of another model, of other images or settings.
+        OSError: a file cannot be written.
+    """
+    settings = MlpSettings() if settings is None else settings
+    mlps = find_mlps(traced)
+    check_mlps(mlps)
+    with torch.inference_mode(False), torch.no_grad():
+        original = QuantizedModel(traced).to(images.device)
+        spans = [span_of(original, mlp) for mlp in mlps]
+        kept = TensorFolder(folder, _fingerprint(traced, images, settings, mlps))
+        hessians = _hessians(original, images, spans, settings, kept, hessian_progress)
+        layouts = find_layouts(original, images[:1])
+        inputs = _States(layouts, images, states_folder, settings.batch_size)
+        targets = _States(layouts, images, states_folder, settings.batch_size)
+        parameters: dict[str, Tensor] = {}
+        errors: dict[str, MlpErrors] = {}
+        for index, (mlp, span) in enumerate(zip(mlps, spans, strict=True)):
+            name = f"{index:02d}-{mlp.name}"
+            found = kept.load(name)
+            if found is None:
+                changed = with_relu(traced, mlps[: index + 1], parameters)
+                model = QuantizedModel(changed).to(images.device)
+                source = original if settings.inputs == "original" else model
+                inputs.advance_(source, span.first)
+                targets.advance_(original, span.last + 1)
+
+                def report(iteration: int, loss: float, mlp: Mlp = mlp, index: int = index) -> None:
+                    if progress is not None:
+                        progress(MlpProgress(mlp.name, index, len(mlps), iteration, settings.iterations, loss))
+
+                trained = _parameters(changed, mlp)
+                weights = normalized(hessians[span.last])
+                sides = (inputs.store, targets.store)
+                before = measure_error(model, span, *sides, weights, settings.batch_size)
+                seed = zlib.crc32(f"{settings.seed} {mlp.name}".encode())
+                train_mlp_(model, mlp, list(trained.values()), *sides, weights, settings, seed, report)
+                after = measure_error(model, span, *sides, weights, settings.batch_size)
+                found = Kept(dict(trained), {"before": before, "after": after})
+                kept.save(name, found)
+            parameters |= {key: value.detach().to(images.device) for key, value in found.tensors.items()}
+            errors[mlp.name] = MlpErrors(found.numbers["before"], found.numbers["after"])
+        return ReconstructedMlps(with_relu(traced, mlps, parameters), parameters, errors)
+
+
+class _States:
+    """The states of all images at a cut that moves through the model."""
+
+    def __init__(self, layouts: Sequence[tuple[Entry, ...]], images: Tensor, folder: Path | None, size: int) -> None:
+        self._layouts, self._images, self._folder, self._size = layouts, images, folder, size
+        self.store: StateStore
+        self._stage: int
+        self._restart_()
+
+    def advance_(self, model: QuantizedModel, stage: int) -> None:
+        """Run the model up to a stage; from the start if the cut has passed it, as it has for MLPs that overlap."""
+        if stage < self._stage:
+            self._restart_()
+        if stage == self._stage:
+            return
+        ahead = StateStore(self._layouts[stage], self.store.images, self._folder)
+        for start in range(0, self.store.images, self._size):
+            chosen = slice(start, min(start + self._size, self.store.images))
+            state = self.store.get(chosen, self._images.device)
+            for index in range(self._stage, stage):
+                state = model.run_stage(index, state)
+            ahead.put_(start, state)
+        self.store, self._stage = ahead, stage
+
+    def _restart_(self) -> None:
+        self.store, self._stage = StateStore.of_images(self._layouts[0], self._images), 0
+
+
+def _hessians(
+    model: QuantizedModel,
+    images: Tensor,
+    spans: Sequence[MlpSpan],
+    settings: MlpSettings,
+    kept: TensorFolder,
+    progress: Callable[[int], None] | None,
+) -> dict[int, dict[int, Tensor]]:
+    """By stage with an MLP's end, H of the entries of its state that have one."""
+    stages = list(dict.fromkeys(span.last for span in spans))
+    found = kept.load("hessians")
+    if found is None:
+        batches = torch.split(images, settings.batch_size)
+        states = stage_hessians(model, batches, stages, settings.perturbation, progress)
+        found = Kept({f"{s}.{leaf}": h for s in stages for leaf, h in enumerate(states[s]) if h is not None})
+        kept.save("hessians", found)
+    result: dict[int, dict[int, Tensor]] = {stage: {} for stage in stages}
+    for key, value in found.tensors.items():
+        stage, leaf = map(int, key.split("."))
+        result[stage][leaf] = value.to(images.device)
+    return result
+
+
+def _parameters(traced: TracedModel, mlp: Mlp) -> dict[str, nn.Parameter]:
+    return {name: attrgetter(name)(traced.graph_module) for name in mlp.parameters}
+
+
+def _fingerprint(traced: TracedModel, images: Tensor, settings: MlpSettings, mlps: Sequence[Mlp]) -> str:
+    graph_module = traced.graph_module
+    names = sorted({str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"})
+    tensors = {name: attrgetter(name)(graph_module) for name in names}
+    description: Mapping[str, object] = {
+        "version": _VERSION,
+        "settings": asdict(settings),
+        "mlps": [asdict(mlp) for mlp in mlps],
+        "weights_sha256": sha256_hex(_chunks(tensors)),
+        "images_sha256": sha256_hex(_chunks({"images": images})),
+    }
+    return fingerprint_of(description)
+
+
+def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
+    for name, tensor in tensors.items():
+        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode()
+        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
