@@ -31,7 +31,7 @@ from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.scoring import measure_accuracy
 from autoq.scoring.applied import options_of
 from autoq.scoring.discrepancy import Discrepancy
-from autoq.scoring.session import Session
+from autoq.scoring.session import LabelledImages, Session
 
 KEY = ("model", "method", "bits", "importance", "iterations", "seed", "images", "drop", "scale_rate")
 CALIBRATED = "calibrated"
@@ -111,7 +111,9 @@ def _measure(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, An
     accuracy = measure_accuracy(session.model, labelled.batches())
     return {
         **row,
+        "relu": row["model"] == arguments.relu_model,
         "top1_percent": accuracy.top1_percent,
+        "full_precision_top1_percent": _full_precision(original, labelled),
         "kl_nats": discrepancy.score().kl_nats,
         "seconds": seconds,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
@@ -119,6 +121,11 @@ def _measure(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, An
         "bfloat16": arguments.bfloat16,
         "blocks": [vars(report) for report in reports],
     }
+
+
+def _full_precision(original: Session, labelled: LabelledImages) -> float:
+    original.model.remove_()
+    return measure_accuracy(original.model, labelled.batches()).top1_percent
 
 
 def _tell(report: BlockReport) -> None:
