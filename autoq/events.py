@@ -6,7 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Phase = Literal["model", "images", "capture", "calibration", "sensitivity", "search", "front", "score", "accuracy"]
+Phase = Literal[
+    "model",
+    "images",
+    "capture",
+    "calibration",
+    "sensitivity",
+    "search",
+    "front",
+    "mlp",
+    "reconstruction",
+    "score",
+    "accuracy",
+]
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,55 @@ class TrialFinished:
     proxy: str = "kl"
 
 
-Event = PhaseStarted | PhaseAdvanced | TrialFinished
+@dataclass(frozen=True)
+class BlockAdvanced:
+    """A block, or an MLP, is being trained.
+
+    Attributes:
+        phase: ``reconstruction`` or ``mlp``.
+        name: of the block.
+        number: of the block among those that are trained, from 1.
+        blocks: how many those are.
+        done: iterations so far.
+        iterations: how many there will be.
+        loss: of the last batch; of a block relative to what it was before.
+    """
+
+    phase: Phase
+    name: str
+    number: int
+    blocks: int
+    done: int
+    iterations: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class BlockFinished:
+    """A block, or an MLP, was trained, now or by an earlier run.
+
+    Attributes:
+        phase: ``reconstruction`` or ``mlp``.
+        name: of the block.
+        number: of the block among those that are trained, from 1.
+        blocks: how many those are.
+        loss: what was minimised.
+        before: the loss over all images before.
+        after: the same after.
+        kept: False if that is no better, and the block is left as it was.
+    """
+
+    phase: Phase
+    name: str
+    number: int
+    blocks: int
+    loss: str
+    before: float
+    after: float
+    kept: bool = True
+
+
+Event = PhaseStarted | PhaseAdvanced | TrialFinished | BlockAdvanced | BlockFinished
 Progress = Callable[[Event], None]
 
 

@@ -81,6 +81,32 @@ class CalibrationReference(_Frozen):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
+class ReconstructionReference(_Frozen):
+    """Where reconstructed weights and quantizer parameters are, and what they were learned from.
+
+    Attributes:
+        file: name of the safetensors file, which lies beside the recipe.
+        sha256: of that file.
+        data: images that it was reconstructed on.
+        images: how many.
+        seed: that chose them, and drew batches.
+        iterations: of each block.
+        importance: by what squared errors of a block's output were weighted.
+        settings: those of ``ReconstructionSettings`` that differ from their defaults, but for the three above.
+        blocks: that were reconstructed, if not all.
+    """
+
+    file: str = Field(pattern=r"^[^/\\]+$")
+    sha256: str
+    data: str
+    images: int
+    seed: int
+    iterations: int
+    importance: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    blocks: tuple[str, ...] | None = None
+
+
 class CostRecord(_Frozen):
     """Cost of a recipe, as DESIGN.md §5 defines it."""
 
@@ -114,6 +140,7 @@ class Recipe(_Frozen):
             and the bits for which it is; the rescaling itself is in the bank.
         method: the published method that made this recipe, for people to read.
         calibration: what made the quantizer parameters.
+        reconstruction: where they and the weights are, if they were learned since.
         cost: BOPs and size when the recipe was written.
         score: discrepancy (and accuracy) when the recipe was written.
     """
@@ -124,15 +151,19 @@ class Recipe(_Frozen):
     reparameterized: dict[str, int] = Field(default_factory=dict)
     method: str | None = None
     calibration: CalibrationReference | None = None
+    reconstruction: ReconstructionReference | None = None
     cost: CostRecord | None = None
     score: ScoreRecord | None = None
 
     @property
     def content_hash(self) -> str:
         """SHA-256 of what is quantized and how; equal for recipes that differ only in their records."""
-        if not self.reparameterized:
-            return hash_sites(self.sites)
-        return sha256_hex([hash_sites(self.sites).encode(), json.dumps(self.reparameterized, sort_keys=True).encode()])
+        parts = [hash_sites(self.sites)]
+        if self.reparameterized:
+            parts.append(json.dumps(self.reparameterized, sort_keys=True))
+        if self.reconstruction is not None:
+            parts.append(self.reconstruction.sha256)
+        return parts[0] if len(parts) == 1 else sha256_hex(part.encode() for part in parts)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, defaults left out of the operands."""
@@ -143,6 +174,8 @@ class Recipe(_Frozen):
             del document["reparameterized"]
         if self.calibration is not None and not self.calibration.settings:
             del document["calibration"]["settings"]
+        if self.reconstruction is not None and not self.reconstruction.settings:
+            del document["reconstruction"]["settings"]
         ordered = {key: document[key] for key in ("schema_version", "model")}
         ordered["sites"] = sites_to_json(self.sites)
         return ordered | {key: value for key, value in document.items() if key not in ordered}
@@ -201,6 +234,7 @@ def _keys_beside(location: tuple[int | str, ...]) -> set[str]:
         "sites": OperandConfig,
         "model": ModelReference,
         "calibration": CalibrationReference,
+        "reconstruction": ReconstructionReference,
         "cost": CostRecord,
         "score": ScoreRecord,
     }

@@ -16,6 +16,7 @@ from autoq.recipe import (
     ModelReference,
     OperandConfig,
     Recipe,
+    ReconstructionReference,
     ScoreRecord,
     hash_sites,
 )
@@ -108,6 +109,44 @@ def test_hash_is_of_the_operands_alone() -> None:
     assert recipe.content_hash == reordered.content_hash == hash_sites(recipe.sites)
     five = {"blocks.0.attn.qkv": {"weight": WEIGHT.model_copy(update={"bits": 5}), "input": GROUPS}}
     assert make_recipe(sites=recipe.sites | five).content_hash != recipe.content_hash
+
+
+RECONSTRUCTED = ReconstructionReference(
+    file="recipe.safetensors", sha256="cd" * 32, data="digits", images=64, seed=1, iterations=200, importance="aph"
+)
+
+
+def test_reconstructed_weights_are_part_of_the_content() -> None:
+    recipe = make_recipe()
+    first, other = (
+        make_recipe(reconstruction=RECONSTRUCTED.model_copy(update={"sha256": value * 32})) for value in ("cd", "ef")
+    )
+    assert len({recipe.content_hash, first.content_hash, other.content_hash}) == 3
+    more = make_recipe(reconstruction=RECONSTRUCTED.model_copy(update={"iterations": 3}))
+    assert more.content_hash == first.content_hash, "that is a record"
+
+
+def test_a_reconstruction_is_written_where_there_is_one(tmp_path: Path) -> None:
+    assert "reconstruction" not in make_recipe().to_json()
+    make_recipe(reconstruction=RECONSTRUCTED).save(tmp_path / "a.json")
+    assert Recipe.load(tmp_path / "a.json") == make_recipe(reconstruction=RECONSTRUCTED)
+    written = json.loads((tmp_path / "a.json").read_text())["reconstruction"]
+    assert written.keys() == {"file", "sha256", "data", "images", "seed", "iterations", "importance"}
+    some = RECONSTRUCTED.model_copy(update={"settings": {"batch": 8}, "blocks": ("blocks.0", "head")})
+    make_recipe(reconstruction=some).save(tmp_path / "b.json")
+    assert Recipe.load(tmp_path / "b.json").reconstruction == some
+
+
+def test_complaints_about_a_reconstruction(tmp_path: Path) -> None:
+    wrong = make_recipe(reconstruction=RECONSTRUCTED).to_json()
+    wrong["reconstruction"]["iteration"] = wrong["reconstruction"].pop("iterations")
+    message = complaint(saved(tmp_path, wrong))
+    assert "unknown key 'reconstruction.iteration'. Did you mean 'iterations'?" in message
+    wrong = make_recipe(reconstruction=RECONSTRUCTED).to_json()
+    wrong["reconstruction"]["file"] = "../weights.safetensors"
+    message = complaint(saved(tmp_path, wrong))
+    assert "reconstruction.file: " in message
+    assert "(got '../weights.safetensors')" in message
 
 
 def test_hash_does_not_change_between_versions() -> None:

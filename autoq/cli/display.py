@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from autoq.units import format_kl
+from autoq.units import format_digits, format_kl
 
 if TYPE_CHECKING:
-    from autoq.events import Event
+    from autoq.events import BlockAdvanced, BlockFinished, Event
 
 _NAMES = {
     "model": "loading and tracing",
@@ -22,6 +22,8 @@ _NAMES = {
     "sensitivity": "measuring sensitivity",
     "search": "evaluating recipes",
     "front": "measuring the front",
+    "mlp": "training MLPs",
+    "reconstruction": "reconstructing blocks",
     "score": "comparing predictions",
     "accuracy": "measuring accuracy",
 }
@@ -66,12 +68,16 @@ class RunDisplay:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        from autoq.events import PhaseAdvanced, PhaseStarted
+        from autoq.events import BlockAdvanced, BlockFinished, PhaseAdvanced, PhaseStarted
 
         if isinstance(event, PhaseStarted):
             self._start(event.phase, event.total, event.detail)
         elif isinstance(event, PhaseAdvanced):
             self._advance(event.phase, event.done, self._totals.get(event.phase), "")
+        elif isinstance(event, BlockAdvanced):
+            self._advance_block(event)
+        elif isinstance(event, BlockFinished):
+            self._finish_block(event)
         else:
             name, unit = _LOSSES.get(event.proxy, (event.proxy, ""))
             best = "none yet" if event.best_loss is None else f"{format_kl(event.best_loss)}{unit}"
@@ -94,6 +100,22 @@ class RunDisplay:
             self._bars.update(self._tasks[phase], completed=done, total=total, count=count, detail=detail)
         elif not self._live and (done == total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES):
             self._line(f"{_NAMES[phase]} {count}{f': {detail}' if detail else ''}")
+
+    def _advance_block(self, event: BlockAdvanced) -> None:
+        detail = f"{event.name}, batch loss {format_digits(event.loss)}"
+        if self._live and event.phase in self._tasks:
+            task, block = self._tasks[event.phase], f"block {event.number}/{event.blocks}"
+            if self._bars.tasks[task].fields["count"] != block:  # its times are this block's
+                self._bars.reset(task, total=event.iterations, count=block, detail=detail)
+            self._bars.update(task, completed=event.done, detail=detail)
+        elif not self._live and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            count = f"{event.number}/{event.blocks}"
+            self._line(f"{_NAMES[event.phase]} {count}: {event.done}/{event.iterations} of {detail}")
+
+    def _finish_block(self, event: BlockFinished) -> None:
+        outcome = f"{event.loss} loss {format_digits(event.before)} -> {format_digits(event.after)}"
+        kept = "" if event.kept else ", no better: left as it was"
+        self._line(f"{_NAMES[event.phase]} {event.number}/{event.blocks}: {event.name}: {outcome}{kept}")
 
     def _finish_bar(self) -> None:
         if self._live and self._task is not None:

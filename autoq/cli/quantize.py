@@ -23,7 +23,8 @@ from autoq.cli.options import (
 
 def quantize(
     method: Annotated[
-        str, typer.Option("--method", metavar="NAME", help="rtn, fq-vit, ptq4vit, repq-vit, igq-vit or adalog.")
+        str,
+        typer.Option("--method", metavar="NAME", help="rtn, fq-vit, ptq4vit, repq-vit, igq-vit, adalog or aphq-vit."),
     ],
     bits: Annotated[
         str, typer.Option("--bits", metavar="BITS", help="w4a4; w8a8s4 for 4-bit attention maps (papers' 8/8/4).")
@@ -46,19 +47,43 @@ def quantize(
         bool | None, typer.Option("--ptf/--no-ptf", help="fq-vit: integer LayerNorm on power-of-two factors.")
     ] = None,
     lis: Annotated[bool | None, typer.Option("--lis/--no-lis", help="fq-vit: integer softmax to logarithms.")] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="aphq-vit: training steps of each block and each MLP. [default: 1000]"),
+    ] = None,
+    mlp: Annotated[
+        bool | None,
+        typer.Option("--mlp/--no-mlp", help="aphq-vit: replace GELU by ReLU and train MLPs first. [default: --mlp]"),
+    ] = None,
+    importance: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="aphq-vit: errors of blocks weighted by aph, brecq or mse. [default: aph]"),
+    ] = None,
+    bfloat16: Annotated[bool | None, typer.Option("--bfloat16", help="aphq-vit: train blocks in bfloat16.")] = None,
+    on_disk: Annotated[
+        bool | None, typer.Option("--on-disk", help="aphq-vit: activations in temporary files, not in memory.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="For recipe.json and bank/. [default: autoq-runs/MODEL-METHOD-BITS]"),
+        typer.Option(
+            metavar="DIR",
+            help="For recipe.json and bank/, of aphq-vit also recipe.safetensors and model/. "
+            "[default: autoq-runs/MODEL-METHOD-BITS]",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Quantize a model by a published method, the same bits everywhere."""
+    """Quantize a model by a published method, the same bits everywhere.
+
+    The same command resumes an interrupted run.
+    """
     from autoq.cli.display import RunDisplay
     from autoq.methods import BitWidths, MethodOptions, create_method
 
-    chosen = create_method(method, MethodOptions(observer, groups, ptf, lis))
+    options = MethodOptions(observer, groups, ptf, lis, iterations, importance, mlp, bfloat16, on_disk)
+    chosen = create_method(method, options)
     widths = BitWidths.parse(bits)
     folder = out or default_out(model, f"{method}-{widths}")
     try:

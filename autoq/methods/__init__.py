@@ -9,6 +9,7 @@ from autoq.errors import MethodError
 from autoq.files import did_you_mean
 from autoq.methods._base import BaseMethod, MethodOptions
 from autoq.methods.adalog import AdaLog
+from autoq.methods.aphq_vit import AphqVit
 from autoq.methods.bit_widths import BitWidths
 from autoq.methods.fq_vit import FqVit
 from autoq.methods.igq_vit import IgqVit
@@ -16,7 +17,7 @@ from autoq.methods.ptq4vit import Ptq4Vit
 from autoq.methods.repq_vit import RepqVit
 from autoq.methods.rtn import Rtn
 
-_CLASSES: tuple[type[BaseMethod], ...] = (Rtn, FqVit, Ptq4Vit, RepqVit, IgqVit, AdaLog)
+_CLASSES: tuple[type[BaseMethod], ...] = (Rtn, FqVit, Ptq4Vit, RepqVit, IgqVit, AdaLog, AphqVit)
 
 METHODS: dict[str, type[BaseMethod]] = {cls.name: cls for cls in _CLASSES}
 """Methods by the name that ``autoq quantize --method`` takes."""

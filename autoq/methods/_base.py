@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 from autoq.calibration import CalibrationSettings
@@ -14,6 +14,8 @@ from autoq.graph.sites import Operand, Site
 from autoq.graph.trace import TracedModel
 from autoq.methods.bit_widths import BitWidths
 from autoq.recipe import OperandConfig, SiteConfig
+from autoq.reconstruction.mlp_training import MlpSettings
+from autoq.reconstruction.settings import ReconstructionSettings
 
 IMAGE_BITS = 8
 """Least width of the input of the first layer: pixels have 8 bits to begin with (AdaLog's protocol)."""
@@ -28,12 +30,22 @@ class MethodOptions:
         groups: groups of instance-aware group quantization.
         ptf: whether LayerNorm runs in integers, on inputs with power-of-two factors.
         lis: whether softmax runs in integers, to base-2 logarithms.
+        iterations: of the reconstruction of each block and each MLP.
+        importance: by what squared errors of a block's output are weighted.
+        mlp: whether GELU becomes ReLU, and MLPs are trained to make up for it.
+        bfloat16: whether blocks are trained in bfloat16.
+        on_disk: whether activations between blocks are kept in temporary files rather than in memory.
     """
 
     observer: str | None = None
     groups: int | None = None
     ptf: bool | None = None
     lis: bool | None = None
+    iterations: int | None = None
+    importance: str | None = None
+    mlp: bool | None = None
+    bfloat16: bool | None = None
+    on_disk: bool | None = None
 
     def given(self) -> dict[str, object]:
         """The options that are set."""
@@ -57,6 +69,10 @@ class BaseMethod(ABC):
     """Calibration images of the paper's protocol."""
     taken_options: ClassVar[Mapping[str, tuple[object, ...]]] = {}
     """Names of ``MethodOptions`` that it has, and their values; an empty tuple takes any."""
+    reconstruction: ClassVar[ReconstructionSettings | None] = None
+    """How it reconstructs blocks on its images; None: it calibrates only."""
+    mlp_reconstruction: ClassVar[MlpSettings | None] = None
+    """How it trains MLPs with ReLU in place of GELU before that; None: it leaves the model as it is."""
 
     def __init__(self, options: MethodOptions | None = None) -> None:
         """Check the options.
@@ -67,7 +83,7 @@ class BaseMethod(ABC):
         self.options = options or MethodOptions()
         for name, value in self.options.given().items():
             if name not in self.taken_options:
-                raise MethodError(f"{self.name} has no option --{name}; {self._describe_options()}")
+                raise MethodError(f"{self.name} has no option {_flag(name)}; {self._describe_options()}")
             allowed = self.taken_options[name]
             if allowed and value not in allowed:
                 raise MethodError(f"{self.name}: {name} {value!r} is not one of {', '.join(map(str, allowed))}")
@@ -94,6 +110,21 @@ class BaseMethod(ABC):
             if chosen:
                 configured[site.name] = chosen
         return configured
+
+    def reconstruction_settings(self, seed: int) -> ReconstructionSettings | None:
+        """How blocks are reconstructed, if they are."""
+        if self.reconstruction is None:
+            return None
+        names = ("iterations", "importance", "bfloat16")
+        changed = {name: value for name, value in self.options.given().items() if name in names}
+        return replace(self.reconstruction, seed=seed, **changed)  # type: ignore[arg-type]
+
+    def mlp_settings(self, seed: int) -> MlpSettings | None:
+        """How MLPs with ReLU are trained, if they are."""
+        if self.mlp_reconstruction is None or self.options.mlp is False:
+            return None
+        iterations = self.options.iterations or self.mlp_reconstruction.iterations
+        return replace(self.mlp_reconstruction, seed=seed, iterations=iterations)
 
     def weight(self, bits: int) -> OperandConfig:
         """Weights: one scale for each output channel."""
@@ -142,5 +173,9 @@ class BaseMethod(ABC):
         return self.attention_operand(bits.activations)
 
     def _describe_options(self) -> str:
-        taken = ", ".join(f"--{name}" for name in self.taken_options)
+        taken = ", ".join(map(_flag, self.taken_options))
         return f"it has {taken}" if taken else "it has none"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor
-
-from autoq.calibration import Bank
 from autoq.cost import model_cost
-from autoq.errors import RunDirectoryError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.files import check_writable, make_writable
 from autoq.methods._base import BaseMethod
 from autoq.methods.bit_widths import BitWidths
-from autoq.recipe import Recipe, ScoreRecord, SiteConfig
-from autoq.scoring import Evaluator, measure_accuracy
+from autoq.methods.reconstruct import finish_recipe
+from autoq.methods.reconstruction_dir import ReconstructionDirectory
+from autoq.methods.relu_model import open_relu_model
+from autoq.methods.steps import Observed, refuse_unwritable, score_recipe
+from autoq.recipe import Recipe
+from autoq.reconstruction.mlp_graph import check_mlps, find_mlps
 from autoq.scoring.applied import options_of
-from autoq.scoring.session import LabelledImages, Session
+from autoq.scoring.session import Session
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,17 @@ class QuantizeSettings:
     eval_data: str | None = None
 
 
+_CALIBRATED_ON = 128
+"""Images that quantizers are calibrated and a recipe is scored on, where there are more to reconstruct on."""
+
+
 def quantize(
     session: Session, method: BaseMethod, bits: BitWidths, settings: QuantizeSettings, progress: Progress = ignore
 ) -> Recipe:
     """Make a method's recipe for a model, solve its parameters, measure it, and write ``recipe.json`` and ``bank/``.
 
     A bank of the same method, bits, model and images that is there already is used; a killed run goes on with what it
-    had solved.
+    had solved. A method that reconstructs also leaves ``recipe.safetensors``, and ``model/`` if it changes the model.
 
     Args:
         session: the model.
@@ -64,15 +67,26 @@ def quantize(
         RunError: an operand cannot be calibrated, or the quantized model produces NaN.
     """
     folder = Path(settings.out)
-    _refuse_unwritable(folder, check_writable)
+    refuse_unwritable(folder, check_writable)
+    training, mlps = method.reconstruction_settings(settings.seed), method.mlp_settings(settings.seed)
+    on_disk = bool(method.options.on_disk)
+    if training is not None:
+        ReconstructionDirectory(folder).refuse_foreign()
+    if mlps is not None:
+        check_mlps(find_mlps(session.traced))
     labelled = session.labelled_images(settings.eval_data) if settings.eval_data is not None else None
     count = settings.images or method.images
     progress(PhaseStarted("images", count, settings.data))
     images = session.calibration_images(settings.data, count, settings.seed)
+    refuse_unwritable(folder, make_writable)  # wrong input leaves nothing behind: made once all of it is known good
+    if mlps is not None:
+        session = open_relu_model(session, images, mlps, folder, on_disk, progress)
+    many = images
+    if training is not None:
+        images = replace(images, tensor=images.tensor[:_CALIBRATED_ON])
     sites = method.sites(session.traced, bits)
     norms = method.reparameterized(session.traced, bits)
-    _refuse_unwritable(folder, make_writable)  # wrong input leaves nothing behind: made once all of it is known good
-    observed = _Observed(len(images.tensor), progress)
+    observed = Observed(len(images.tensor), progress)
     session = session.rescaled(norms, lambda: images, folder / "bank", observed)
     bank = session.bank(lambda: images, images.sha256, method.settings(settings.seed), observed, sites)
     bank.load(folder / "bank")
@@ -86,63 +100,21 @@ def quantize(
         method=f"{method.name} {bits}",
         calibration=session.calibration_reference(images, bank),
         cost=model_cost(session.traced.sites, sites).record(),
-        score=_score(session, bank, recipe_sites=sites, images=images.tensor, labelled=labelled, progress=progress),
     )
+    if training is not None:
+        return finish_recipe(
+            session,
+            bank,
+            recipe,
+            many,
+            folder,
+            training,
+            scored_on=images.tensor,
+            labelled=labelled,
+            on_disk=on_disk,
+            progress=progress,
+        ).recipe
+    score = score_recipe(session.model, bank, sites, images.tensor, labelled, progress)
+    recipe = recipe.model_copy(update={"score": score})
     recipe.save(folder / "recipe.json")
     return recipe
-
-
-class _Observed:
-    """Reports the images that have been observed; a new pass over them starts the phase again."""
-
-    def __init__(self, total: int, progress: Progress) -> None:
-        self._total, self._progress, self._done = total, progress, 0
-
-    def __call__(self, batch: int) -> None:
-        if self._done == 0:
-            self._progress(PhaseStarted("capture", self._total))
-        self._done += batch
-        self._progress(PhaseAdvanced("capture", self._done))
-        if self._done >= self._total:
-            self._done = 0
-
-
-def _score(
-    session: Session,
-    bank: Bank,
-    recipe_sites: Mapping[str, SiteConfig],
-    images: Tensor,
-    labelled: LabelledImages | None,
-    progress: Progress,
-) -> ScoreRecord:
-    """Discrepancy on the calibration images, accuracy on the labelled ones."""
-    progress(PhaseStarted("score", len(images)))
-    evaluator = Evaluator(session.model, bank, images)
-    score = evaluator.evaluate(recipe_sites)
-    progress(PhaseAdvanced("score", len(images)))
-    if labelled is None:
-        return ScoreRecord(**vars(score))
-    progress(PhaseStarted("accuracy", labelled.count))
-    done = 0
-
-    def on_measured(batch: int) -> None:
-        nonlocal done
-        done += batch
-        progress(PhaseAdvanced("accuracy", done))
-
-    accuracy = measure_accuracy(session.model, labelled.batches(), on_measured)
-    return ScoreRecord(
-        **vars(score),
-        top1_percent=accuracy.top1_percent,
-        top5_percent=accuracy.top5_percent,
-        labelled_images=accuracy.images,
-    )
-
-
-def _refuse_unwritable(folder: Path, check: Callable[[Path], None]) -> None:
-    try:
-        check(folder)
-    except OSError as error:
-        raise RunDirectoryError(
-            f"cannot write to directory {os.fspath(folder)!r}: {error.strerror}; choose another --out"
-        ) from error

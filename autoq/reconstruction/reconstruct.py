@@ -275,9 +275,11 @@ class _Run:
     def _description(self, own: ReconstructedOperands) -> dict[str, Any]:
         """What a block's result depends on: also on all that was learned before it."""
         digest = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode())
-        for key, codes in self.operands.codes.items():
-            if key not in own.quantizers:
-                digest.update(f"{key}".encode() + codes.cpu().numpy().tobytes())
+        for key, quantizer in self.operands.quantizers.items():
+            learned = {**quantizer.qparams(), "codes": self.operands.codes.get(key)}
+            for name, value in learned.items() if key not in own.quantizers else ():
+                if value is not None:
+                    digest.update(f"{key} {name}".encode() + value.cpu().numpy().tobytes())
         return {"depends_on": digest.hexdigest()}
 
     def _write(self, block: Block, learned: ReconstructedOperands, report: BlockReport) -> None:

@@ -164,7 +164,10 @@ def read_operands(path: str | os.PathLike[str], model: QuantizedModel) -> Operan
             model.check_keys([(site, operand)])
             own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
             if "codes" in own:
-                codes[site, operand] = own.pop("codes").to(device, torch.int32)
+                read = own.pop("codes").to(device, torch.int32)
+                if read.shape != model.traced.weight(site, operand).shape:
+                    raise ValueError(f"codes of {name} have shape {tuple(read.shape)}")
+                codes[site, operand] = read
             config = OperandConfig.model_validate(entry)
             layout = model.traced.sites_by_name[site].operand(operand).layout
             quantizers[site, operand] = create_quantizer(config, layout, own).to(device)

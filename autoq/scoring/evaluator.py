@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from autoq.calibration import Bank
 from autoq.errors import NonFiniteError, RunError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.nodes import is_in_place
@@ -19,6 +18,7 @@ from autoq.graph.trace import TracedModel
 from autoq.recipe import SiteConfig, hash_sites
 from autoq.scoring.discrepancy import Discrepancy, Score
 from autoq.scoring.prefix_cache import PrefixCache, ReuseStatistics
+from autoq.scoring.sources import QuantizerSource
 
 _OPERAND_BYTES = 24 << 20
 """Most bytes of one activation in a batch: the C library hands out larger blocks afresh, at ten times the cost."""
@@ -31,7 +31,7 @@ class Evaluator:
     """Joint discrepancy of recipes on one set of images.
 
     Stages that a recipe quantizes like an earlier one are not run again (``PrefixCache``); scores are the same bit for
-    bit as without. The model's weights and the bank's quantizers must stay as they are.
+    bit as without. The model's weights and the source's quantizers must stay as they are.
 
     Attributes:
         model: its slots are changed by every evaluation.
@@ -41,7 +41,7 @@ class Evaluator:
     def __init__(
         self,
         model: QuantizedModel,
-        bank: Bank,
+        source: QuantizerSource,
         images: Tensor,
         batch_size: int | None = None,
         *,
@@ -52,7 +52,7 @@ class Evaluator:
 
         Args:
             model: the model, on the device of ``images``.
-            bank: where quantizers come from.
+            source: where quantizers come from, such as a bank.
             images: of shape (N, C, H, W).
             batch_size: images evaluated at a time; None: as many as run fast.
             cache_bytes: most memory for outputs of stages; 0 runs all stages of every recipe.
@@ -64,7 +64,7 @@ class Evaluator:
         """
         self.model = model
         self.images = len(images)
-        self._bank = bank
+        self._source = source
         self._batches = torch.split(images, batch_size or choose_batch_size(model.traced))
         self._cache = PrefixCache(cache_bytes)
         self._autocast = autocast
@@ -108,7 +108,7 @@ class Evaluator:
         Raises:
             RunError: what the slots then hold is not what was asked for.
         """
-        self._bank.apply_(sites)
+        self._source.apply_(sites)
         if self.model.configuration() != {site: operands for site, operands in sites.items() if operands}:
             raise RunError("the quantizers in the model are not those of the recipe; this is an error in autoq")
 

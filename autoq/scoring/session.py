@@ -209,9 +209,19 @@ class Session:
         else:
             batches = torch.split(images().tensor, choose_batch_size(self.traced))
             factors = observe_factors(self.model, batches, norms, progress)
+        return self.rescaled_by(norms, factors)
+
+    def rescaled_by(self, norms: Mapping[str, int], factors: Mapping[str, ChannelFactors]) -> Session:
+        """As :meth:`rescaled`, by factors that are known.
+
+        Raises:
+            CalibrationError: a LayerNorm feeds something else than linear layers, or its factors do not fit.
+        """
+        if not norms:
+            return self
         traced = reparameterize(self.traced, factors)
         model = QuantizedModel(traced).to(self.device)
-        return replace(self, traced=traced, model=model, reparameterized=dict(norms), factors=factors)
+        return replace(self, traced=traced, model=model, reparameterized=dict(norms), factors=dict(factors))
 
     def bank(
         self,

@@ -146,8 +146,10 @@ def test_usage(command: Command, arguments: list[str], expected: str) -> None:
     assert expected in refusal(command, *arguments)
 
 
-def test_devices(plain_command: Command) -> None:
+def test_devices(plain_command: Command, run: Path) -> None:
     assert "cannot use device 'tpu9'" in refusal(plain_command, "search", "--device", "tpu9")
+    good = run / "recipes" / "w4a4.json"
+    assert "cannot use device 'tpu9'" in refusal(plain_command, "reconstruct", good, "--device", "tpu9", "--out", "x")
 
 
 def test_run_directories(command: Command, tmp_path: Path, run: Path) -> None:
@@ -202,7 +204,12 @@ def test_the_unexpected_is_one_line_too(command: Command, monkeypatch: pytest.Mo
     ("options", "expected"),
     [
         (("--method", "adalogg", "--bits", "w4a4"), "Did you mean 'adalog'?"),
-        (("--method", "aphq-vit", "--bits", "w3a3"), "unknown method 'aphq-vit'"),
+        (("--method", "aphqvit", "--bits", "w3a3"), "Did you mean 'aphq-vit'?"),
+        (("--method", "aphq-vit", "--bits", "w3a3", "--importance", "fisher"), "is not one of aph, brecq, mse"),
+        (("--method", "aphq-vit", "--bits", "w3a3", "--iterations", 0), "--iterations"),
+        (("--method", "aphq-vit", "--bits", "w3a3", "--data", "absent/images"), "absent/images"),
+        (("--method", "repq-vit", "--bits", "w3a3", "--on-disk"), "repq-vit has no option --on-disk; it has none"),
+        (("--method", "igq-vit", "--bits", "w3a3", "--no-mlp"), "igq-vit has no option --mlp"),
         (("--method", "rtn", "--bits", "4/4"), "cannot read bits '4/4': write w4a4"),
         (("--method", "rtn", "--bits", "w4a0"), "0 is not between 1 and 16"),
         (("--method", "rtn", "--bits", "w4a4", "--ptf"), "rtn has no option --ptf"),
@@ -215,3 +222,44 @@ def test_the_unexpected_is_one_line_too(command: Command, monkeypatch: pytest.Mo
 )
 def test_quantize(command: Command, options: tuple[object, ...], expected: str) -> None:
     assert expected in refusal(command, "quantize", *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--importance", "fisher"), "importance of a reconstruction is 'fisher': it must be aph or brecq or mse"),
+        (("--iterations", 0), "--iterations"),
+        (("--batch", 0), "--batch"),
+        (("--images", 0), "--images"),
+        (("--blocks", "blocks.0,blocks.11"), "no block 'blocks.11'. Did you mean 'blocks.1'?"),
+        (("--data", "absent/images"), "absent/images"),
+        (("--eval-data", "absent/images"), "absent/images"),
+        (("--calib-data", "absent/images"), "absent/images"),
+        (("--out", "/proc/x"), "choose another --out"),
+        (("--iteration", 3), "--iterations"),
+    ],
+)
+def test_reconstruct(command: Command, run: Path, options: tuple[object, ...], expected: str) -> None:
+    out = () if "--out" in options else ("--out", "out")
+    assert expected in refusal(command, "reconstruct", run / "recipes" / "w4a4.json", *options, *out)
+
+
+def test_recipes_that_cannot_be_reconstructed(command: Command, run: Path, tmp_path: Path) -> None:
+    good = run / "recipes" / "w4a4.json"
+    assert "cannot read recipe 'absent.json'" in refusal(command, "reconstruct", "absent.json")
+    assert "RECIPE" in refusal(command, "reconstruct")
+    few = ("--images", 8, "--iterations", 1, "--blocks", "head", "--out", "out")
+    assert command("reconstruct", good, *few).status == 0
+    message = refusal(command, "reconstruct", "out/recipe.json", "--out", "again")
+    assert "reconstructed already: give the calibrated one" in message
+    message = refusal(command, "reconstruct", good, *few, "--iterations", 2)
+    assert "'out' holds a reconstruction with another iterations (was 1, is 2)" in message
+    assert "holds a search" in refusal(command, "reconstruct", good, "--out", run)
+    weights = tmp_path / "out" / "recipe.safetensors"
+    weights.unlink()
+    message = refusal(command, "evaluate", "out/recipe.json")
+    assert message.startswith("autoq: cannot read 'out/recipe.safetensors'")
+    assert message.endswith("it is missing")
+    weights.write_bytes(b"\0" * 100)
+    message = refusal(command, "evaluate", "out/recipe.json")
+    assert "'out/recipe.safetensors' does not hold reconstructed weights" in message

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from autoq.cli.display import RunDisplay
-from autoq.events import Event, PhaseAdvanced, PhaseStarted, TrialFinished
+from autoq.events import BlockAdvanced, BlockFinished, Event, PhaseAdvanced, PhaseStarted, TrialFinished
 
 EVENTS: list[Event] = [
     PhaseStarted("model", detail="vit[digits]"),
@@ -88,3 +88,43 @@ def test_an_interrupt_leaves_the_terminal_as_it_was() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert stream.getvalue().endswith("\x1b[?25h")
+
+
+TRAINING: list[Event] = [
+    PhaseStarted("reconstruction", 2, "16 images of digits"),
+    BlockAdvanced("reconstruction", "blocks[0]", 1, 2, 1, 200, 1.0301),
+    BlockAdvanced("reconstruction", "blocks[0]", 1, 2, 200, 200, 0.5),
+    BlockFinished("reconstruction", "blocks[0]", 1, 2, "aph", 0.0321, 0.0123),
+    BlockAdvanced("reconstruction", "head", 2, 2, 200, 200, 1.25),
+    BlockFinished("reconstruction", "head", 2, 2, "kl", 0.5, 0.625, kept=False),
+    PhaseStarted("score", 16),
+]
+
+
+def test_blocks_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 1000, 10))
+    monkeypatch.setattr("autoq.cli.display.time.monotonic", lambda: next(now))
+    assert show(False, TRAINING).splitlines() == [
+        "autoq: reconstructing blocks (2): 16 images of digits",
+        "autoq: reconstructing blocks 1/2: 1/200 of blocks[0], batch loss 1.03",
+        "autoq: reconstructing blocks 1/2: 200/200 of blocks[0], batch loss 0.5",
+        "autoq: reconstructing blocks 1/2: blocks[0]: aph loss 0.0321 -> 0.0123",
+        "autoq: reconstructing blocks 2/2: 200/200 of head, batch loss 1.25",
+        "autoq: reconstructing blocks 2/2: head: kl loss 0.5 -> 0.625, no better: left as it was",
+        "autoq: comparing predictions (16)",
+    ]
+    monkeypatch.setattr("autoq.cli.display.time.monotonic", lambda: 0.0)
+    assert not [line for line in show(False, TRAINING).splitlines() if "batch loss" in line], "not too many"
+
+
+def test_blocks_on_a_terminal() -> None:
+    text = show(True, TRAINING)
+    for expected in (
+        "reconstructing blocks 1/2: blocks[0]: aph loss 0.0321 -> 0.0123",
+        "reconstructing blocks 2/2: head: kl loss 0.5 -> 0.625, no better: left as it was",
+        "head, batch loss 1.25",
+    ):
+        assert expected in text
+    last = text[text.rindex("comparing predictions") - 400 :]
+    assert "block 2/2" in last
+    assert "block 1/2" not in last, "one bar, started again for each block"

@@ -33,7 +33,8 @@ def test_help_loads_nothing_heavy() -> None:
     code = """
         import sys, typer
         from autoq.cli.main import app
-        for name in ([], ["search"], ["report"], ["export"], ["evaluate"], ["sites"], ["sensitivity"], ["check-proxy"]):
+        for name in ([], ["search"], ["report"], ["export"], ["evaluate"], ["sites"], ["sensitivity"],
+                     ["check-proxy"], ["quantize"], ["reconstruct"]):
             assert typer.main.get_command(app)([*name, "--help"], standalone_mode=False) in (0, None)
         heavy = {"torch", "timm", "matplotlib", "optuna", "numpy", "pandas", "sklearn", "scipy"}
         print(*sorted(heavy & sys.modules.keys()), file=sys.stderr)
@@ -42,7 +43,7 @@ def test_help_loads_nothing_heavy() -> None:
         [sys.executable, "-c", textwrap.dedent(code)], env=environment(), capture_output=True, text=True, check=True
     )
     assert done.stderr == "\n"
-    assert done.stdout.count("Usage: ") == 8
+    assert done.stdout.count("Usage: ") == 10
 
 
 def test_a_typo_is_told_before_anything_heavy_is_loaded() -> None:

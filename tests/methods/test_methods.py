@@ -54,6 +54,7 @@ def test_schemes_are_those_of_the_papers(traced: TracedModel) -> None:
         "repq-vit": ("uniform", "uniform", "log_sqrt2"),
         "igq-vit": ("instance_groups", "instance_groups", "instance_groups"),
         "adalog": ("uniform", "adalog", "adalog"),
+        "aphq-vit": ("uniform", "uniform", "uniform"),
     }
     assert expected.keys() == METHODS.keys()
     for name, (after_norm, after_gelu, after_softmax) in expected.items():
@@ -98,10 +99,11 @@ def test_groups_of_igq_vit(traced: TracedModel) -> None:
     assert groups(1) == set()  # one group is a plain range
 
 
-def test_reparameterization_is_of_repq_vit_and_adalog(traced: TracedModel) -> None:
+def test_reparameterization_is_of_repq_vit_and_its_followers(traced: TracedModel) -> None:
+    followers = ("repq-vit", "adalog", "aphq-vit")
     for name in METHODS:
         norms = create_method(name).reparameterized(traced, WIDTHS)
-        assert norms == (dict.fromkeys(rewritable_norms(traced), 5) if name in ("repq-vit", "adalog") else {})
+        assert norms == (dict.fromkeys(rewritable_norms(traced), 5) if name in followers else {})
     assert rewritable_norms(traced)
 
 

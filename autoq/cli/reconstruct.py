@@ -1,0 +1,105 @@
+"""``autoq reconstruct``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoq.cli.options import DATA_HELP, Device, Interrupted, Json, Seed, print_json, this_command
+
+
+def reconstruct(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A calibrated recipe.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help=f"Unlabelled images to learn from: {DATA_HELP} [default: where the recipe was calibrated]",
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="How many of them, at most.")] = 1024,
+    iterations: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Training steps of each block. [default: 1000]")
+    ] = None,
+    blocks: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Only these: blocks.0,blocks.1. [default: all]")
+    ] = None,
+    importance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What errors of a block's output are weighted by: aph (average perturbation Hessian), brecq (squared "
+            "gradients) or mse (nothing). [default: aph]",
+        ),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(metavar="N", min=1, help="Images in a step. [default: 32]")] = None,
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="Train in bfloat16, which some processors do faster.")
+    ] = False,
+    on_disk: Annotated[
+        bool, typer.Option("--on-disk", help="Keep activations in temporary files, not in memory.")
+    ] = False,
+    eval_data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Labelled images to measure accuracy on.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model, if it is not where the recipe says.")
+    ] = None,
+    calib_data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Calibration images, if they have moved or the recipe names none."),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="For recipe.json, recipe.safetensors and reconstruction.csv. [default: NAME-reconstructed beside it]",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Finish a recipe on unlabelled images: learn how weights are rounded, and scales, block by block.
+
+    The same command resumes an interrupted reconstruction.
+    """
+    from autoq.cli.display import RunDisplay
+    from autoq.recipe import Recipe
+
+    calibrated = Recipe.load(recipe)
+    folder = out or recipe.parent / f"{recipe.stem}-reconstructed"
+    given = {"iterations": iterations, "batch": batch, "importance": importance}
+    try:
+        with RunDisplay() as display:
+            from autoq.methods.reconstruct import ReconstructSettings, make_training, reconstruct_recipe
+
+            chosen = None if blocks is None else tuple(name.strip() for name in blocks.split(","))
+            training = make_training(
+                {key: value for key, value in given.items() if value is not None} | {"bfloat16": bfloat16, "seed": seed}
+            )
+            settings = ReconstructSettings(folder, data, images, training, chosen, eval_data, on_disk)
+            found = reconstruct_recipe(calibrated, recipe.parent, settings, model, device, calib_data, progress=display)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; run the same command to resume: {this_command()}") from None
+    path = folder / "recipe.json"
+    cost, score = found.recipe.cost, found.recipe.score
+    assert cost is not None and score is not None  # noqa: S101, PT018 - both are filled
+    if as_json:
+        reports = [
+            {"block": report.name, **{k: v for k, v in vars(report).items() if k != "name"}} for report in found.reports
+        ]
+        measured = {**cost.model_dump(), **score.model_dump()}
+        print_json({"out": str(folder), "recipe": str(path), **measured, "blocks": reports})
+        return
+    from autoq.units import format_bops, format_kl
+
+    before = ""
+    if calibrated.score is not None and calibrated.score.images == score.images:
+        before = f"{format_kl(calibrated.score.kl_nats)} -> "
+    typer.echo(f"KL {before}{format_kl(score.kl_nats)} nats over {score.images} images, {format_bops(cost.bops)}")
+    if score.top1_percent is not None:
+        typer.echo(f"top-1 {score.top1_percent:.2f} % of {score.labelled_images} images")
+    typer.echo(f"recipe: {path}")

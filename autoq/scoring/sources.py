@@ -1,0 +1,55 @@
+"""Where the quantizers of a recipe come from: a bank, or what reconstruction has left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from autoq.errors import RecipeError
+from autoq.graph.insert import QuantizedModel
+from autoq.recipe import SiteConfig
+from autoq.reconstruction.result import ReconstructedOperands
+
+
+class QuantizerSource(Protocol):
+    """Fills the slots of one model."""
+
+    def apply_(self, sites: Mapping[str, SiteConfig]) -> None:
+        """Put a recipe's quantizers and integer operations into the model and take all others out.
+
+        Raises:
+            RecipeError: the model has no such site or operand, or the recipe's schemes do not fit together.
+            CalibrationError: an option does not fit its operand.
+        """
+
+
+class ReconstructedSource:
+    """The quantizers of one reconstructed recipe, its weights quantized once."""
+
+    def __init__(self, model: QuantizedModel, operands: ReconstructedOperands) -> None:
+        """Take the operands of a model, whose slots are emptied.
+
+        Raises:
+            RecipeError: the model has no such operand, or schemes do not fit together.
+        """
+        self._model, self._sites = model, operands.sites
+        operands.apply_(model)
+        self._modules = {key: slot.quantizer for key, slot in model.slots.items() if slot.quantizer is not None}
+        self._operations = {
+            site: slot.replacement for site, slot in model.operations.items() if slot.replacement is not None
+        }
+        model.remove_()
+
+    def apply_(self, sites: Mapping[str, SiteConfig]) -> None:
+        """See ``QuantizerSource``; there is this one recipe, and full precision.
+
+        Raises:
+            RecipeError: ``sites`` are others.
+        """
+        wanted = {site: operands for site, operands in sites.items() if operands}
+        if wanted and wanted != self._sites:
+            raise RecipeError("the recipe is not the one that was reconstructed: reconstruct it again")
+        self._model.remove_()
+        if wanted:
+            self._model.insert_(self._modules)
+            self._model.replace_(self._operations)
