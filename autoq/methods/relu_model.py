@@ -49,7 +49,8 @@ def open_relu_model(
         progress: told what happens.
 
     Raises:
-        ModelError: the model has no MLP with GELU, or timm cannot build it with ReLU.
+        ModelError: the model has no MLP with GELU, or timm cannot build it with ReLU and a GELU is no module
+            of its own.
         RunDirectoryError: the directory has a model that was made of something else.
         CalibrationError: training diverged.
         OSError: a file cannot be written.

@@ -26,7 +26,8 @@ class LoadedModel:
         input_size: channels, height and width of one input.
         num_classes: number of outputs.
         label_names: names of the outputs, or None if the model does not say.
-        weights_sha256: what :func:`weights_sha256` gives for ``module``.
+        weights_sha256: what :func:`weights_sha256` gives for ``module``; where ReLU replaced modules of it, a hash of
+            that and their paths.
     """
 
     name: str

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from autoq.errors import ModelError
-from autoq.files import did_you_mean
+from autoq.files import did_you_mean, sha256_hex
 from autoq.models.hub import is_network_failure, quick_hub, quiet
 from autoq.models.loaded import EvaluationTransform, LoadedModel, weights_sha256
+from autoq.models.saving import relu_paths, replaced_by_relu, use_relu_
 
 BUNDLED_MODEL = "vit_digits"
 """Name of the model that needs no download."""
@@ -27,6 +28,8 @@ _LONGEST_REASON = 200
 def load_model(name: str, pretrained: bool = True, num_classes: int | None = None, seed: int = 0) -> LoadedModel:
     """Load a model in evaluation mode, with attention written out so that its products can be quantized.
 
+    Where the ``config.json`` of a folder or of the hub has ``"autoq": {"relu": [paths]}``, ReLU replaces these modules.
+
     Args:
         name: a timm name (``deit_tiny_patch16_224``, weights from the hub), ``hf-hub:OWNER/NAME``, ``local-dir:PATH``
             (a folder in timm's hub format), or ``vit_digits`` (bundled).
@@ -35,14 +38,16 @@ def load_model(name: str, pretrained: bool = True, num_classes: int | None = Non
         seed: seed of random weights; the same ones come back in every process. No other random state changes.
 
     Raises:
-        ModelError: there is no such model, or its weights cannot be had or do not fit.
+        ModelError: there is no such model, its weights cannot be had or do not fit, or its ``config.json`` names
+            modules that it does not have.
     """
     timm = _timm()
     timm.layers.set_fused_attn(False)
+    config: dict[str, Any] = {}
     source = f"{_LOCAL}{_BUNDLED_FOLDER}" if name == BUNDLED_MODEL else name
     if source.startswith(_LOCAL):
         folder = Path(source.removeprefix(_LOCAL)).expanduser()
-        _check_folder(name, folder, pretrained)
+        config = _check_folder(name, folder, pretrained)
         source = f"{_LOCAL}{folder}"
     elif ":" not in source:
         _check_timm_name(name, pretrained)
@@ -53,8 +58,14 @@ def load_model(name: str, pretrained: bool = True, num_classes: int | None = Non
             module = timm.create_model(source, pretrained=pretrained, num_classes=num_classes)
             data_config = timm.data.resolve_model_data_config(module)
             pipeline = timm.data.create_transform(**data_config, is_training=False)
+            if ":" in source and not source.startswith(_LOCAL):
+                config = _hub_config(source.partition(":")[2])
         except Exception as error:  # timm, the hub client and torch each have their own
             raise _explain(name, error) from error
+    try:
+        use_relu_(module, relu_paths(config))
+    except ModelError as error:
+        raise ModelError(f"model {name!r}: {error}; correct its config.json") from error
     input_size = tuple(data_config["input_size"])
     if input_size[0] not in _IMAGE_MODES:
         raise ModelError(f"model {name!r} takes {input_size[0]} channels: images have 1 or 3, choose another model")
@@ -65,11 +76,33 @@ def load_model(name: str, pretrained: bool = True, num_classes: int | None = Non
         input_size=input_size,
         num_classes=module.num_classes,
         label_names=_label_names(module),
-        weights_sha256=weights_sha256(module),
+        weights_sha256=_sha256(module),
     )
 
 
-def _check_folder(name: str, folder: Path, pretrained: bool) -> None:
+def _sha256(module: Any) -> str:
+    """The hash of the weights, and of the modules that are ReLUs where the architecture has something else.
+
+    The same weights with another activation are another model: recipes and banks of one must not pass for the other's.
+    An ``act_layer`` among timm's arguments is in no hash; there the trained weights alone tell the models apart.
+    """
+    sha256, paths = weights_sha256(module), replaced_by_relu(module)
+    return sha256_hex(f"{each}\n".encode() for each in (sha256, *paths)) if paths else sha256
+
+
+def _hub_config(repository: str) -> dict[str, Any]:
+    """``config.json`` of ``OWNER/NAME`` or ``OWNER/NAME@REVISION``, which timm has fetched before."""
+    from huggingface_hub import hf_hub_download
+
+    identifier, _, revision = repository.partition("@")
+    path = Path(hf_hub_download(identifier, "config.json", revision=revision or None))
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert isinstance(document, dict)  # noqa: S101 - timm has read it
+    return document
+
+
+def _check_folder(name: str, folder: Path, pretrained: bool) -> dict[str, Any]:
+    """Refuse a folder that timm would fail on; its ``config.json``."""
     timm = _timm()
     if not folder.is_dir():
         siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
@@ -94,6 +127,8 @@ def _check_folder(name: str, folder: Path, pretrained: bool) -> None:
         raise ModelError(
             f"model {name!r}: {str(folder)!r} has no weights (model.safetensors): add them, or use --no-pretrained"
         )
+    assert isinstance(document, dict)  # noqa: S101 - it has an architecture
+    return document
 
 
 def _check_timm_name(name: str, pretrained: bool) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from autoq.errors import ModelError
 from autoq.models.hub import quiet
 from autoq.models.loaded import LoadedModel
-from autoq.models.saving import save_model
+from autoq.models.saving import save_model, use_relu_
 
 _TOLERANCE = 1e-4
 """Greatest difference of an output from the expected one, as a fraction of the largest: rounding is far below it."""
@@ -24,8 +25,14 @@ def save_relu_variant(
     path: str | os.PathLike[str],
     images: Tensor,
     expected: Tensor,
+    activations: Sequence[str] = (),
 ) -> None:
-    """Write ``loaded`` with ReLU as its activation and other parameters in timm's hub format.
+    """Write ``loaded`` with ReLU in place of GELU and other parameters in timm's hub format.
+
+    If timm can create the architecture with ``act_layer="relu"`` and this is the model that was reconstructed, the
+    folder is a model like any other, for everybody. If not, its ``config.json`` names the modules that ReLU replaces
+    (``"autoq": {"relu": [...]}``), which :func:`autoq.models.load_model` alone understands: plain timm loads such a
+    folder with GELU, without a word, and gets other outputs.
 
     Nothing is written unless the model does what it should.
 
@@ -35,30 +42,51 @@ def save_relu_variant(
         path: the folder, which ``local-dir:PATH`` then loads; created if it does not exist.
         images: of shape (N, C, H, W), to try the model on; a few suffice.
         expected: what it should return for them, of shape (N, classes).
+        activations: paths of the modules that ReLU replaced, all of them; with none, or an empty one among them, timm
+            must create the model.
 
     Raises:
-        ModelError: timm cannot build this architecture with ReLU, it has no such parameters, or the outputs differ:
-            the architecture has GELUs that ``parameters`` were not made for, or the other way round.
+        ModelError: it has no such parameters or modules; or the outputs differ, or timm cannot build this architecture
+            with ReLU, and ``activations`` are not all known.
         OSError: the folder cannot be written.
     """
-    module, arguments = _with_relu(loaded)
     state = loaded.module.state_dict()
     for name, value in parameters.items():
         if name not in state or state[name].shape != value.shape:
             raise ModelError(f"{loaded.name!r} has no parameter {name!r} of shape {tuple(value.shape)}: {_REMEDY}")
-    module.load_state_dict(state | dict(parameters))
+    state |= parameters
+    arguments: dict[str, Any] | None
+    try:
+        module, arguments = _with_relu(loaded)
+        _fill_(module, state, images, expected, f"{loaded.name!r} with act_layer 'relu'")
+    except ModelError:
+        if not activations or not all(activations):
+            raise
+        module, arguments = copy.deepcopy(loaded.module), None
+        try:
+            use_relu_(module, activations)
+        except ModelError as error:
+            raise ModelError(f"{loaded.name!r}: {error}; {_REMEDY}") from error
+        _fill_(module, state, images, expected, f"{loaded.name!r} with ReLU in {len(activations)} modules")
+    save_model(module, path, model_args=arguments)
+
+
+_REMEDY = "it cannot be saved as a model of timm"
+
+
+def _fill_(module: nn.Module, state: Mapping[str, Tensor], images: Tensor, expected: Tensor, what: str) -> None:
+    """Give a model its parameters, and see that it returns what it should."""
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:  # its activation has brought other parameters with it
+        raise ModelError(f"{what} has other parameters than without: {_REMEDY}") from error
     module.to(images.device).eval()
     with torch.no_grad():
         difference = (module(images) - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
     if not difference <= _TOLERANCE:
         raise ModelError(
-            f"{loaded.name!r} with act_layer 'relu' is not the reconstructed model: outputs differ by "
-            f"{100 * float(difference):.2g} %; {_REMEDY}"
+            f"{what} is not the reconstructed model: outputs differ by {100 * float(difference):.2g} %; {_REMEDY}"
         )
-    save_model(module, path, model_args=arguments)
-
-
-_REMEDY = "it cannot be saved as a model of timm"
 
 
 def _with_relu(loaded: LoadedModel) -> tuple[nn.Module, dict[str, Any]]:

@@ -1,10 +1,14 @@
-"""Writing a model in timm's hub format."""
+"""Writing a model in timm's hub format, with a key of its own for what that cannot say: which modules are ReLUs.
+
+timm ignores the key ``autoq``: without :func:`autoq.models.load_model` such a folder loads with the activations that
+the architecture has, and gives other outputs.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,13 @@ from autoq.errors import ModelError
 from autoq.files import atomic_path, write_text
 
 _SOURCE_KEYS = frozenset({"architecture", "file", "hf_hub_filename", "hf_hub_id", "source", "state_dict", "tag", "url"})
+
+OWN_KEY = "autoq"
+"""Key of ``config.json`` whose content timm does not know."""
+_LONGEST_SHOWN = 80
+_RELU_KEY = "relu"
+_REPLACED = "_autoq_relu"
+"""Attribute of a module that holds the paths of what was replaced in it, as timm's ``_model_args`` holds arguments."""
 
 
 def save_model(
@@ -25,6 +36,8 @@ def save_model(
     label_names: Sequence[str] | None = None,
 ) -> None:
     """Write ``config.json`` and ``model.safetensors``, so that ``local-dir:PATH`` loads the model again.
+
+    Modules that :func:`use_relu_` has replaced are named in ``config.json`` as ``"autoq": {"relu": [paths]}``.
 
     Args:
         module: a model that timm created, possibly trained or changed in its weights since.
@@ -47,13 +60,15 @@ def save_model(
     pretrained_config |= {"custom_load": False, "num_classes": num_classes} | dict(data_config or {})
     if label_names is not None:
         pretrained_config["label_names"] = list(label_names)
-    document = {
+    document: dict[str, Any] = {
         "architecture": own_config["architecture"],
         "num_classes": num_classes,
         "num_features": module.num_features,
         "model_args": dict(getattr(module, "_model_args", {}) if model_args is None else model_args),
         "pretrained_cfg": pretrained_config,
     }
+    if replaced := replaced_by_relu(module):
+        document[OWN_KEY] = {_RELU_KEY: list(replaced)}
     try:
         text = json.dumps(document, indent=2) + "\n"
     except TypeError as error:
@@ -65,3 +80,48 @@ def save_model(
     with atomic_path(folder / "model.safetensors") as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
     write_text(folder / "config.json", text)
+
+
+def relu_paths(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Paths of the modules that a ``config.json`` wants replaced by ReLU; mostly none.
+
+    Raises:
+        ModelError: the key is not of the form ``"autoq": {"relu": [paths]}``.
+    """
+    own = config.get(OWN_KEY, {})
+    # Another key may mean another change of the model: to pass over it would be to load another model.
+    paths = own.get(_RELU_KEY, []) if isinstance(own, Mapping) and set(own) <= {_RELU_KEY} else None
+    if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
+        text = json.dumps(own)
+        shown = text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+        raise ModelError(f"{OWN_KEY!r} is {shown}, but must be {{'relu': [module paths]}}")
+    return tuple(paths)
+
+
+def use_relu_(module: nn.Module, paths: Iterable[str]) -> None:
+    """Replace submodules by ``nn.ReLU()``; :func:`save_model` will name them.
+
+    Args:
+        module: changed.
+        paths: of submodules without parameters and buffers.
+
+    Raises:
+        ModelError: there is no such submodule, or it has weights; nothing is changed.
+    """
+    paths = tuple(paths)
+    for path in paths:
+        try:
+            found = module.get_submodule(path)
+        except AttributeError as error:
+            raise ModelError(f"there is no module {path!r} that ReLU could replace") from error
+        if found is module or found.state_dict():
+            raise ModelError(f"the module {path!r} has weights: ReLU cannot replace it")
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        setattr(module.get_submodule(parent), name, nn.ReLU().train(module.training))
+    setattr(module, _REPLACED, tuple(sorted({*replaced_by_relu(module), *paths})))
+
+
+def replaced_by_relu(module: nn.Module) -> tuple[str, ...]:
+    """Paths of the submodules that :func:`use_relu_` has replaced, sorted."""
+    return tuple(getattr(module, _REPLACED, ()))

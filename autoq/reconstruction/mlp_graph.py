@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from autoq.errors import ModelError
 from autoq.graph.consumers import linears_by_norm
+from autoq.graph.naming import module_path
 from autoq.graph.nodes import is_move, op_name
 from autoq.graph.producers import find_producer
 from autoq.graph.sites import Site
@@ -35,6 +36,8 @@ class Mlp:
         fc2: site of the layer after it, which alone reads it.
         gelu: name of the GELU's node.
         parameters: names of the parameters of norm, fc1 and fc2, as the model has them.
+        activation: path of the module that does the GELU and nothing else (``blocks.3.mlp.act``); empty if the GELU is
+            a function call inside a larger module.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Mlp:
     fc2: str
     gelu: str
     parameters: tuple[str, ...]
+    activation: str = ""
 
 
 def find_mlps(traced: TracedModel) -> tuple[Mlp, ...]:
@@ -59,6 +63,7 @@ def find_mlps(traced: TracedModel) -> tuple[Mlp, ...]:
     }
     norms = {fc1: norm for norm, linears in linears_by_norm(traced).items() for fc1 in linears if len(linears) == 1}
     found: dict[str, Mlp] = {}
+    activations = _activation_modules(traced)
     for node in traced.graph_module.graph.nodes:
         if op_name(node) != "gelu":
             continue
@@ -71,7 +76,9 @@ def find_mlps(traced: TracedModel) -> tuple[Mlp, ...]:
         parameters = tuple(name for site in sites for name in _own_parameters(traced, site))
         name = _common_module(fc1.name, fc2.name)
         name = fc2.name if not name or name in found else name
-        found[name] = Mlp(name, norm, fc1.name, fc2.name, node.name, parameters)
+        path = module_path(node)
+        activation = path if path in activations else ""
+        found[name] = Mlp(name, norm, fc1.name, fc2.name, node.name, parameters, activation)
     return tuple(found.values())
 
 
@@ -137,6 +144,16 @@ def _with_producers(traced: TracedModel, site: Site) -> Site:
 def _common_module(one: str, other: str) -> str:
     pairs = zip(one.split("."), other.split("."), strict=False)
     return ".".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _activation_modules(traced: TracedModel) -> set[str]:
+    """Paths of modules in which nothing but GELUs is computed."""
+    ops: dict[str, set[str]] = {}
+    for node in traced.graph_module.graph.nodes:
+        if node.op == "call_function":
+            for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+                ops.setdefault(str(path).split("@")[0], set()).add(op_name(node))
+    return {path for path, inside in ops.items() if inside == {"gelu"}}
 
 
 def _is_pointwise(site: Site) -> bool:

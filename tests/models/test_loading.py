@@ -202,6 +202,61 @@ def test_models_that_do_not_take_images(folder):
     assert "takes 5 channels" in message_of(f"local-dir:{folder}")
 
 
+def test_modules_that_a_config_names_become_relu(folder):
+    plain = load_model(f"local-dir:{folder}")
+    edit_config(folder, autoq={"relu": ["blocks.0.mlp.act"]})
+    for pretrained in (True, False):
+        model = load_model(f"local-dir:{folder}", pretrained=pretrained)
+        assert isinstance(model.module.blocks[0].mlp.act, torch.nn.ReLU)
+        assert isinstance(timm.create_model(f"local-dir:{folder}").blocks[0].mlp.act, torch.nn.GELU)
+    model = load_model(f"local-dir:{folder}")
+    assert weights_sha256(model.module) == weights_sha256(plain.module) == plain.weights_sha256 != model.weights_sha256
+    assert model.weights_sha256 == load_model(f"local-dir:{folder}").weights_sha256
+
+
+def test_modules_that_the_config_of_a_hub_model_names_become_relu(folder, monkeypatch):
+    edit_config(folder, autoq={"relu": ["blocks.0.mlp.act"]})
+    asked = []
+
+    def fetch(repository, name, revision=None, **_options):
+        asked.append((repository, name, revision))
+        return str(folder / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", fetch)
+    for name, revision in (("hf-hub:me/mine", None), ("hf-hub:me/mine@main", "main")):
+        model = load_model(name, pretrained=False)
+        assert isinstance(model.module.blocks[0].mlp.act, torch.nn.ReLU)
+        assert set(asked) == {("me/mine", "config.json", revision)}
+        asked.clear()
+    edit_config(folder, autoq={"relu": ["nowhere"]})
+    assert "model 'hf-hub:me/mine': there is no module 'nowhere'" in message_of("hf-hub:me/mine", pretrained=False)
+
+
+@pytest.mark.parametrize(
+    ("own", "reason"),
+    [
+        ({"relu": ["blocks.0.mlp.act", "blocks.9.mlp.act"]}, "no module 'blocks.9.mlp.act' that ReLU could replace"),
+        ({"relu": ["blocks.0.mlp.fc1"]}, "module 'blocks.0.mlp.fc1' has weights: ReLU cannot replace it"),
+        ({"relu": ["blocks.0.mlp.fc1.weight"]}, "no module 'blocks.0.mlp.fc1.weight'"),
+        ({"relu": [""]}, "must be {'relu': [module paths]}"),
+        ({"relu": "blocks.0.mlp.act"}, """'autoq' is {"relu": "blocks.0.mlp.act"}, but must be"""),
+        ({"relu": {"blocks.0.mlp.act": 1}}, "must be"),
+        ({"relu": [3]}, "must be"),
+        ({"gelu": []}, "must be"),
+        (["relu"], "must be"),
+        (None, "'autoq' is null"),
+        ({"relu": [7] * 999}, "7, 7..., but must be"),
+    ],
+)
+def test_replacements_that_make_no_sense(folder, own, reason):
+    edit_config(folder, autoq=own)
+    text = message_of(f"local-dir:{folder}")
+    assert text.startswith(f"model 'local-dir:{folder}': ")
+    assert reason in text
+    assert text.endswith("; correct its config.json")
+
+
 def edit_config(folder: Path, **changes) -> None:
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | changes))

@@ -3,82 +3,25 @@
 from __future__ import annotations
 
 import math
+import shutil
 import zlib
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
-from autoq.calibration.perturbation_hessian import stage_hessians
+from autoq.calibration.perturbation_hessian import PerturbationSettings, stage_hessians
 from autoq.errors import CalibrationError, ModelError, RunDirectoryError
 from autoq.graph.insert import QuantizedModel
-from autoq.graph.trace import TracedModel, trace
+from autoq.graph.trace import trace
 from autoq.reconstruction.mlp import MlpProgress, ReconstructedMlps, reconstruct_mlps
 from autoq.reconstruction.mlp_graph import find_mlps, with_relu
-from autoq.reconstruction.mlp_training import (
-    MlpSettings,
-    forward_twice,
-    mlp_loss,
-    normalized,
-    positive_quantile,
-    span_of,
-)
-from tests.graph.small import traced
-
-
-class Branch(nn.Module):
-    """x + fc2(act(fc1(norm(x)))), its parts called by other names."""
-
-    def __init__(self, act: nn.Module | None = None) -> None:
-        super().__init__()
-        self.scaler = nn.LayerNorm(8)
-        self.widen = nn.Linear(8, 20)
-        self.act = nn.GELU() if act is None else act
-        self.narrow = nn.Linear(20, 8)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.narrow(self.act(self.widen(self.scaler(x))))
-
-
-class Small(nn.Module):
-    """Takes images of shape (N, 1, 6, 8), as six tokens of eight channels."""
-
-    def __init__(self, branches: int = 2, act: nn.Module | None = None) -> None:
-        super().__init__()
-        self.embed = nn.Linear(8, 8)
-        self.layers = nn.ModuleList([Branch(act) for _ in range(branches)])
-        self.classify = nn.Linear(8, 3)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.embed(images.squeeze(1))
-        for layer in self.layers:
-            x = layer(x)
-        return self.classify(x.mean(1))
-
-
-def small(branches: int = 2, act: nn.Module | None = None) -> Small:
-    torch.manual_seed(0)
-    module = Small(branches, act).eval()
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if "widen.weight" in name:  # so that negative values matter
-                parameter.mul_(2)
-    return module
-
-
-def images(count: int = 12) -> Tensor:
-    return torch.randn(count, 1, 6, 8, generator=torch.Generator().manual_seed(1))
-
-
-@cache
-def traced_small(branches: int = 2, act: nn.Module | None = None) -> TracedModel:
-    return trace(small(branches, act), images(2))
-
+from autoq.reconstruction.mlp_training import MlpSettings, normalized, span_of, weighted_error
+from tests.reconstruction.small_mlps import Branch, Small, images, small, traced_small
 
 QUICK = MlpSettings(iterations=15, batch_size=4, learning_rate=5e-3)
 
@@ -91,207 +34,6 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
     for name, value in one.items():
         assert torch.equal(value, other[name]), name
-
-
-# Finding
-
-
-def test_finds_layers_around_a_gelu_by_structure_alone() -> None:
-    (first, second) = find_mlps(traced_small())
-    assert (first.name, first.norm) == ("layers.0", "layers.0.scaler")
-    assert (second.fc1, second.fc2) == ("layers.1.widen", "layers.1.narrow")
-    parts = ("scaler", "widen", "narrow")
-    assert first.parameters == tuple(f"layers.0.{part}.{kind}" for part in parts for kind in ("weight", "bias"))
-
-
-class Several(nn.Module):
-    """Layers that can be put together in several ways."""
-
-    def __init__(self, way: str) -> None:
-        super().__init__()
-        self.way = way
-        self.norm = nn.LayerNorm(8)
-        self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8, bias=False)
-        self.point, self.wide = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gelu = functional.gelu
-        if self.way == "moved":
-            hidden = gelu(self.a(x).transpose(1, 2))
-            return self.c(hidden.reshape(-1, 8, 6).transpose(1, 2))
-        if self.way == "shared norm":
-            normed = self.norm(x)
-            return self.b(gelu(self.a(normed))) + self.c(normed)
-        if self.way == "gated":
-            return self.c(gelu(self.a(x)) * self.b(x))
-        if self.way == "read twice":
-            hidden = gelu(self.a(x))
-            return self.b(hidden) + self.c(hidden)
-        if self.way == "read by the output":
-            hidden = gelu(self.a(x))
-            return self.b(hidden) + hidden
-        if self.way == "shared layer":
-            return self.a(gelu(self.a(x)))
-        if self.way == "no first layer":
-            return self.a(gelu(x))
-        maps = x.transpose(1, 2).reshape(-1, 8, 2, 3)
-        return (self.point if self.way == "pointwise" else self.wide)(gelu(self.point(maps)))
-
-
-@pytest.mark.parametrize(
-    ("way", "expected"),
-    [
-        ("moved", [(None, "a", "c")]),
-        ("shared norm", [(None, "a", "b")]),
-        ("gated", []),
-        ("read twice", []),
-        ("read by the output", []),
-        ("shared layer", []),
-        ("no first layer", []),
-        ("wide", []),
-    ],
-)
-def test_tells_mlps_from_what_only_looks_like_one(way: str, expected: list[tuple[str | None, str, str]]) -> None:
-    assert [(mlp.norm, mlp.fc1, mlp.fc2) for mlp in find_mlps(traced(Several(way)))] == expected
-
-
-def test_finds_pointwise_convolutions() -> None:
-    module = nn.Sequential(nn.Conv2d(2, 4, 1), nn.GELU(), nn.Conv2d(4, 3, 1))
-    batch = torch.randn(2, 2, 3, 3)
-    (mlp,) = find_mlps(trace(module.eval(), batch))
-    assert (mlp.fc1, mlp.fc2, mlp.parameters) == ("0", "2", ("0.weight", "0.bias", "2.weight", "2.bias"))
-    assert mlp.name == "2"  # they have no module in common
-
-
-# Swapping
-
-
-def test_swap_computes_what_a_module_with_relu_does() -> None:
-    before = traced_small()
-    batch, expected = images(3), small(act=nn.ReLU())(images(3))
-    original = before.graph_module(batch)
-    after = with_relu(before, find_mlps(before))
-    assert torch.equal(after.graph_module(batch), expected)
-    assert torch.equal(QuantizedModel(after).run(batch)[0], expected)
-    assert not torch.equal(original, expected)
-    assert torch.equal(before.graph_module(batch), original)  # left as it was
-
-
-def test_swap_leaves_sites_and_operands_as_they_are() -> None:
-    before = traced_small()
-    after = with_relu(before, find_mlps(before))
-    assert list(after.edges) == list(before.edges)
-    assert [(site.name, site.op, site.macs) for site in after.sites] == [
-        (site.name, site.op, site.macs) for site in before.sites
-    ]
-    producers = {(site.name, operand.name): operand.producer for site, operand in after.operands()}
-    for site, operand in before.operands():
-        expected = "relu" if operand.producer == "gelu" else operand.producer
-        assert producers[site.name, operand.name] == expected
-    assert list(producers.values()).count("relu") == 2
-    assert find_mlps(after) == ()
-
-
-def test_swap_of_one_mlp_copies_its_parameters_and_shares_the_rest() -> None:
-    before = traced_small()
-    (first, second) = find_mlps(before)
-    given_bias = torch.arange(8.0)
-    after = with_relu(before, [first], {"layers.0.narrow.bias": given_bias, "layers.1.narrow.bias": given_bias})
-    old, new = (dict(each.graph_module.named_parameters()) for each in (before, after))
-    assert {name for name in new if new[name] is not old[name]} == set(first.parameters)
-    assert torch.equal(new["layers.0.narrow.bias"], given_bias)
-    assert torch.equal(new["layers.0.widen.bias"], old["layers.0.widen.bias"])
-    assert [mlp.name for mlp in find_mlps(after)] == [second.name]
-
-
-# The loss
-
-
-@given(
-    values=st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=60),
-    p=st.floats(0.01, 1),
-)
-def test_quantile_is_of_the_positive_values(values: list[float], p: float) -> None:
-    positive = sorted(value for value in values if value > 0)
-    found = float(positive_quantile(torch.tensor(values), p))
-    assert found == (positive[max(1, math.ceil(p * len(positive))) - 1] if positive else math.inf)
-
-
-def test_quantile_of_many_values_sees_all_channels() -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(1 << 12, 192, generator=generator)
-    x[:, ::2] = -1
-    assert float(positive_quantile(x, 0.9)) == pytest.approx(0.9, abs=0.01)
-    x[:, ::2] = 0.5 + torch.rand(1 << 12, 96, generator=generator) / 2
-    assert float(positive_quantile(x, 0.5)) == pytest.approx(2 / 3, abs=0.01)
-
-
-def test_loss_is_the_weighted_error_with_and_without_the_clamp() -> None:
-    before = traced_small()
-    mlp = find_mlps(before)[1]
-    model = QuantizedModel(with_relu(before, [mlp]))
-    span = span_of(model, mlp)
-    state = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(2))
-    target = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(3))
-    hessian = torch.rand(1, 6, 8, generator=torch.Generator().manual_seed(4))
-    with torch.no_grad():
-        output, clamped = forward_twice(model, span, mlp, (state,), 0.8)
-        loss = mlp_loss(output, clamped, (target,), {0: hessian}, 2.0)
-        branch = small().layers[1]
-        hidden = branch.widen(branch.scaler(state)).relu()
-        positive = sorted(value for value in hidden.flatten().tolist() if value > 0)
-        top = positive[math.ceil(0.8 * len(positive)) - 1]
-        expected = 0.0
-        for values, weight in ((hidden, 1.0), (hidden.clamp(max=top), 2.0)):
-            result = state + branch.narrow(values)
-            for image, token, channel in torch.cartesian_prod(torch.arange(4), torch.arange(6), torch.arange(8)):
-                error = float(result[image, token, channel] - target[image, token, channel])
-                expected += weight * error**2 * float(hessian[0, token, channel]) / 2 / 4
-    assert float(loss) == pytest.approx(expected, rel=1e-4)
-
-
-class Overwriting(nn.Module):
-    """Adds its MLP to a view, in place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed, self.branch, self.head = nn.Linear(8, 8), Branch(nn.ReLU()), nn.Linear(8, 3)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.embed(images)[:, 0]
-        x += self.branch(x)
-        return self.head(x.mean(1))
-
-
-def test_clamp_is_right_where_a_stage_overwrites_its_tensors() -> None:
-    torch.manual_seed(0)
-    module = Overwriting().eval()
-    relu = trace(module, images(2))
-    # Find it with GELU, run it with ReLU: the names of the nodes are the same but for the activation's.
-    module.branch.act = nn.GELU().eval()
-    (mlp,) = find_mlps(trace(module, images(2)))
-    module.branch.act = nn.ReLU().eval()
-    model = QuantizedModel(relu)
-    assert any("add_" in str(node.target) for node in relu.graph_module.graph.nodes)
-    span = span_of(model, mlp)
-    state: tuple[object, ...] = (images(3),)
-    with torch.no_grad():
-        for index in range(span.first):
-            state = model.run_stage(index, state)
-        x = module.embed(images(3))[:, 0]
-        hidden = module.branch.widen(module.branch.scaler(x)).relu()
-        low = hidden.clamp(max=float(positive_quantile(hidden, 0.5)))
-        expected = [x + x + module.branch.narrow(values) for values in (hidden, low)]
-        for found, wanted in zip(forward_twice(model, span, mlp, state, 0.5), expected, strict=True):
-            leaves = [each for each in found if isinstance(each, Tensor)]
-            assert any(each.shape == wanted.shape and torch.allclose(each, wanted, atol=1e-5) for each in leaves)
-
-
-def test_hessians_are_brought_to_mean_one() -> None:
-    found = normalized({0: torch.tensor([[1.0, 2.0]]), 3: torch.tensor([[6.0]])})
-    assert torch.allclose(found[0], torch.tensor([[1 / 3, 2 / 3]]))
-    assert torch.allclose(found[3], torch.tensor([[2.0]]))
-    assert torch.equal(normalized({0: torch.zeros(1, 2)})[0], torch.ones(1, 2))
 
 
 # Training
@@ -384,6 +126,75 @@ def test_mlps_that_share_a_stage_are_trained_one_after_the_other() -> None:
     assert {name.split(".")[0] for name in result.parameters} == {"one", "two"}
 
 
+class Streams(nn.Module):
+    """Two streams side by side: the MLP of one begins before that of the other, and ends after it.
+
+    As two tensors are alive all along, the graph is cut in the middle of the MLPs.
+    """
+
+    def __init__(self, late: bool) -> None:
+        super().__init__()
+        self.late = late  # whether the outer GELU comes after the inner MLP, or before it
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.outer, self.inner = Branch(), Branch()
+        self.one, self.two = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x, y = self.first(images), self.second(images)
+        y = self.outer.widen(self.outer.scaler(y))
+        y = y if self.late else self.outer.act(y)
+        x = self.inner.narrow(self.inner.act(self.inner.widen(self.inner.scaler(x))))
+        y = self.outer.narrow(self.outer.act(y) if self.late else y)
+        return self.one(x).mean((1, 2)) + self.two(y).mean((1, 2))
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_an_mlp_inside_another_starts_from_its_own_states(late: bool) -> None:
+    torch.manual_seed(0)
+    model = trace(Streams(late).eval(), images(2))
+    mlps, original = find_mlps(model), QuantizedModel(model)
+    assert [mlp.name for mlp in mlps] == (["inner", "outer"] if late else ["outer", "inner"])
+    inner, outer = sorted((span_of(original, mlp) for mlp in mlps), key=lambda span: -span.first)
+    assert outer.first < inner.first < inner.last < outer.last  # else there would be nothing to test
+    result = reconstruct_mlps(model, images(), MlpSettings(40, 4, 5e-3))
+
+    def error(index: int, parameters: dict[str, Tensor]) -> float:
+        """Of all images, each run from the start."""
+        last = span_of(original, mlps[index]).last
+        (found,) = stage_hessians(original, [images()], [last]).values()
+        weights = normalized({leaf: each for leaf, each in enumerate(found) if each is not None})
+        assert len(weights) == 2
+        states: list[tuple[object, ...]] = []
+        for runner in (QuantizedModel(with_relu(model, mlps[: index + 1], parameters)), original):
+            states.append((images(),))
+            for stage in range(last + 1):
+                states[-1] = runner.run_stage(stage, states[-1])
+        return float(weighted_error(*states, weights).detach())
+
+    earlier: dict[str, Tensor] = {}
+    for index, mlp in enumerate(mlps):
+        errors = result.errors[mlp.name]
+        assert errors.after < errors.before
+        assert errors.before == pytest.approx(error(index, earlier), rel=1e-3)
+        earlier |= {name: result.parameters[name] for name in mlp.parameters}
+        assert errors.after == pytest.approx(error(index, earlier), rel=1e-3)
+
+
+def test_errors_count_alike_where_none_matters() -> None:
+    module = small(1)
+    with torch.no_grad():
+        module.classify.weight.zero_()  # no error reaches the output: H is zero
+    result = reconstruct_mlps(trace(module, images(2)), images(), MlpSettings(40, 4, 5e-3))
+    with torch.no_grad():
+        x = module.embed(images().squeeze(1))
+        branch = module.layers[0]
+        hidden = branch.widen(branch.scaler(x))
+        error = branch.narrow(hidden.relu()) - branch.narrow(nn.functional.gelu(hidden))
+    (errors,) = result.errors.values()
+    assert errors.before == pytest.approx(float((error**2).sum()) / 2 / len(x), rel=1e-4)
+    assert errors.after < errors.before / 2
+
+
 class Killed(Exception):  # noqa: N818
     """Stands for the end of a process."""
 
@@ -431,24 +242,72 @@ def test_works_inside_inference_mode() -> None:
 # Refusals
 
 
-def test_refuses_a_folder_made_for_something_else(tmp_path: Path) -> None:
-    reconstruct_mlps(traced_small(), images(), QUICK, tmp_path)
-    for data, settings in ((images(), MlpSettings(16, 4, 5e-3)), (images(8), QUICK)):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run with ``QUICK`` has kept."""
+    folder = tmp_path_factory.mktemp("finished")
+    reconstruct_mlps(traced_small(), images(), QUICK, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"iterations": 16},
+        {"batch_size": 5},
+        {"learning_rate": 4e-3},
+        {"clamp_quantile": 0.98},
+        {"clamp_weight": 1.0},
+        {"inputs": "original"},
+        {"perturbation": PerturbationSettings(seed=1)},
+        {"seed": 1},
+    ],
+)
+def test_refuses_a_folder_made_with_other_settings(finished: Path, changed: dict[str, Any]) -> None:
+    with pytest.raises(RunDirectoryError, match="another model, other images or other settings"):
+        reconstruct_mlps(traced_small(), images(), replace(QUICK, **changed), finished)
+
+
+def test_refuses_a_folder_made_of_other_images(finished: Path) -> None:
+    moved = images()
+    moved[-1, 0, -1, -1] += 1e-3
+    for data in (images(8), images().flip(0), moved):
         with pytest.raises(RunDirectoryError, match="another model, other images or other settings"):
-            reconstruct_mlps(traced_small(), data, settings, tmp_path)
+            reconstruct_mlps(traced_small(), data, QUICK, finished)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in small().named_parameters()])
+def test_refuses_a_folder_made_of_other_weights(finished: Path, name: str) -> None:
     changed = small()
     with torch.no_grad():
-        changed.embed.bias.add_(1)
+        changed.get_parameter(name).flatten()[-1] += 1e-3
     with pytest.raises(RunDirectoryError, match="another model"):
-        reconstruct_mlps(trace(changed, images(2)), images(), QUICK, tmp_path)
+        reconstruct_mlps(trace(changed, images(2)), images(), QUICK, finished)
 
 
-def test_refuses_a_damaged_file(tmp_path: Path) -> None:
-    reconstruct_mlps(traced_small(), images(), QUICK, tmp_path)
-    path = tmp_path / "01-layers.1.safetensors"
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(RunDirectoryError, match=r"01-layers\.1\.safetensors.*delete it"):
-        reconstruct_mlps(traced_small(), images(), QUICK, tmp_path)
+@pytest.mark.parametrize("name", ["hessians", "00-layers.0", "01-layers.1"])
+@pytest.mark.parametrize("damage", ["cut", "cut in the header", "empty", "of something else", "a directory"])
+def test_refuses_a_damaged_file(finished: Path, tmp_path: Path, name: str, damage: str) -> None:
+    folder = tmp_path / "mlps"
+    shutil.copytree(finished, folder)
+    path = folder / f"{name}.safetensors"
+    content = {"cut": path.read_bytes()[:-1], "cut in the header": path.read_bytes()[:50], "empty": b""}
+    if damage == "a directory":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(content.get(damage, b"PK" * 500))
+    with pytest.raises(RunDirectoryError, match=rf"{name}\.safetensors.*delete it") as raised:
+        reconstruct_mlps(traced_small(), images(), QUICK, folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_refuses_a_file_that_does_not_say_what_it_is_of(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mlps"
+    shutil.copytree(finished, folder)
+    save_file(load_file(folder / "hessians.safetensors"), folder / "hessians.safetensors")
+    with pytest.raises(RunDirectoryError, match="another model"):
+        reconstruct_mlps(traced_small(), images(), QUICK, folder)
 
 
 def test_refuses_a_model_without_gelu() -> None:
@@ -459,21 +318,3 @@ def test_refuses_a_model_without_gelu() -> None:
 def test_refuses_to_go_on_when_training_diverges() -> None:
     with pytest.raises(CalibrationError, match=r"'layers\.0'.*learning rate below 1e\+30"):
         reconstruct_mlps(traced_small(), images(), MlpSettings(20, 4, 1e30))
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("iterations", 0),
-        ("batch_size", 0),
-        ("learning_rate", 0.0),
-        ("learning_rate", math.nan),
-        ("clamp_quantile", 0.0),
-        ("clamp_quantile", 1.1),
-        ("clamp_weight", -1.0),
-        ("inputs", "quantized"),
-    ],
-)
-def test_refuses_settings_that_make_no_sense(name: str, value: object) -> None:
-    with pytest.raises(CalibrationError, match=str(value)):
-        MlpSettings(**{name: value})  # type: ignore[arg-type]
