@@ -20,19 +20,22 @@ def export(
     pick: Annotated[
         str, typer.Option(metavar="PICK", help="best, knee, an id such as trial-137 or w4a4, or a smaller budget.")
     ] = "best",
+    reconstructed: Annotated[
+        bool, typer.Option("--reconstructed", help="As it was reconstructed by autoq search --reconstruct.")
+    ] = False,
     format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="recipe.")] = "recipe",
     as_json: Json = False,
 ) -> None:
-    """Write one recipe of a run to a file."""
+    """Write one recipe of a run to a file; beside it, if it is reconstructed, a .safetensors file of the same name."""
     from autoq.export import EXPORTERS
     from autoq.export import pick as pick_recipe
 
     if format_ not in EXPORTERS:
         known = ", ".join(EXPORTERS)
         raise RecipeError(f"unknown format {format_!r}; there is {known}.{did_you_mean(format_, EXPORTERS)}")
-    chosen, recipe = pick_recipe(directory, pick)
+    chosen, recipe, folder = pick_recipe(directory, pick, reconstructed=reconstructed)
     try:
-        EXPORTERS[format_](recipe, output)
+        EXPORTERS[format_](recipe, folder, output)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # not the user's choice of file

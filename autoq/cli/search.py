@@ -77,6 +77,20 @@ def search(
     calib_images: Annotated[
         int | None, typer.Option(metavar="N", help="Images to calibrate and score on. [default: 128]")
     ] = None,
+    reconstruct: Annotated[
+        bool | None,
+        typer.Option(
+            "--reconstruct/--no-reconstruct",
+            help="Finish the best recipe and the knee on unlabelled images when the search is over.",
+        ),
+    ] = None,
+    reconstruct_iterations: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Training steps of each block in --reconstruct. [default: 1000]"),
+    ] = None,
+    reconstruct_images: Annotated[
+        int | None, typer.Option(metavar="N", help="Images that --reconstruct learns from, at most. [default: 1024]")
+    ] = None,
     device: Annotated[str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="[default: 0]")] = None,
     out: Annotated[
@@ -87,7 +101,7 @@ def search(
     """Find the recipe that loses least within a budget, and the front around it.
 
     Without options but a budget, searches the bundled model on bundled images. The same command resumes an
-    interrupted run.
+    interrupted run; with ``--reconstruct`` added, it only reconstructs what a finished one has found.
     """
     given: dict[str, Any] = {
         "budget_bops": budget_bops,
@@ -105,6 +119,9 @@ def search(
         "observer": observer,
         "reparameterize": reparameterize,
         "calib_images": calib_images,
+        "reconstruct": reconstruct,
+        "reconstruct_iterations": reconstruct_iterations,
+        "reconstruct_images": reconstruct_images,
         "device": device,
         "seed": seed,
     }
@@ -116,12 +133,14 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: b
     from autoq.search.settings import load_study_file, make_settings
 
     settings = make_settings({**(load_study_file(study) if study else {}), **given}, "option")
+    if not settings.reconstruct and (unused := given.keys() & {"reconstruct_iterations", "reconstruct_images"}):
+        raise SpaceError(f"--{min(unused).replace('_', '-')} is of no use without --reconstruct: add it")
     out = out or default_out(settings.model, settings.budget_bops.strip().rstrip("%"))
     try:
         with RunDisplay() as display:
             from autoq.search.run import run_search
 
-            result = run_search(settings, out, display)
+            result = run_search(settings, out, display, on_searched=lambda: _write_report(out))
     except KeyboardInterrupt:
         raise Interrupted(_after_interrupt(out)) from None
     summary = _write_report(out)
@@ -132,15 +151,20 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: b
                 "front": [vars(point) for point in result.front],
                 "best": result.best,
                 "budget_bops": result.budget_bops,
+                "reconstructed": [vars(point) for point in result.reconstructed],
             }
         )
         return
-    from autoq.report.words import headline
+    from autoq.report.words import headline, reconstruction
 
     typer.echo(headline(summary))
+    for reconstructed in summary.reconstructed:
+        typer.echo(reconstruction(reconstructed))
     typer.echo(f"page:   {out / 'report.html'}")
     if result.best is not None:
         typer.echo(f"recipe: {out / 'recipes' / f'{result.best}.json'}")
+    for point in result.reconstructed:
+        typer.echo(f"reconstructed: {point.recipe}")
 
 
 def _write_report(out: Path) -> Any:
@@ -155,8 +179,8 @@ def _write_report(out: Path) -> Any:
 def _after_interrupt(out: Path) -> str:
     """Draw what there is, and tell how to go on."""
     if (out / "study.log").exists():
-        _write_report(out)
-        sys.stderr.write(f"autoq: {os.fspath(out / 'report.html')} shows the trials so far\n")
+        shown = "the trials so far" if _write_report(out).interrupted else "the search, which is finished"
+        sys.stderr.write(f"autoq: {os.fspath(out / 'report.html')} shows {shown}\n")
     return f"interrupted; run the same command to resume: {this_command()}"
 
 

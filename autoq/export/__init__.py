@@ -1,6 +1,6 @@
 """Recipes in other people's formats.
 
-To add a format, write ``export_xxx(recipe, path)`` in a file of its own and add it to ``EXPORTERS``.
+To add a format, write ``export_xxx(recipe, folder, path)`` in a file of its own and add it to ``EXPORTERS``.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from autoq.export.pick import pick
+from autoq.export.pick import Picked, pick
 from autoq.export.recipe_json import export_recipe
 from autoq.recipe import Recipe
 
-EXPORTERS: dict[str, Callable[[Recipe, Path], None]] = {"recipe": export_recipe}
-"""``--format`` to the function that writes it; each writes its file whole or not at all."""
+EXPORTERS: dict[str, Callable[[Recipe, Path, Path], None]] = {"recipe": export_recipe}
+"""``--format`` to the function that writes it: a recipe, the folder where it lies, and the file to write, which is
+written whole or not at all."""
 
-__all__ = ["EXPORTERS", "export_recipe", "pick"]
+__all__ = ["EXPORTERS", "Picked", "export_recipe", "pick"]

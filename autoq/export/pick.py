@@ -4,38 +4,71 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 from autoq.cost import Budget
 from autoq.errors import BudgetError, RunDirectoryError
 from autoq.files import did_you_mean
 from autoq.recipe import Recipe
 from autoq.search.front import best_within, knee
-from autoq.search.rundir import RunDirectory
+from autoq.search.rundir import RunDirectory, RunRecord
 from autoq.search.trials import shown_trials, stored_trials
 from autoq.units import format_bops
 
 
-def pick(directory: str | os.PathLike[str], choice: str) -> tuple[str, Recipe]:
-    """The id and the recipe that ``choice`` means in a run.
+class Picked(NamedTuple):
+    """A recipe of a run.
+
+    Attributes:
+        id: of the trial that it is from.
+        recipe: itself.
+        folder: where it lies, and the file that it names if it is reconstructed.
+    """
+
+    id: str
+    recipe: Recipe
+    folder: Path
+
+
+def pick(directory: str | os.PathLike[str], choice: str, *, reconstructed: bool = False) -> Picked:
+    """The recipe that ``choice`` means in a run.
 
     Args:
         directory: of the run.
         choice: ``best`` (least discrepancy within the run's budget), ``knee``, the id of a front or uniform point
             (``trial-137``, ``w4a4``), or a smaller budget (``10G``, ``w3a3``, ``40%``).
+        reconstructed: pick what was reconstructed from that recipe rather than the recipe as searched.
 
     Raises:
-        RunDirectoryError: there is no such run, or nothing to pick from.
+        RunDirectoryError: there is no such run, or nothing to pick from, or it is not reconstructed.
         BudgetError: ``choice`` is none of these, or nothing on the front is that cheap.
     """
     run = RunDirectory(directory)
     record = run.require()
+    if not reconstructed:
+        chosen = _choose(run, record, choice)
+        path = run.recipe_path(chosen)
+    else:
+        known = record.reconstructed
+        chosen = choice if choice in known else _choose(run, record, choice)
+        if chosen not in known:
+            raise RunDirectoryError(
+                f"{chosen} is not reconstructed, {', '.join(known) or 'nothing'} is: run the search with --reconstruct"
+            )
+        path = run.path / known[chosen].recipe
+    return Picked(chosen, Recipe.load(path), path.parent)
+
+
+def _choose(run: RunDirectory, record: RunRecord, choice: str) -> str:
+    """The id that ``choice`` means."""
     trials = stored_trials(run)
     front, uniform = shown_trials(trials, record.budget_bops)
     ids = [trial.id for trial in [*front, *uniform]]
     if choice in ids:
-        return choice, Recipe.load(run.recipe_path(choice))
+        return choice
     if not front:
-        raise RunDirectoryError(f"run {os.fspath(directory)!r} has no recipe within its budget yet: let it go on")
+        raise RunDirectoryError(f"run {os.fspath(run.path)!r} has no recipe within its budget yet: let it go on")
     points = [(float(trial.cost.bops), trial.score.kl_nats) for trial in front]
     if choice == "knee":
         index: int | None = knee(points)
@@ -51,7 +84,7 @@ def pick(directory: str | os.PathLike[str], choice: str) -> tuple[str, Recipe]:
                 f"{format_bops(cheapest.cost.bops)}"
             )
     assert index is not None  # noqa: S101 - the front is not empty
-    return front[index].id, Recipe.load(run.recipe_path(front[index].id))
+    return front[index].id
 
 
 def _limit(choice: str, uniform_cost: Callable[[int, int], int], ids: list[str]) -> int:

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from autoq.errors import RunDirectoryError
-from autoq.report.summary import Point, RunSummary, SiteRow
+from autoq.report.summary import Point, Reconstructed, RunSummary, SiteRow
 from autoq.search.front import hypervolume
 from autoq.search.rundir import RunDirectory, RunRecord
 from autoq.search.trials import EvaluatedTrial, best_trial, shown_trials, stored_trials
@@ -33,13 +33,14 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
         points = [(float(t.cost.bops), t.score.kl_nats) for t in front]
         volume = hypervolume(points, (record.uniform_8_8_bops, worst)) / record.uniform_8_8_bops
     full = record.full_precision
+    found = tuple(_point(run, record, trial, front_ids, shown) for trial in trials)
     return RunSummary(
         model=record.settings.model,
         data=record.settings.data,
         images=record.images,
         budget_text=record.settings.budget_bops,
         budget_bops=record.budget_bops,
-        points=tuple(_point(run, record, trial, front_ids, shown) for trial in trials),
+        points=found,
         sites=tuple(SiteRow(site.name, site.op, site.macs, site.operands) for site in record.sites),
         best_id=best.id if best else None,
         full_precision_bops=record.full_precision_bops,
@@ -51,6 +52,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
         hypervolume_reference="" if worst is None else _reference(record, worst),
         directory=os.fspath(directory),
         interrupted=record.state != "finished",
+        reconstructed=_reconstructed(record, found),
         settings=_settings(record, len(trials)),
     )
 
@@ -83,6 +85,24 @@ def _point(run: RunDirectory, record: RunRecord, trial: EvaluatedTrial, front: s
         recipe=recipe,
         recipe_path=f"recipes/{path.name}" if recipe is not None else None,
     )
+
+
+def _reconstructed(record: RunRecord, points: tuple[Point, ...]) -> tuple[Reconstructed, ...]:
+    entries = ((point, record.reconstructed[point.id]) for point in points if point.id in record.reconstructed)
+    found = (
+        Reconstructed(
+            point=point,
+            kl_nats=entry.score.kl_nats,
+            agreement_percent=entry.score.agreement_percent,
+            sqnr_db=entry.score.sqnr_db,
+            top1_percent=entry.score.top1_percent,
+            iterations=entry.iterations,
+            images=entry.images,
+            recipe_path=entry.recipe,
+        )
+        for point, entry in entries
+    )
+    return tuple(sorted(found, key=lambda each: (each.bops, each.point.id)))
 
 
 def _reference(record: RunRecord, worst_kl_nats: float) -> str:

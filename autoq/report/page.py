@@ -12,7 +12,7 @@ from importlib import resources
 from typing import Any
 
 from autoq.report.scales import make_scale
-from autoq.report.summary import Point, RunSummary
+from autoq.report.summary import Point, Reconstructed, RunSummary
 from autoq.report.words import headline
 from autoq.units import format_bops, format_digits, readable_budget
 
@@ -46,6 +46,7 @@ def _page_data(summary: RunSummary) -> dict[str, Any]:
         "scales": {measure: asdict(make_scale(summary, measure)) for measure in ("kl_nats", "top1_percent")},
         "points": [_point_data(point) for point in summary.points],
         "sites": [asdict(site) for site in summary.sites],
+        "reconstructed": [_reconstructed_data(found) for found in summary.reconstructed],
     }
 
 
@@ -55,6 +56,11 @@ def _point_data(point: Point) -> dict[str, Any]:
         *("top1_percent", "feasible", "on_front"),
     )
     return {name: getattr(point, name) for name in names} | {"uniform": point.is_uniform, "recipe": point.recipe}
+
+
+def _reconstructed_data(found: Reconstructed) -> dict[str, Any]:
+    names = ("bops", "kl_nats", "agreement_percent", "sqnr_db", "top1_percent", "iterations", "images", "recipe_path")
+    return {"id": found.point.id} | {name: getattr(found, name) for name in names}
 
 
 def _embed(data: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from autoq.files import atomic_path
 from autoq.report.placing import box_around, boxes_between, halo, place_label
+from autoq.report.reconstructed_marks import draw_reconstructed, reconstructed_boxes
 from autoq.report.scales import Measure, Scale, is_wide, make_scale
 from autoq.report.summary import Point, RunSummary
 from autoq.report.words import note
@@ -89,6 +90,7 @@ def _draw_panel(axes: Axes, summary: RunSummary, scale: Scale) -> None:
             axes.scatter(*drawn, s=size, marker="v", color=color, edgecolor="white", zorder=5)
     if summary.best and (drawn := _coordinates([summary.best], scale)):
         axes.scatter(*drawn, s=270, marker="*", color=YELLOW, edgecolor=INK, zorder=6, label="chosen recipe")
+    draw_reconstructed(axes, summary, scale)
     if not _coordinates(summary.points, scale):
         axes.text(
             0.5,
@@ -208,6 +210,7 @@ def _covered(axes: Axes, summary: RunSummary, scale: Scale) -> list[Bbox]:
         for point in summary.points
         if (point.on_front or point.is_uniform) and (height := scale.height(point)) is not None
     ]
+    boxes += reconstructed_boxes(axes, summary, scale)
     for line in axes.get_lines():
         if line.get_linestyle() == "-":
             corners = axes.transData.transform(line.get_path().vertices)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from autoq.report.summary import Point, RunSummary
+from autoq.report.summary import Point, Reconstructed, RunSummary
 
 Measure = Literal["kl_nats", "top1_percent"]
 
@@ -28,25 +28,26 @@ class Scale:
     high: float
     log: bool = False
 
-    def value(self, point: Point) -> float | None:
+    def value(self, point: Point | Reconstructed) -> float | None:
         """The measured value of ``point``, if it has one."""
         value: float | None = getattr(point, self.measure)
         return value
 
-    def height(self, point: Point) -> float | None:
+    def height(self, point: Point | Reconstructed) -> float | None:
         """Where to draw ``point``."""
         value = self.value(point)
         return None if value is None else max(value, self.low)
 
-    def is_below(self, point: Point) -> bool:
+    def is_below(self, point: Point | Reconstructed) -> bool:
         """Whether ``point`` lies below what the axis shows."""
         value = self.value(point)
         return value is not None and value < self.low
 
 
 def make_scale(summary: RunSummary, measure: Measure) -> Scale:
-    """The axis that shows ``measure`` for all points of a run."""
-    values = [value for point in summary.points if (value := getattr(point, measure)) is not None]
+    """The axis that shows ``measure`` for all points of a run, reconstructed ones included."""
+    points = (*summary.points, *summary.reconstructed)
+    values = [value for point in points if (value := getattr(point, measure)) is not None]
     if measure == "kl_nats":
         return _kl_scale(values)
     full = summary.full_precision_top1_percent

@@ -56,6 +56,36 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Reconstructed:
+    """A recipe that was reconstructed after the search; its cost is that of the recipe as searched.
+
+    Attributes:
+        point: the recipe as searched.
+        kl_nats: discrepancy from full precision since.
+        agreement_percent: images on which the predicted class is full precision's.
+        sqnr_db: signal to quantization noise ratio of the logits.
+        top1_percent: accuracy, where labels exist.
+        iterations: training steps of each block.
+        images: that it learned from.
+        recipe_path: where the reconstructed recipe lies, relative to the run directory.
+    """
+
+    point: Point
+    kl_nats: float
+    agreement_percent: float
+    sqnr_db: float
+    top1_percent: float | None
+    iterations: int
+    images: int
+    recipe_path: str
+
+    @property
+    def bops(self) -> int:
+        """Cost per image."""
+        return self.point.bops
+
+
+@dataclass(frozen=True)
 class SiteRow:
     """One site of the model, in network order.
 
@@ -94,6 +124,7 @@ class RunSummary:
         hypervolume_reference: its reference point, in words.
         directory: the run directory as a person would type it; goes into the commands that the page shows.
         interrupted: whether the run stopped before its last trial.
+        reconstructed: recipes that were reconstructed after the search, cheapest first.
         settings: what else is worth keeping (seed, sampler, trials, versions, wall time), shown in this order.
     """
 
@@ -114,6 +145,7 @@ class RunSummary:
     hypervolume_reference: str = ""
     directory: str = "DIR"
     interrupted: bool = False
+    reconstructed: tuple[Reconstructed, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -158,4 +190,9 @@ class RunSummary:
     @property
     def has_labels(self) -> bool:
         """Whether any point was measured for accuracy."""
-        return any(point.top1_percent is not None for point in self.points)
+        measured: tuple[Point | Reconstructed, ...] = (*self.points, *self.reconstructed)
+        return any(point.top1_percent is not None for point in measured)
+
+    def reconstructed_from(self, point: Point) -> Reconstructed | None:
+        """What was reconstructed from a recipe."""
+        return next((found for found in self.reconstructed if found.point.id == point.id), None)

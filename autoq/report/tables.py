@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
+from typing import Any
 
 from autoq.report.summary import Point, RunSummary
 
@@ -22,6 +23,20 @@ _COLUMNS = (
     "top1_percent",
     "feasible",
 )
+RECONSTRUCTED_COLUMNS = (
+    "id",
+    "label",
+    "bops",
+    "kl_nats_before",
+    "kl_nats",
+    "agreement_percent_before",
+    "agreement_percent",
+    "top1_percent_before",
+    "top1_percent",
+    "iterations",
+    "images",
+    "recipe_path",
+)
 TRIAL_COLUMNS = (*_COLUMNS, "on_front")
 PARETO_COLUMNS = (*_COLUMNS, "recipe_path")
 
@@ -32,13 +47,30 @@ def trials_csv(summary: RunSummary) -> str:
 
 
 def pareto_csv(summary: RunSummary) -> str:
-    """The front, cheapest first, with the path of each recipe relative to the run directory."""
+    """The front as searched, cheapest first, with the path of each recipe relative to the run directory."""
     return _csv(summary.front, PARETO_COLUMNS)
 
 
+def reconstructed_csv(summary: RunSummary) -> str:
+    """The recipes that were reconstructed after the search, before and after."""
+    rows = (
+        [
+            *(found.point.id, found.point.label, found.bops, found.point.kl_nats, found.kl_nats),
+            *(found.point.agreement_percent, found.agreement_percent, found.point.top1_percent, found.top1_percent),
+            *(found.iterations, found.images, found.recipe_path),
+        ]
+        for found in summary.reconstructed
+    )
+    return _write(rows, RECONSTRUCTED_COLUMNS)
+
+
 def _csv(points: Iterable[Point], columns: tuple[str, ...]) -> str:
+    return _write(([getattr(point, column) for column in columns] for point in points), columns)
+
+
+def _write(rows: Iterable[list[Any]], columns: tuple[str, ...]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([getattr(point, column) for column in columns] for point in points)
+    writer.writerows(rows)
     return text.getvalue()

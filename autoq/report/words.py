@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoq.report.scales import Measure
-from autoq.report.summary import Point, RunSummary
+from autoq.report.summary import Point, Reconstructed, RunSummary
 from autoq.units import format_bops, format_digits, format_kl, readable_budget, readable_label
 
 
@@ -29,19 +29,37 @@ def headline(summary: RunSummary) -> str:
     )
 
 
+def reconstruction(found: Reconstructed) -> str:
+    """One sentence: a recipe before and after it was reconstructed."""
+    before, accuracy = found.point, ""
+    if found.top1_percent is not None:
+        since = f"{found.top1_percent:.1f} %"
+        accuracy = (
+            f"; top-1 {since}" if before.top1_percent is None else f"; top-1 {before.top1_percent:.1f} -> {since}"
+        )
+    return (
+        f"Reconstructed, {readable_label(before.label)} has KL {format_kl(before.kl_nats)} -> "
+        f"{format_kl(found.kl_nats)} nats{accuracy}."
+    )
+
+
 def note(summary: RunSummary, best: Point, measure: Measure) -> str:
     """The chosen recipe in one measure, and what it gains over the uniform one, for a corner of a picture."""
     baseline = summary.baseline if best is not summary.baseline else None
-    lines = [readable_label(best.label)]
+    lines, found = [readable_label(best.label)], summary.reconstructed_from(best)
     if measure == "kl_nats":
         lines.append(f"KL {format_kl(best.kl_nats)} nats at {format_bops(best.bops)}")
         if baseline:
             lines.append(_ratio(best, baseline))
+        if found:
+            lines.append(f"reconstructed: {format_kl(found.kl_nats)} nats")
     elif best.top1_percent is not None:
         lines.append(f"top-1 {best.top1_percent:.1f} % at {format_bops(best.bops)}")
         if baseline and baseline.top1_percent is not None:
             gain = best.top1_percent - baseline.top1_percent
             lines.append(f"{abs(gain):.1f} points {'above' if gain >= 0 else 'below'} {readable_label(baseline.label)}")
+        if found and found.top1_percent is not None:
+            lines.append(f"reconstructed: {found.top1_percent:.1f} %")
     return "\n".join(lines)
 
 

@@ -9,11 +9,13 @@ from autoq.files import write_text
 from autoq.report.page import render_page
 from autoq.report.plots import draw_pareto
 from autoq.report.summary import RunSummary
-from autoq.report.tables import pareto_csv, trials_csv
+from autoq.report.tables import pareto_csv, reconstructed_csv, trials_csv
 
 
 def write_report(summary: RunSummary, directory: str | os.PathLike[str]) -> list[Path]:
     """Write ``trials.csv``, ``pareto.csv``, ``pareto.png`` and ``report.html`` into an existing directory.
+
+    Where recipes were reconstructed, ``reconstructed.csv`` too.
 
     Returns:
         The paths of the files, in that order.
@@ -26,4 +28,8 @@ def write_report(summary: RunSummary, directory: str | os.PathLike[str]) -> list
     write_text(pareto, pareto_csv(summary))
     draw_pareto(summary, picture)
     write_text(page, render_page(summary))
-    return [trials, pareto, picture, page]
+    if not summary.reconstructed:
+        return [trials, pareto, picture, page]
+    reconstructed = folder / "reconstructed.csv"
+    write_text(reconstructed, reconstructed_csv(summary))
+    return [trials, pareto, picture, page, reconstructed]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -21,11 +20,13 @@ from autoq.scoring import Evaluator, choose_batch_size, measure_accuracy
 from autoq.scoring.measuring import AdditiveMeasure, JointMeasure
 from autoq.scoring.proxies import ADDITIVE
 from autoq.scoring.sensitivity_table import SensitivityTable
-from autoq.scoring.session import LabelledImages, Session
+from autoq.scoring.session import CalibrationImages, LabelledImages, Session
 from autoq.scoring.threads import fastest_threads
 from autoq.search.allocation import AllocationProblem
 from autoq.search.decisions import ResolvedSpace
 from autoq.search.preparation import open_bank
+from autoq.search.reconstruct_front import chosen_trials, reconstruct_chosen
+from autoq.search.result import SearchResult, make_result
 from autoq.search.rundir import STUDY_NAME, MeasuredAccuracy, RunDirectory, RunRecord, new_record
 from autoq.search.samplers import SAMPLERS, AllocationPrior
 from autoq.search.sensitivities import measure_into, options_of_space
@@ -33,44 +34,24 @@ from autoq.search.settings import SearchSettings
 from autoq.search.space import load_space
 from autoq.search.storage import RunLock, TrialStore
 from autoq.search.study import StudyDriver
-from autoq.search.trials import UNIFORM, EvaluatedTrial, best_trial, evaluated_trials, evenly_spread, shown_trials
+from autoq.search.trials import UNIFORM, EvaluatedTrial, evaluated_trials, evenly_spread, shown_trials
 from autoq.units import format_bops
 
 
-@dataclass(frozen=True)
-class FrontPoint:
-    """A recipe on the front."""
-
-    id: str
-    bops: int
-    kl_nats: float
-    recipe: str
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search found.
-
-    Attributes:
-        out: the run directory.
-        front: recipes within the budget that nothing within it beats, cheapest first.
-        best: id of the least discrepancy within the budget, or None.
-        budget_bops: the budget.
-    """
-
-    out: str
-    front: tuple[FrontPoint, ...]
-    best: str | None
-    budget_bops: int
-
-
-def run_search(settings: SearchSettings, out: str | os.PathLike[str], progress: Progress = ignore) -> SearchResult:
-    """Search, or resume the search in ``out``.
+def run_search(
+    settings: SearchSettings,
+    out: str | os.PathLike[str],
+    progress: Progress = ignore,
+    on_searched: Callable[[], None] | None = None,
+) -> SearchResult:
+    """Search, or resume the search in ``out``; then reconstruct what was chosen, if that is asked for.
 
     Args:
-        settings: what to search.
+        settings: what to search. If the search in ``out`` has finished with these settings and they ask for
+            reconstruction, no more is proposed, whatever the time limit.
         out: the run directory; created if missing.
         progress: told what happens.
+        on_searched: called when the search is finished and reconstruction, which may take long, begins.
 
     Raises:
         InputError: a setting is wrong, or ``out`` belongs to another run.
@@ -103,41 +84,36 @@ def run_search(settings: SearchSettings, out: str | os.PathLike[str], progress: 
             held.enter_context(RunLock(directory.path))
         record = directory.refuse_other(settings)  # as the lock's last holder has left it
         directory.refuse_changed(record, session.reference, fingerprints)
-        same_labels = record is not None and record.settings.labelled_data == settings.labelled_data
 
         session, bank = open_bank(session, images, settings, directory.bank, progress)
         earlier = 0.0 if record is None else record.seconds
         fingerprints["bank_fingerprint"] = bank.fingerprint
-        record = new_record(settings, session, limit, len(images.tensor), fingerprints, record if same_labels else None)
+        searched = settings.reconstruct and record is not None and record.is_search_for(settings)
+        record = new_record(settings, session, limit, len(images.tensor), fingerprints, record)
+        record = record.model_copy(update={"state": "finished" if searched else "running"})
         directory.save(record)
         calibrated = session.calibration_reference(images, bank)
         run = _Run(session, resolved, bank, directory, progress, calibrated, record)
-        store = TrialStore.open(directory.study, STUDY_NAME)
-        state = "interrupted"
+        seconds = settings.time_limit_seconds
+        deadline = started if searched else None if seconds is None else started + seconds
+
+        def seconds_so_far() -> float:
+            return earlier + time.monotonic() - started
+
         try:
-            few = images.tensor[: choose_batch_size(session.traced)]
-            with fastest_threads(lambda: session.model.run(few), session.device):
-                run.calibrate()
-                evaluator = Evaluator(session.model, bank, images.tensor)
-                kind = SAMPLERS[settings.sampler]
-                table = run.sensitivities(evaluator, images.tensor) if settings.needs_sensitivities else None
-                prior = AllocationPrior.of(AllocationProblem(sites, resolved), table, limit)
-                joint = JointMeasure(evaluator, "kl" if settings.proxy in ADDITIVE else settings.proxy)
-                measure = joint if table is None or settings.proxy not in ADDITIVE else AdditiveMeasure(table)
-                driver = StudyDriver(resolved, sites, limit, store, measure, kind, prior, settings.seed, settings.proxy)
-                progress(PhaseStarted("search", settings.trials))
-                deadline = None if settings.time_limit_seconds is None else started + settings.time_limit_seconds
-                driver.run(settings.trials, deadline, progress, run.keep_if_on_front)
-                driver.score_front(joint, run.keep_if_on_front)
-                trials = evaluated_trials(store.load_trials())
-                run.measure(trials, evaluator, labelled)
-            result = run.finish(trials)
-            state = "finished"
+            trials = run.search(images, deadline, labelled)
+            run.write_all(trials)
+            run.keep(state="finished", seconds=seconds_so_far())
+            if settings.reconstruct:
+                bank.save(directory.bank)
+                if on_searched is not None:
+                    on_searched()
+                run.reconstruct(trials, images, labelled)
         finally:
             bank.save(directory.bank)
-            seconds = earlier + time.monotonic() - started
-            directory.save(run.record.model_copy(update={"state": state, "seconds": seconds}))
-        return result
+            state = "finished" if run.record.state == "finished" else "interrupted"
+            run.keep(state=state, seconds=seconds_so_far())
+        return make_result(directory, run.record, trials)
 
 
 class _Run:
@@ -158,6 +134,45 @@ class _Run:
         self._budget = record.budget_bops
         self.record = record
         self._kept: list[EvaluatedTrial] = []
+
+    def search(
+        self, images: CalibrationImages, deadline: float | None, labelled: LabelledImages | None
+    ) -> list[EvaluatedTrial]:
+        """Calibrate, measure options alone, evaluate recipes, and measure the accuracy of those that are shown.
+
+        Args:
+            images: to calibrate and score on.
+            deadline: ``time.monotonic()`` after which nothing new is proposed.
+            labelled: images to measure accuracy on, or None.
+
+        Returns:
+            All completed trials; what was held in memory for them is given back.
+        """
+        session, settings, sites = self._session, self.record.settings, self._session.traced.sites
+        few = images.tensor[: choose_batch_size(session.traced)]
+        store = TrialStore.open(self._directory.study, STUDY_NAME)
+        with fastest_threads(lambda: session.model.run(few), session.device):
+            self.calibrate()
+            evaluator = Evaluator(session.model, self._bank, images.tensor)
+            table = self.sensitivities(evaluator, images.tensor) if settings.needs_sensitivities else None
+            joint = JointMeasure(evaluator, "kl" if settings.proxy in ADDITIVE else settings.proxy)
+            driver = StudyDriver(
+                self._resolved,
+                sites,
+                self._budget,
+                store,
+                joint if table is None or settings.proxy not in ADDITIVE else AdditiveMeasure(table),
+                SAMPLERS[settings.sampler],
+                AllocationPrior.of(AllocationProblem(sites, self._resolved), table, self._budget),
+                settings.seed,
+                settings.proxy,
+            )
+            self._phase("search", settings.trials)
+            driver.run(settings.trials, deadline, self._progress, self.keep_if_on_front)
+            driver.score_front(joint, self.keep_if_on_front)
+            trials = evaluated_trials(store.load_trials())
+            self.measure(trials, evaluator, labelled)
+        return trials
 
     def calibrate(self) -> None:
         """Solve every option of the space ahead, saving what is solved from time to time."""
@@ -186,16 +201,17 @@ class _Run:
         """Accuracy of full precision, of the front or a part of it, and of the uniform points; kept one by one."""
         front, uniform = shown_trials(trials, self._budget)
         spread = evenly_spread(front, self.record.settings.eval_recipes)
-        chosen = list({trial.id: trial for trial in [*spread, *uniform]}.values())
+        picked = chosen_trials(front, self._budget) if self.record.settings.reconstruct else []
+        chosen = list({trial.id: trial for trial in [*spread, *picked, *uniform]}.values())
         self._phase("front", len(chosen))
         if labelled is None:
             return
         if self.record.full_precision is None:
-            self._keep(full_precision=self._accuracy(evaluator, {}, labelled))
+            self.keep(full_precision=self._accuracy(evaluator, {}, labelled))
         for done, trial in enumerate(chosen, start=1):
             if trial.id not in self.record.accuracy:
                 measured = self._accuracy(evaluator, self._resolved.sites_for(trial.assignment), labelled)
-                self._keep(accuracy={**self.record.accuracy, trial.id: measured})
+                self.keep(accuracy={**self.record.accuracy, trial.id: measured})
             self._progress(PhaseAdvanced("front", done))
 
     def _shown(self, trials: list[EvaluatedTrial]) -> list[EvaluatedTrial]:
@@ -208,13 +224,13 @@ class _Run:
         evaluator.apply(sites)
         return MeasuredAccuracy(**vars(measure_accuracy(self._session.model, labelled.batches())))
 
-    def _keep(self, **changes: Any) -> None:
+    def keep(self, **changes: Any) -> None:
+        """Change the run's record, and write it."""
         self.record = self.record.model_copy(update=changes)
         self._directory.save(self.record)
 
-    def finish(self, trials: list[EvaluatedTrial]) -> SearchResult:
+    def write_all(self, trials: list[EvaluatedTrial]) -> None:
         """Write the recipes of the front and the uniform points, and remove those that were beaten since."""
-        front, _ = shown_trials(trials, self._budget)
         shown = self._shown(trials)
         for trial in shown:
             self.write(trial, self.record.accuracy.get(trial.id))
@@ -222,11 +238,23 @@ class _Run:
         for path in self._directory.recipes.glob("*.json"):
             if path not in wanted:
                 path.unlink()
-        best = best_trial(front, self._budget)
-        points = tuple(
-            FrontPoint(t.id, t.cost.bops, t.score.kl_nats, os.fspath(self._directory.recipe_path(t.id))) for t in front
+
+    def reconstruct(
+        self, trials: list[EvaluatedTrial], images: CalibrationImages, labelled: LabelledImages | None
+    ) -> None:
+        """Finish the recipes that a person would pick; kept one by one."""
+        front, _ = shown_trials(trials, self._budget)
+        reconstruct_chosen(
+            self._session,
+            self._bank,
+            self._directory,
+            self.record,
+            chosen_trials(front, self._budget),
+            images,
+            labelled,
+            self._progress,
+            lambda finished: self.keep(reconstructed=dict(finished)),
         )
-        return SearchResult(os.fspath(self._directory.path), points, best.id if best else None, self._budget)
 
     def write(self, trial: EvaluatedTrial, accuracy: MeasuredAccuracy | None) -> None:
         """Write a trial's recipe, fitted bases spelled out."""

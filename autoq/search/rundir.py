@@ -15,12 +15,13 @@ import autoq
 from autoq.cost import model_cost, uniform_bops
 from autoq.errors import RunDirectoryError
 from autoq.files import check_writable, make_writable, write_text
-from autoq.recipe import ModelReference
+from autoq.recipe import ModelReference, ScoreRecord
 from autoq.scoring.session import Session
 from autoq.search.settings import SearchSettings
 
 STUDY_NAME = "autoq"
-_MAY_DIFFER = {"trials", "time_limit_seconds", "device", "eval_data", "eval_recipes"}
+_RECONSTRUCTING = {"reconstruct", "reconstruct_iterations", "reconstruct_images"}
+_MAY_DIFFER = {"trials", "time_limit_seconds", "device", "eval_data", "eval_recipes", *_RECONSTRUCTING}
 """Settings that a resumed run may change without making earlier trials worthless."""
 
 
@@ -45,6 +46,29 @@ class MeasuredAccuracy(BaseModel):
     images: int
 
 
+class ReconstructedEntry(BaseModel):
+    """A recipe that was reconstructed after the search.
+
+    Attributes:
+        recipe: path of the reconstructed recipe, relative to the run directory.
+        iterations: training steps of each block.
+        images: that it learned from.
+        score: discrepancy on the calibration images, and accuracy on the labelled ones.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: str
+    iterations: int
+    images: int
+    score: ScoreRecord
+
+    def without_accuracy(self) -> ReconstructedEntry:
+        """The same before it was measured on labelled images."""
+        measured = ("top1_percent", "top5_percent", "labelled_images")
+        return self.model_copy(update={"score": self.score.model_copy(update=dict.fromkeys(measured))})
+
+
 class RunRecord(BaseModel):
     """``run.json``: settings, versions, fingerprints, and what is measured once.
 
@@ -59,10 +83,11 @@ class RunRecord(BaseModel):
         macs: per image.
         sites: all sites.
         images: number of calibration images.
-        state: how far the run came.
+        state: how far the search came; what is reconstructed after it does not count.
         seconds: wall time, earlier runs included.
         full_precision: accuracy before quantization.
         accuracy: of measured recipes, by id.
+        reconstructed: recipes that were reconstructed, by the id of the trial that each was made from.
     """
 
     schema_version: Literal[1] = 1
@@ -80,6 +105,14 @@ class RunRecord(BaseModel):
     seconds: float = 0.0
     full_precision: MeasuredAccuracy | None = None
     accuracy: dict[str, MeasuredAccuracy] = {}
+    reconstructed: dict[str, ReconstructedEntry] = {}
+
+    def is_search_for(self, settings: SearchSettings) -> bool:
+        """Whether this is a finished search with the same settings, where it runs and reconstruction aside."""
+        apart = _RECONSTRUCTING | {"device"}
+        return self.state == "finished" and self.settings.model_dump(exclude=apart) == settings.model_dump(
+            exclude=apart
+        )
 
     def uniform_bops(self, weight_bits: int, activation_bits: int) -> int:
         """Cost with every weight at one width and every activation at another."""
@@ -95,10 +128,13 @@ def new_record(
     budget_bops: int,
     images: int,
     fingerprints: dict[str, str],
-    measured: RunRecord | None,
+    earlier: RunRecord | None,
 ) -> RunRecord:
-    """The record of a run that starts or goes on; accuracies are taken over from ``measured``."""
+    """The record of a run that starts or goes on; what was measured on the same labelled images is taken over."""
     sites = session.traced.sites
+    same_labels = earlier is not None and earlier.settings.labelled_data == settings.labelled_data
+    measured = earlier if same_labels else None
+    reconstructed = {} if earlier is None else earlier.reconstructed
     return RunRecord(
         settings=settings,
         versions=_versions(),
@@ -115,6 +151,9 @@ def new_record(
         images=images,
         full_precision=measured.full_precision if measured is not None else None,
         accuracy=measured.accuracy if measured is not None else {},
+        reconstructed={
+            trial: entry if same_labels else entry.without_accuracy() for trial, entry in reconstructed.items()
+        },
     )
 
 
@@ -133,6 +172,7 @@ class RunDirectory:
         self.bank = self.path / "bank"
         self.recipes = self.path / "recipes"
         self.sensitivities = self.path / "sensitivity.csv"
+        self.reconstructed = self.path / "reconstructed"
         self._record = self.path / "run.json"
 
     def refuse_unwritable(self) -> None:

@@ -55,6 +55,9 @@ class SearchSettings(CalibrationChoices):
         sampler: how recipes are proposed; a name in ``autoq.search.samplers.SAMPLERS``.
         proxy: the loss that is minimised; a name in ``autoq.scoring.proxies.PROXIES``.
         sensitivity: the proxy by which options are measured alone first, for samplers that start from that.
+        reconstruct: whether the best recipe within the budget and the knee are reconstructed after the search.
+        reconstruct_iterations: training steps of each block, or None: as many as ``ReconstructionSettings`` has.
+        reconstruct_images: unlabelled images of ``data`` to learn from, at most.
     """
 
     eval_data: str | None = None
@@ -65,6 +68,9 @@ class SearchSettings(CalibrationChoices):
     sampler: str = "progressive"
     proxy: str = "kl"
     sensitivity: str = "fisher"
+    reconstruct: bool = False
+    reconstruct_iterations: int | None = Field(default=None, ge=1)
+    reconstruct_images: int = Field(default=1024, ge=1)
 
     @field_validator("sampler")
     @classmethod

@@ -45,7 +45,8 @@ def test_search_json(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "run"
     outcome = command("search", "--budget-bops", "w4a4", *small_options(tmp_path), "--out", out, "--json")
     document = one_json(outcome)
-    assert document.keys() == {"out", "front", "best", "budget_bops"}
+    assert document.keys() == {"out", "front", "best", "budget_bops", "reconstructed"}
+    assert document["reconstructed"] == []
     assert document["out"] == str(out)
     assert document["budget_bops"] == RunDirectory(out).require().budget_bops
     for point in document["front"]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from autoq.report.summary import Point, RunSummary, SiteRow
+from autoq.report.summary import Point, Reconstructed, RunSummary, SiteRow
 
 Bits = dict[tuple[str, str], int]
 HIDDEN = 96
@@ -135,3 +135,22 @@ def with_points(summary: RunSummary, keep: Callable[[Point], bool]) -> RunSummar
     points = tuple(point for point in summary.points if keep(point))
     best_id = summary.best_id if any(point.id == summary.best_id for point in points) else None
     return replace(summary, points=points, best_id=best_id)
+
+
+def with_reconstructed(summary: RunSummary, kl_ratio: float = 0.3) -> RunSummary:
+    """The same run with its best and its cheapest recipe reconstructed."""
+    chosen = {point.id: point for point in (summary.front[0], summary.best) if point is not None}
+    found = [
+        Reconstructed(
+            point=point,
+            kl_nats=kl_ratio * point.kl_nats,
+            agreement_percent=min(100.0, point.agreement_percent + 2),
+            sqnr_db=point.sqnr_db + 3,
+            top1_percent=None if point.top1_percent is None else min(97.9, point.top1_percent + 1.5),
+            iterations=1000,
+            images=1024,
+            recipe_path=f"reconstructed/{point.id}-1000it-1024img/recipe.json",
+        )
+        for point in chosen.values()
+    ]
+    return replace(summary, reconstructed=tuple(found))

@@ -12,7 +12,7 @@ import pytest
 from autoq.recipe import Recipe
 from autoq.report import RunSummary, render_page, write_report
 from autoq.report.words import headline
-from tests.report.synthetic import make_summary, with_points
+from tests.report.synthetic import make_summary, with_points, with_reconstructed
 
 HOSTILE = "</script><img src=x onerror=alert(1)>{{data}}'\"&\u2028"
 
@@ -94,6 +94,16 @@ def test_a_report_is_four_files(summary: RunSummary, tmp_path: Path) -> None:
     assert write_report(summary, tmp_path) == paths
 
 
+def test_reconstructed_recipes_are_in_the_page(summary: RunSummary, tmp_path: Path) -> None:
+    run = with_reconstructed(summary)
+    data = _data(render_page(run))
+    assert _data(render_page(summary))["reconstructed"] == []
+    assert [found["id"] for found in data["reconstructed"]] == [found.point.id for found in run.reconstructed]
+    assert {found["iterations"] for found in data["reconstructed"]} == {1000}
+    assert data["points"] == _data(render_page(summary))["points"], "the front is as searched"
+    assert [path.name for path in write_report(run, tmp_path)][-1] == "reconstructed.csv"
+
+
 def _open(page: Path, profile: Path, fragment: str = "") -> tuple[str, str]:
     """The page after its script ran, without script and style, and what the browser logged."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -115,10 +125,11 @@ def _open(page: Path, profile: Path, fragment: str = "") -> tuple[str, str]:
         (lambda summary: summary, "#w3a3", "Recipe: w3a3"),
         (lambda summary: summary, "#%E0%A4%A", "{best}, chosen by the search"),
         (lambda summary: with_points(summary, lambda _: False), "", "No recipe to show"),
+        (lambda summary: with_reconstructed(summary), "", "{best}, chosen by the search"),
         (lambda _: make_summary(blocks=33, trials=30, labels=False), "#w8a8", "Recipe: w8a8"),
         (_hostile, "#w4a4", "Recipe: &lt;/script&gt;"),
     ],
-    ids=["best", "hash", "bad-hash", "none", "200-sites", "hostile"],
+    ids=["best", "hash", "bad-hash", "none", "reconstructed", "200-sites", "hostile"],
 )
 def test_the_script_fills_the_page(summary: RunSummary, tmp_path: Path, make: Any, fragment: str, title: str) -> None:
     run: RunSummary = make(summary)
@@ -131,6 +142,12 @@ def test_the_script_fills_the_page(summary: RunSummary, tmp_path: Path, make: An
     pickable = [point for point in run.points if point.recipe is not None]
     assert dom.count('class="point"') == len(pickable)
     assert dom.count('class="trial"') == len(run.points) - len(pickable)
+    assert dom.count('class="reconstructed"') == len(run.reconstructed)
+    section = re.search(r'<section id="reconstructed-section"(.*?)</section>', dom, re.DOTALL)
+    assert section
+    assert ("hidden" in section[1].partition(">")[0]) == (not run.reconstructed)
+    assert section[1].count("<tr") == 1 + len(run.reconstructed)
+    assert ("--reconstructed" in section[1]) == bool(run.reconstructed)
     assert dom.count('aria-checked="true"') == (1 if pickable else 0)
     assert len(re.findall(r"<tr [^>]*data-id=", dom)) == len(pickable)
     assert "<img" not in dom

@@ -7,9 +7,9 @@ import pytest
 
 from autoq.report import RunSummary
 from autoq.report.scales import make_scale
-from autoq.report.words import headline, note
+from autoq.report.words import headline, note, reconstruction
 from autoq.units import format_bops, format_kl, readable_budget, readable_label
-from tests.report.synthetic import make_summary, with_points
+from tests.report.synthetic import make_summary, with_points, with_reconstructed
 
 
 def test_the_baseline_is_the_best_uniform_point_within_the_budget(summary: RunSummary) -> None:
@@ -53,6 +53,24 @@ def test_headline_says_so_when_search_won_nothing(summary: RunSummary) -> None:
     assert headline(with_points(summary, lambda _: False)).startswith("No trial has completed yet")
     over = with_points(summary, lambda point: not point.feasible)
     assert "the cheapest costs" in headline(over)
+
+
+def test_a_reconstruction_in_words(summary: RunSummary) -> None:
+    run = with_reconstructed(summary)
+    best, found = run.best, run.reconstructed[-1]
+    assert best is not None
+    assert run.reconstructed_from(best) is found
+    assert run.reconstructed_from(summary.uniform[-1]) is None
+    known = replace(found, point=replace(best, label="w3a3", kl_nats=0.0312, top1_percent=90.0), kl_nats=0.011)
+    assert reconstruction(replace(known, top1_percent=94.5)) == (
+        "Reconstructed, uniform 3/3 has KL 0.031 -> 0.011 nats; top-1 90.0 -> 94.5 %."
+    )
+    unmeasured = replace(known, point=replace(known.point, top1_percent=None))
+    assert reconstruction(replace(unmeasured, top1_percent=94.5)).endswith("nats; top-1 94.5 %.")
+    assert reconstruction(replace(unmeasured, top1_percent=None)).endswith("0.011 nats.")
+    assert note(run, best, "kl_nats").splitlines()[-1].startswith("reconstructed: 0.")
+    assert note(run, best, "top1_percent").splitlines()[-1] == f"reconstructed: {found.top1_percent:.1f} %"
+    assert headline(run) == headline(summary), "what the search found"
 
 
 def test_a_worse_recipe_is_not_praised(summary: RunSummary) -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from autoq.report import RunSummary, pareto_csv, trials_csv
-from tests.report.synthetic import with_points
+from autoq.report import RunSummary, pareto_csv, reconstructed_csv, trials_csv
+from tests.report.synthetic import with_points, with_reconstructed
 
 
 def test_trials_round_trip_exactly(summary: RunSummary) -> None:
@@ -33,6 +33,21 @@ def test_pareto_lists_the_front_by_cost_with_its_recipes(summary: RunSummary) ->
     assert frame["kl_nats"].is_monotonic_decreasing
     assert frame["id"].tolist() == [point.id for point in summary.front]
     assert frame["recipe_path"].tolist() == [f"recipes/{point.id}.json" for point in summary.front]
+
+
+def test_reconstructed_recipes_have_a_table_of_their_own(summary: RunSummary) -> None:
+    run = with_reconstructed(summary)
+    assert pareto_csv(run) == pareto_csv(summary), "the front is as searched"
+    assert trials_csv(run) == trials_csv(summary)
+    frame = pd.read_csv(io.StringIO(reconstructed_csv(run)))
+    assert frame["id"].tolist() == [found.point.id for found in run.reconstructed]
+    for column in ("bops", "iterations", "images", "recipe_path"):
+        assert frame[column].tolist() == [getattr(found, column) for found in run.reconstructed]
+    for column in ("kl_nats", "agreement_percent", "top1_percent"):
+        assert frame[column].tolist() == pytest.approx([getattr(found, column) for found in run.reconstructed])
+        assert frame[f"{column}_before"].tolist() == pytest.approx(
+            [getattr(found.point, column) for found in run.reconstructed]
+        )
 
 
 def test_a_run_without_trials_has_headers_only(summary: RunSummary) -> None:

@@ -25,7 +25,8 @@ from autoq.scoring import Evaluator
 from autoq.scoring.applied import evaluate_recipe
 from autoq.scoring.sensitivity_table import SensitivityTable
 from autoq.search.front import non_dominated
-from autoq.search.run import SearchResult, run_search
+from autoq.search.result import SearchResult
+from autoq.search.run import run_search
 from autoq.search.rundir import STUDY_NAME, RunDirectory
 from autoq.search.space import load_space
 from autoq.search.storage import RunLock, load_trials

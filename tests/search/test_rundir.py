@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import pytest
 
 from autoq.cost import uniform_bops
 from autoq.errors import RunDirectoryError
-from autoq.recipe import ModelReference
-from autoq.search.rundir import MeasuredAccuracy, RunDirectory, RunRecord, SiteEntry
+from autoq.recipe import ModelReference, ScoreRecord
+from autoq.search.rundir import MeasuredAccuracy, ReconstructedEntry, RunDirectory, RunRecord, SiteEntry, new_record
 from autoq.search.settings import SearchSettings
+from tests.search.small_run import small_session
 from tests.search.synthetic_sites import vit
 
 MODEL = ModelReference(name="vit_digits", weights_sha256="ab" * 32)
@@ -132,6 +134,48 @@ def test_settings_that_may_differ(tmp_path: Path) -> None:
     directory.save(make_record())
     longer = SearchSettings(trials=500, time_limit_seconds=60, device="cuda", eval_data="photos")
     assert directory.refuse_other(longer) == make_record()
+    finer = SearchSettings(reconstruct=True, reconstruct_iterations=5, reconstruct_images=7)
+    assert directory.refuse_other(finer) == make_record()
+
+
+def test_whether_a_search_is_finished() -> None:
+    record = make_record(state="finished")
+    assert record.is_search_for(SearchSettings(reconstruct=True, reconstruct_iterations=5, device="cuda"))
+    assert not make_record(state="interrupted").is_search_for(SearchSettings())
+    for change in ({"trials": 301}, {"time_limit_seconds": 60}, {"eval_data": "photos"}, {"eval_recipes": 3}):
+        assert not record.is_search_for(SearchSettings(**change))  # type: ignore[arg-type]
+
+
+def test_what_is_taken_over_from_an_earlier_run() -> None:
+    score = ScoreRecord(
+        kl_nats=0.1, agreement_percent=99, sqnr_db=9, images=16, top1_percent=90, top5_percent=99, labelled_images=540
+    )
+    entry = ReconstructedEntry(recipe="reconstructed/w4a4/recipe.json", iterations=5, images=7, score=score)
+    earlier = make_record(reconstructed={"w4a4": entry}, full_precision=make_record().accuracy["w4a4"])
+    session = small_session()
+    same = new_record(SearchSettings(), session, 4, 16, {}, earlier)
+    assert (same.reconstructed, same.accuracy, same.full_precision) == (
+        earlier.reconstructed,
+        earlier.accuracy,
+        earlier.full_precision,
+    )
+    other = new_record(SearchSettings(eval_data="photos"), session, 4, 16, {}, earlier)
+    assert (other.accuracy, other.full_precision) == ({}, None)
+    kept = other.reconstructed["w4a4"]
+    assert (kept.recipe, kept.score.kl_nats) == (entry.recipe, 0.1)
+    assert (kept.score.top1_percent, kept.score.top5_percent, kept.score.labelled_images) == (None, None, None)
+    assert new_record(SearchSettings(), session, 4, 16, {}, None).reconstructed == {}
+
+
+def test_a_record_of_an_older_version_is_read(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.save(make_record())
+    document = json.loads((tmp_path / "run.json").read_text())
+    del document["reconstructed"]
+    for name in ("reconstruct", "reconstruct_iterations", "reconstruct_images"):
+        del document["settings"][name]
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    assert directory.require() == make_record()
 
 
 def test_what_changed_under_its_name_is_refused(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ def test_labelled_images() -> None:
         ({"trials": "many"}, "trials"),
         ({"calib_images": 0}, "calib_images"),
         ({"seed": -1}, "seed"),
+        ({"reconstruct_iterations": 0}, "reconstruct_iterations: Input should be greater than or equal to 1 (got 0)"),
+        ({"reconstruct_images": 0}, "reconstruct_images"),
         ({"time_limit_seconds": 0}, "time_limit_seconds"),
         ({"time_limit_seconds": float("nan")}, "time_limit_seconds"),
         ({"sampler": "tpa"}, "option: sampler: no such sampler, there is progressive, "),

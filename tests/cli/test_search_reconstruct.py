@@ -1,0 +1,149 @@
+"""``autoq search --reconstruct`` and what comes after it: printed, reported, exported, interrupted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoq.recipe import Recipe
+from autoq.search.rundir import RunDirectory
+from tests.cli.command import Command, Outcome, environment, process_arguments
+from tests.search.small_run import TRIALS, finished_run, small_settings
+
+QUICK = ("--reconstruct", "--reconstruct-iterations", 2, "--reconstruct-images", 16)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A finished search, to be written to."""
+    shutil.copytree(finished_run(), tmp_path / "my run")
+    return tmp_path / "my run"
+
+
+def search(out: Path) -> list[object]:
+    """The command that goes on with ``out``."""
+    settings = small_settings(finished_run().parent)
+    options = {"space": settings.space, "eval-data": settings.eval_data, "trials": TRIALS, "calib-images": 16}
+    return ["search", *(part for name, value in options.items() for part in (f"--{name}", value)), "--out", out]
+
+
+def one_json(outcome: Outcome) -> Any:
+    assert outcome.status == 0, outcome.err
+    assert outcome.complaints == []
+    return json.loads(outcome.out)
+
+
+def test_from_search_to_export(command: Command, out: Path, tmp_path: Path) -> None:
+    document = one_json(command(*search(out), *QUICK, "--json"))
+    assert [point["bops"] for point in document["reconstructed"]] == sorted(
+        p["bops"] for p in document["reconstructed"]
+    )
+    found = {point["id"]: point for point in document["reconstructed"]}
+    assert document["best"] in found
+    assert len(found) == 2
+    for name, point in found.items():
+        assert point.keys() == {"id", "recipe", "bops", "kl_nats", "top1_percent"}
+        measured = one_json(command("evaluate", point["recipe"], "--json"))
+        assert (measured["kl_nats"], measured["bops"]) == (point["kl_nats"], point["bops"])
+
+        mine = tmp_path / f"{name}.json"
+        exported = one_json(command("export", out, "--pick", name, "--reconstructed", "-o", mine, "--json"))
+        assert exported == {"id": name, "output": str(mine), "format": "recipe"}
+        assert Recipe.load(mine).score == Recipe.load(point["recipe"]).score
+        assert one_json(command("evaluate", mine, "--json")) == measured
+    assert command("export", out, "--reconstructed", "-o", tmp_path / "best.json").out.startswith(document["best"])
+    knee = command("export", out, "--pick", "knee", "--reconstructed", "-o", tmp_path / "knee.json").out
+    assert knee.split()[0] in found.keys() - {document["best"]}
+    assert command("export", out, "-o", tmp_path / "searched.json").status == 0
+    assert Recipe.load(tmp_path / "searched.json").reconstruction is None
+
+    with (out / "reconstructed.csv").open(newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == [point["id"] for point in document["reconstructed"]]
+    (out / "reconstructed.csv").unlink()
+    assert str(out / "reconstructed.csv") in command("report", out).out, "redrawn without a model"
+    page = (out / "report.html").read_text()
+    assert all(json.dumps(point["recipe"].removeprefix(f"{out}/")) in page for point in document["reconstructed"])
+
+
+def test_for_people(command: Command, out: Path) -> None:
+    outcome = command(*search(out), *QUICK)
+    assert (outcome.status, outcome.complaints) == (0, [])
+    _, *sentences, page, recipe, first, second = outcome.out.splitlines()
+    entries = RunDirectory(out).require().reconstructed
+    assert len(sentences) == len(entries) == 2
+    for sentence, path in zip(sentences, (first, second), strict=True):
+        assert sentence.startswith("Reconstructed, trial ")
+        assert " nats; top-1 " in sentence
+        assert Path(path.removeprefix("reconstructed: ")).is_file()
+    assert page == f"page:   {out}/report.html"
+    assert recipe.startswith(f"recipe: {out}/recipes/")
+    assert "autoq: reconstructing blocks (6): trial " in outcome.err
+
+
+def test_what_is_not_reconstructed_is_not_exported(command: Command, out: Path, tmp_path: Path) -> None:
+    outcome = command("export", out, "--reconstructed", "-o", tmp_path / "mine.json")
+    assert outcome.status == 2
+    assert "is not reconstructed, nothing is: run the search with --reconstruct" in outcome.err
+    assert not (tmp_path / "mine.json").exists()
+
+
+@pytest.mark.parametrize("option", ["--reconstruct-iterations", "--reconstruct-images"])
+def test_options_that_would_do_nothing_are_refused(command: Command, out: Path, option: str) -> None:
+    outcome = command(*search(out), option, 5)
+    assert (outcome.status, outcome.err) == (2, f"autoq: {option} is of no use without --reconstruct: add it\n")
+    assert command(*search(out), "--reconstruct", option, 0).status == 2
+
+
+def test_a_study_file_may_ask_for_it(command: Command, out: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text("reconstruct = true\nreconstruct_iterations = 9\nreconstruct_images = 16\n")
+    name, *arguments = search(out)
+    assert one_json(command(name, study, *arguments, "--no-reconstruct", "--json"))["reconstructed"] == []
+    assert one_json(command(name, study, *arguments, "--reconstruct-iterations", 2, "--json"))["reconstructed"]
+    assert {entry.iterations for entry in RunDirectory(out).require().reconstructed.values()} == {2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_stopped(command: Command, out: Path, number: signal.Signals) -> None:
+    """Ctrl-C leaves the report of the search and says how to go on; nothing that was finished is done again."""
+    options = (*QUICK[:2], 30, *QUICK[3:], "--device", "cpu")
+    process = subprocess.Popen(
+        process_arguments(*search(out), *options),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("autoq: reconstructing blocks 2/6: blocks.0: "):
+            process.send_signal(number)
+            break
+    _, rest = process.communicate()
+    watchdog.cancel()
+    assert (out / "report.html").stat().st_size > 10_000
+    assert RunDirectory(out).require().state == "finished"
+    if number == signal.SIGINT:
+        assert process.returncode == 130, rest
+        told, how = [line for line in rest.splitlines() if not line.startswith("autoq: reconstructing")]
+        assert told == f"autoq: {out}/report.html shows the search, which is finished"
+        assert how.startswith("autoq: interrupted; run the same command to resume: python -m autoq search ")
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert len(list(out.glob("reconstructed/*/blocks/[!.]*.safetensors"))) >= 2, "finished blocks are kept"
+    resumed = command(*search(out), *options)
+    assert (resumed.status, resumed.complaints) == (0, [])
+    assert "reconstructing blocks 6/6" in resumed.err
+    assert len(RunDirectory(out).require().reconstructed) == 2
