@@ -25,7 +25,8 @@ from typing import Any
 import torch
 
 from autoq.methods import BitWidths, create_method
-from autoq.reconstruction.reconstruct import BlockReport, reconstruct
+from autoq.reconstruction.block_folder import BlockReport
+from autoq.reconstruction.reconstruct import reconstruct
 from autoq.reconstruction.result import ReconstructedOperands
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.scoring import measure_accuracy

@@ -20,8 +20,9 @@ from autoq.graph.insert import OperandKey
 from autoq.methods.reconstruction_dir import ReconstructionDirectory
 from autoq.methods.steps import refuse_unwritable, score_recipe
 from autoq.recipe import Recipe, ReconstructionReference
+from autoq.reconstruction.block_folder import BlockReport
 from autoq.reconstruction.blocks import choose_blocks, find_blocks
-from autoq.reconstruction.reconstruct import BlockReport, Iteration, reconstruct
+from autoq.reconstruction.reconstruct import Iteration, reconstruct
 from autoq.reconstruction.result import ReconstructedOperands, read_operands, write_operands
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.scoring.applied import calibrated_on, find_bank, open_model, options_of, own_images

@@ -15,7 +15,7 @@ from typing import Any
 from autoq.errors import RunDirectoryError
 from autoq.files import sha256_hex, write_text
 from autoq.recipe import Recipe
-from autoq.reconstruction.reconstruct import BlockReport
+from autoq.reconstruction.block_folder import BlockReport
 
 _COLUMNS = tuple(field.name for field in fields(BlockReport))
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,40 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from autoq.calibration.perturbation_hessian import PerturbationSettings, stage_hessians
-from autoq.errors import CalibrationError, RecipeError
+from autoq.errors import CalibrationError
 from autoq.graph.insert import QuantizedModel
-from autoq.reconstruction.blocks import Block, choose_blocks, find_blocks
-from autoq.reconstruction.importance import run_block, squared_gradients
+from autoq.reconstruction.block_folder import BlockFolder, BlockReport
+from autoq.reconstruction.blocks import Block, choose_blocks, find_blocks, run_block
 from autoq.reconstruction.losses import BlockLoss, PerImageSquaredError, WeightedSquaredError, prediction_divergence
-from autoq.reconstruction.result import ReconstructedOperands, read_operands, write_operands
+from autoq.reconstruction.result import ReconstructedOperands
 from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.reconstruction.squared_gradients import squared_gradients
 from autoq.reconstruction.states import StateStore, find_layouts
 from autoq.reconstruction.training import BlockData, train_block
-
-_logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BlockReport:
-    """How one block went.
-
-    Attributes:
-        name: of the block.
-        loss: what was minimised: ``kl``, or the importance by which squared errors were weighted.
-        before: the loss over all images as calibrated.
-        after: the same with what was learned.
-        kept: whether what was learned is used; not where it is no better.
-        iterations: how many were run.
-        seconds: time that they took.
-    """
-
-    name: str
-    loss: str
-    before: float
-    after: float
-    kept: bool
-    iterations: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -120,7 +93,8 @@ def reconstruct(
     """
     if not len(images):
         raise CalibrationError("there are no calibration images to reconstruct on")
-    chosen = choose_blocks(find_blocks(model), blocks)
+    known = find_blocks(model)
+    chosen = choose_blocks(known, blocks)
     folder = None if directory is None else Path(directory)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +102,7 @@ def reconstruct(
     reports: list[BlockReport] = []
     with _frozen(model):
         weights = _hessians(model, chosen, images, settings)
-        for block in find_blocks(model)[: find_blocks(model).index(chosen[-1]) + 1] if chosen else ():
+        for block in known[: known.index(chosen[-1]) + 1] if chosen else ():
             if block not in chosen:
                 run.pass_(block)
                 continue
@@ -161,8 +135,9 @@ class _Run:
     ) -> None:
         model.remove_()
         self._model, self.operands, self._settings = model, calibrated, settings
-        self._operations, self._folder = operations, folder
-        self._identity = {**identity, "settings": asdict(settings), "images": len(images)}
+        self._operations = operations
+        described = {**identity, "settings": asdict(settings), "images": len(images)}
+        self._kept = None if folder is None else BlockFolder(folder, described)
         self._layouts = find_layouts(model, images[:1])
         self._device = images.device
         self._file_folder = folder if on_disk else None
@@ -181,10 +156,8 @@ class _Run:
         """Learn a block, or take over what an earlier run has learned of it, and go behind it."""
         target = self._outputs(block, self._full, None)
         own = self._of_block(self.operands, block)
-        kept = self._read(block, own)
-        if kept is None:
-            kept = self._learn(block, own, target, weights, tell)
-        learned, report = kept
+        found = None if self._kept is None else self._kept.read(block, self._model, self.operands)
+        learned, report = found or self._learn(block, own, target, weights, tell)
         self.operands = self.operands | learned
         self._quantized = self._outputs(block, self._quantized, learned)
         self._full = target
@@ -214,7 +187,8 @@ class _Run:
         if not better:
             learned = own
         report = BlockReport(block.name, name, before, after, better, iterations, time.monotonic() - started)
-        self._write(block, learned, report)
+        if self._kept is not None:
+            self._kept.write(block, learned, report, self.operands)
         return learned, report
 
     def _loss(
@@ -268,38 +242,6 @@ class _Run:
             {key: quantizer for key, quantizer in operands.quantizers.items() if key[0] in block.sites},
             {key: codes for key, codes in operands.codes.items() if key[0] in block.sites},
         )
-
-    def _path(self, block: Block) -> Path | None:
-        return None if self._folder is None else self._folder / f"{block.first:03d}-{block.name}.safetensors"
-
-    def _description(self, own: ReconstructedOperands) -> dict[str, Any]:
-        """What a block's result depends on: also on all that was learned before it."""
-        digest = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode())
-        for key, quantizer in self.operands.quantizers.items():
-            learned = {**quantizer.qparams(), "codes": self.operands.codes.get(key)}
-            for name, value in learned.items() if key not in own.quantizers else ():
-                if value is not None:
-                    digest.update(f"{key} {name}".encode() + value.cpu().numpy().tobytes())
-        return {"depends_on": digest.hexdigest()}
-
-    def _write(self, block: Block, learned: ReconstructedOperands, report: BlockReport) -> None:
-        if (path := self._path(block)) is not None:
-            write_operands(path, learned, description={**self._description(learned), "report": asdict(report)})
-
-    def _read(self, block: Block, own: ReconstructedOperands) -> tuple[ReconstructedOperands, BlockReport] | None:
-        path = self._path(block)
-        if path is None or not path.exists():
-            return None
-        try:
-            found = read_operands(path, self._model)
-            report = BlockReport(**found.description["report"])
-        except (RecipeError, KeyError, TypeError) as error:
-            _logger.warning("block %s is reconstructed again: %s", block.name, error)
-            return None
-        if found.description["depends_on"] != self._description(own)["depends_on"]:
-            _logger.warning("block %s was reconstructed with other settings: reconstructing it again", block.name)
-            return None
-        return found.operands, report
 
 
 def _hessians(

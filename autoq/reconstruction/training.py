@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.graph.stages import State
 from autoq.quantizers import BaseQuantizer, UniformQuantizer
-from autoq.reconstruction.blocks import Block
-from autoq.reconstruction.importance import run_block
+from autoq.reconstruction.blocks import Block, run_block
 from autoq.reconstruction.losses import BlockLoss
 from autoq.reconstruction.rounding import DroppedQuantizer, LearnedRounding, drop
 from autoq.reconstruction.settings import ReconstructionSettings

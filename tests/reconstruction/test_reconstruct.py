@@ -13,7 +13,8 @@ from autoq.graph.insert import QuantizedModel
 from autoq.methods import BitWidths, create_method
 from autoq.quantizers import BaseQuantizer
 from autoq.recipe import OperandConfig
-from autoq.reconstruction.reconstruct import BlockReport, Iteration, reconstruct
+from autoq.reconstruction.block_folder import BlockReport
+from autoq.reconstruction.reconstruct import Iteration, reconstruct
 from autoq.reconstruction.result import ReconstructedOperands
 from autoq.reconstruction.settings import ReconstructionSettings
 from tests.reconstruction.small_model import A4, QUICK, W3, calibrated, images, sites_of, tiny_model

@@ -1,4 +1,4 @@
-"""By what the squared errors of a block's output are weighted."""
+"""BRECQ's weights of squared errors: how the divergence of each image's predictions changes with a block's output."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from autoq.calibration.cuts import logits_of
 from autoq.calibration.perturbation_hessian import images_at_once
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.stages import State
-from autoq.reconstruction.blocks import Block
+from autoq.reconstruction.blocks import Block, run_block
 from autoq.reconstruction.losses import prediction_divergence
 from autoq.reconstruction.states import StateStore
 
@@ -58,13 +58,6 @@ def _squared(gradient: Tensor | None, value: object) -> object:
     if gradient is not None:
         return gradient.square()
     return torch.zeros_like(value) if isinstance(value, Tensor) else value
-
-
-def run_block(model: QuantizedModel, block: Block, state: State) -> State:
-    """The state after a block."""
-    for index in block.stages:
-        state = model.run_stage(index, state)
-    return state
 
 
 def _run_from(model: QuantizedModel, stage: int, state: State) -> State:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoq.reconstruction.blocks import find_blocks
-from autoq.reconstruction.importance import run_block, squared_gradients
+from autoq.reconstruction.blocks import find_blocks, run_block
+from autoq.reconstruction.squared_gradients import squared_gradients
 from autoq.reconstruction.states import StateStore, find_layouts
 from tests.reconstruction.small_model import A4, W3, calibrated, images, sites_of, tiny_model
 
