@@ -89,7 +89,7 @@ def check_mlps(mlps: Sequence[Mlp]) -> None:
         ModelError: there is none.
     """
     if not mlps:
-        raise ModelError("the model has no GELU between two linear layers: leave MLP reconstruction out")
+        raise ModelError("the model has no GELU between two linear layers: leave MLP reconstruction out (--no-mlp)")
 
 
 def parameters_of(traced: TracedModel, mlp: Mlp) -> dict[str, Tensor]:

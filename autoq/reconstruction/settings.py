@@ -77,8 +77,8 @@ class ReconstructionSettings:
 
     @property
     def _haste(self) -> float:
-        """How much longer a step is than in 20,000 iterations."""
-        return float(max(1.0, PUBLISHED_ITERATIONS / self.iterations) ** 0.75)
+        """How much longer a step is than in 20,000 iterations; longer ones than this only make rounding wander."""
+        return float(min(50.0, max(1.0, PUBLISHED_ITERATIONS / self.iterations) ** 0.75))
 
     def _require(self, condition: bool, name: str, wanted: str) -> None:
         if not condition:

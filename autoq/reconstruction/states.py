@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -172,4 +174,6 @@ class StateStore:
             return torch.empty(shape, dtype=entry.dtype)
         dtype = torch.empty(0, dtype=entry.dtype).numpy().dtype
         with tempfile.TemporaryFile(dir=self._folder) as file:  # the mapping outlives it, and its name
+            # Writing to a mapping for which the disk has no room kills the process; this raises instead.
+            os.posix_fallocate(file.fileno(), 0, max(1, math.prod(shape) * dtype.itemsize))
             return torch.from_numpy(np.memmap(file, dtype=dtype, mode="w+", shape=shape))

@@ -289,5 +289,6 @@ def test_settings_are_checked(wrong: dict[str, float]) -> None:
 
 def test_fewer_iterations_take_longer_steps() -> None:
     assert ReconstructionSettings(iterations=20_000).rounding_rate == pytest.approx(1e-3)
-    assert ReconstructionSettings(iterations=100).rounding_rate > ReconstructionSettings(iterations=1000).rounding_rate
+    assert ReconstructionSettings(iterations=200).rounding_rate > ReconstructionSettings(iterations=1000).rounding_rate
+    assert ReconstructionSettings(iterations=1).rounding_rate == pytest.approx(0.05)
     assert ReconstructionSettings(weight_rate=0.5).rounding_rate == 0.5

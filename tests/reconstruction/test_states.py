@@ -92,6 +92,18 @@ def test_a_batch_of_stored_states_runs_as_if_it_had_been_run_alone(
     assert not list(tmp_path.iterdir())  # files have no name, so that a kill leaves none behind
 
 
+def test_a_full_disk_raises_an_error(
+    model: QuantizedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, offset: int, length: int) -> None:
+        assert length == 7 * 4 * 4 * 4
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("autoq.reconstruction.states.os.posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        StateStore(find_layouts(model, pictures(1))[0], 7, tmp_path)
+
+
 def test_states_are_put_in_pieces_and_got_as_copies(model: QuantizedModel) -> None:
     images, layouts = pictures(5), find_layouts(model, pictures(1))
     cut = len(model.stages)
