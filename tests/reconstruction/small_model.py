@@ -13,7 +13,7 @@ from autoq.reconstruction.result import ReconstructedOperands
 from autoq.reconstruction.settings import ReconstructionSettings
 from tests.calibration.samples import CHANNELS, TOKENS, Block, images
 
-QUICK = ReconstructionSettings(iterations=40, batch=8, weight_rate=0.1)
+QUICK = ReconstructionSettings(iterations=40, batch=8, weight_rate=0.1, scale_rate=0.005)
 
 
 class Tiny(nn.Module):
