@@ -13,7 +13,7 @@ from autoq.reconstruction.result import ReconstructedOperands
 from autoq.reconstruction.settings import ReconstructionSettings
 from tests.calibration.samples import CHANNELS, TOKENS, Block, images
 
-QUICK = ReconstructionSettings(iterations=40, batch=8, weight_rate=0.1, scale_rate=0.005)
+QUICK = ReconstructionSettings(iterations=60, batch=8, weight_rate=0.1, scale_rate=0.005)
 
 
 class Tiny(nn.Module):
@@ -59,6 +59,6 @@ def calibrated(model: QuantizedModel, sites: dict[str, SiteConfig], data: Tensor
     )
 
 
-W3 = OperandConfig(scheme="uniform", bits=3, granularity="channel")
-A4 = OperandConfig(scheme="uniform", bits=4)
-__all__ = ["A4", "CHANNELS", "QUICK", "TOKENS", "W3", "calibrated", "images", "sites_of", "tiny_model"]
+W2 = OperandConfig(scheme="uniform", bits=2, granularity="channel")
+A6 = OperandConfig(scheme="uniform", bits=6)
+__all__ = ["A6", "CHANNELS", "QUICK", "TOKENS", "W2", "calibrated", "images", "sites_of", "tiny_model"]

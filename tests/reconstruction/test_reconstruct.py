@@ -17,7 +17,7 @@ from autoq.reconstruction.block_folder import BlockReport
 from autoq.reconstruction.reconstruct import Iteration, reconstruct
 from autoq.reconstruction.result import ReconstructedOperands
 from autoq.reconstruction.settings import ReconstructionSettings
-from tests.reconstruction.small_model import A4, QUICK, W3, calibrated, images, sites_of, tiny_model
+from tests.reconstruction.small_model import A6, QUICK, W2, calibrated, images, sites_of, tiny_model
 
 DATA = images(24)
 
@@ -29,7 +29,7 @@ def model() -> QuantizedModel:
 
 @pytest.fixture(scope="module")
 def start(model: QuantizedModel) -> ReconstructedOperands:
-    return calibrated(model, sites_of(model, W3, A4), DATA)
+    return calibrated(model, sites_of(model, W2, A6), DATA)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_every_block_loses_less_and_so_does_the_model(
     operands, reports = result
     assert [report.name for report in reports] == ["embed", "blocks.0", "blocks.1", "head"]
     assert [report.loss for report in reports] == ["aph", "aph", "aph", "kl"]
-    assert all(report.kept and report.after < report.before for report in reports)
+    assert all(report.kept and report.after < 0.8 * report.before for report in reports[1:])
     assert divergence(model, operands) < 0.7 * divergence(model, start)
 
 
@@ -97,10 +97,10 @@ def test_weights_are_rounded_to_one_of_two_neighbours(
         quantizer, weight = operands.quantizers[key], model.traced.weight(*key)
         assert _same_quantizer(quantizer, start.quantizers[key])
         assert int(codes.min()) >= 0
-        assert int(codes.max()) <= 7
+        assert int(codes.max()) <= 3
         nearest = quantizer.quantize(weight)
         assert int((codes - nearest).abs().max()) <= 1
-        inside = (nearest > 0) & (nearest < 7)
+        inside = (nearest > 0) & (nearest < 3)
         step = quantizer.qparams()["scale"].expand_as(weight)
         assert bool(((quantizer.dequantize(codes) - weight).abs() <= step * 1.0001)[inside].all())
         changed += int((codes != nearest).sum())
@@ -112,7 +112,7 @@ def test_scales_of_activations_are_learned_and_zero_points_are_not(
 ) -> None:
     operands, _ = result
     for key, quantizer in operands.quantizers.items():
-        if key not in operands.codes:
+        if key not in operands.codes and not key[0].startswith("embed"):
             before, after = start.quantizers[key].qparams(), quantizer.qparams()
             assert not torch.equal(before["scale"], after["scale"])
             assert torch.equal(before["zero_point"], after["zero_point"])
@@ -131,10 +131,10 @@ def test_the_model_and_the_calibrated_quantizers_are_left_as_they_were(
 
 @pytest.mark.parametrize("importance", ["mse", "brecq"])
 def test_other_importances(model: QuantizedModel, start: ReconstructedOperands, importance: str) -> None:
-    settings = ReconstructionSettings(iterations=40, batch=8, importance=importance)  # type: ignore[arg-type]
+    settings = replace(QUICK, importance=importance)  # type: ignore[arg-type]
     operands, reports = reconstruct(model, start, DATA, settings)
     assert [report.loss for report in reports] == [importance] * 3 + ["kl"]
-    assert all(report.after < report.before for report in reports[:3])
+    assert all(report.after < report.before for report in reports[1:])
     assert divergence(model, operands) < divergence(model, start)
 
 
@@ -223,7 +223,7 @@ def test_what_is_no_better_is_not_kept(model: QuantizedModel, start: Reconstruct
 
 
 def test_schemes_without_anything_to_learn_are_left_as_they_are(model: QuantizedModel) -> None:
-    sites = sites_of(model, W3, A4)
+    sites = sites_of(model, W2, A6)
     sites["blocks.0.av"]["lhs"] = OperandConfig(scheme="adalog", bits=3)
     sites["blocks.0.qkv"]["input"] = OperandConfig(scheme="instance_groups", bits=3, groups=2)
     sites["blocks.1.fc1"]["weight"] = OperandConfig(scheme="uniform", bits=1, symmetric=True)
@@ -233,7 +233,7 @@ def test_schemes_without_anything_to_learn_are_left_as_they_are(model: Quantized
     assert operands.sites == sites
     assert ("blocks.1.fc1", "weight") not in operands.codes
     assert ("blocks.1.fc2", "weight") not in operands.quantizers
-    assert all(report.after < report.before for report in reports)
+    assert all(report.after < report.before for report in reports[1:])
     for key in (("blocks.0.av", "lhs"), ("blocks.1.fc1", "weight")):
         assert _same_quantizer(operands.quantizers[key], start.quantizers[key])
     assert not _same_quantizer(operands.quantizers["blocks.0.qkv", "input"], start.quantizers["blocks.0.qkv", "input"])

@@ -11,7 +11,7 @@ from autoq.errors import RecipeError
 from autoq.graph.insert import FixedTensor, QuantizedModel
 from autoq.recipe import OperandConfig
 from autoq.reconstruction.result import ReconstructedOperands, read_operands, write_operands
-from tests.reconstruction.small_model import A4, W3, calibrated, images, sites_of, tiny_model
+from tests.reconstruction.small_model import A6, W2, calibrated, images, sites_of, tiny_model
 
 WEIGHT = ("blocks.0.fc1", "weight")
 
@@ -23,7 +23,7 @@ def model() -> QuantizedModel:
 
 @pytest.fixture(scope="module")
 def operands(model: QuantizedModel) -> ReconstructedOperands:
-    sites = sites_of(model, W3, A4)
+    sites = sites_of(model, W2, A6)
     sites["blocks.1.fc1"]["weight"] = OperandConfig(scheme="uniform", bits=10, granularity="channel")
     start = calibrated(model, sites, images(8))
     codes = {}

@@ -6,7 +6,7 @@ import torch
 from autoq.reconstruction.blocks import find_blocks, run_block
 from autoq.reconstruction.squared_gradients import squared_gradients
 from autoq.reconstruction.states import StateStore, find_layouts
-from tests.reconstruction.small_model import A4, W3, calibrated, images, sites_of, tiny_model
+from tests.reconstruction.small_model import A6, W2, calibrated, images, sites_of, tiny_model
 
 DATA = images(6)
 
@@ -14,7 +14,7 @@ DATA = images(6)
 @pytest.mark.parametrize("number", [1, 2])
 def test_squared_gradients_are_those_of_each_images_own_divergence(number: int) -> None:
     model = tiny_model()
-    operands = calibrated(model, sites_of(model, W3, A4), DATA)
+    operands = calibrated(model, sites_of(model, W2, A6), DATA)
     blocks, layouts = find_blocks(model), find_layouts(model, DATA[:1])
     block = blocks[number]
     cpu = torch.device("cpu")

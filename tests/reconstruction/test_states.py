@@ -92,10 +92,8 @@ def test_a_batch_of_stored_states_runs_as_if_it_had_been_run_alone(
     assert not list(tmp_path.iterdir())  # files have no name, so that a kill leaves none behind
 
 
-def test_a_full_disk_raises_an_error(
-    model: QuantizedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(descriptor: int, offset: int, length: int) -> None:
+def test_a_full_disk_raises_an_error(model: QuantizedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, offset: int, length: int) -> None:  # noqa: ARG001
         assert length == 7 * 4 * 4 * 4
         raise OSError(28, "No space left on device")
 
