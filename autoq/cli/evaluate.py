@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autoq.cli.options import DATA_HELP, Device, Json, print_json
+from autoq.cli.options import DATA_HELP, CalibData, Device, Json, RecipeModel, print_json
 
 
 def evaluate(
@@ -16,13 +16,8 @@ def evaluate(
         str | None,
         typer.Option(metavar="DATA", help=f"{DATA_HELP} [default: the recipe's calibration images]"),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The model, if it is not where the recipe says.")
-    ] = None,
-    calib_data: Annotated[
-        str | None,
-        typer.Option(metavar="DATA", help="Calibration images, if they have moved or the recipe names none."),
-    ] = None,
+    model: RecipeModel = None,
+    calib_data: CalibData = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

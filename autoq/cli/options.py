@@ -17,6 +17,18 @@ DATA_HELP = "digits, an image folder, a .tar of one, or hfds/NAME."
 Model = Annotated[str, typer.Option("--model", metavar="MODEL", help=MODEL_HELP)]
 Pretrained = Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="Load weights, or use random ones.")]
 Data = Annotated[str, typer.Option("--data", metavar="DATA", help=f"Calibration images: {DATA_HELP}")]
+EvalData = Annotated[
+    str | None, typer.Option("--eval-data", metavar="DATA", help="Labelled images to measure accuracy on.")
+]
+RecipeModel = Annotated[
+    str | None, typer.Option("--model", metavar="MODEL", help="The model, if it is not where the recipe says.")
+]
+CalibData = Annotated[
+    str | None,
+    typer.Option(
+        "--calib-data", metavar="DATA", help="Calibration images, if they have moved or the recipe names none."
+    ),
+]
 Space = Annotated[str, typer.Option("--space", metavar="SPACE", help="Shipped search space, or a TOML file.")]
 Observer = Annotated[
     str,

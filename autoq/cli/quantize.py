@@ -10,6 +10,7 @@ import typer
 from autoq.cli.options import (
     Data,
     Device,
+    EvalData,
     Interrupted,
     Json,
     Model,
@@ -32,9 +33,7 @@ def quantize(
     model: Model = "vit_digits",
     pretrained: Pretrained = True,
     data: Data = "digits",
-    eval_data: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Labelled images to measure accuracy on.")
-    ] = None,
+    eval_data: EvalData = None,
     calib_images: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Images to calibrate on. [default: as in the method's paper]")
     ] = None,

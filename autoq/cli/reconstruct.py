@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from autoq.cli.options import DATA_HELP, Device, Interrupted, Json, Seed, print_json, this_command
+from autoq.cli.options import (
+    DATA_HELP,
+    CalibData,
+    Device,
+    EvalData,
+    Interrupted,
+    Json,
+    RecipeModel,
+    Seed,
+    print_json,
+    this_command,
+)
 
 
 def reconstruct(
@@ -41,16 +52,9 @@ def reconstruct(
     on_disk: Annotated[
         bool, typer.Option("--on-disk", help="Keep activations in temporary files, not in memory.")
     ] = False,
-    eval_data: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Labelled images to measure accuracy on.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The model, if it is not where the recipe says.")
-    ] = None,
-    calib_data: Annotated[
-        str | None,
-        typer.Option(metavar="DATA", help="Calibration images, if they have moved or the recipe names none."),
-    ] = None,
+    eval_data: EvalData = None,
+    model: RecipeModel = None,
+    calib_data: CalibData = None,
     seed: Seed = 0,
     device: Device = "auto",
     out: Annotated[
