@@ -156,6 +156,27 @@ def test_activations_on_disk_make_no_difference(
     assert same(reconstruct(model, start, DATA, QUICK, directory=tmp_path, on_disk=True)[0], result[0])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("importance", ["aph", "brecq"])
+def test_on_a_gpu_blocks_lose_less_too(importance: str) -> None:
+    model = tiny_model().to("cuda")
+    data = DATA.cuda()
+    start = calibrated(model, sites_of(model, W2, A6), data)
+    operands, reports = reconstruct(model, start, data, replace(QUICK, importance=importance))  # type: ignore[arg-type]
+    assert all(report.after < report.before for report in reports[1:])
+    assert all(codes.device.type == "cuda" for codes in operands.codes.values())
+
+
+def test_products_in_bfloat16_learn_as_well(
+    model: QuantizedModel, start: ReconstructedOperands, result: tuple[ReconstructedOperands, tuple[BlockReport, ...]]
+) -> None:
+    operands, reports = reconstruct(model, start, DATA, replace(QUICK, bfloat16=True))
+    assert all(report.after < report.before for report in reports[1:])
+    assert divergence(model, operands) < 0.7 * divergence(model, start)
+    assert not same(operands, result[0])  # it was not computed as without
+
+
 class KilledError(Exception):
     pass
 
