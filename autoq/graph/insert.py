@@ -170,9 +170,7 @@ class QuantizedModel(nn.Module):
 
     def forward(self, x: Tensor) -> object:
         """What the model returns, for images of shape (N, C, H, W)."""
-        leaves: State = (x,)
-        for index in range(len(self.stages)):
-            leaves = self.run_stage(index, leaves)
+        leaves = self.run_stages(range(len(self.stages)), (x,))
         return pytree.tree_unflatten(list(leaves), self._out_spec) if self._out_spec else leaves[0]
 
     def run(self, x: Tensor, first: int = 0, state: State | None = None) -> tuple[Tensor, ...]:
@@ -183,10 +181,14 @@ class QuantizedModel(nn.Module):
             first: stage to start with.
             state: what is alive at the start of that stage, as returned by ``run_stage`` for the one before.
         """
-        current: State = (x,) if state is None else state
-        for index in range(first, len(self.stages)):
-            current = self.run_stage(index, current)
-        return tuple(leaf for leaf in current if isinstance(leaf, Tensor))
+        last = self.run_stages(range(first, len(self.stages)), (x,) if state is None else state)
+        return tuple(leaf for leaf in last if isinstance(leaf, Tensor))
+
+    def run_stages(self, stages: Iterable[int], state: State) -> State:
+        """The state after consecutive stages, from the one before the first of them."""
+        for index in stages:
+            state = self.run_stage(index, state)
+        return state
 
     def run_stage(self, index: int, state: State) -> State:
         """The state after stage ``index``; after the last stage, the output leaves."""

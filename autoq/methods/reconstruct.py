@@ -16,7 +16,6 @@ from autoq.cost import model_cost
 from autoq.errors import CalibrationError, MethodError, RecipeError
 from autoq.events import BlockAdvanced, BlockFinished, PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.files import check_writable, make_writable, sha256_hex
-from autoq.graph.insert import OperandKey
 from autoq.methods.reconstruction_dir import ReconstructionDirectory
 from autoq.methods.steps import refuse_unwritable, score_recipe
 from autoq.recipe import Recipe, ReconstructionReference
@@ -197,7 +196,7 @@ def finish_recipe(
         directory.begin(identity)
         watch = _Watch(len(chosen), progress)
         progress(PhaseStarted("reconstruction", len(chosen), f"{len(images.tensor)} images of {images.data}"))
-        calibrated = {key: bank.quantizer(*key, recipe.sites[key[0]][key[1]]) for key in _keys(recipe)}
+        calibrated = {option[:2]: bank.quantizer(*option) for option in options_of(recipe.sites)}
         operands, reports = reconstruct(
             session.model,
             ReconstructedOperands(calibrated),
@@ -231,10 +230,6 @@ def finish_recipe(
     finished.save(directory.recipe)
     directory.remove_blocks()
     return ReconstructedRecipe(finished, reports)
-
-
-def _keys(recipe: Recipe) -> list[OperandKey]:
-    return [(site, operand) for site, operands in recipe.sites.items() for operand in operands]
 
 
 def _other_settings(training: ReconstructionSettings) -> dict[str, Any]:

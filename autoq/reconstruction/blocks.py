@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from autoq.errors import RecipeError
 from autoq.files import did_you_mean
 from autoq.graph.insert import QuantizedModel
-from autoq.graph.stages import Stage, State
+from autoq.graph.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,6 @@ def choose_blocks(blocks: Sequence[Block], names: Collection[str] | None) -> tup
             hint = did_you_mean(name, known) or f" There are {', '.join(known)}."
             raise RecipeError(f"the model has no block {name!r}.{hint}")
     return tuple(block for block in blocks if block.name in names)
-
-
-def run_block(model: QuantizedModel, block: Block, state: State) -> State:
-    """The state after a block, from the one before it."""
-    for index in block.stages:
-        state = model.run_stage(index, state)
-    return state
 
 
 def _block(stages: Sequence[Stage], group: Sequence[int], weighted: Collection[str]) -> Block:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -41,11 +41,7 @@ class WeightedSquaredError:
         self._weights: dict[int, Tensor] = {}
         if weights is not None:
             found = {leaf: value for leaf in self._leaves if (value := weights[leaf]) is not None}
-            mean = sum(float(each.double().sum()) for each in found.values()) / sum(
-                each.numel() for each in found.values()
-            )
-            # All zero: nothing depends on the output as far as derivatives tell, so that every error counts alike.
-            self._weights = {leaf: value / mean for leaf, value in found.items()} if mean > 0 else {}
+            self._weights = normalized(found)
 
     def __call__(self, output: State, target: State, images: Tensor | slice) -> Tensor:
         """See :class:`BlockLoss`."""
@@ -78,6 +74,16 @@ class PerImageSquaredError(WeightedSquaredError):
     def _weights_of(self, leaf: int, images: Tensor | slice, device: torch.device) -> Tensor | None:
         value = self._store.get(images, device)[leaf]
         return value if isinstance(value, Tensor) else None
+
+
+def normalized(hessians: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """Divided by their common mean, so that losses of all models and blocks are of one size.
+
+    Ones if all are zero: nothing depends on the output as far as derivatives tell, so that every error counts alike.
+    """
+    total = sum(float(each.double().sum()) for each in hessians.values())
+    mean = total / max(1, sum(each.numel() for each in hessians.values()))
+    return {leaf: each / mean if mean > 0 else torch.ones_like(each) for leaf, each in hessians.items()}
 
 
 def prediction_divergence(output: State, target: State, images: Tensor | slice) -> Tensor:  # noqa: ARG001

@@ -21,12 +21,12 @@ from autoq.calibration.perturbation_hessian import stage_hessians
 from autoq.files import sha256_hex
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import TracedModel
+from autoq.reconstruction.losses import normalized
 from autoq.reconstruction.mlp_graph import Mlp, check_mlps, find_mlps, with_relu
 from autoq.reconstruction.mlp_training import (
     MlpSettings,
     MlpSpan,
     measure_error,
-    normalized,
     span_of,
     train_mlp_,
 )
@@ -177,9 +177,7 @@ class _States:
         for start in range(0, self.store.images, self._size):
             chosen = slice(start, min(start + self._size, self.store.images))
             state = self.store.get(chosen, self._images.device)
-            for index in range(self._stage, stage):
-                state = model.run_stage(index, state)
-            ahead.put_(start, state)
+            ahead.put_(start, model.run_stages(range(self._stage, stage), state))
         self.store, self._stage = ahead, stage
 
     def _restart_(self) -> None:

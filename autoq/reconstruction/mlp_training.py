@@ -95,13 +95,6 @@ def span_of(model: QuantizedModel, mlp: Mlp) -> MlpSpan:
     return MlpSpan(first, model.stage_of[mlp.fc2, "input"])
 
 
-def normalized(hessians: Hessians) -> dict[int, Tensor]:
-    """Divided by their common mean, so that losses of all models and MLPs are of one size; ones if all are zero."""
-    total = sum(float(each.double().sum()) for each in hessians.values())
-    mean = total / max(1, sum(each.numel() for each in hessians.values()))
-    return {leaf: each / mean if mean > 0 else torch.ones_like(each) for leaf, each in hessians.items()}
-
-
 def positive_quantile(x: Tensor, p: float) -> Tensor:
     """The p-quantile of the positive values of ``x``, a number; infinity if there are none.
 
@@ -122,8 +115,7 @@ def forward_twice(model: QuantizedModel, span: MlpSpan, mlp: Mlp, state: State, 
 
     What comes before fc2 is computed once, unless the stage overwrites tensors.
     """
-    for index in range(span.first, span.last):
-        state = model.run_stage(index, state)
+    state = model.run_stages(range(span.first, span.last), state)
     stage = model.stages[span.last]
     nodes: list[fx.Node] = list(stage.graph_module.graph.nodes)
     fc2 = next(node for node in nodes if stage.site_nodes.get(node.name) == mlp.fc2)
@@ -221,8 +213,7 @@ def measure_error(
         for start in range(0, inputs.images, batch_size):
             chosen = slice(start, min(start + batch_size, inputs.images))
             state, target = inputs.get(chosen, device), targets.get(chosen, device)
-            for index in range(span.first, span.last + 1):
-                state = model.run_stage(index, state)
+            state = model.run_stages(range(span.first, span.last + 1), state)
             total += float(weighted_error(state, target, hessians)) * (chosen.stop - chosen.start)
     return total / inputs.images
 

@@ -17,7 +17,7 @@ from autoq.calibration.perturbation_hessian import PerturbationSettings, stage_h
 from autoq.errors import CalibrationError
 from autoq.graph.insert import QuantizedModel
 from autoq.reconstruction.block_folder import BlockFolder, BlockReport
-from autoq.reconstruction.blocks import Block, choose_blocks, find_blocks, run_block
+from autoq.reconstruction.blocks import Block, choose_blocks, find_blocks
 from autoq.reconstruction.losses import BlockLoss, PerImageSquaredError, WeightedSquaredError, prediction_divergence
 from autoq.reconstruction.result import ReconstructedOperands
 from autoq.reconstruction.settings import ReconstructionSettings
@@ -208,7 +208,7 @@ class _Run:
         total = 0.0
         with torch.no_grad():
             for images in self._slices():
-                output = run_block(self._model, block, self._quantized.get(images, self._device))
+                output = self._model.run_stages(block.stages, self._quantized.get(images, self._device))
                 total += float(loss(output, target.get(images, self._device), images)) * (images.stop - images.start)
         if not total < float("inf"):
             raise CalibrationError(
@@ -222,7 +222,7 @@ class _Run:
         outputs = StateStore(self._layouts[block.last + 1], self._images, self._file_folder)
         with torch.no_grad():
             for images in self._slices():
-                outputs.put_(images.start, run_block(self._model, block, inputs.get(images, self._device)))
+                outputs.put_(images.start, self._model.run_stages(block.stages, inputs.get(images, self._device)))
         self._model.remove_()
         return outputs
 

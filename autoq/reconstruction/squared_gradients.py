@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoq.calibration.cuts import logits_of
 from autoq.calibration.perturbation_hessian import images_at_once
 from autoq.graph.insert import QuantizedModel
-from autoq.graph.stages import State
-from autoq.reconstruction.blocks import Block, run_block
+from autoq.reconstruction.blocks import Block
 from autoq.reconstruction.losses import prediction_divergence
 from autoq.reconstruction.states import StateStore
 
@@ -32,18 +30,19 @@ def squared_gradients(model: QuantizedModel, block: Block, quantized: StateStore
     weights = StateStore(target.layout, target.images)
     device = next(model.parameters()).device
     size = images_at_once(model)
+    after = range(block.last + 1, len(model.stages))
     for start in range(0, target.images, size):
         images = slice(start, min(start + size, target.images))
         with torch.no_grad():
-            reference = _run_from(model, block.last + 1, target.get(images, device))
-            output = run_block(model, block, quantized.get(images, device))
+            reference = model.run_stages(after, target.get(images, device))
+            output = model.run_stages(block.stages, quantized.get(images, device))
         learned = [leaf for leaf, entry in enumerate(target.layout) if entry.is_learned_from]
         state = tuple(
             value.detach().requires_grad_() if leaf in learned and isinstance(value, Tensor) else value
             for leaf, value in enumerate(output)
         )
         with torch.enable_grad():
-            divergence = prediction_divergence(_run_from(model, block.last + 1, state), reference, images)
+            divergence = prediction_divergence(model.run_stages(after, state), reference, images)
             # The mean over images has each image's gradient divided by their number, which the last line undoes.
             gradients = torch.autograd.grad(divergence, [state[leaf] for leaf in learned], allow_unused=True)  # type: ignore[arg-type]
         found = dict(zip(learned, gradients, strict=True))
@@ -58,9 +57,3 @@ def _squared(gradient: Tensor | None, value: object) -> object:
     if gradient is not None:
         return gradient.square()
     return torch.zeros_like(value) if isinstance(value, Tensor) else value
-
-
-def _run_from(model: QuantizedModel, stage: int, state: State) -> State:
-    for index in range(stage, len(model.stages)):
-        state = model.run_stage(index, state)
-    return (logits_of(state),)

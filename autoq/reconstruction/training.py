@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.graph.stages import State
 from autoq.quantizers import BaseQuantizer, UniformQuantizer
-from autoq.reconstruction.blocks import Block, run_block
+from autoq.reconstruction.blocks import Block
 from autoq.reconstruction.losses import BlockLoss
 from autoq.reconstruction.rounding import DroppedQuantizer, LearnedRounding, drop
 from autoq.reconstruction.settings import ReconstructionSettings
@@ -103,7 +103,7 @@ def train_block(
         state = _mixed(data, chosen, settings.drop, generator, device)
         with torch.enable_grad():
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
-                output = run_block(model, block, state)
+                output = model.run_stages(block.stages, state)
             relative = loss(output, data.target.get(chosen, device), chosen) / calibrated_loss
             steps.take_(relative, done)
         progress(done + 1, float(relative.detach()))

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from autoq.errors import CalibrationError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
+from autoq.reconstruction.losses import normalized
 from autoq.reconstruction.mlp_graph import find_mlps, with_relu
 from autoq.reconstruction.mlp_training import (
     MlpSettings,
     forward_twice,
     mlp_loss,
-    normalized,
     positive_quantile,
     span_of,
 )

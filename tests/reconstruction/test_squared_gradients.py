@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoq.reconstruction.blocks import find_blocks, run_block
+from autoq.reconstruction.blocks import find_blocks
 from autoq.reconstruction.squared_gradients import squared_gradients
 from autoq.reconstruction.states import StateStore, find_layouts
 from tests.reconstruction.small_model import A6, W2, calibrated, images, sites_of, tiny_model
@@ -28,7 +28,7 @@ def test_squared_gradients_are_those_of_each_images_own_divergence(number: int) 
             operands.insert_(model)
         with torch.no_grad():
             for each in blocks[: last + 1]:
-                state = run_block(model, each, state)
+                state = model.run_stages(each.stages, state)
                 found.append(state[-1])
         model.remove_()
         return found  # type: ignore[return-value]
