@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 
 from autoq.calibration import OBSERVERS, Bank, CalibrationSettings
-from autoq.calibration.bank_files import SolvedKey
-from autoq.calibration.fpcs import FpcsSettings
+from autoq.calibration.bank.files import SolvedKey
+from autoq.calibration.fpcs.search import FpcsSettings
 from autoq.data import load_images, open_source, subset
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from autoq.models import load_model
-from autoq.search.space import load_space
+from autoq.search.space.space import load_space
 
 _BATCH = 32
 

@@ -31,11 +31,11 @@ from autoq.errors import SpaceError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from autoq.recipe import SiteConfig
+from autoq.runs.search_dir import STUDY_NAME
+from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size
-from autoq.scoring.session import Session
-from autoq.search.decisions import ResolvedSpace
-from autoq.search.rundir import STUDY_NAME
-from autoq.search.space import load_space
+from autoq.search.space.decisions import ResolvedSpace
+from autoq.search.space.space import load_space
 from autoq.search.storage import load_trials
 from autoq.units import format_bops
 

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from autoq.calibration import CalibrationSettings
-from autoq.calibration.fpcs import FpcsSettings, Loss, exhaustive, progressive_search
-from autoq.calibration.layer_error import QuadraticError, log_loss, uniform_loss
-from autoq.calibration.output_search import convolution_of, solve_jobs
-from autoq.calibration.site_solver import SiteSolver
+from autoq.calibration.fpcs.layer_error import QuadraticError, log_loss, uniform_loss
+from autoq.calibration.fpcs.output_search import convolution_of, solve_jobs
+from autoq.calibration.fpcs.search import FpcsSettings, Loss, exhaustive, progressive_search
+from autoq.calibration.fpcs.site_solver import SiteSolver
 from autoq.data import load_images, open_source, subset
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.sites import Operand, Site

@@ -27,10 +27,10 @@ import torch
 
 from autoq.methods import BitWidths, MethodOptions, create_method
 from autoq.methods.igq_vit import IgqVit
-from autoq.methods.quantize import QuantizeSettings, quantize
 from autoq.recipe import OperandConfig
+from autoq.runs.quantize import QuantizeSettings, quantize
+from autoq.runs.session import LabelledImages, Session
 from autoq.scoring import measure_accuracy
-from autoq.scoring.session import LabelledImages, Session
 from autoq.units import format_bops, format_kl
 
 GROUPS = (1, 2, 4, 8, 12, 16)

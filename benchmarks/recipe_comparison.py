@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 
 from autoq.files import atomic_path
 from autoq.recipe import OperandConfig, SiteConfig
-from autoq.scoring.session import Session
-from autoq.search.rundir import RunDirectory
-from autoq.search.space import load_space
+from autoq.runs.search_dir import RunDirectory
+from autoq.runs.session import Session
+from autoq.search.space.space import load_space
 from autoq.search.trials import SAMPLER, EvaluatedTrial, best_trial, shown_trials, stored_trials
 from autoq.units import format_bops, format_kl
 

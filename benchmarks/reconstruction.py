@@ -27,12 +27,12 @@ import torch
 from autoq.methods import BitWidths, create_method
 from autoq.reconstruction.block_folder import BlockReport
 from autoq.reconstruction.reconstruct import reconstruct
-from autoq.reconstruction.result import ReconstructedOperands
 from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.runs.evaluate import options_of
+from autoq.runs.session import LabelledImages, Session
 from autoq.scoring import measure_accuracy
-from autoq.scoring.applied import options_of
 from autoq.scoring.discrepancy import Discrepancy
-from autoq.scoring.session import LabelledImages, Session
+from autoq.scoring.solved_operands import ReconstructedOperands
 
 KEY = ("model", "method", "bits", "importance", "iterations", "seed", "images", "drop", "scale_rate")
 CALIBRATED = "calibrated"

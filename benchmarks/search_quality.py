@@ -28,16 +28,16 @@ from optuna.trial import FrozenTrial
 import autoq
 from autoq.cost import uniform_bops
 from autoq.recipe import SiteConfig, hash_sites
+from autoq.runs.preparation import open_bank
+from autoq.runs.search_settings import SearchSettings
+from autoq.runs.sensitivity import measure_into, options_of_space
+from autoq.runs.session import Session
 from autoq.scoring import Evaluator, Score
-from autoq.scoring.measuring import GoOn, JointMeasure, Measured
-from autoq.scoring.session import Session
-from autoq.search.allocation import AllocationProblem
+from autoq.search.allocation.problem import AllocationProblem
 from autoq.search.front import best_within, hypervolume
-from autoq.search.preparation import open_bank
+from autoq.search.measuring import GoOn, JointMeasure, Measured
 from autoq.search.samplers import SAMPLERS, AllocationPrior
-from autoq.search.sensitivities import measure_into, options_of_space
-from autoq.search.settings import SearchSettings
-from autoq.search.space import load_space
+from autoq.search.space.space import load_space
 from autoq.search.storage import TrialStore
 from autoq.search.study import StudyDriver
 from autoq.search.trials import UNIFORM
@@ -57,7 +57,7 @@ class KeptMeasure:
         self.seconds = 0.0
 
     def __call__(self, sites: Mapping[str, SiteConfig], go_on: GoOn | None = None) -> Measured:
-        """See ``autoq.scoring.measuring.Measure``; nothing is stopped."""
+        """See ``autoq.search.measuring.Measure``; nothing is stopped."""
         del go_on
         recipe = hash_sites(sites)
         if recipe not in self._known:

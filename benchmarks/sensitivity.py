@@ -19,15 +19,15 @@ import torch
 from scipy.stats import kendalltau, spearmanr
 
 from autoq.calibration import Bank, CalibrationSettings
-from autoq.calibration.fisher import FisherSettings, fisher_losses
-from autoq.calibration.perturbation_hessian import average_perturbation_hessian
-from autoq.calibration.weighted_errors import aph_losses
 from autoq.errors import NonFiniteError
+from autoq.runs.sensitivity import options_of_space
+from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size
-from autoq.scoring.sensitivity import Option
-from autoq.scoring.session import Session
-from autoq.search.sensitivities import options_of_space
-from autoq.search.space import load_space
+from autoq.search.space.space import load_space
+from autoq.sensitivity.fisher import FisherSettings, fisher_losses
+from autoq.sensitivity.measure import Option
+from autoq.sensitivity.perturbation_hessian import average_perturbation_hessian
+from autoq.sensitivity.weighted_errors import aph_losses
 
 Losses = dict[Option, float]
 Result = TypeVar("Result")

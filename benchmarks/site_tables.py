@@ -12,7 +12,7 @@ from transformers import YolosConfig, YolosForObjectDetection
 
 from autoq.cli.sites import format_sites
 from autoq.graph.trace import TracedModel, trace
-from autoq.scoring.session import Session
+from autoq.runs.session import Session
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "sites.md"
 

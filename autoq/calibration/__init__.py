@@ -1,8 +1,8 @@
 """From a few hundred images to the quantizer parameters of every operand and option: the bank."""
 
-from autoq.calibration.bank import Bank
+from autoq.calibration.bank.bank import Bank
 from autoq.calibration.capture import OperandSample, capture
 from autoq.calibration.settings import OBSERVERS, CalibrationSettings
-from autoq.calibration.solvers import solve
+from autoq.calibration.solvers.operand_solver import solve
 
 __all__ = ["OBSERVERS", "Bank", "CalibrationSettings", "OperandSample", "capture", "solve"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autoq.calibration.capture import OperandSample
-from autoq.calibration.observers import quantile_bounds
+from autoq.calibration.observers.ranges import quantile_bounds
 from autoq.calibration.settings import CalibrationSettings
 from autoq.graph.sites import Operand
 from autoq.quantizers.granularity import group_ids

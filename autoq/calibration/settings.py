@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from autoq.calibration.fpcs import FpcsSettings
+from autoq.calibration.fpcs.search import FpcsSettings
 from autoq.errors import CalibrationError, RecipeError
 from autoq.files import did_you_mean
 

@@ -23,7 +23,7 @@ def evaluate(
 ) -> None:
     """Measure one recipe: accuracy, discrepancy from full precision, BOPs, size."""
     from autoq.recipe import Recipe
-    from autoq.scoring.applied import evaluate_recipe
+    from autoq.runs.evaluate import evaluate_recipe
 
     loaded = Recipe.load(recipe)
     found = evaluate_recipe(loaded, recipe.parent, data, model, device, calib_data)

@@ -88,9 +88,9 @@ def quantize(
     try:
         with RunDisplay() as display:
             from autoq.events import PhaseStarted
-            from autoq.methods.quantize import QuantizeSettings
-            from autoq.methods.quantize import quantize as run
-            from autoq.scoring.session import Session
+            from autoq.runs.quantize import QuantizeSettings
+            from autoq.runs.quantize import quantize as run
+            from autoq.runs.session import Session
 
             display(PhaseStarted("model", detail=model))
             session = Session.open(model, pretrained, device)

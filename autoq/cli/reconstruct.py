@@ -78,7 +78,7 @@ def reconstruct(
     given = {"iterations": iterations, "batch": batch, "importance": importance}
     try:
         with RunDisplay() as display:
-            from autoq.methods.reconstruct import ReconstructSettings, make_training, reconstruct_recipe
+            from autoq.runs.reconstruct import ReconstructSettings, make_training, reconstruct_recipe
 
             chosen = None if blocks is None else tuple(name.strip() for name in blocks.split(","))
             training = make_training(

@@ -25,7 +25,7 @@ from autoq.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from autoq.search.sensitivities import SensitivityResult
+    from autoq.runs.sensitivity import SensitivityResult
 
 _SHOWN = 10
 
@@ -63,7 +63,7 @@ def sensitivity(
     The same command resumes an interrupted measurement.
     """
     from autoq.cli.display import RunDisplay
-    from autoq.search.sensitivities import IMPORTANCE_TABLE, TABLE, make_sensitivity_settings, run_sensitivity
+    from autoq.runs.sensitivity import IMPORTANCE_TABLE, TABLE, make_sensitivity_settings, run_sensitivity
 
     settings = make_sensitivity_settings(
         model=model,
@@ -135,7 +135,7 @@ def _rows(result: SensitivityResult) -> list[dict[str, Any]]:
 
 
 def _importance_rows(result: SensitivityResult) -> list[dict[str, Any]]:
-    from autoq.reconstruction.importance_files import rows_of
+    from autoq.sensitivity.importance_files import rows_of
 
     assert result.importance is not None  # noqa: S101 - as its caller has seen
     return rows_of(result.importance.outputs)
@@ -144,7 +144,7 @@ def _importance_rows(result: SensitivityResult) -> list[dict[str, Any]]:
 def _most_sensitive(result: SensitivityResult) -> list[str]:
     """The operands that lose most at a middle width, each at its best option of that width."""
     from autoq.report.sensitivity_map import LOSS_NAMES, best_cells, family_mark
-    from autoq.scoring.sensitivity import middle_bits
+    from autoq.sensitivity.measure import middle_bits
     from autoq.units import format_kl
 
     cells = best_cells(result.table)

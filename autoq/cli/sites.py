@@ -17,7 +17,7 @@ def sites(
     model: Model = "vit_digits", pretrained: Pretrained = True, device: Device = "cpu", as_json: Json = False
 ) -> None:
     """List what can be quantized in a model: sites, their operands, what produces them, and their MACs."""
-    from autoq.scoring.session import Session
+    from autoq.runs.session import Session
 
     traced = Session.open(model, pretrained, device).traced
     if as_json:

@@ -11,8 +11,8 @@ from autoq.cost import Budget
 from autoq.errors import BudgetError, RunDirectoryError
 from autoq.files import did_you_mean
 from autoq.recipe import Recipe
+from autoq.runs.search_dir import RunDirectory, RunRecord
 from autoq.search.front import best_within, knee
-from autoq.search.rundir import RunDirectory, RunRecord
 from autoq.search.trials import shown_trials, stored_trials
 from autoq.units import format_bops
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from autoq.calibration import CalibrationSettings
-from autoq.calibration.reparameterization import rewritable_norms
+from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.graph.trace import TracedModel
 from autoq.methods._base import BaseMethod
 from autoq.methods.bit_widths import BitWidths

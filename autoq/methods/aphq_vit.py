@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar, get_args
 
 from autoq.calibration import CalibrationSettings
-from autoq.calibration.reparameterization import rewritable_norms
+from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.graph.trace import TracedModel
 from autoq.methods._base import BaseMethod
 from autoq.methods.bit_widths import BitWidths

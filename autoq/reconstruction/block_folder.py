@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from autoq.errors import RecipeError
+from autoq.graph.blocks import Block
 from autoq.graph.insert import QuantizedModel
-from autoq.reconstruction.blocks import Block
-from autoq.reconstruction.result import ReconstructedOperands, read_operands, write_operands
+from autoq.scoring.solved_operands import ReconstructedOperands, read_operands, write_operands
 
 _logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from autoq.calibration.cuts import logits_of
+from autoq.graph.cuts import logits_of
 from autoq.graph.stages import State
 from autoq.reconstruction.states import Entry, StateStore
 

@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autoq.calibration.bank_files import fingerprint_of
-from autoq.calibration.perturbation_hessian import stage_hessians
+from autoq.calibration.bank.files import fingerprint_of
 from autoq.files import sha256_hex
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import TracedModel
@@ -32,6 +31,7 @@ from autoq.reconstruction.mlp_training import (
 )
 from autoq.reconstruction.states import Entry, StateStore, find_layouts
 from autoq.reconstruction.tensor_folder import Kept, TensorFolder
+from autoq.sensitivity.perturbation_hessian import stage_hessians
 
 _VERSION = 1
 """Changes when the same settings give other parameters than before."""

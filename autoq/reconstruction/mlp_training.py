@@ -10,13 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
-from autoq.calibration.perturbation_hessian import PerturbationSettings, hessian_loss
 from autoq.errors import CalibrationError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.nodes import is_in_place
 from autoq.graph.stages import State
 from autoq.reconstruction.mlp_graph import Mlp
 from autoq.reconstruction.states import StateStore
+from autoq.sensitivity.perturbation_hessian import PerturbationSettings, hessian_loss
 
 _QUANTILE_VALUES = 1 << 17
 """About how many values a quantile is estimated on: of more, every n-th."""

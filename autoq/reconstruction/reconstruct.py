@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoq.calibration.perturbation_hessian import PerturbationSettings, stage_hessians
 from autoq.errors import CalibrationError
+from autoq.graph.blocks import Block, choose_blocks, find_blocks
 from autoq.graph.insert import QuantizedModel
 from autoq.reconstruction.block_folder import BlockFolder, BlockReport
-from autoq.reconstruction.blocks import Block, choose_blocks, find_blocks
 from autoq.reconstruction.losses import BlockLoss, PerImageSquaredError, WeightedSquaredError, prediction_divergence
-from autoq.reconstruction.result import ReconstructedOperands
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.reconstruction.squared_gradients import squared_gradients
 from autoq.reconstruction.states import StateStore, find_layouts
 from autoq.reconstruction.training import BlockData, train_block
+from autoq.scoring.solved_operands import ReconstructedOperands
+from autoq.sensitivity.perturbation_hessian import PerturbationSettings, stage_hessians
 
 
 @dataclass(frozen=True)

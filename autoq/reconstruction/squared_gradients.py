@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoq.calibration.perturbation_hessian import images_at_once
+from autoq.graph.blocks import Block
 from autoq.graph.insert import QuantizedModel
-from autoq.reconstruction.blocks import Block
 from autoq.reconstruction.losses import prediction_divergence
 from autoq.reconstruction.states import StateStore
+from autoq.sensitivity.perturbation_hessian import images_at_once
 
 
 def squared_gradients(model: QuantizedModel, block: Block, quantized: StateStore, target: StateStore) -> StateStore:

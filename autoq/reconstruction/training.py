@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autoq.graph.blocks import Block
 from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.graph.stages import State
 from autoq.quantizers import BaseQuantizer, UniformQuantizer
-from autoq.reconstruction.blocks import Block
 from autoq.reconstruction.losses import BlockLoss
 from autoq.reconstruction.rounding import DroppedQuantizer, LearnedRounding, drop
 from autoq.reconstruction.settings import ReconstructionSettings

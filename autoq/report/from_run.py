@@ -8,8 +8,8 @@ from typing import Any
 
 from autoq.errors import RunDirectoryError
 from autoq.report.summary import Point, Reconstructed, RunSummary, SiteRow
+from autoq.runs.search_dir import RunDirectory, RunRecord
 from autoq.search.front import hypervolume
-from autoq.search.rundir import RunDirectory, RunRecord
 from autoq.search.trials import EvaluatedTrial, best_trial, shown_trials, stored_trials
 from autoq.units import format_bops, format_kl
 

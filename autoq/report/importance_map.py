@@ -9,8 +9,6 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from autoq.files import atomic_path
-from autoq.reconstruction.block_importance import OutputImportance
-from autoq.reconstruction.importance_files import Importance
 from autoq.report.importance_panels import (
     MOST_NAMED_CLASSES,
     color_scale,
@@ -24,6 +22,8 @@ from autoq.report.importance_panels import (
     relative,
 )
 from autoq.report.plots import DPI, INK, SOFT
+from autoq.sensitivity.block_importance import OutputImportance
+from autoq.sensitivity.importance_files import Importance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from autoq.reconstruction.block_importance import OutputImportance
 from autoq.report.plots import BLUE, GRID, INK, SOFT
+from autoq.sensitivity.block_importance import OutputImportance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from autoq.files import atomic_path
 from autoq.report.placing import halo
 from autoq.report.plots import BLUE, DPI, GRID, INK, SOFT, VERMILION
-from autoq.search.proxy_ranks import (
+from autoq.search.proxy_recipes import ALLOCATED, DISTURBED, MUTATED, UNIFORM
+from autoq.sensitivity.proxy_ranks import (
     BOPS,
     CLEAR_DEVIATIONS,
     NEAR_POINTS,
@@ -18,7 +19,6 @@ from autoq.search.proxy_ranks import (
     ProxyCheck,
     column,
 )
-from autoq.search.proxy_recipes import ALLOCATED, DISTURBED, MUTATED, UNIFORM
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

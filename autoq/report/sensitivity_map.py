@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from autoq.files import atomic_path
 from autoq.recipe import OperandConfig
 from autoq.report.plots import DPI, INK, SOFT, VERMILION
-from autoq.scoring.sensitivity import SensitivityTable
+from autoq.sensitivity.measure import SensitivityTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import Protocol
 from autoq.errors import RecipeError
 from autoq.graph.insert import QuantizedModel
 from autoq.recipe import SiteConfig
-from autoq.reconstruction.result import ReconstructedOperands
+from autoq.scoring.solved_operands import ReconstructedOperands
 
 
 class QuantizerSource(Protocol):

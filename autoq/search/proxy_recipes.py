@@ -13,10 +13,10 @@ import numpy as np
 from autoq.cost import model_cost
 from autoq.graph.sites import Site
 from autoq.recipe import SiteConfig, hash_sites
-from autoq.scoring.sensitivity_table import SensitivityTable
-from autoq.search.allocation import AllocationProblem
-from autoq.search.decisions import ResolvedSpace
+from autoq.search.allocation.problem import AllocationProblem
 from autoq.search.samplers.prior import AllocationPrior
+from autoq.search.space.decisions import ResolvedSpace
+from autoq.sensitivity.table import SensitivityTable
 
 UNIFORM, ALLOCATED, DISTURBED, MUTATED = "uniform", "allocated", "disturbed", "mutated"
 ORIGINS = (UNIFORM, ALLOCATED, DISTURBED, MUTATED)

@@ -18,11 +18,11 @@ from autoq.errors import NonFiniteError
 from autoq.events import Progress, TrialFinished, ignore
 from autoq.graph.sites import Site
 from autoq.recipe import ScoreRecord, SiteConfig, hash_sites
-from autoq.scoring.measuring import GoOn, Measure, Measured
-from autoq.search.decisions import ResolvedSpace
 from autoq.search.front import best_within, non_dominated
-from autoq.search.repair import BudgetRepair
+from autoq.search.measuring import GoOn, Measure, Measured
 from autoq.search.samplers import AllocationPrior, SamplerKind
+from autoq.search.space.decisions import ResolvedSpace
+from autoq.search.space.repair import BudgetRepair
 from autoq.search.storage import TrialStore
 from autoq.search.trials import SAMPLER, UNIFORM
 

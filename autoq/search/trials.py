@@ -9,8 +9,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from autoq.recipe import CostRecord, ScoreRecord
+from autoq.runs.search_dir import STUDY_NAME, RunDirectory
 from autoq.search.front import best_within, non_dominated
-from autoq.search.rundir import STUDY_NAME, RunDirectory
 from autoq.search.storage import load_trials
 
 UNIFORM, SAMPLER = "uniform", "sampler"

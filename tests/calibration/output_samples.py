@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from autoq.calibration.layer_product import Convolution
+from autoq.calibration.fpcs.layer_product import Convolution
 from autoq.graph.sites import Operand, Producer, Site, SiteOp
 from autoq.quantizers import BaseQuantizer, OperandLayout
 

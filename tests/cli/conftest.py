@@ -1,7 +1,7 @@
 import pytest
 
 from tests.cli.command import Command, in_process
-from tests.search.small_run import trace_once
+from tests.runs.small_run import trace_once
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from PIL import Image
 
 from autoq.recipe import Recipe
 from tests.cli.command import Command, Outcome
-from tests.search.small_run import SPACE, finished_run
+from tests.runs.small_run import SPACE, finished_run
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_the_unexpected_is_one_line_too(command: Command, monkeypatch: pytest.Mo
     def fail(*_: object) -> None:
         raise ZeroDivisionError("division\nby zero")
 
-    monkeypatch.setattr("autoq.scoring.applied.evaluate_recipe", fail)
+    monkeypatch.setattr("autoq.runs.evaluate.evaluate_recipe", fail)
     message = refusal(command, "evaluate", run / "recipes" / "w4a4.json", status=1)
     assert message == "autoq: unexpected ZeroDivisionError: division by zero (run again with `autoq -v` for details)"
 

@@ -14,12 +14,12 @@ import pytest
 from autoq.recipe import SiteConfig
 from autoq.scoring.evaluator import Evaluator
 from autoq.search import proxy_check
-from autoq.search.proxy_ranks import load_rows
+from autoq.sensitivity.proxy_ranks import load_rows
 from tests.cli.command import Command
 from tests.cli.test_bad_input import refusal
 from tests.cli.test_commands import one_json
-from tests.search.small_run import write_photos
-from tests.search.test_proxy_check import FILES, SPACE
+from tests.runs.small_run import write_photos
+from tests.runs.test_proxy_check import FILES, SPACE
 
 RECIPES = 6
 ARGUMENTS = (

@@ -11,9 +11,9 @@ import pytest
 
 import autoq
 from autoq.recipe import Recipe
-from autoq.search.rundir import RunDirectory
+from autoq.runs.search_dir import RunDirectory
 from tests.cli.command import Command, Outcome, in_a_process
-from tests.search.small_run import PHOTOS, finished_run, small_session, small_settings, write_photos
+from tests.runs.small_run import PHOTOS, finished_run, small_session, small_settings, write_photos
 
 REPORT = {"pareto.csv", "pareto.png", "report.html", "trials.csv"}
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from autoq.cli.main import _status
-from autoq.scoring.session import Session
-from autoq.search.rundir import RunDirectory
+from autoq.runs.search_dir import RunDirectory
+from autoq.runs.session import Session
 from autoq.search.storage import load_trials
 from tests.cli.command import Command, environment, process_arguments
-from tests.search.small_run import TRIALS, finished_run, small_settings
+from tests.runs.small_run import TRIALS, finished_run, small_settings
 
 
 def search_arguments(folder: Path, trials: int) -> list[object]:

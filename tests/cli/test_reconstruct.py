@@ -14,7 +14,7 @@ import pytest
 
 from autoq.recipe import Recipe
 from tests.cli.command import Command, Outcome, environment, in_a_process, process_arguments
-from tests.search.small_run import PHOTOS, finished_run, write_photos
+from tests.runs.small_run import PHOTOS, finished_run, write_photos
 
 QUICK = ("--images", 16, "--batch", 8, "--iterations", 3)
 
@@ -103,7 +103,7 @@ def test_ctrl_c_says_how_to_go_on(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autoq.methods.reconstruct.finish_recipe", interrupt)
+    monkeypatch.setattr("autoq.runs.reconstruct.finish_recipe", interrupt)
     outcome = command("reconstruct", recipe, *QUICK, "--out", tmp_path / "out")
     assert outcome.status == 130
     assert outcome.complaints == [

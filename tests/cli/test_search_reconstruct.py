@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from autoq.recipe import Recipe
-from autoq.search.rundir import RunDirectory
+from autoq.runs.search_dir import RunDirectory
 from tests.cli.command import Command, Outcome, environment, process_arguments
-from tests.search.small_run import TRIALS, finished_run, small_settings
+from tests.runs.small_run import TRIALS, finished_run, small_settings
 
 QUICK = ("--reconstruct", "--reconstruct-iterations", 2, "--reconstruct-images", 16)
 

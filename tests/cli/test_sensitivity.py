@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from autoq.reconstruction.importance_files import load_importance, save_importance
 from autoq.report.sensitivity_map import best_cells, family_mark
 from autoq.scoring.evaluator import Evaluator
-from autoq.scoring.sensitivity import SensitivityTable
 from autoq.search import sensitivities
+from autoq.sensitivity.importance_files import load_importance, save_importance
+from autoq.sensitivity.measure import SensitivityTable
 from autoq.units import format_kl
 from tests.cli.command import Command
 from tests.cli.test_bad_input import refusal

@@ -10,12 +10,12 @@ import pytest
 from autoq.errors import AutoqError, BudgetError, RecipeError, RunDirectoryError
 from autoq.export import EXPORTERS, pick
 from autoq.recipe import Recipe
+from autoq.runs.search import run_search
+from autoq.runs.search_dir import STUDY_NAME, RunDirectory
 from autoq.search.front import knee
-from autoq.search.run import run_search
-from autoq.search.rundir import STUDY_NAME, RunDirectory
 from autoq.search.storage import load_trials
 from autoq.search.trials import EvaluatedTrial, evaluated_trials, shown_trials
-from tests.search.small_run import finished_run, interrupt_at, small_settings, trace_once
+from tests.runs.small_run import finished_run, interrupt_at, small_settings, trace_once
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import torch
 from autoq.errors import ModelError, RunDirectoryError
 from autoq.events import BlockAdvanced, BlockFinished, Event, PhaseStarted
 from autoq.methods import BitWidths, MethodOptions, create_method
-from autoq.methods.quantize import QuantizeSettings, quantize
 from autoq.recipe import Recipe
-from autoq.scoring.applied import evaluate_recipe
-from autoq.scoring.session import Session
-from tests.search.small_run import interrupt_at, small_session
+from autoq.runs.evaluate import evaluate_recipe
+from autoq.runs.quantize import QuantizeSettings, quantize
+from autoq.runs.session import Session
+from tests.runs.small_run import interrupt_at, small_session
 
 IMAGES = 12
 WIDTHS = BitWidths(3, 3, 3)

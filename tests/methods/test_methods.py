@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from autoq.calibration.reparameterization import rewritable_norms
+from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.cost import model_cost, uniform_bops
 from autoq.errors import MethodError
 from autoq.graph.trace import TracedModel
 from autoq.methods import METHODS, BaseMethod, BitWidths, MethodOptions, create_method
 from autoq.recipe import OperandConfig
-from tests.search.small_run import small_session
+from tests.runs.small_run import small_session
 
 WIDTHS = BitWidths(3, 5, 4)
 

@@ -9,8 +9,8 @@ from autoq.calibration import Bank, CalibrationSettings
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from autoq.recipe import OperandConfig, SiteConfig
-from autoq.reconstruction.result import ReconstructedOperands
 from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.scoring.solved_operands import ReconstructedOperands
 from tests.calibration.samples import CHANNELS, TOKENS, Block, images
 
 QUICK = ReconstructionSettings(iterations=60, batch=8, weight_rate=0.1, scale_rate=0.005)

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from autoq.calibration.perturbation_hessian import PerturbationSettings, stage_hessians
 from autoq.errors import CalibrationError, ModelError, RunDirectoryError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
@@ -22,6 +21,7 @@ from autoq.reconstruction.losses import normalized
 from autoq.reconstruction.mlp import MlpProgress, ReconstructedMlps, reconstruct_mlps
 from autoq.reconstruction.mlp_graph import find_mlps, with_relu
 from autoq.reconstruction.mlp_training import MlpSettings, span_of, weighted_error
+from autoq.sensitivity.perturbation_hessian import PerturbationSettings, stage_hessians
 from tests.reconstruction.small_mlps import Branch, Small, images, small, traced_small
 
 QUICK = MlpSettings(iterations=15, batch_size=4, learning_rate=5e-3)

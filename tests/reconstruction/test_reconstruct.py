@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoq.calibration.integer_operations import integer_operations
+from autoq.calibration.transforms.integer_operations import integer_operations
 from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.insert import QuantizedModel
 from autoq.methods import BitWidths, create_method
@@ -15,8 +15,8 @@ from autoq.quantizers import BaseQuantizer
 from autoq.recipe import OperandConfig
 from autoq.reconstruction.block_folder import BlockReport
 from autoq.reconstruction.reconstruct import Iteration, reconstruct
-from autoq.reconstruction.result import ReconstructedOperands
 from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.scoring.solved_operands import ReconstructedOperands
 from tests.reconstruction.small_model import A6, QUICK, W2, calibrated, images, sites_of, tiny_model
 
 DATA = images(24)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoq.reconstruction.blocks import find_blocks
+from autoq.graph.blocks import find_blocks
 from autoq.reconstruction.squared_gradients import squared_gradients
 from autoq.reconstruction.states import StateStore, find_layouts
 from tests.reconstruction.small_model import A6, W2, calibrated, images, sites_of, tiny_model

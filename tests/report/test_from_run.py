@@ -14,10 +14,10 @@ from autoq.events import Event, PhaseStarted, TrialFinished
 from autoq.report import write_report
 from autoq.report.from_run import summarize
 from autoq.report.words import headline
+from autoq.runs.search import run_search
+from autoq.runs.search_dir import RunDirectory
 from autoq.search.front import hypervolume
-from autoq.search.run import run_search
-from autoq.search.rundir import RunDirectory
-from tests.search.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, small_settings, trace_once
+from tests.runs.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, small_settings, trace_once
 
 FILES = ["trials.csv", "pareto.csv", "pareto.png", "report.html"]
 

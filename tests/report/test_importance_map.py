@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoq.calibration.perturbation_hessian import PerturbationSettings
-from autoq.reconstruction.block_importance import OutputImportance
-from autoq.reconstruction.importance_files import Importance
 from autoq.report.importance_map import draw_importance
+from autoq.sensitivity.block_importance import OutputImportance
+from autoq.sensitivity.importance_files import Importance
+from autoq.sensitivity.perturbation_hessian import PerturbationSettings
 
 DPI = 80
 GREY, DARKEST, PALEST = "#eceef0", "#440154", "#fde725"

@@ -11,8 +11,8 @@ from PIL import Image
 
 from autoq.report.plots import BLUE, SOFT, VERMILION
 from autoq.report.proxy_plot import draw_proxy_check
-from autoq.search.proxy_ranks import CheckedRow, ProxyCheck, rank
 from autoq.search.proxy_recipes import ORIGINS
+from autoq.sensitivity.proxy_ranks import CheckedRow, ProxyCheck, rank
 
 IMAGES = 100
 GREEN = "#009e73"
@@ -21,8 +21,8 @@ GREEN = "#009e73"
 @pytest.fixture(autouse=True)
 def _coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoq.report.proxy_plot.DPI", 80)
-    monkeypatch.setattr("autoq.scoring.rank_agreement._RESAMPLES", 40)
-    monkeypatch.setattr("autoq.scoring.rank_agreement._REDRAWN", 4)
+    monkeypatch.setattr("autoq.sensitivity.rank_agreement._RESAMPLES", 40)
+    monkeypatch.setattr("autoq.sensitivity.rank_agreement._REDRAWN", 4)
 
 
 def make_rows(count: int = 24, origins: Sequence[str] = ORIGINS) -> list[CheckedRow]:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from autoq.recipe import OperandConfig
 from autoq.report.sensitivity_map import LOSS_NAMES, best_cells, draw_sensitivity, family_mark
-from autoq.scoring.proxies import PROXIES
-from autoq.scoring.sensitivity import Sensitivity, SensitivityTable
+from autoq.sensitivity.measure import Sensitivity, SensitivityTable
+from autoq.sensitivity.proxies import PROXIES
 
 DPI = 80
 Operands = list[tuple[str, str]]

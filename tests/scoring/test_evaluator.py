@@ -22,12 +22,12 @@ from autoq.graph.trace import TracedModel, trace
 from autoq.methods.bit_widths import BitWidths
 from autoq.methods.fq_vit import FqVit
 from autoq.recipe import OperandConfig, SiteConfig
+from autoq.runs.session import CalibrationImages, Session
 from autoq.scoring import Accuracy, Discrepancy, Evaluator, Score, choose_batch_size, measure_accuracy
-from autoq.scoring.session import CalibrationImages, Session
-from autoq.search.decisions import ResolvedSpace
-from autoq.search.space import parse_space
+from autoq.search.space.decisions import ResolvedSpace
+from autoq.search.space.space import parse_space
 from tests.graph.small import traced
-from tests.search.small_run import SPACE, small_session
+from tests.runs.small_run import SPACE, small_session
 
 
 @pytest.fixture(scope="module")

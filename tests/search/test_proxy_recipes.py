@@ -12,13 +12,13 @@ import pytest
 
 from autoq.cost import model_cost, uniform_bops
 from autoq.recipe import OperandConfig, hash_sites
-from autoq.scoring.sensitivity_table import Sensitivity, SensitivityTable
-from autoq.search.allocation import AllocationProblem
-from autoq.search.decisions import ResolvedSpace
+from autoq.runs.sensitivity import options_of_space
+from autoq.search.allocation.problem import AllocationProblem
 from autoq.search.proxy_recipes import FRONT, ORIGINS, CheckedRecipe, choose_recipes
-from autoq.search.sensitivities import options_of_space
-from autoq.search.space import load_space
-from tests.search.small_run import small_session
+from autoq.search.space.decisions import ResolvedSpace
+from autoq.search.space.space import load_space
+from autoq.sensitivity.table import Sensitivity, SensitivityTable
+from tests.runs.small_run import small_session
 
 SITES = small_session().traced.sites
 

@@ -20,11 +20,11 @@ from autoq.events import Event, TrialFinished
 from autoq.graph.sites import Site
 from autoq.recipe import SiteConfig, hash_sites
 from autoq.scoring import Score
-from autoq.scoring.measuring import GoOn, Measured
-from autoq.search.allocation import AllocationProblem
-from autoq.search.decisions import ResolvedSpace
+from autoq.search.allocation.problem import AllocationProblem
+from autoq.search.measuring import GoOn, Measured
 from autoq.search.samplers import SAMPLERS, AllocationPrior, SamplerKind
-from autoq.search.space import parse_space
+from autoq.search.space.decisions import ResolvedSpace
+from autoq.search.space.space import parse_space
 from autoq.search.storage import TrialStore
 from autoq.search.study import StudyDriver
 from autoq.search.trials import SAMPLER, UNIFORM, evaluated_trials

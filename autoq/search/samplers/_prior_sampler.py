@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from autoq.search.allocation import AllocationProblem
+from autoq.search.allocation.problem import AllocationProblem
 from autoq.search.samplers.landscape import IntArray
 from autoq.search.samplers.prior import AllocationPrior
 

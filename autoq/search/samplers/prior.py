@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from autoq.recipe import OperandConfig
-from autoq.scoring.sensitivity_table import SensitivityTable
-from autoq.search.allocation import Allocation, AllocationProblem, Table
+from autoq.search.allocation.problem import Allocation, AllocationProblem, Table
+from autoq.sensitivity.table import SensitivityTable
 
 
 @dataclass(frozen=True, eq=False)

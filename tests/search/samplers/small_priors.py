@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from autoq.search.allocation import AllocationProblem
+from autoq.search.allocation.problem import AllocationProblem
 from autoq.search.samplers import AllocationPrior
-from autoq.search.space import parse_space
+from autoq.search.space.space import parse_space
 from tests.search.synthetic_sites import vit
 
 PLAIN = """

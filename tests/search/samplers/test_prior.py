@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoq.scoring.sensitivity_table import Sensitivity, SensitivityTable
 from autoq.search.samplers import AllocationPrior
+from autoq.sensitivity.table import Sensitivity, SensitivityTable
 
 from .small_priors import prior_of, problem_of
 

@@ -1,0 +1,300 @@
+"""The bank: every operand's quantizer parameters at every option, solved once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
+from dataclasses import asdict
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+
+from autoq.calibration.bank.files import SolvedKey, fingerprint_of, read_bank, refuse_stale, write_bank
+from autoq.calibration.bank.quantized_weights import QuantizedWeights
+from autoq.calibration.capture import OperandSample, capture
+from autoq.calibration.fpcs.output_search import solve_jobs
+from autoq.calibration.settings import CalibrationSettings
+from autoq.calibration.solvers.operand_solver import OperandSolver
+from autoq.calibration.threads import in_threads
+from autoq.calibration.transforms.integer_operations import integer_operations
+from autoq.calibration.transforms.reparameterization import ChannelFactors
+from autoq.errors import CalibrationError, RecipeError
+from autoq.graph.insert import FixedTensor, OperandKey, QuantizedModel
+from autoq.quantizers import BaseQuantizer, create_quantizer
+from autoq.recipe import OperandConfig, SiteConfig, hash_sites
+
+BANK_VERSION = 2
+"""Raised when the same settings would give other parameters."""
+_SAVE_SECONDS = 20.0
+"""How often a bank that is being solved is written: what a kill may cost."""
+_logger = logging.getLogger(__name__)
+
+_Solved = Generator[dict[SolvedKey, BaseQuantizer], None, None]
+SolveProgress = Callable[[int, int], None]
+"""Gets (options solved, options to solve)."""
+
+
+class Bank:
+    """Quantizers by operand and option. What is asked for and not there is solved and kept.
+
+    With the observer ``fpcs``, parameters are solved site by site for the error of the site's output. An option is then
+    solved with the site's other operand in full precision, unless there are ``settings.fpcs.rounds`` and it belongs to
+    ``recipe_sites``, which are solved with both operands quantized.
+
+    Attributes:
+        description: what the parameters depend on: model weights, calibration images, settings, code version.
+        settings: how parameters are chosen.
+        model: whose operands are calibrated; its slots are emptied by solving.
+    """
+
+    def __init__(
+        self,
+        model: QuantizedModel,
+        images: Tensor | Callable[[], Tensor],
+        settings: CalibrationSettings,
+        description: Mapping[str, Any],
+        *,
+        batch_size: int = 32,
+        factors: Mapping[str, ChannelFactors] | None = None,
+        recipe_sites: Mapping[str, SiteConfig] | None = None,
+        capture_progress: Callable[[int], None] | None = None,
+        cached_weight_bytes: int = 1 << 28,
+    ) -> None:
+        """Start empty.
+
+        Args:
+            model: whose operands are calibrated.
+            images: of shape (N, C, H, W) on the model's device, or a function that returns them when the first
+                activation is solved.
+            settings: how parameters are chosen.
+            description: identifies model weights and calibration images; plain JSON.
+            batch_size: images that run at a time.
+            factors: by which the model's LayerNorms were reparameterized; kept with the parameters.
+            recipe_sites: what ``fpcs`` solves jointly.
+            capture_progress: gets the number of images of each batch that is observed.
+            cached_weight_bytes: most memory for codes of quantized weights.
+        """
+        self.settings = settings
+        self.model = model
+        described: dict[str, Any] = {**description, "bank_version": BANK_VERSION, "settings": asdict(settings)}
+        is_joint = settings.observer == "fpcs" and settings.fpcs.rounds > 0
+        self._recipe_sites = dict(recipe_sites or {}) if is_joint else {}
+        if self._recipe_sites:
+            described["solved_for"] = hash_sites(self._recipe_sites)[:16]
+        # As it comes back from a file: tuples are lists there.
+        self.description: dict[str, Any] = json.loads(json.dumps(described))
+        self._images, self._batch_size = images, batch_size
+        self._factors = dict(factors or {})
+        self._capture_progress = capture_progress
+        self._samples: dict[OperandKey, OperandSample] = {}
+        self._quantizers: dict[SolvedKey, BaseQuantizer] = {}
+        self._weights = QuantizedWeights(cached_weight_bytes)
+        self._in_use: WeakValueDictionary[SolvedKey, FixedTensor] = WeakValueDictionary()
+        self._unsaved = False
+
+    def __len__(self) -> int:
+        """How many options are solved."""
+        return len(self._quantizers)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when anything the parameters depend on does."""
+        return fingerprint_of(self.description)
+
+    def quantizer(self, site: str, operand: str, config: OperandConfig) -> BaseQuantizer:
+        """The solved quantizer of one operand at one option.
+
+        Raises:
+            CalibrationError: the option does not fit the operand.
+        """
+        key = (site, operand, config)
+        if key not in self._quantizers:
+            self.solve_all([key], workers=1)
+        return self._quantizers[key]
+
+    def module(self, site: str, operand: str, config: OperandConfig) -> nn.Module:
+        """What goes into the operand's slot: its quantizer, or for a weight the quantized weight itself."""
+        key, quantizer = (site, operand, config), self.quantizer(site, operand, config)
+        if not self._is_weight(site, operand):
+            return quantizer
+        if (fixed := self._in_use.get(key)) is None:  # else it stands in the slot since the last recipe
+            with torch.no_grad():
+                values = self._weights.get(key, quantizer, self.model.traced.weight(site, operand))
+            fixed = self._in_use[key] = FixedTensor(values, config)
+        return fixed
+
+    def apply_(self, sites: Mapping[str, SiteConfig]) -> None:
+        """Put a recipe's quantizers and integer operations into the model and take all others out.
+
+        Raises:
+            RecipeError: the model has no such site or operand, or the recipe's schemes do not fit together.
+            CalibrationError: an option does not fit its operand.
+        """
+        keys = [(site, operand) for site, operands in sites.items() for operand in operands]
+        self.model.check_keys(keys)
+        modules = {key: self.module(*key, sites[key[0]][key[1]]) for key in keys}
+        operations = integer_operations(self.model.traced, sites, self.quantizer)
+        self.model.remove_()
+        self.model.insert_(modules)
+        self.model.replace_(operations)
+
+    def solve_all(
+        self, options: Iterable[SolvedKey], progress: SolveProgress | None = None, workers: int | None = None
+    ) -> None:
+        """Solve ahead what is not solved yet.
+
+        Args:
+            options: operands and configurations.
+            progress: told after every operand (``fpcs``: every site).
+            workers: operands solved side by side, one thread each; None: as many as PyTorch has threads.
+
+        Raises:
+            CalibrationError: an option does not fit its operand.
+        """
+        missing = [key for key in dict.fromkeys(options) if key not in self._quantizers]
+        solve = self._solve_by_site if self.settings.observer == "fpcs" else self._solve_by_operand
+        done = 0
+        with closing(solve(missing, workers or torch.get_num_threads())) as results:  # whatever stops it, at once
+            for solved in results:
+                self._quantizers |= solved
+                self._unsaved = True
+                done += len(solved)
+                if progress is not None:
+                    progress(done, len(missing))
+
+    def solve_into(
+        self, directory: str | os.PathLike[str], options: Iterable[SolvedKey], progress: SolveProgress
+    ) -> None:
+        """Solve ahead like :meth:`solve_all`, saving from time to time, and whatever stops it: a kill costs little.
+
+        Args:
+            directory: where to save.
+            options: operands and configurations.
+            progress: gets (options solved, options), those that were solved before included.
+        """
+        wanted = list(dict.fromkeys(options))
+        saved = time.monotonic()
+
+        def on_solved(done: int, total: int) -> None:
+            nonlocal saved
+            progress(len(wanted) - total + done, len(wanted))
+            if time.monotonic() - saved > _SAVE_SECONDS:
+                self.save(directory)
+                saved = time.monotonic()
+
+        try:
+            self.solve_all(wanted, on_solved)
+        finally:
+            self.save(directory)
+
+    def _solve_by_operand(self, missing: list[SolvedKey], workers: int) -> _Solved:
+        """From each operand's own values."""
+        by_operand: dict[OperandKey, list[SolvedKey]] = {}
+        for key in missing:
+            by_operand.setdefault(key[:2], []).append(key)
+        if any(not self._is_weight(*operand) for operand in by_operand):
+            self._capture(by_operand)
+
+        def solve(operand: OperandKey) -> dict[SolvedKey, BaseQuantizer]:
+            described = self.model.traced.sites_by_name[operand[0]].operand(operand[1])
+            data = self.model.traced.weight(*operand) if described.is_weight else self._samples[operand]
+            solver = OperandSolver(described, data, self.settings)
+            return {key: _solve(solver, key) for key in by_operand[operand]}
+
+        yield from in_threads(solve, by_operand, min(workers, len(by_operand)))
+
+    def _capture(self, operands: Iterable[OperandKey]) -> None:
+        """Observe all operands of products, or all LayerNorm and softmax inputs, once one of them is asked for."""
+        for is_product in (True, False):
+            group = [
+                (site.name, operand.name)
+                for site, operand in self.model.traced.operands()
+                if bool(site.macs) is is_product and not operand.is_weight
+            ]
+            if any(key in group and key not in self._samples for key in operands):
+                batches = torch.split(self._calibration_images(), self._batch_size)
+                self._samples |= capture(self.model, batches, self.settings, self._capture_progress, group)
+
+    def _solve_by_site(self, missing: list[SolvedKey], workers: int) -> _Solved:
+        """For the error of each site's output, site after site."""
+        del workers  # a site's products use all threads
+        jobs: dict[str, list[SiteConfig]] = {}
+        for site, operand, config in missing:
+            together = self._recipe_sites.get(site, {})
+            job = together if together.get(operand) == config else {operand: config}
+            if job not in jobs.setdefault(site, []):
+                jobs[site].append(job)
+        wanted = set(missing)
+        images = self._calibration_images()
+        for site, _, solved in solve_jobs(self.model, images, self._batch_size, jobs, self.settings):
+            keys = {(site, operand, quantizer.config): quantizer for operand, quantizer in solved.items()}
+            yield {key: quantizer for key, quantizer in keys.items() if key in wanted}
+
+    def _calibration_images(self) -> Tensor:
+        if callable(self._images):
+            self._images = self._images()
+        return self._images
+
+    def _is_weight(self, site: str, operand: str) -> bool:
+        return self.model.traced.sites_by_name[site].operand(operand).is_weight
+
+    def resolve(self, sites: Mapping[str, SiteConfig]) -> dict[str, SiteConfig]:
+        """The same operands with fitted logarithm bases written out; the bank answers for these as for the original."""
+        resolved: dict[str, SiteConfig] = {site: {} for site in sites}
+        for site, operands in sites.items():
+            for operand, config in operands.items():
+                if config.scheme == "adalog" and config.log_base_numerator is None:
+                    fitted = self.quantizer(site, operand, config).qparams()
+                    explicit = config.model_copy(update={"log_base_numerator": int(fitted["log_base_numerator"])})
+                    if (site, operand, explicit) not in self._quantizers:
+                        self._quantizers[site, operand, explicit] = self._rebuilt((site, operand, explicit), fitted)
+                        self._unsaved = True
+                    config = explicit
+                resolved[site][operand] = config
+        return resolved
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write ``bank.safetensors`` and ``bank.json`` if anything was solved since the last save.
+
+        Raises:
+            OSError: they cannot be written; what was there before is still there.
+        """
+        if self._unsaved:
+            write_bank(directory, self.description, self._quantizers, self._factors)
+            self._unsaved = False
+
+    def load(self, directory: str | os.PathLike[str]) -> bool:
+        """Take over what an earlier run solved; False if there is nothing (or a save was cut short).
+
+        Raises:
+            RunDirectoryError: the bank there was solved for something else; the message says what differs.
+        """
+        if (content := read_bank(directory)) is None:
+            return False
+        refuse_stale(directory, content.description, self.description)
+        try:
+            self._quantizers |= {key: self._rebuilt(key, qparams) for key, qparams in content.qparams.items()}
+        except (CalibrationError, RecipeError, KeyError) as error:
+            _logger.warning("the bank in %s cannot be used and is solved again: %s", os.fspath(directory), error)
+            return False
+        return True
+
+    def _rebuilt(self, key: SolvedKey, qparams: Mapping[str, Tensor]) -> BaseQuantizer:
+        site, operand, config = key
+        layout = self.model.traced.sites_by_name[site].operand(operand).layout
+        device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        return create_quantizer(config, layout, qparams).to(device)
+
+
+def _solve(solver: OperandSolver, key: SolvedKey) -> BaseQuantizer:
+    site, operand, config = key
+    try:
+        return solver.solve(config)
+    except CalibrationError as error:
+        raise CalibrationError(f"{site}:{operand} at {config.to_json()}: {error}") from error

@@ -1,0 +1,140 @@
+"""A bank on disk: ``bank.json`` says what was solved and for what, ``bank.safetensors`` holds the parameters."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from autoq.calibration.transforms.reparameterization import ChannelFactors
+from autoq.errors import RunDirectoryError
+from autoq.files import atomic_path, sha256_hex, write_text
+from autoq.quantizers import BaseQuantizer
+from autoq.recipe import OperandConfig
+
+_logger = logging.getLogger(__name__)
+
+SolvedKey = tuple[str, str, OperandConfig]
+"""(site, operand, configuration)."""
+
+
+@dataclass(frozen=True)
+class BankContent:
+    """What a bank's files hold.
+
+    Attributes:
+        description: what the parameters depend on.
+        fingerprint: of the description.
+        qparams: parameters by operand and configuration.
+        factors: of reparameterized LayerNorms, by site.
+    """
+
+    description: dict[str, Any]
+    fingerprint: str
+    qparams: dict[SolvedKey, dict[str, Tensor]]
+    factors: dict[str, ChannelFactors]
+
+
+def fingerprint_of(description: Mapping[str, Any]) -> str:
+    """Changes when anything the parameters depend on does."""
+    return sha256_hex([json.dumps(description, sort_keys=True).encode()])[:16]
+
+
+def write_bank(
+    directory: str | os.PathLike[str],
+    description: Mapping[str, Any],
+    quantizers: Mapping[SolvedKey, BaseQuantizer],
+    factors: Mapping[str, ChannelFactors],
+) -> None:
+    """Write both files; what was there before is still there if that fails.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    target = Path(directory)
+    target.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    entries = []
+    for index, ((site, operand, config), quantizer) in enumerate(quantizers.items()):
+        entries.append({"site": site, "operand": operand, "config": config.to_json()})
+        tensors |= {f"{index}.{name}": value for name, value in quantizer.qparams().items()}
+    for site, factor in factors.items():
+        tensors |= {f"ratio.{site}": factor.ratio, f"offset.{site}": factor.offset}
+    # Not safetensors' save_file, whose errors are no OSError.
+    content = to_safetensors(
+        {name: value.cpu().contiguous().clone() for name, value in tensors.items()},
+        metadata={"entries": _hash_entries(entries)},
+    )
+    with atomic_path(target / "bank.safetensors") as temporary:
+        temporary.write_bytes(content)
+    document = {
+        "fingerprint": fingerprint_of(description),
+        "description": dict(description),
+        "reparameterized": list(factors),
+        "entries": entries,
+    }
+    write_text(target / "bank.json", json.dumps(document, indent=1))
+
+
+def read_bank(directory: str | os.PathLike[str]) -> BankContent | None:
+    """What is in a bank's files; None if there is nothing, or nothing that can be read (a save that was cut short)."""
+    folder = Path(directory)
+    try:
+        document = json.loads((folder / "bank.json").read_text(encoding="utf-8"))
+        with safe_open(folder / "bank.safetensors", "pt") as file:
+            if file.metadata()["entries"] != _hash_entries(document["entries"]):
+                _logger.warning("the bank in %s was being saved when its run ended; it is solved again", folder)
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return BankContent(
+            description=dict(document["description"]),
+            fingerprint=document["fingerprint"],
+            qparams=_by_key(document["entries"], tensors),
+            factors={
+                site: ChannelFactors(tensors[f"ratio.{site}"], tensors[f"offset.{site}"])
+                for site in document["reparameterized"]
+            },
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        _logger.warning("the bank in %s cannot be read and is solved again: %s", folder, error)
+        return None
+
+
+def refuse_stale(folder: str | os.PathLike[str], found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse a bank that was solved for something else.
+
+    Raises:
+        RunDirectoryError: names what differs.
+    """
+    differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+    if differing:
+        changes = ", ".join(f"{key} (was {found.get(key)}, is {wanted.get(key)})" for key in differing)
+        raise RunDirectoryError(
+            f"the bank in '{os.fspath(folder)}' is stale: it differs in {changes}; delete it or use another --out"
+        )
+
+
+def _by_key(entries: Iterable[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> dict[SolvedKey, dict[str, Tensor]]:
+    grouped: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        number, _, parameter = name.partition(".")
+        grouped.setdefault(number, {})[parameter] = value
+    return {
+        (entry["site"], entry["operand"], OperandConfig.model_validate(entry["config"])): grouped[str(index)]
+        for index, entry in enumerate(entries)
+    }
+
+
+def _hash_entries(entries: list[dict[str, Any]]) -> str:
+    """Ties ``bank.safetensors`` to the ``bank.json`` it was written with."""
+    return sha256_hex([json.dumps(entries).encode()])

@@ -1,0 +1,198 @@
+"""Squared output error of a layer, as a quadratic form of one operand's own quantization error.
+
+A product's output element is the dot product of a vector of the left operand and one of the right. With vectors v of
+one operand quantized to v + e, and the other operand's vectors (the columns of U) to Û = U + D, the error of all
+outputs that v takes part in is::
+
+    ‖(v + e) Û − v U‖² = ‖e Û‖² + 2 (v D) Ûᵀ eᵀ + ‖v D‖²
+
+Û may be replaced by any factor F of the Gram matrix Û Ûᵀ = F Fᵀ; nothing is a difference of large numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from autoq.calibration.fpcs.search import Loss
+from autoq.quantizers import BaseQuantizer, OperandLayout, create_quantizer
+from autoq.recipe import OperandConfig
+
+ELEMENTS_AT_ONCE = 1 << 17
+"""Quantization errors computed at a time: half a megabyte stays in a second-level cache, and products of such blocks
+run at full speed."""
+_LEAST_PRODUCT = 32
+"""Vectors multiplied with one block's factor at a time; fewer would leave the processor waiting for the factor."""
+_LEAST_SCREENED = 128
+_SUBSPACE_ITERATIONS = 2
+_Rounding = Callable[[Tensor, slice, slice, Tensor], None]
+"""(values, rows, candidates, out): write quantization errors of values (R, B, 1, m, I) into ``out`` (R, B, K, m, I)."""
+
+
+@dataclass(frozen=True)
+class QuadraticError:
+    """Error of R rows that have parameters of their own; a row has B blocks of m vectors of length I.
+
+    ``error(e) = Σ ‖e · factor‖² + Σ diagonal · e² + Σ linear · e + constant`` over a row's vectors e.
+
+    Attributes:
+        values: full-precision vectors, of shape (R, B, m, I).
+        factor: of shape (R or 1, B or 1, I, r); None and no diagonal: the identity.
+        diagonal: of shape (R or 1, B or 1, 1, I), or None.
+        linear: of the shape of ``values``, or None.
+        constant: of shape (R, 1).
+        mask: of the shape of ``values``, 0 where a value is padding and is not quantized; None: nowhere.
+    """
+
+    values: Tensor
+    factor: Tensor | None = None
+    diagonal: Tensor | None = None
+    linear: Tensor | None = None
+    constant: Tensor | None = None
+    mask: Tensor | None = None
+
+    def screened(self, share: int, seed: int) -> QuadraticError | None:
+        """The same with 1/``share`` of the directions, the leading ones, and only the diagonal of the others' part.
+
+        Args:
+            share: see above.
+            seed: of the subspace iteration's first directions.
+
+        Returns:
+            None where it would not pay.
+        """
+        if self.factor is None or share < 2 or min(self.factor.shape[-2:]) < _LEAST_SCREENED:
+            return None
+        count = min(self.factor.shape[-2:]) // share
+        generator = torch.Generator().manual_seed(seed)
+        start = torch.randn(self.factor.shape[-1], count, generator=generator).to(self.factor)
+        basis = start.expand(*self.factor.shape[:2], -1, -1)
+        for _ in range(_SUBSPACE_ITERATIONS):
+            basis = torch.linalg.qr(self.factor.mT @ (self.factor @ basis)).Q
+        leading = self.factor @ basis
+        rest = self.factor.square().sum(-1) - leading.square().sum(-1)
+        return replace(self, factor=leading, diagonal=rest.clamp(min=0).unsqueeze(-2))
+
+    def evaluate(self, rounding: _Rounding, count: int) -> Tensor:
+        """Errors of ``count`` candidates a row, of shape (R, count), float64; memory is bounded."""
+        rows, blocks, vectors, length = self.values.shape
+        m = min(vectors, max(1, ELEMENTS_AT_ONCE // length))
+        k = min(count, max(1, _LEAST_PRODUCT // m))
+        b = min(blocks, max(1, ELEMENTS_AT_ONCE // (k * m * length)))
+        k = min(count, max(k, ELEMENTS_AT_ONCE // (b * m * length)))
+        r = min(rows, max(1, ELEMENTS_AT_ONCE // (b * k * m * length)))
+        buffer = torch.empty(r * b * k * m * length, device=self.values.device)
+        total = torch.zeros(rows, count, dtype=torch.float64, device=self.values.device)
+        if self.constant is not None:
+            total += self.constant
+        for row in _slices(rows, r):
+            for block in _slices(blocks, b):
+                for vector in _slices(vectors, m):
+                    part = (row, block, vector)
+                    values = self.values[part].unsqueeze(2)
+                    for candidate in _slices(count, k):
+                        shape = (*values.shape[:2], candidate.stop - candidate.start, *values.shape[3:])
+                        errors = buffer[: torch.Size(shape).numel()].view(shape)
+                        rounding(values, row, candidate, errors)
+                        if self.mask is not None:
+                            errors.mul_(self.mask[part].unsqueeze(2))
+                        total[row, candidate] += self._weigh(errors, part)
+        return total
+
+    def _weigh(self, errors: Tensor, part: tuple[slice, slice, slice]) -> Tensor:
+        """From quantization errors (R, B, K, m, I), which are overwritten, to output errors (R, K)."""
+        rows, blocks, count, vectors, length = errors.shape
+        total = torch.zeros(rows, count, device=errors.device)
+        if self.factor is not None:
+            factor = _part(self.factor, part)
+            if factor.shape[:2] == (1, 1):
+                outputs = errors.view(-1, length) @ factor[0, 0]
+            else:
+                flat = factor.expand(rows, blocks, -1, -1).flatten(0, 1)
+                outputs = torch.bmm(errors.view(rows * blocks, count * vectors, length), flat)
+            total += outputs.square_().view(rows, blocks, count, -1).sum(3).sum(1)
+        weights = self.linear[part].unsqueeze(2) if self.linear is not None else None
+        if self.diagonal is not None:
+            diagonal = _part(self.diagonal, part).unsqueeze(2)
+            rest = errors * diagonal if weights is None else torch.addcmul(weights, errors, diagonal)
+            total += errors.mul_(rest).sum((1, 3, 4))
+        elif self.factor is None:
+            total += (errors if weights is None else errors + weights).mul(errors).sum((1, 3, 4))
+        elif weights is not None:
+            total += errors.mul_(weights).sum((1, 3, 4))
+        return total
+
+
+def uniform_loss(error: QuadraticError, bits: int, *, binary: bool = False) -> Loss:
+    """Error as a function of scale and zero point, each of shape (R, n).
+
+    Args:
+        error: the quadratic form.
+        bits: code width.
+        binary: quantize to ±scale / 2 by sign; the zero point is ½.
+    """
+
+    def loss(scale: Tensor, zero_point: Tensor) -> Tensor:
+        least, greatest = -zero_point, 2**bits - 1 - zero_point
+
+        def rounding(values: Tensor, rows: slice, candidates: slice, out: Tensor) -> None:
+            step, low, high = (t[rows, candidates].view(out.shape[0], 1, -1, 1, 1) for t in (scale, least, greatest))
+            torch.div(values, step, out=out)
+            _ = out.floor_().add_(0.5) if binary else out.round_()
+            out.clamp_min_(low).clamp_max_(high).mul_(step).sub_(values)
+
+        return error.evaluate(rounding, scale.shape[1])
+
+    return loss
+
+
+def log_loss(error: QuadraticError, config: OperandConfig, shift: Tensor, scale: Tensor) -> Loss:
+    """Error of all rows together, which share the base, as a function of base and relative scale, each (1, n).
+
+    Args:
+        error: the quadratic form.
+        config: scheme, bits and overflow.
+        shift: what makes values non-negative.
+        scale: of each row at relative scale one, of shape (R, 1).
+    """
+    shifted = error.values + shift
+
+    def loss(base: Tensor, relative: Tensor) -> Tensor:
+        roundings = [_unit_quantizer(config, int(q), shifted.device) for q in base[0].tolist()]
+        steps = (scale * relative).float()
+
+        def rounding(values: Tensor, rows: slice, candidates: slice, out: Tensor) -> None:
+            block = torch.empty_like(values)
+            for index in range(candidates.start, candidates.stop):
+                step = steps[rows, index].view(-1, 1, 1, 1, 1)
+                torch.div(values, step, out=block)
+                rounded = roundings[index].fake_quantize(block, out=block).mul_(step)
+                torch.sub(rounded.squeeze(2), values.squeeze(2), out=out[:, :, index - candidates.start])
+
+        return replace(error, values=shifted).evaluate(rounding, base.shape[1]).sum(0, keepdim=True)
+
+    return loss
+
+
+@lru_cache(maxsize=1024)
+def _unit_quantizer(config: OperandConfig, base: int, device: torch.device) -> BaseQuantizer:
+    """A logarithmic quantizer of scale one without shift."""
+    option = config.model_copy(update={"granularity": "tensor", "log_base_numerator": None})
+    qparams = {"scale": torch.ones(1), "shift": torch.zeros(1)}
+    if config.scheme == "adalog":
+        qparams["log_base_numerator"] = torch.tensor(float(base))
+    return create_quantizer(option, OperandLayout(1, -1), qparams).to(device)
+
+
+def _part(tensor: Tensor, part: tuple[slice, slice, slice]) -> Tensor:
+    """Rows and blocks of a tensor that may have one for all."""
+    row, block, _ = part
+    return tensor[row if tensor.shape[0] > 1 else slice(None), block if tensor.shape[1] > 1 else slice(None)]
+
+
+def _slices(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]

@@ -1,0 +1,145 @@
+"""Quantizers by least layer-output error: AdaLog's calibration, site by site, on full-precision inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from autoq.calibration.fpcs.layer_product import Convolution
+from autoq.calibration.fpcs.site_solver import SiteSolver
+from autoq.calibration.settings import CalibrationSettings
+from autoq.errors import CalibrationError
+from autoq.graph.insert import OperandKey, QuantizedModel
+from autoq.graph.sites import Site
+from autoq.graph.stages import State
+from autoq.quantizers import BaseQuantizer
+from autoq.recipe import SiteConfig
+
+
+def solve_site(
+    site: Site,
+    configs: SiteConfig,
+    operands: Mapping[str, Tensor],
+    settings: CalibrationSettings,
+    convolution: Convolution | None = None,
+) -> dict[str, BaseQuantizer]:
+    """Quantizers of a site's operands.
+
+    Weights are searched alone on full-precision inputs; then activations given quantized weights, and weights given
+    quantized activations, ``settings.fpcs.rounds`` times or until nothing changes. Attention products alternate
+    likewise, the right operand in the place of the weight. What the output error is not computed for (grouped
+    convolutions, einsum, parameters that vary along the summed axis) is searched by its own error; other schemes have
+    their own solvers.
+
+    Args:
+        site: the site.
+        configs: by operand; an operand that is left out stays in full precision.
+        operands: every operand of the site in full precision: weights, and activations of all calibration images.
+        settings: of the search, and of operands that have none here.
+        convolution: geometry of a convolution site; without it, its operands are searched by their own error.
+
+    Raises:
+        CalibrationError: an option does not fit its operand.
+    """
+    return SiteSolver(site, operands, settings, convolution).solve(configs)
+
+
+def solve_jobs(
+    model: QuantizedModel,
+    images: Tensor,
+    batch_size: int,
+    jobs: Mapping[str, Sequence[SiteConfig]],
+    settings: CalibrationSettings,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[str, SiteConfig, dict[str, BaseQuantizer]]]:
+    """Solve sites in the order in which they run; memory holds the operands of one stage at a time.
+
+    Args:
+        model: its slots are emptied.
+        images: of shape (N, C, H, W), on the model's device; the first ``settings.fpcs.images`` are used.
+        batch_size: images run at once.
+        jobs: by site, the configurations to solve it for.
+        settings: as in ``solve_site``.
+        progress: called with (configurations done, all of them).
+
+    Yields:
+        Site, configuration, and quantizers by operand.
+
+    Raises:
+        RecipeError: there is no such site or operand.
+        CalibrationError: there are no images, an operand is not finite, or an option does not fit its operand.
+    """
+    model.check_keys((site, operand) for site, configs in jobs.items() for config in configs for operand in config)
+    if not len(images):
+        raise CalibrationError("there are no calibration images")
+    total = sum(len(configs) for configs in jobs.values())
+    done = 0
+    model.remove_()
+    states: list[State] = [(batch,) for batch in torch.split(images[: settings.fpcs.images], batch_size)]
+    for index, stage in enumerate(model.stages):
+        if done == total:
+            return
+        chosen = [model.traced.sites_by_name[name] for name in stage.sites if jobs.get(name)]
+        recorded, states = _run_stage(model, index, states, chosen)
+        for site in chosen:
+            operands = {each.name: recorded.pop((site.name, each.name)) for each in site.operands}
+            solver = SiteSolver(site, operands, settings, convolution_of(model, site))
+            for configs in jobs[site.name]:
+                solved = solver.solve(configs)
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+                yield site.name, configs, solved
+
+
+def convolution_of(model: QuantizedModel, site: Site) -> Convolution | None:
+    """Geometry of a convolution site; None for other sites."""
+    if not site.op.startswith("conv"):
+        return None
+    name = model.traced.edges[site.name, "weight"].node
+    node = next(node for node in model.traced.graph_module.graph.nodes if node.name == name)
+    return Convolution.of_arguments(node.args, site.operand("weight").shape[2:])
+
+
+@torch.no_grad()
+def _run_stage(
+    model: QuantizedModel, index: int, states: Sequence[State], sites: Sequence[Site]
+) -> tuple[dict[OperandKey, Tensor], list[State]]:
+    """The operands of some sites over all batches, and the states after the stage."""
+    recorders: dict[OperandKey, _Keeper] = {}
+    recorded: dict[OperandKey, Tensor] = {}
+    for site in sites:
+        for operand in site.operands:
+            if operand.is_weight:
+                recorded[site.name, operand.name] = model.traced.weight(site.name, operand.name)
+            else:
+                recorders[site.name, operand.name] = _Keeper()
+    model.insert_(recorders)
+    try:
+        after = [model.run_stage(index, state) for state in states]
+    finally:
+        model.remove_(recorders)
+    for key, recorder in recorders.items():
+        recorded[key] = recorder.take()
+        if not torch.isfinite(recorded[key]).all():
+            raise CalibrationError(f"{key[0]}:{key[1]} has NaN or infinite values in full precision: check the weights")
+    return recorded, after
+
+
+class _Keeper(nn.Module):
+    """Sits in a slot, passes its input on and keeps a copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._batches: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._batches.append(x.float().clone())
+        return x
+
+    def take(self) -> Tensor:
+        """All batches together; nothing is kept."""
+        batches, self._batches = self._batches, []
+        return torch.cat(batches) if len(batches) > 1 else batches[0]

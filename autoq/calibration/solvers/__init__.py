@@ -1,0 +1,1 @@
+"""Solvers: the quantizer parameters of one operand, one scheme a file."""

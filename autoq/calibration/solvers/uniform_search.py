@@ -1,0 +1,103 @@
+"""The scale and zero point of least squared error, coarse to fine on both together.
+
+A small form of AdaLog's progressive search (Wu et al., ECCV 2024, §3.3): a grid of scales and zero points, then ever
+finer grids around the best pair. Zero points are whole numbers, so searching them as such leaves none out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from autoq.calibration.solvers.tables import ELEMENTS_AT_ONCE, LinearTable
+from autoq.quantizers._affine import symmetric_zero_point
+
+Errors = Callable[[Tensor, Tensor], Tensor]
+"""From candidate scales and zero points, of shape (rows, K), to squared errors of the same shape."""
+
+_RATIO = 0.86
+_ZOOMS = 4
+_ALL_ZERO_POINTS_BITS = 3
+_EXACT_BITS = 6
+_MOST_THRESHOLDS = 1 << 18
+"""Beyond ``_EXACT_BITS``, look thresholds up only if they are few: values share one code less and less often."""
+
+
+def search_uniform(
+    errors: Errors, bits: int, lower: Tensor, upper: Tensor, *, symmetric: bool, thorough: bool
+) -> tuple[Tensor, Tensor]:
+    """Bounds of least squared error.
+
+    Args:
+        errors: of candidates.
+        bits: code width.
+        lower: observed bounds, of shape (rows,).
+        upper: observed bounds, of shape (rows,).
+        symmetric: the zero point is fixed.
+        thorough: more candidates to start from; for few rows with unlike tails.
+
+    Returns:
+        Lower and upper bounds of shape (rows,), from which ``UniformQuantizer.from_range`` makes the best pair found.
+    """
+    steps = 2**bits - 1
+    if symmetric:
+        reach = torch.maximum(lower.abs(), upper.abs())
+        lower, upper = -reach, reach
+    lower, upper = lower.clamp(max=0).unsqueeze(1), upper.clamp(min=0).unsqueeze(1)
+    span = (upper - lower).clamp(min=torch.finfo(torch.float32).tiny)
+    spacing = steps / 16
+    powers = torch.arange(26 if thorough else 12, device=lower.device)
+    offsets = torch.arange(-4, 5) if thorough else torch.arange(-1, 2)
+    if symmetric:
+        zero_points = torch.full_like(lower, symmetric_zero_point(bits))
+    elif bits <= _ALL_ZERO_POINTS_BITS:
+        zero_points = torch.arange(steps + 1.0, device=lower.device).expand(lower.shape[0], -1)
+    else:
+        zero_points = (-lower / span * steps + offsets.to(lower.device) * spacing).round().clamp(0, steps)
+    scales = _RATIO**powers * span / steps
+    scale, zero_point = _best(errors, scales, zero_points)
+    around = torch.tensor([-1.0, 0.0, 1.0], device=lower.device)
+    for zoom in range(1, _ZOOMS + 1):
+        finer = around * max(1, round(spacing / 2**zoom))
+        near = zero_point if symmetric else (zero_point + finer).round().clamp(0, steps)
+        scale, zero_point = _best(errors, scale * _RATIO ** (around * 0.5**zoom), near)
+    if symmetric:
+        return (-scale * steps / 2).squeeze(1), (scale * steps / 2).squeeze(1)
+    return (-zero_point * scale).squeeze(1), ((steps - zero_point) * scale).squeeze(1)
+
+
+def _best(errors: Errors, scales: Tensor, zero_points: Tensor) -> tuple[Tensor, Tensor]:
+    """Best of all pairs of a row's scales (rows, S) and zero points (rows, Z)."""
+    shape = (scales.shape[0], scales.shape[1], zero_points.shape[1])
+    scale = scales.unsqueeze(2).expand(shape).flatten(1)
+    zero_point = zero_points.unsqueeze(1).expand(shape).flatten(1)
+    best = errors(scale, zero_point).argmin(1, keepdim=True)
+    return scale.gather(1, best), zero_point.gather(1, best)
+
+
+def uniform_errors(values: Tensor, table: Callable[[], LinearTable], bits: int) -> Errors:
+    """How to compute errors fastest: from the values themselves where they are few beside the codes."""
+    if values.shape[1] <= 8 * 2**bits and bits > 1:
+        return lambda scale, zero_point: direct_errors(values, scale, zero_point, bits)
+
+    def errors(scale: Tensor, zero_point: Tensor) -> Tensor:
+        exact = scale.numel() * 2**bits <= _MOST_THRESHOLDS or bits <= _EXACT_BITS
+        return table().uniform_errors(scale, zero_point, bits, exact=exact)
+
+    return errors
+
+
+def direct_errors(values: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+    """Squared errors of K candidates a row, by quantizing the values (rows, n); zero points are whole."""
+    errors = torch.empty_like(scale)
+    rows = max(1, ELEMENTS_AT_ONCE // values.shape[1])
+    for start in range(0, len(values), rows):
+        block = values[start : start + rows]
+        step, least = scale[start : start + rows], -zero_point[start : start + rows]
+        for k in range(scale.shape[1]):
+            low, s = least[:, k : k + 1], step[:, k : k + 1]
+            rounded = (block / s).round_().clamp_min_(low).clamp_max_(low + (2**bits - 1))
+            errors[start : start + rows, k] = rounded.mul_(s).sub_(block).square_().sum(1)
+    return errors

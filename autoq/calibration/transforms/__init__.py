@@ -1,0 +1,1 @@
+"""Rewrites of the traced graph that come before quantization: reparameterized LayerNorms, integer operations."""

@@ -1,0 +1,82 @@
+"""What a search answers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from autoq.runs.search_dir import RunDirectory, RunRecord
+from autoq.search.trials import EvaluatedTrial, best_trial, shown_trials
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """A recipe on the front."""
+
+    id: str
+    bops: int
+    kl_nats: float
+    recipe: str
+
+
+@dataclass(frozen=True)
+class ReconstructedPoint:
+    """A recipe that was reconstructed; ``id`` is that of the trial that it was made from."""
+
+    id: str
+    recipe: str
+    bops: int
+    kl_nats: float
+    top1_percent: float | None
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        out: the run directory.
+        front: recipes within the budget that nothing within it beats, cheapest first; as searched.
+        best: id of the least discrepancy within the budget, or None.
+        budget_bops: the budget.
+        reconstructed: what was reconstructed, now or by an earlier run, cheapest first.
+    """
+
+    out: str
+    front: tuple[FrontPoint, ...]
+    best: str | None
+    budget_bops: int
+    reconstructed: tuple[ReconstructedPoint, ...] = ()
+
+
+def make_result(directory: RunDirectory, record: RunRecord, trials: list[EvaluatedTrial]) -> SearchResult:
+    """The answer of a search.
+
+    Args:
+        directory: of the run.
+        record: of the run.
+        trials: all that are completed.
+    """
+    front, _ = shown_trials(trials, record.budget_bops)
+    best = best_trial(front, record.budget_bops)
+    reconstructed = [
+        ReconstructedPoint(
+            id=trial.id,
+            recipe=os.fspath(directory.path / entry.recipe),
+            bops=trial.cost.bops,
+            kl_nats=entry.score.kl_nats,
+            top1_percent=entry.score.top1_percent,
+        )
+        for trial in trials
+        if (entry := record.reconstructed.get(trial.id)) is not None
+    ]
+    return SearchResult(
+        out=os.fspath(directory.path),
+        front=tuple(
+            FrontPoint(trial.id, trial.cost.bops, trial.score.kl_nats, os.fspath(directory.recipe_path(trial.id)))
+            for trial in front
+        ),
+        best=best.id if best else None,
+        budget_bops=record.budget_bops,
+        reconstructed=tuple(sorted(reconstructed, key=lambda point: (point.bops, point.id))),
+    )

@@ -1,0 +1,143 @@
+"""What a search is asked to do: the options of ``autoq search``, a study file, or keyword arguments."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from autoq.calibration.settings import Observer
+from autoq.errors import SpaceError
+from autoq.files import did_you_mean
+
+
+class CalibrationChoices(BaseModel):
+    """What every command that calibrates a search space is told.
+
+    Attributes:
+        model: timm name, ``local-dir:PATH``, ``hf-hub:NAME`` or ``vit_digits``.
+        pretrained: False for random weights.
+        data: calibration images.
+        space: name of a shipped search space, or the path of a TOML file.
+        observer: how quantizer ranges are chosen; ``fpcs``, by the error of each layer's output, is the most careful
+            one and takes longest.
+        reparameterize: whether LayerNorm outputs are rescaled channel by channel first (RepQ-ViT).
+        calib_images: images to calibrate and score on.
+        device: ``auto``, ``cpu`` or a CUDA device.
+        seed: of everything that is random.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "vit_digits"
+    pretrained: bool = True
+    data: str = "digits"
+    space: str = "vit_w2-8"
+    observer: Observer = "mse"
+    reparameterize: bool = False
+    calib_images: int = Field(default=128, ge=1)
+    device: str = "auto"
+    seed: int = Field(default=0, ge=0)
+
+
+class SearchSettings(CalibrationChoices):
+    """Settings of one search; a study file has the same keys.
+
+    Attributes:
+        eval_data: labelled images that calibration never sees; None: the bundled ones for ``digits``, else none.
+        eval_recipes: most recipes of the front whose accuracy is measured, evenly spread, the best among them.
+        budget_bops: ``12.5G``, ``w4a4`` or ``60%``.
+        trials: recipes to evaluate, uniform points included.
+        time_limit_seconds: stop proposing after this long, or None.
+        sampler: how recipes are proposed; a name in ``autoq.search.samplers.SAMPLERS``.
+        proxy: the loss that is minimised; a name in ``autoq.sensitivity.proxies.PROXIES``.
+        sensitivity: the proxy by which options are measured alone first, for samplers that start from that.
+        reconstruct: whether the best recipe within the budget and the knee are reconstructed after the search.
+        reconstruct_iterations: training steps of each block, or None: as many as ``ReconstructionSettings`` has.
+        reconstruct_images: unlabelled images of ``data`` to learn from, at most.
+    """
+
+    eval_data: str | None = None
+    eval_recipes: int = Field(default=24, ge=1)
+    budget_bops: str = "w4a4"
+    trials: int = Field(default=300, ge=1)
+    time_limit_seconds: float | None = Field(default=None, gt=0)
+    sampler: str = "progressive"
+    proxy: str = "kl"
+    sensitivity: str = "fisher"
+    reconstruct: bool = False
+    reconstruct_iterations: int | None = Field(default=None, ge=1)
+    reconstruct_images: int = Field(default=1024, ge=1)
+
+    @field_validator("sampler")
+    @classmethod
+    def _check_sampler(cls, name: str) -> str:
+        from autoq.search.samplers import SAMPLERS
+
+        if name not in SAMPLERS:
+            raise ValueError(f"no such sampler, there is {', '.join(SAMPLERS)}.{did_you_mean(name, SAMPLERS)}")
+        return name
+
+    @field_validator("proxy", "sensitivity")
+    @classmethod
+    def _check_proxy(cls, name: str) -> str:
+        from autoq.sensitivity.proxies import PROXIES
+
+        if name not in PROXIES:
+            raise ValueError(f"no such proxy, there is {', '.join(PROXIES)}.{did_you_mean(name, PROXIES)}")
+        return name
+
+    @property
+    def needs_sensitivities(self) -> bool:
+        """Whether options are measured alone before the search."""
+        from autoq.search.samplers import SAMPLERS
+        from autoq.sensitivity.proxies import ADDITIVE
+
+        return SAMPLERS[self.sampler].needs_sensitivities or self.proxy in ADDITIVE
+
+    @property
+    def labelled_data(self) -> str | None:
+        """``eval_data``, or the digits that nothing else sees when searching on digits."""
+        if self.eval_data is None and self.data == "digits":
+            return "digits/val"
+        return self.eval_data
+
+
+def load_study_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Settings in a TOML study file.
+
+    Raises:
+        SpaceError: the file is missing or not TOML, or has an unknown key or a value that a setting cannot have.
+    """
+    where = os.fspath(path)
+    try:
+        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpaceError(f"cannot read study {where!r}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpaceError(f"study {where!r} is not TOML: {error}") from error
+    make_settings(document, f"study {where!r}")
+    return document
+
+
+def make_settings(values: dict[str, Any], where: str = "settings") -> SearchSettings:
+    """Validated settings.
+
+    Raises:
+        SpaceError: a key or value is wrong; the message names it and what would be right.
+    """
+    try:
+        return SearchSettings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else ""
+        if first["type"] == "extra_forbidden":
+            raise SpaceError(
+                f"{where}: unknown key {key!r}.{did_you_mean(key, SearchSettings.model_fields)}"
+            ) from error
+        raise SpaceError(
+            f"{where}: {key}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})"
+        ) from error

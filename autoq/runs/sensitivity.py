@@ -1,0 +1,256 @@
+"""Measure the sensitivities of a model over a search space: a directory with the table and its bank."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoq.calibration import Bank
+from autoq.errors import RunDirectoryError
+from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
+from autoq.runs.measurement_dir import MeasurementDirectory, validated
+from autoq.runs.preparation import open_bank
+from autoq.runs.search_settings import CalibrationChoices
+from autoq.runs.session import CalibrationImages, Session
+from autoq.scoring import Evaluator, choose_batch_size
+from autoq.scoring.threads import fastest_threads
+from autoq.search.space.decisions import ResolvedSpace
+from autoq.search.space.space import load_space
+from autoq.search.storage import RunLock
+from autoq.sensitivity.block_importance import measure_importance
+from autoq.sensitivity.importance_files import Importance, load_importance, save_importance, save_table
+from autoq.sensitivity.measure import Option, SensitivityTable, measure_additive_sensitivities, measure_sensitivities
+from autoq.sensitivity.perturbation_hessian import PerturbationSettings
+from autoq.sensitivity.proxies import ADDITIVE, APH, LOSSES, check_proxy_name
+
+TABLE = "sensitivity.csv"
+"""The table's name in its directory."""
+IMPORTANCE, IMPORTANCE_TABLE = "importance.safetensors", "importance.csv"
+"""Names of the importance of blocks' outputs, beside a table by ``aph``: every element, and a summary."""
+_RECORD = "sensitivity.json"
+_MAY_DIFFER = frozenset({"exhaustive", "device"})
+"""Settings that a resumed measurement may change without making earlier losses worthless."""
+_logger = logging.getLogger(__name__)
+
+
+class SensitivitySettings(CalibrationChoices):
+    """Settings of one measurement.
+
+    Attributes:
+        proxy: the loss; a name in ``autoq.sensitivity.proxies.PROXIES``.
+        exhaustive: measure every option, instead of interpolating where another is better anyway.
+    """
+
+    proxy: str = "kl"
+    exhaustive: bool = False
+
+
+@dataclass(frozen=True)
+class SensitivityResult:
+    """What was measured.
+
+    Attributes:
+        out: the directory.
+        table: the losses.
+        operands: (site, operand) of the quantized operands, in the order of the model.
+        importance: of the outputs of blocks, by ``aph``; None for other proxies.
+        label_names: names of the model's classes, if they are known.
+    """
+
+    out: str
+    table: SensitivityTable
+    operands: tuple[tuple[str, str], ...]
+    importance: Importance | None = None
+    label_names: tuple[str, ...] | None = None
+
+
+def make_sensitivity_settings(**values: Any) -> SensitivitySettings:
+    """Validated settings.
+
+    Raises:
+        SpaceError: a value is wrong; the message names it.
+    """
+    settings = validated(SensitivitySettings, values)
+    check_proxy_name(settings.proxy)
+    return settings
+
+
+def run_sensitivity(
+    settings: SensitivitySettings, out: str | os.PathLike[str], progress: Progress = ignore
+) -> SensitivityResult:
+    """Measure, or go on with the measurement in ``out``: what is solved and measured there is kept.
+
+    Args:
+        settings: what to measure.
+        out: directory for ``sensitivity.csv`` and ``bank/``, and with ``aph`` for ``importance.safetensors`` and
+            ``importance.csv``; created if missing.
+        progress: told what happens.
+
+    Raises:
+        InputError: a setting is wrong, or ``out`` belongs to something else.
+        RunError: an option does not fit its operand.
+        KeyboardInterrupt: passed on; the same call goes on.
+    """
+    folder = Path(out)
+    space = load_space(settings.space)
+    directory = _directory(folder)
+    directory.refuse_unusable(settings)
+    with ExitStack() as held:
+        progress(PhaseStarted("model", detail=settings.model))
+        session = Session.open(settings.model, settings.pretrained, settings.device)
+        resolved = space.resolve(session.traced.sites)
+        progress(PhaseStarted("images", settings.calib_images, settings.data))
+        images = session.calibration_images(settings.data, settings.calib_images, settings.seed)
+        directory.create()  # made once all input is known good: wrong input leaves nothing
+        held.enter_context(RunLock(folder))
+        directory.refuse_unusable(settings)  # as the lock's last holder has left it
+
+        session, bank = open_bank(session, images, settings, folder / "bank", progress)
+        directory.keep_record(settings, {"space": space.fingerprint, "bank": bank.fingerprint})
+        options = options_of_space(resolved)
+        with fastest_threads(
+            lambda: session.model.run(images.tensor[: choose_batch_size(session.traced)]), session.device
+        ):
+            progress(PhaseStarted("calibration", len(options)))
+            bank.solve_into(folder / "bank", options, lambda done, _: progress(PhaseAdvanced("calibration", done)))
+            evaluator = Evaluator(session.model, bank, images.tensor)
+            table = measure_into(
+                folder / TABLE,
+                options,
+                evaluator,
+                bank,
+                images.tensor,
+                settings.proxy,
+                progress,
+                exhaustive=settings.exhaustive,
+            )
+            importance = importance_into(folder, session, images, progress) if settings.proxy == APH else None
+        operands = tuple((plan.site, plan.operand.name) for plan in resolved.plans)
+        return SensitivityResult(os.fspath(folder), table, operands, importance, session.loaded.label_names)
+
+
+def options_of_space(resolved: ResolvedSpace) -> list[Option]:
+    """Every option of every operand, in the order of the model's sites."""
+    return [
+        (plan.site, plan.operand.name, config)
+        for plan in resolved.plans
+        for config in resolved.options_for(plan.site, plan.operand.name)
+    ]
+
+
+def measure_into(
+    path: str | os.PathLike[str],
+    options: Sequence[Option],
+    evaluator: Evaluator,
+    bank: Bank,
+    images: Tensor,
+    proxy: str,
+    progress: Progress = ignore,
+    *,
+    exhaustive: bool = False,
+) -> SensitivityTable:
+    """Sensitivities, written to ``path`` as they are measured; what is there already is kept.
+
+    Args:
+        path: the table's file; if it exists, it is of the same model, bank and space.
+        options: of operands, in canonical form.
+        evaluator: scores recipes, on ``images``.
+        bank: the evaluator's, with all options solved.
+        images: of shape (N, C, H, W).
+        proxy: the loss; a name in ``autoq.sensitivity.proxies.PROXIES``.
+        progress: told what happens, as phase ``sensitivity``.
+        exhaustive: measure every option; ``fisher`` and ``aph`` do so anyway.
+
+    Raises:
+        SpaceError: there is no such proxy.
+        RunDirectoryError: the file is no table, or of another proxy or number of images.
+        CalibrationError: an option does not fit its operand.
+    """
+    check_proxy_name(proxy)
+    known = SensitivityTable.load(path) if Path(path).exists() else None
+    stage_of = evaluator.model.stage_of
+    ordered = sorted(options, key=lambda option: stage_of[option[:2]])
+
+    def on_progress(done: int, _: int) -> None:
+        progress(PhaseAdvanced("sensitivity", done))
+
+    if proxy in ADDITIVE:
+        if known is not None and known.covers(ordered, proxy):
+            return known
+        passes = 2 if proxy == APH else 1  # one for the Hessians, one for the errors
+        progress(PhaseStarted("sensitivity", passes * len(images)))
+        table = measure_additive_sensitivities(proxy, bank, images, ordered, on_progress)
+        table.save(path)
+        return table
+    progress(PhaseStarted("sensitivity", len(ordered)))
+    return measure_sensitivities(
+        evaluator.evaluate,
+        LOSSES[proxy],
+        ordered,
+        proxy,
+        evaluator.images,
+        exhaustive=exhaustive,
+        known=known,
+        progress=on_progress,
+        keep=lambda table: table.save(path),
+    )
+
+
+def importance_into(
+    directory: str | os.PathLike[str], session: Session, images: CalibrationImages, progress: Progress = ignore
+) -> Importance:
+    """Importance of what leaves each block, in two files of a directory; what is there of the same images is kept.
+
+    Args:
+        directory: where ``importance.safetensors`` and ``importance.csv`` are or will be.
+        session: a model; its slots are emptied.
+        images: to measure on; their seed is that of the perturbations.
+        progress: told what happens, as phase ``sensitivity``.
+
+    Raises:
+        CalibrationError: full precision or its derivatives are not finite.
+    """
+    folder = Path(directory)
+    sha256, settings = session.loaded.weights_sha256, PerturbationSettings(seed=images.seed)
+    wanted = (sha256, len(images.tensor), images.sha256, settings)
+    importance = _known_importance(folder / IMPORTANCE)
+    if importance is None or wanted != (
+        importance.weights_sha256,
+        importance.images,
+        importance.images_sha256,
+        importance.settings,
+    ):
+        progress(PhaseStarted("sensitivity", len(images.tensor), "outputs of blocks"))
+        done = 0
+
+        def on_batch(count: int) -> None:
+            nonlocal done
+            done += count
+            progress(PhaseAdvanced("sensitivity", done))
+
+        batches = torch.split(images.tensor, choose_batch_size(session.traced))
+        outputs = measure_importance(session.model, batches, settings, progress=on_batch)
+        importance = Importance(session.loaded.name, *wanted, outputs)
+        save_importance(importance, folder / IMPORTANCE)
+    save_table(importance.outputs, folder / IMPORTANCE_TABLE)
+    return importance
+
+
+def _known_importance(path: Path) -> Importance | None:
+    try:
+        return load_importance(path) if path.exists() else None
+    except RunDirectoryError:
+        _logger.warning("the importance in %s cannot be read and is measured again", path)
+        return None
+
+
+def _directory(folder: Path) -> MeasurementDirectory[SensitivitySettings]:
+    return MeasurementDirectory(folder, SensitivitySettings, "sensitivities", _RECORD, TABLE, _MAY_DIFFER)

@@ -1,0 +1,1 @@
+"""Allocation: the options of least total loss within a budget, solved exactly."""

@@ -1,0 +1,285 @@
+"""Allocation: which option each site gets, so that losses that add up are least within a budget of bit operations.
+
+A multiple-choice knapsack, as in HAWQ-V3 (Yao et al., ICML 2021, eq. 9). What a site costs is the product of the bits
+of its two operands plus the overhead of groups, so that the choice is made for each site, not for each operand.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from autoq.cost import site_cost
+from autoq.errors import BudgetError, NonFiniteError, SpaceError
+from autoq.graph.sites import Site
+from autoq.recipe import OperandConfig, SiteConfig
+from autoq.search.allocation.knapsack import FloatArray, IntArray
+from autoq.search.allocation.tied_knapsack import TiedKnapsack
+from autoq.search.space.decisions import OperandPlan, ResolvedSpace
+from autoq.units import format_bops
+
+Loss = Callable[[str, str, OperandConfig], float]
+"""Site, operand and canonical configuration to the loss when only this operand is quantized, and so; infinite where
+that is unusable."""
+
+Table = Sequence[FloatArray]
+"""For each operand of ``AllocationProblem.operands`` the losses of its ``operand_configs``."""
+
+
+@dataclass(frozen=True, eq=False)
+class SiteOptions:
+    """What one site with quantized operands can be.
+
+    Attributes:
+        site: its name.
+        choices: for each option, values of the decisions that touch the site: a fragment of an assignment.
+        configs: for each option, the site's canonical operand configurations.
+        bops: (options,) cost of the site, group overhead included; 0 for LayerNorm and softmax.
+        operand_options: (options, operands) for each quantized operand, in the order of the space's plans, which of
+            its configurations it gets.
+        ties: (options, tied decisions) the choice that an option takes of each of ``AllocationProblem.tied``; −1 for
+            those that do not touch the site.
+    """
+
+    site: str
+    choices: tuple[Mapping[str, Any], ...]
+    configs: tuple[SiteConfig, ...]
+    bops: IntArray
+    operand_options: IntArray
+    ties: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """A solution.
+
+    Attributes:
+        options: (sites,) the option of each site.
+        assignment: of every decision of the space.
+        loss: sum over the sites.
+        bops: cost of the whole model.
+        optimal: whether no other within the budget is better by more than the gap asked for.
+    """
+
+    options: IntArray
+    assignment: dict[str, Any]
+    loss: float
+    bops: int
+    optimal: bool
+
+
+class AllocationProblem:
+    """What can be allocated: sites, their options, costs and ties. Knows no losses, and does not change.
+
+    Attributes:
+        space: whose decisions are allocated.
+        sites: those with quantized operands, in the order of the model.
+        operands: (site, operand) of all quantized operands, in the order of the space's plans.
+        operand_configs: the distinct canonical configurations of each operand, as ``space.options_for`` lists them.
+        tied: names of the decisions that touch several sites.
+        fixed_bops: cost of the sites that stay in floating point.
+    """
+
+    def __init__(self, sites: Sequence[Site], space: ResolvedSpace) -> None:
+        """List the options of every site."""
+        self.space = space
+        self.operands = tuple((plan.site, plan.operand.name) for plan in space.plans)
+        self.operand_configs = tuple(space.options_for(*operand) for operand in self.operands)
+        self.tied = tuple(d.name for d in space.decisions if len({site for site, _ in d.targets}) > 1)
+        plans: dict[str, list[OperandPlan]] = {}
+        for plan in space.plans:
+            plans.setdefault(plan.site, []).append(plan)
+        self.sites = tuple(self._options(site, plans[site.name]) for site in sites if site.name in plans)
+        self.fixed_bops = sum(_site_bops(site, {}) for site in sites if site.name not in plans)
+        position = {operand: index for index, operand in enumerate(self.operands)}
+        self._columns = [[position[site.site, p.operand.name] for p in plans[site.site]] for site in self.sites]
+        self._index = [
+            {_key(ties, configs): option for option, (ties, configs) in enumerate(zip(s.ties, s.configs, strict=True))}
+            for s in self.sites
+        ]
+
+    def _options(self, site: Site, plans: list[OperandPlan]) -> SiteOptions:
+        decisions = {decision.name: decision for decision in self.space.decisions}
+        shared = {decision.name for decision in self.space.decisions if len(decision.targets) > 1}
+        # Ways that mean the same are one, unless a tie tells them apart: first for each operand, then for the site.
+        merged: list[tuple[dict[str, Any], tuple[int, ...]]] = [({}, ())]
+        for plan in plans:
+            configs = {c: index for index, c in enumerate(self.space.options_for(plan.site, plan.operand.name))}
+            names = [name for name, _ in plan.sources if name is not None]
+            ways: dict[Any, tuple[dict[str, Any], int]] = {}
+            for values in itertools.product(*(decisions[name].choices for name in names)):
+                fragment = dict(zip(names, values, strict=True))
+                config = configs[plan.config(fragment)]
+                ways.setdefault((config, *(fragment[n] for n in names if n in shared)), (fragment, config))
+            merged = [
+                (chosen | fragment, (*indices, config))
+                for (chosen, indices), (fragment, config) in itertools.product(merged, ways.values())
+                if all(chosen.get(name, value) == value for name, value in fragment.items())
+            ]
+        distinct: dict[Any, tuple[dict[str, Any], tuple[int, ...]]] = {}
+        for chosen, indices in merged:
+            distinct.setdefault((indices, *(chosen.get(name) for name in self.tied)), (chosen, indices))
+        per_option = [
+            {
+                plan.operand.name: self.space.options_for(plan.site, plan.operand.name)[index]
+                for plan, index in zip(plans, indices, strict=True)
+            }
+            for _, indices in distinct.values()
+        ]
+        ties = [
+            [decisions[name].choices.index(chosen[name]) if name in chosen else -1 for name in self.tied]
+            for chosen, _ in distinct.values()
+        ]
+        return SiteOptions(
+            site.name,
+            tuple(chosen for chosen, _ in distinct.values()),
+            tuple(per_option),
+            np.array([_site_bops(site, config) for config in per_option], dtype=np.int64),
+            np.array([indices for _, indices in distinct.values()], dtype=np.int64),
+            np.array(ties, dtype=np.int64).reshape(len(distinct), len(self.tied)),
+        )
+
+    @cached_property
+    def minimum_bops(self) -> int:
+        """The least that the model can cost."""
+        return self._extreme(1)
+
+    @cached_property
+    def maximum_bops(self) -> int:
+        """The most that the model can cost."""
+        return self._extreme(-1)
+
+    def _extreme(self, sign: int) -> int:
+        costs, ties = [sign * site.bops for site in self.sites], [site.ties for site in self.sites]
+        # Any assignment keeps the ties, so that there is a least cost.
+        return self.fixed_bops + sign * (TiedKnapsack(costs, [np.zeros(len(t)) for t in ties], ties).least_cost or 0)
+
+    def table(self, loss: Loss) -> list[FloatArray]:
+        """The losses of every configuration of every operand."""
+        return [
+            np.array([loss(*operand, config) for config in configs], dtype=np.float64)
+            for operand, configs in zip(self.operands, self.operand_configs, strict=True)
+        ]
+
+    def site_losses(self, table: Table) -> list[FloatArray]:
+        """For each site (options,): the sum over its operands, infinite where any of them is NaN or infinite."""
+        usable = [np.where(np.isfinite(losses), losses, np.inf) for losses in table]
+        return [
+            np.sum([usable[c][site.operand_options[:, j]] for j, c in enumerate(columns)], axis=0, dtype=np.float64)
+            for site, columns in zip(self.sites, self._columns, strict=True)
+        ]
+
+    def allocate(self, table: Table, budget_bops: int, *, gap: float = 1e-6) -> Allocation:
+        """The options of least loss within a budget.
+
+        Args:
+            table: losses, as from ``table``; options whose loss is NaN or infinite are not used.
+            budget_bops: the most that the model may cost.
+            gap: how much better, relative to the loss, an undiscovered solution may be; 0 asks for the best.
+
+        Raises:
+            BudgetError: every usable option costs more.
+            NonFiniteError: a site has no usable option.
+        """
+        return self.sweep(table, [budget_bops], gap=gap)[0]
+
+    def sweep(self, table: Table, budgets: Sequence[int], *, gap: float = 1e-6) -> list[Allocation]:
+        """As ``allocate`` for each of several budgets, in their order; what an earlier one gave is left out."""
+        losses = self.site_losses(table)
+        knapsack = self._knapsack(losses)
+        allocations: dict[bytes, Allocation] = {}
+        for budget in budgets:
+            options, optimal = knapsack.exact(self._share(budget, knapsack), gap)
+            loss = math.fsum(loss[option] for loss, option in zip(losses, options, strict=True))
+            allocation = Allocation(options, self.assignment(options), loss, self.bops(options), optimal)
+            allocations.setdefault(options.tobytes(), allocation)
+        return list(allocations.values())
+
+    def relaxed(self, site_losses: Sequence[FloatArray], budgets: Sequence[int]) -> list[IntArray]:
+        """Options within each budget and near the best, in less time than ``sweep`` takes; raises as it does.
+
+        Args:
+            site_losses: (options,) for each site, as from ``site_losses``.
+            budgets: the most that the model may cost.
+        """
+        knapsack = self._knapsack(site_losses)
+        return [knapsack.relaxed(self._share(budget, knapsack)) for budget in budgets]
+
+    def _knapsack(self, losses: Sequence[FloatArray]) -> TiedKnapsack:
+        for site, loss in zip(self.sites, losses, strict=True):
+            if not np.isfinite(loss).any():
+                raise NonFiniteError(
+                    f"no option of {site.site} in space {self.space.name!r} has a finite loss; offer it more bits or "
+                    "leave it in floating point",
+                    site.site,
+                )
+        return TiedKnapsack([site.bops for site in self.sites], losses, [site.ties for site in self.sites])
+
+    def _share(self, budget_bops: int, knapsack: TiedKnapsack) -> int:
+        """What a budget leaves for the sites that are not fixed."""
+        if knapsack.least_cost is None:
+            raise NonFiniteError(
+                f"no common choices of {', '.join(self.tied)} have finite losses at all the sites that they tie; offer "
+                "more bits or untie them"
+            )
+        least = self.fixed_bops + knapsack.least_cost
+        if budget_bops < least:
+            raise BudgetError(
+                f"budget {budget_bops} is {format_bops(budget_bops)}, but the cheapest usable recipe in space "
+                f"{self.space.name!r} costs {format_bops(least)} ({least}): raise the budget or widen the space"
+            )
+        return int(budget_bops) - self.fixed_bops
+
+    def options_of(self, assignment: Mapping[str, Any]) -> IntArray:
+        """(sites,) The option of each site under an assignment.
+
+        Raises:
+            SpaceError: a decision is missing or unknown, or gets a value that it does not offer.
+        """
+        recipe = self.space.sites_for(assignment)
+        decisions = {decision.name: decision for decision in self.space.decisions}
+        taken = np.array([decisions[name].choices.index(assignment[name]) for name in self.tied], dtype=np.int64)
+        return np.array(
+            [
+                index[_key(np.where(site.ties[0] < 0, -1, taken), recipe[site.site])]
+                for site, index in zip(self.sites, self._index, strict=True)
+            ],
+            dtype=np.int64,
+        )
+
+    def assignment(self, options: Iterable[int]) -> dict[str, Any]:
+        """An assignment that gives each site its option.
+
+        Raises:
+            SpaceError: two sites disagree in a tied decision.
+        """
+        taken: dict[str, Any] = {}
+        for site, option in zip(self.sites, options, strict=True):
+            for name, value in site.choices[option].items():
+                if taken.setdefault(name, value) != value:
+                    raise SpaceError(
+                        f"{name!r} is {taken[name]!r} elsewhere and {value!r} at {site.site}; tied sites need options "
+                        "with the same choice"
+                    )
+        return {decision.name: taken[decision.name] for decision in self.space.decisions}
+
+    def bops(self, options: Iterable[int]) -> int:
+        """Cost of the whole model."""
+        return self.fixed_bops + sum(int(s.bops[o]) for s, o in zip(self.sites, options, strict=True))
+
+
+def _key(ties: IntArray, configs: SiteConfig) -> tuple[Any, ...]:
+    return ties.tobytes(), *configs.values()
+
+
+def _site_bops(site: Site, config: SiteConfig) -> int:
+    if not site.macs:
+        return 0
+    cost = site_cost(site, config)
+    return cost.bops + cost.group_bops

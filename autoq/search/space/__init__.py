@@ -1,0 +1,1 @@
+"""Search spaces: rules in TOML, matched against the sites of a model, and the decisions that they leave open."""

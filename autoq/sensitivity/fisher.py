@@ -1,0 +1,286 @@
+"""What each option of each operand costs, by random projections of the KL divergence's Hessian: the ``fisher`` proxy.
+
+To second order, an error e of a site's output O changes an image's predictions by ½ eᵀ Jᵀ F J e nats, where J = dz/dO
+for logits z and F = diag(p) − p pᵀ for p = softmax(z): the Gauss-Newton matrix, which for the KL divergence is the
+Fisher information (Martens, "New Insights and Perspectives on the Natural Gradient Method", JMLR 2020). It is never
+formed. For random ξ with E ξ ξᵀ = I, g = Jᵀ F^½ ξ has E g gᵀ = Jᵀ F J (as in Hutchinson's estimator), so that
+½ (g · e)² has the expectation wanted, and g is one backward pass for all sites together. F^½ = (I − p 1ᵀ) diag(p)^½.
+
+Products are linear in an operand, so that g · e is the gradient with respect to the operand times the operand's own
+error: for activations, nothing is multiplied again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+
+from autoq.calibration.bank.bank import Bank
+from autoq.calibration.bank.files import SolvedKey
+from autoq.errors import CalibrationError
+from autoq.graph.cuts import Call, logits_of, run_stage_with
+from autoq.graph.insert import QuantizedModel
+from autoq.graph.stages import State
+from autoq.sensitivity.fisher_probes import Probes
+from autoq.sensitivity.perturbation_hessian import images_at_once
+from autoq.sensitivity.weighted_errors import Losses, quantized_call
+
+_OPTIONS_AT_ONCE = 8
+"""Errors that are multiplied with gradients together: gradients are read from memory once for all of them."""
+_Point = tuple[str, str | None]
+"""Where a gradient is taken: an operand of a site, or (None) its output."""
+_Gradients = Sequence[Tensor | None]
+"""Of the entries of a state, None where the logits do not depend on one."""
+
+
+@dataclass(frozen=True)
+class FisherSettings:
+    """How the Hessian is probed.
+
+    Attributes:
+        probes: K, backward passes for each image.
+        seed: of the random signs.
+
+    Raises:
+        CalibrationError: there is no probe.
+    """
+
+    probes: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the number of probes."""
+        if self.probes < 1:
+            raise CalibrationError(f"{self.probes} probes measure nothing: give 1 or more")
+
+
+def fisher_losses(
+    bank: Bank,
+    batches: Iterable[Tensor],
+    options: Iterable[SolvedKey],
+    settings: FisherSettings = FisherSettings(),
+    progress: Callable[[int], None] | None = None,
+) -> dict[SolvedKey, float]:
+    """½ E (g · e)² for every option, e the error of its site's output with all other operands in full precision.
+
+    Costs two forward and K backward passes, besides quantizing each operand with each of its options (weights and the
+    inputs of LayerNorms and softmaxes: running their site once more). Memory holds the states between stages for a few
+    images, and the activations and gradients of one stage.
+
+    Args:
+        bank: gives the quantizers; its model's slots are emptied; the model's first output has the logits, of shape
+            (N, ..., classes), and positions between are averaged over.
+        batches: images of shape (N, C, H, W) on the model's device. How they are divided into batches makes no
+            difference beyond rounding.
+        options: site, operand and configuration; solved where the bank does not have them yet.
+        settings: see there.
+        progress: called with the number of images after each few of them.
+
+    Returns:
+        The mean over images for each option, an estimate of its KL divergence in nats; infinite where an error is not
+        finite.
+
+    Raises:
+        RecipeError: the model has no such site or operand.
+        CalibrationError: there are no images, an option does not fit its operand, or full precision or its derivatives
+            are not finite.
+    """
+    model = bank.model
+    losses = Losses(bank, options)
+    noise = Probes(settings.probes, settings.seed)
+    in_order: set[str] | None = None
+    # Whatever mode the caller is in: images made in inference mode cannot be differentiated, copies can.
+    with torch.inference_mode(False), torch.no_grad():
+        for batch in batches:
+            for part in torch.split(batch, images_at_once(model)) if len(batch) else ():
+                images = part.clone()
+                if in_order is None:
+                    in_order = _sites_in_image_order(model, images[:1], losses.by_site)
+                states = _states(model, images)
+                logits = logits_of(states[-1])
+                if not bool(torch.isfinite(logits).all()):
+                    raise CalibrationError("logits have NaN or infinite values in full precision: check the weights")
+                probes = noise.draw(logits)
+                _add_(losses, bank, states, probes, in_order)
+                losses.images += len(images)
+                if rest := losses.by_site.keys() - in_order:
+                    for image in range(len(images)):
+                        alone = _states(model, images[image : image + 1])
+                        _add_(losses, bank, alone, probes[:, image : image + 1], rest)
+                if progress is not None:
+                    progress(len(images))
+    return losses.means()
+
+
+def _states(model: QuantizedModel, images: Tensor) -> list[State]:
+    """The images, and what is alive after each stage."""
+    states: list[State] = [(images,)]
+    for index in range(len(model.stages)):
+        states.append(model.run_stage(index, states[-1]))
+    return states
+
+
+def _add_(losses: Losses, bank: Bank, states: Sequence[State], probes: Tensor, sites: Iterable[str]) -> None:
+    """Add the losses of some images, from the last stage to the first, so that one stage's gradients are alive.
+
+    Args:
+        losses: added to.
+        bank: gives the quantizers.
+        states: before the first stage and after each, without gradients.
+        probes: gradients with respect to the logits, of shape (K, N, ..., classes).
+        sites: whose options; images lie one after the other in their operands and outputs.
+    """
+    images = probes.shape[1]
+    stages, chosen = bank.model.stages, set(sites)
+    wanted = [
+        [key for keys in losses.by_node(index).values() for key in keys if key[0] in chosen]
+        for index in range(len(stages))
+    ]
+    first = next((index for index, keys in enumerate(wanted) if keys), len(stages))
+    logits = next(entry for entry, value in enumerate(states[-1]) if isinstance(value, Tensor))
+    upstream: list[_Gradients] = [[None] * logits + [probe] for probe in probes]
+    for index in range(len(stages) - 1, first - 1, -1):
+        stage = _Stage(bank, index, states[index], wanted[index], has_earlier=index > first)
+        gradients, upstream = stage.differentiate(upstream, images)
+        for point, gradient in gradients.items():
+            if gradient is None:  # the logits do not depend on it
+                continue
+            keys = [key for key in wanted[index] if stage.point_of(key) == point]
+            for some in (keys[start : start + _OPTIONS_AT_ONCE] for start in range(0, len(keys), _OPTIONS_AT_ONCE)):
+                errors = torch.stack([stage.error(key).reshape(images, -1) for key in some], 1)
+                changes = torch.bmm(gradient, errors.mT).double()  # of shape (N, K, options)
+                found = (changes.square().sum((0, 1)) / (2 * len(probes))).tolist()
+                if not all(map(math.isfinite, found)) and not bool(torch.isfinite(gradient).all()):
+                    raise CalibrationError(
+                        f"derivatives at {point[0]!r} have NaN or infinite values in full precision: check the weights"
+                    )
+                for key, loss in zip(some, found, strict=True):
+                    losses.add(key, loss)
+
+
+class _Stage:
+    """A stage, run with what it takes to differentiate it and to repeat its sites."""
+
+    def __init__(self, bank: Bank, index: int, state: State, keys: Sequence[SolvedKey], *, has_earlier: bool) -> None:
+        """Run it; derivatives with respect to ``state`` are needed if options of earlier stages are measured."""
+        self._bank = bank
+        self._calls: dict[str, Call] = {}
+        self._points: dict[_Point, Tensor] = {self.point_of(key): torch.empty(0) for key in keys}
+        sites = {key[0] for key in keys}
+        hooks = {
+            node: partial(self._run, site)
+            for node, site in bank.model.stages[index].site_nodes.items()
+            if site in sites
+        }
+        with torch.enable_grad():
+            self._state = [_differentiable(value) if has_earlier and _is_real(value) else value for value in state]
+            self._results = run_stage_with(bank.model, index, tuple(self._state), hooks)
+
+    def _run(self, site: str, call: Call) -> Tensor:
+        edges = self._bank.model.traced.edges
+        for operand in self._bank.model.traced.sites_by_name[site].operands:
+            if (site, operand.name) in self._points:
+                # The same tensor may go elsewhere too: only what goes through this edge counts.
+                edge = edges[site, operand.name]
+                alias = _differentiable(call.operand(edge))
+                self._points[site, operand.name] = alias
+                call = call.with_operand(edge, alias)
+        self._calls[site] = call
+        output = call.run()
+        if (site, None) in self._points:
+            output = self._points[site, None] = _differentiable(output)
+        return output
+
+    def point_of(self, key: SolvedKey) -> _Point:
+        """Where an option's error is taken: at the operand itself, if the output is linear in it."""
+        site = self._bank.model.traced.sites_by_name[key[0]]
+        # Not so for weights: a gradient with respect to one adds up all images.
+        return (key[0], key[1] if site.macs and not site.operand(key[1]).is_weight else None)
+
+    def error(self, key: SolvedKey) -> Tensor:
+        """What an option changes there."""
+        call, point = self._calls[key[0]], self._points[self.point_of(key)]
+        if self.point_of(key)[1] is None:
+            return quantized_call(self._bank, call, key).run() - point
+        quantized: Tensor = self._bank.module(*key)(point)
+        return quantized - point
+
+    def differentiate(
+        self, upstream: Sequence[_Gradients], images: int
+    ) -> tuple[dict[_Point, Tensor | None], list[_Gradients]]:
+        """Go back from the end of the stage to where options' errors are taken, and to its start.
+
+        Args:
+            upstream: for each probe, gradients with respect to the entries of the state after the stage.
+            images: N.
+
+        Returns:
+            At each point, gradients of shape (N, K, elements of an image); for each probe, those of the state before.
+        """
+        entries = {index: value for index, value in enumerate(self._state) if _is_real(value) and value.requires_grad}
+        targets = [*self._points.values(), *entries.values()]
+        rows: list[_Gradients] = []
+        for probe, gradients in enumerate(upstream):
+            pairs = [
+                (result, gradient)
+                for result, gradient in zip(self._results, gradients, strict=False)
+                if gradient is not None and isinstance(result, Tensor) and result.requires_grad
+            ]
+            if not pairs:
+                rows.append([None] * len(targets))
+                continue
+            results, given = zip(*pairs, strict=True)
+            keep = probe + 1 < len(upstream)
+            rows.append(torch.autograd.grad(results, targets, given, retain_graph=keep, allow_unused=True))
+        before: list[_Gradients] = []
+        for row in rows:
+            found = dict(zip(entries, row[len(self._points) :], strict=True))
+            before.append([found.get(index) for index in range(len(self._state))])
+        points = {point: _stacked([row[index] for row in rows], images) for index, point in enumerate(self._points)}
+        return points, before
+
+
+def _differentiable(value: Tensor) -> Tensor:
+    """The same values, of which derivatives can be had apart from those of ``value``."""
+    return value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
+
+
+def _is_real(value: object) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _stacked(gradients: _Gradients, images: int) -> Tensor | None:
+    """Of all probes together, of shape (N, K, elements of an image)."""
+    found = [gradient.reshape(images, -1) for gradient in gradients if gradient is not None]
+    return torch.stack(found, 1) if found else None
+
+
+def _sites_in_image_order(model: QuantizedModel, image: Tensor, sites: Iterable[str]) -> set[str]:
+    """Those whose operands and output have one image after the other along the leading axis."""
+    wanted, ordered = set(sites), set[str]()
+    two: State = (torch.cat([image, image]),)
+
+    def look(site: str, call: Call) -> Tensor:
+        described = model.traced.sites_by_name[site]
+        varying = [operand for operand in described.operands if not operand.is_weight]
+        mixes = described.op == "einsum" and len(varying) < len(described.operands)  # the images may go anywhere
+        fits = (
+            call.operand(model.traced.edges[site, operand.name]).shape[0]
+            == 2 * operand.shape[0]
+            == 2 * operand.layout.instances_per_image
+            for operand in varying
+        )
+        if not mixes and all(fits):
+            ordered.add(site)
+        return call.run()
+
+    for index, stage in enumerate(model.stages):
+        hooks = {node: partial(look, site) for node, site in stage.site_nodes.items() if site in wanted}
+        two = run_stage_with(model, index, two, hooks)
+    return ordered

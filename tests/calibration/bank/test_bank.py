@@ -1,0 +1,286 @@
+"""The bank: solved once, kept, written and read."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections import Counter
+from itertools import accumulate
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoq.calibration import Bank, CalibrationSettings
+from autoq.calibration.bank.quantized_weights import QuantizedWeights
+from autoq.errors import CalibrationError, RunDirectoryError
+from autoq.graph.insert import FixedTensor, QuantizedModel
+from autoq.quantizers import BaseQuantizer
+from autoq.recipe import OperandConfig
+from tests.calibration.samples import block_model, images, key_of
+
+SETTINGS = CalibrationSettings()
+DESCRIPTION = {"weights_sha256": "abc", "images_sha256": "def"}
+
+
+@pytest.fixture(scope="module")
+def model() -> QuantizedModel:
+    return block_model()
+
+
+@pytest.fixture
+def bank(model: QuantizedModel) -> Bank:
+    return Bank(model, images(16), SETTINGS, DESCRIPTION)
+
+
+def uniform(bits: int = 4, **fields: object) -> OperandConfig:
+    return OperandConfig.model_validate({"scheme": "uniform", "bits": bits} | fields)
+
+
+def every_option(model: QuantizedModel) -> list[tuple[str, str, OperandConfig]]:
+    options = []
+    for site, operand in model.traced.operands():
+        if not site.macs:
+            continue
+        options.append((site.name, operand.name, uniform(granularity="channel" if operand.is_weight else "tensor")))
+        if operand.producer in ("softmax", "gelu"):
+            options.append((site.name, operand.name, OperandConfig(scheme="adalog", bits=4)))
+        elif operand.layout.instance_group_axis is not None:
+            options.append((site.name, operand.name, OperandConfig(scheme="instance_groups", bits=4, groups=3)))
+    return options
+
+
+def assert_equal(left: BaseQuantizer, right: BaseQuantizer) -> None:
+    assert left.config == right.config
+    for name, value in left.qparams().items():
+        assert torch.equal(value, right.qparams()[name])
+
+
+def test_options_are_solved_once_and_when_needed(model: QuantizedModel) -> None:
+    calls = []
+
+    def provide() -> Tensor:
+        calls.append(1)
+        return images(16)
+
+    bank = Bank(model, provide, SETTINGS, DESCRIPTION)
+    bank.quantizer("fc1", "weight", uniform(granularity="channel"))
+    assert not calls
+    first = bank.quantizer("fc1", "input", uniform())
+    assert bank.quantizer("fc1", "input", uniform()) is first
+    bank.quantizer("qkv", "input", uniform())
+    assert len(calls) == 1
+    assert len(bank) == 3
+
+
+def test_solving_ahead_goes_operand_by_operand(bank: Bank, model: QuantizedModel) -> None:
+    options = every_option(model)
+    bank.quantizer(*options[0])
+    seen: list[tuple[int, int]] = []
+    bank.solve_all([*options, *options], lambda done, total: seen.append((done, total)))
+    by_operand = Counter(option[:2] for option in options[1:])
+    assert len(by_operand) < len(options) - 1
+    assert seen == [(done, len(options) - 1) for done in accumulate(by_operand.values())]
+    assert len(bank) == len(options)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_order_of_solving_does_not_matter(model: QuantizedModel, bank: Bank, workers: int) -> None:
+    options = [
+        (*key_of(model, producer), OperandConfig.model_validate({"scheme": scheme, "bits": bits} | fields))
+        for producer, scheme, fields in (
+            ("gelu", "adalog", {}),
+            ("gelu", "adalog", {"log_base_numerator": 37}),
+            ("layer_norm", "instance_groups", {"groups": 2}),
+            ("layer_norm", "instance_groups", {"groups": 4}),
+        )
+        for bits in (2, 4, 8)
+    ]
+    backwards = Bank(model, images(16), SETTINGS, DESCRIPTION)
+    threads = torch.get_num_threads()
+    bank.solve_all(options, workers=workers)
+    backwards.solve_all(reversed(options), workers=1)
+    assert torch.get_num_threads() == threads
+    for option in options:
+        assert_equal(bank.quantizer(*option), backwards.quantizer(*option))
+
+
+def test_modules_fill_the_slots(bank: Bank, model: QuantizedModel) -> None:
+    recipe = {"fc1": {"weight": uniform(8, granularity="channel"), "input": uniform(8)}}
+    model.slots["fc2", "input"].quantizer = nn.Identity()
+    bank.apply_(recipe)
+    assert model.slots["fc2", "input"].quantizer is None
+    fixed = model.slots["fc1", "weight"].quantizer
+    assert isinstance(fixed, FixedTensor)
+    quantizer = bank.quantizer("fc1", "weight", recipe["fc1"]["weight"])
+    assert torch.equal(fixed.value, quantizer(model.traced.weight("fc1")))
+    assert isinstance(model.slots["fc1", "input"].quantizer, BaseQuantizer)
+    with torch.no_grad():
+        (quantized,) = model.run(images(4))
+        model.remove_()
+        (full,) = model.run(images(4))
+    assert not torch.equal(full, quantized)
+    torch.testing.assert_close(full, quantized, rtol=0.1, atol=0.5)
+
+
+def test_codes_of_quantized_weights_are_kept_within_bounds(bank: Bank, model: QuantizedModel) -> None:
+    weight = model.traced.weight("fc1")
+    quantizers = [bank.quantizer("fc1", "weight", uniform(bits, granularity="channel")) for bits in (2, 3, 4, 12)]
+    kept = QuantizedWeights(2 * weight.numel())  # one byte a code: two weights
+    for number in (0, 1, 0, 2):
+        assert torch.equal(kept.get(number, quantizers[number], weight), quantizers[number](weight))
+    assert (0 in kept, 1 in kept, 2 in kept) == (True, False, True)
+    assert torch.equal(kept.get(3, quantizers[3], weight), quantizers[3](weight))  # codes of twelve bits
+    assert (0 in kept, 2 in kept, 3 in kept) == (False, False, True)
+
+
+def test_fitted_bases_are_written_out(bank: Bank, model: QuantizedModel, tmp_path: Path) -> None:
+    site, operand = key_of(model, "softmax")
+    recipe = {site: {operand: OperandConfig(scheme="adalog", bits=3)}, "fc1": {"input": uniform()}}
+    resolved = bank.resolve(recipe)
+    fitted = bank.quantizer(site, operand, recipe[site][operand]).qparams()
+    assert resolved[site][operand].log_base_numerator == int(fitted["log_base_numerator"])
+    assert resolved["fc1"] == recipe["fc1"]
+    assert bank.resolve(resolved) == resolved
+    explicit = bank.quantizer(site, operand, resolved[site][operand]).qparams()
+    assert all(torch.equal(explicit[name], fitted[name]) for name in fitted)
+    bank.save(tmp_path)
+    other = Bank(model, _unavailable, SETTINGS, DESCRIPTION)
+    assert other.load(tmp_path)
+    assert_equal(
+        other.quantizer(site, operand, resolved[site][operand]), bank.quantizer(site, operand, resolved[site][operand])
+    )
+
+
+def _unavailable() -> Tensor:
+    raise AssertionError("images are not needed")
+
+
+def test_round_trip_is_bit_equal(bank: Bank, model: QuantizedModel, tmp_path: Path) -> None:
+    options = every_option(model)
+    bank.solve_all(options)
+    bank.save(tmp_path / "run" / "bank")
+    loaded = Bank(model, images(16), SETTINGS, DESCRIPTION)
+    assert loaded.load(tmp_path / "run" / "bank")
+    assert len(loaded) == len(bank)
+    for option in options:
+        assert_equal(bank.quantizer(*option), loaded.quantizer(*option))
+    extra = loaded.quantizer("fc1", "input", uniform(7))  # not in the file: solved
+    assert_equal(extra, bank.quantizer("fc1", "input", uniform(7)))
+    assert len(loaded) == len(options) + 1
+
+
+def test_saving_nothing_new_writes_nothing(bank: Bank, tmp_path: Path) -> None:
+    bank.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+    bank.quantizer("fc1", "input", uniform())
+    bank.save(tmp_path)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"bank.json", "bank.safetensors"}
+    (tmp_path / "bank.json").unlink()
+    bank.save(tmp_path)
+    assert not (tmp_path / "bank.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "description", "message"),
+    [
+        (SETTINGS, DESCRIPTION | {"images_sha256": "other"}, r"images_sha256 \(was def, is other\)"),
+        (CalibrationSettings(observer="min_max"), DESCRIPTION, "differs in settings .*'mse'.*'min_max'"),
+        (SETTINGS, {"weights_sha256": "abc"}, r"images_sha256 \(was def, is None\)"),
+    ],
+)
+def test_stale_banks_are_refused(
+    bank: Bank,
+    model: QuantizedModel,
+    tmp_path: Path,
+    settings: CalibrationSettings,
+    description: dict[str, str],
+    message: str,
+) -> None:
+    bank.quantizer("fc1", "input", uniform())
+    bank.save(tmp_path)
+    other = Bank(model, _unavailable, settings, description)
+    assert other.fingerprint != bank.fingerprint
+    with pytest.raises(RunDirectoryError, match=message):
+        other.load(tmp_path)
+
+
+def test_tuples_in_the_description_are_not_stale(model: QuantizedModel, tmp_path: Path) -> None:
+    for is_saved in (False, True):
+        bank = Bank(model, _unavailable, SETTINGS, {"input_size": (3, 32, 32)})
+        assert bank.load(tmp_path) is is_saved
+        bank.quantizer("fc1", "weight", uniform())
+        bank.save(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["no json", "no tensors", "torn json", "torn tensors", "json is a list", "entry"])
+def test_what_cannot_be_read_is_solved_again(bank: Bank, model: QuantizedModel, tmp_path: Path, damage: str) -> None:
+    bank.quantizer("fc1", "input", uniform())
+    bank.save(tmp_path)
+    document, tensors = tmp_path / "bank.json", tmp_path / "bank.safetensors"
+    if damage.startswith("no "):
+        (document if damage == "no json" else tensors).unlink()
+    elif damage == "json is a list":
+        document.write_text("[]")
+    elif damage == "entry":
+        document.write_text(document.read_text().replace('"uniform"', '"unheard_of"'))
+    else:
+        torn = document if damage == "torn json" else tensors
+        torn.write_bytes(torn.read_bytes()[:-20])
+    other = Bank(model, _unavailable, SETTINGS, DESCRIPTION)
+    assert not other.load(tmp_path)
+    assert len(other) == 0
+
+
+def test_nothing_there_is_no_bank(bank: Bank, tmp_path: Path) -> None:
+    assert not bank.load(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    assert not bank.load(tmp_path / "file")
+
+
+def test_a_save_that_was_cut_between_its_files_is_not_used(bank: Bank, model: QuantizedModel, tmp_path: Path) -> None:
+    bank.quantizer("fc1", "input", uniform())
+    bank.save(tmp_path)
+    old = (tmp_path / "bank.json").read_bytes()
+    bank.quantizer("fc1", "input", uniform(5))
+    bank.save(tmp_path)
+    (tmp_path / "bank.json").write_bytes(old)
+    other = Bank(model, _unavailable, SETTINGS, DESCRIPTION)
+    assert not other.load(tmp_path)
+    assert len(other) == 0
+
+
+def test_full_disk_leaves_the_old_bank(
+    bank: Bank, model: QuantizedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank.quantizer("fc1", "input", uniform())
+    bank.save(tmp_path)
+    before = {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()}
+    bank.quantizer("fc1", "input", uniform(5))
+
+    def full(_path: Path, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            bank.save(tmp_path)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+    bank.save(tmp_path)  # there is space again
+    other = Bank(model, _unavailable, SETTINGS, DESCRIPTION)
+    assert other.load(tmp_path)
+    assert len(other) == 2
+
+
+def test_errors_name_the_operand_and_the_option(bank: Bank) -> None:
+    with pytest.raises(CalibrationError, match=r"fc1:input at \{.*'head'.*\}: granularity 'head' needs"):
+        bank.quantizer("fc1", "input", uniform(granularity="head"))
+
+
+def test_files_say_what_they_hold(bank: Bank, tmp_path: Path) -> None:
+    bank.quantizer("fc1", "input", uniform())
+    bank.save(tmp_path)
+    document = json.loads((tmp_path / "bank.json").read_text())
+    assert document["fingerprint"] == bank.fingerprint
+    assert document["entries"] == [{"site": "fc1", "operand": "input", "config": {"scheme": "uniform", "bits": 4}}]

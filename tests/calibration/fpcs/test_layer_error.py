@@ -1,0 +1,311 @@
+"""Quadratic forms against the output of the real layer with real quantizers, in double precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from autoq.calibration import CalibrationSettings
+from autoq.calibration.fpcs.layer_error import QuadraticError, log_loss, uniform_loss
+from autoq.calibration.fpcs.layer_product import Convolution, Sample, gram_factor
+from autoq.calibration.fpcs.search import FpcsSettings
+from autoq.calibration.fpcs.site_solver import SiteSolver
+from autoq.errors import CalibrationError
+from autoq.quantizers import BaseQuantizer, create_quantizer, quantizer_class
+from autoq.recipe import OperandConfig
+from tests.calibration.output_samples import (
+    SiteSample,
+    attention,
+    batched_product,
+    convolution,
+    correlated,
+    generator,
+    linear,
+    shared_product,
+)
+
+EVERYTHING = FpcsSettings(tokens=1 << 20)
+
+
+def uniform(bits: int = 3, granularity: str = "tensor", **fields: object) -> OperandConfig:
+    return OperandConfig.model_validate({"scheme": "uniform", "bits": bits, "granularity": granularity} | fields)
+
+
+def solver_of(sample: SiteSample, fpcs: FpcsSettings = EVERYTHING) -> SiteSolver:
+    return SiteSolver(sample.site, sample.operands, CalibrationSettings(fpcs=fpcs), sample.convolution)
+
+
+def from_range(sample: SiteSample, name: str, config: OperandConfig, factor: float = 1.0) -> BaseQuantizer:
+    operand, values = sample.site.operand(name), sample.operands[name]
+    shape = operand.layout.parameter_shape(values.shape, config)
+    others = [axis for axis, size in enumerate(shape) if size == 1 or values.shape[axis] != size]
+    low, high = values.amin(others, keepdim=True), values.amax(others, keepdim=True)
+    return quantizer_class(config.scheme).from_range(config, operand.layout, factor * low, factor * high)
+
+
+def by_parameter(error: Tensor, axis: int | None) -> Tensor:
+    """Sum an output's error over everything that shares parameters."""
+    return error.sum().view(1) if axis is None else error.transpose(0, axis).flatten(1).sum(1)
+
+
+def check(sample: SiteSample, name: str, config: OperandConfig, other: OperandConfig | None, axis: int | None) -> None:
+    """Errors of candidates equal those of the layer itself; ``axis`` of the output is what parameters vary along."""
+    other_name = next(each for each in sample.operands if each != name)
+    quantized = None if other is None else from_range(sample, other_name, other, 0.8)
+    form = solver_of(sample).error(name, config, other_name, quantized)
+    starts = [from_range(sample, name, config, factor).qparams() for factor in (1.0, 0.5, 1.3)]
+    rows = len(form.values)
+    scale, zero_point = (torch.cat([start[p].reshape(rows, 1) for start in starts], 1) for p in ("scale", "zero_point"))
+    loss = uniform_loss(form, config.bits, binary=config.symmetric and config.bits == 1)
+    found = loss(scale, zero_point)
+    assert found.dtype == torch.float64
+    for index, start in enumerate(starts):
+        quantizers = {name: create_quantizer(config, sample.site.operand(name).layout, start)}
+        if quantized is not None:
+            quantizers[other_name] = quantized
+        expected = by_parameter(sample.error(quantizers), axis)
+        torch.testing.assert_close(found[:, index], expected, rtol=1e-4, atol=max(1e-9, 1e-6 * float(expected.max())))
+
+
+@pytest.mark.parametrize("other", [None, uniform(2), uniform(8)])
+@pytest.mark.parametrize(
+    ("make", "name", "config", "axis"),
+    [
+        (linear, "weight", uniform(3, "channel"), -1),
+        (linear, "weight", uniform(3), None),
+        (linear, "weight", uniform(1, "channel", symmetric=True), -1),
+        (linear, "input", uniform(4), None),
+        (convolution, "weight", uniform(3, "channel"), 1),
+        (convolution, "input", uniform(3), None),
+        (convolution, "input", uniform(1, symmetric=True), None),
+        (lambda: convolution(1), "input", uniform(3), None),
+        (lambda: convolution(3), "weight", uniform(3, "channel"), 1),
+        (lambda: convolution(3), "input", uniform(3), None),
+        (attention, "lhs", uniform(3, "head"), 1),
+        (attention, "lhs", uniform(3), None),
+        (attention, "rhs", uniform(3, "head"), 1),
+        (lambda: attention("av"), "lhs", uniform(3, "head"), 1),
+        (lambda: attention("av"), "rhs", uniform(3, "head"), 1),
+        (lambda: attention("av"), "rhs", uniform(3, "channel"), 3),
+        (batched_product, "lhs", uniform(3), None),
+        (batched_product, "rhs", uniform(3, "channel"), 2),
+        (shared_product, "lhs", uniform(3), None),
+        (shared_product, "rhs", uniform(3, "channel"), 2),
+    ],
+)
+def test_equals_the_error_of_the_layer(
+    make: Callable[[], SiteSample], name: str, config: OperandConfig, axis: int | None, other: OperandConfig | None
+) -> None:
+    sample = make()
+    if sample.convolution is not None and config.symmetric and config.bits == 1:
+        # Padding is no value: a quantizer without zero must leave it alone, as it does in the real layer.
+        assert any(sum(pair) for pair in sample.convolution.padding)
+    check(sample, name, config, other, axis)
+
+
+@given(
+    images=st.integers(1, 3),
+    tokens=st.integers(1, 40),
+    inputs=st.integers(1, 9),
+    outputs=st.integers(1, 40),
+    bits=st.integers(1, 8),
+    other_bits=st.integers(1, 8),
+    is_quantized=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_linear_of_any_shape(
+    images: int, tokens: int, inputs: int, outputs: int, bits: int, other_bits: int, is_quantized: bool
+) -> None:
+    """More or fewer vectors than their length: with Gram matrices and without."""
+    sample = linear(images, tokens, inputs, outputs)
+    other = uniform(other_bits) if is_quantized else None
+    check(sample, "weight", uniform(bits, "channel"), other, -1)
+    check(sample, "input", uniform(bits), other, None)
+
+
+@given(
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 12),
+    st.integers(1, 6),
+    st.sampled_from(["qk", "av"]),
+    st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_attention_of_any_shape(
+    images: int, heads: int, tokens: int, width: int, role: str, is_quantized: bool
+) -> None:
+    sample = attention(role, images, heads, tokens, width)
+    other = uniform(3, "head") if is_quantized else None
+    check(sample, "lhs", uniform(4, "head"), other, 1)
+    check(sample, "rhs", uniform(4), other, None)
+
+
+@pytest.mark.parametrize("scheme", ["adalog", "log2", "log_sqrt2"])
+@pytest.mark.parametrize(
+    ("make", "name", "granularity"),
+    [
+        (lambda: linear(producer="gelu"), "input", "tensor"),
+        (lambda: attention("av"), "lhs", "head"),
+        (convolution, "input", "tensor"),
+    ],
+)
+@pytest.mark.parametrize("overflow", ["zero_code", "extra_zero"])
+@pytest.mark.parametrize("bits", [3, 6])
+def test_logarithmic_errors_equal_those_of_the_layer(
+    make: Callable[[], SiteSample], name: str, granularity: str, scheme: str, overflow: str, bits: int
+) -> None:
+    sample = make()
+    operand = sample.site.operand(name)
+    other_name = next(each for each in sample.operands if each != name)
+    config = OperandConfig.model_validate(
+        {"scheme": scheme, "bits": bits, "granularity": granularity, "overflow": overflow}
+    )
+    quantized = from_range(sample, other_name, uniform(4))
+    form = solver_of(sample).error(name, config, other_name, quantized)
+    start = from_range(sample, name, config).qparams()
+    bases, scales = torch.tensor([[10.0, 37.0, 137.0]]), torch.tensor([[1.0, 0.8, 0.6]])
+    loss = log_loss(form, config, start["shift"].flatten()[0], start["scale"].reshape(-1, 1))
+    found = loss(bases, scales)
+    for index in range(3):
+        qparams = start | {"scale": start["scale"] * scales[0, index]}
+        if scheme == "adalog":
+            qparams["log_base_numerator"] = bases[0, index]
+        quantizer = create_quantizer(config, operand.layout, qparams)
+        expected = sample.error({name: quantizer, other_name: quantized}).sum()
+        torch.testing.assert_close(found[0, index], expected, rtol=1e-4, atol=1e-9)
+
+
+def test_no_cancellation_around_a_large_mean() -> None:
+    """Eight-bit errors beside outputs a million times larger."""
+    sample = linear(4, 50, 16, 8)
+    sample.operands["input"] += 1000
+    check(sample, "weight", uniform(8, "channel"), None, -1)
+    check(sample, "weight", uniform(8, "channel"), uniform(8), -1)
+
+
+def test_memory_is_bounded_and_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    forms = [
+        solver_of(attention()).error("lhs", uniform(3, "head"), "rhs", None),
+        solver_of(linear()).error("input", uniform(3), "weight", from_range(linear(), "weight", uniform(3))),
+        solver_of(linear()).error("weight", uniform(3, "channel"), "input", None),
+    ]
+    for form in forms:
+        scale = torch.rand(len(form.values), 9, generator=generator(0)) + 0.1
+        whole = uniform_loss(form, 3)(scale, torch.full_like(scale, 3.0))
+        for size in (1, 20, 100, 1000):
+            monkeypatch.setattr("autoq.calibration.fpcs.layer_error.ELEMENTS_AT_ONCE", size)
+            split = uniform_loss(form, 3)(scale, torch.full_like(scale, 3.0))
+            torch.testing.assert_close(split, whole, rtol=1e-5, atol=0)
+        monkeypatch.undo()
+
+
+def test_screening_ranks_like_the_whole_form() -> None:
+    inputs, outputs = 160, 20
+    x, weight = correlated(400, inputs), torch.randn(outputs, inputs, generator=generator(3))
+    form = QuadraticError(weight[:, None, None, :], factor=gram_factor(x)[None, None])
+    screened = form.screened(8, 0)
+    assert screened is not None
+    assert screened.factor is not None
+    assert screened.factor.shape[-1] == inputs // 8
+    scale = torch.linspace(0.1, 0.6, 50).expand(outputs, -1)
+    exact, cheap = (uniform_loss(each, 4)(scale, torch.full_like(scale, 8.0)) for each in (form, screened))
+    chosen = exact.gather(1, cheap.sort(1).indices[:, :8]).amin(1)
+    assert (chosen <= 1.02 * exact.amin(1)).all()
+    assert form.screened(0, 0) is None
+    assert replace(form, factor=None).screened(8, 0) is None
+
+
+def test_screening_is_exact_where_the_rest_is_diagonal() -> None:
+    """A quadratic form that is a diagonal plus few directions keeps its values."""
+    length = 256
+    leading = 0.5 * torch.randn(length, 4, generator=generator(0))
+    factor = torch.cat([leading, torch.diag(torch.rand(length, generator=generator(1)))], 1)
+    form = QuadraticError(torch.randn(5, 1, 1, length, generator=generator(2)), factor=factor[None, None])
+    screened = form.screened(8, 0)
+    assert screened is not None
+    scale = torch.full((5, 1), 0.4)
+    exact, cheap = (uniform_loss(each, 4)(scale, torch.full_like(scale, 8.0)) for each in (form, screened))
+    torch.testing.assert_close(cheap, exact, rtol=0.1, atol=0)
+
+
+def test_grams_keep_what_a_large_mean_would_hide() -> None:
+    vectors = 1000 + torch.randn(200, 4, generator=generator(0))
+    difference = torch.tensor([1.0, -1.0, 0.0, 0.0])
+    expected = (vectors.double() @ difference.double()).square().sum()
+    found = (difference @ gram_factor(vectors)).square().sum()
+    assert float(found) == pytest.approx(float(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3, 8])
+def test_factors_of_rank_deficient_grams(rank: int) -> None:
+    vectors = torch.randn(64, rank, generator=generator(0)) @ torch.randn(rank, 8, generator=generator(1))
+    factor = gram_factor(vectors)
+    expected = vectors.double().T @ vectors.double()
+    torch.testing.assert_close(factor.double() @ factor.double().T, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_sample_takes_whole_vectors() -> None:
+    x = torch.arange(4 * 2 * 6 * 3.0).view(4, 2, 6, 3)
+    for tokens, count in ((8, 2), (2, 1), (100, 6)):
+        sample = Sample.choose(x.shape, tokens, "head", 4, generator(0))
+        chosen = sample.of(x)
+        assert chosen.shape == (min(4, tokens), 2, count, 3)
+        assert chosen.shape[0] == sample.of_outer(x).shape[0]
+        assert set(map(tuple, chosen.reshape(-1, 3).tolist())) <= set(map(tuple, x.reshape(-1, 3).tolist()))
+        assert len(chosen.reshape(-1, 3).unique(dim=0)) == chosen[..., 0].numel()
+
+
+@pytest.mark.parametrize(("tokens", "images", "positions"), [(12, 6, 2), (6, 6, 1), (3, 3, 1), (30, 6, 5), (99, 6, 5)])
+def test_a_sample_takes_every_position_equally_often(tokens: int, images: int, positions: int) -> None:
+    """Of images of five tokens; a class token must not be there by chance."""
+    x = torch.arange(30.0).view(1, 1, 30, 1)
+    chosen = Sample.choose(x.shape, tokens, "tensor", 6, generator(0)).of(x).flatten().long()
+    image, position = chosen // 5, chosen % 5
+    assert len(chosen.unique()) == len(chosen) == images * positions
+    assert (image.bincount(minlength=6)[image.unique()] == positions).all()
+    assert len(image.unique()) == images
+    counts = position.bincount(minlength=5)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_geometry_from_the_arguments_of_a_node() -> None:
+    nothing = Convolution.of_arguments((None, None), (3, 3))
+    assert nothing == Convolution((1, 1), ((0, 0), (0, 0)), (1, 1))
+    same = Convolution.of_arguments((None, None, None, [1], "same", [2, 1], 1), (3, 4))
+    assert same == Convolution((1, 1), ((2, 2), (1, 2)), (2, 1))
+    full = Convolution.of_arguments((None, None, None, [2, 1], [1, 0], 1, 4), (3, 3))
+    assert full == Convolution((2, 1), ((1, 1), (0, 0)), (1, 1), 4)
+    assert Convolution.of_arguments((None, None, None, [1], "valid"), (3,)).padding == ((0, 0),)
+
+
+def test_a_large_convolution_is_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoq.calibration.fpcs.layer_product._MOST_POSITIONS", 10)
+    sample = convolution()
+    solver = solver_of(sample)
+    form = solver.error("input", uniform(), "weight", None)
+    assert form.values.shape[2] == 10
+    assert form.mask is not None
+    assert form.mask.shape == form.values.shape
+    weights = solver.error("weight", uniform(3, "channel"), "input", from_range(sample, "input", uniform()))
+    assert torch.isfinite(uniform_loss(weights, 3)(torch.ones(6, 2), torch.full((6, 2), 4.0))).all()
+
+
+@pytest.mark.parametrize(
+    ("sample", "name", "config"),
+    [
+        (linear(), "input", uniform(3, "channel")),
+        (attention(), "rhs", uniform(3, "channel")),
+        (convolution(groups=2), "weight", uniform(3, "channel")),
+    ],
+)
+def test_refused_where_the_output_error_does_not_separate(sample: SiteSample, name: str, config: OperandConfig) -> None:
+    other = next(each for each in sample.operands if each != name)
+    with pytest.raises(CalibrationError, match="by its own error only"):
+        solver_of(sample).error(name, config, other, None)

@@ -1,0 +1,235 @@
+"""The progressive search against brute force over everything it could reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from autoq.calibration.fpcs.layer_error import QuadraticError, log_loss, uniform_loss
+from autoq.calibration.fpcs.search import (
+    Axis,
+    FpcsSettings,
+    Grid,
+    base_grid,
+    exhaustive,
+    log_grid,
+    progressive_search,
+    reachable,
+    uniform_grid,
+)
+from autoq.recipe import OperandConfig
+
+FPCS = FpcsSettings()
+SMALL = FpcsSettings(candidates=32, kept=8, steps=3)
+CPU = torch.device("cpu")
+
+
+def normal(rows: int, n: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, n, generator=torch.Generator().manual_seed(seed))
+
+
+def heavy_tailed(rows: int, n: int, seed: int = 0) -> Tensor:
+    return normal(rows, n, seed) / (normal(rows, n, seed + 1).abs() + 0.05)
+
+
+def skewed(rows: int, n: int, seed: int = 0) -> Tensor:
+    return normal(rows, n, seed).exp() - 0.2
+
+
+def grid_of(values: Tensor, bits: int, settings: FpcsSettings, *, symmetric: bool = False) -> Grid:
+    low = (values.quantile(1 - settings.quantile, dim=1), values.amin(1))
+    high = (values.quantile(settings.quantile, dim=1), values.amax(1))
+    return uniform_grid(low, high, bits, settings, symmetric=symmetric)
+
+
+def own_error(values: Tensor) -> QuadraticError:
+    return QuadraticError(values[:, None, None, :])
+
+
+class Counted:
+    """Counts the candidates that a loss is asked for."""
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.loss = loss
+        self.evaluations = 0
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        self.evaluations += first.shape[1]
+        return self.loss(first, second)
+
+
+@pytest.mark.parametrize("draw", [normal, heavy_tailed, skewed])
+@pytest.mark.parametrize(("bits", "symmetric"), [(2, False), (3, False), (4, False), (4, True), (6, False)])
+def test_nearly_as_good_as_brute_force(draw: Callable[..., Tensor], bits: int, symmetric: bool) -> None:
+    values = draw(6, 300)
+    grid = grid_of(values, bits, FPCS, symmetric=symmetric)
+    loss = Counted(uniform_loss(own_error(values), bits))
+    found = progressive_search(loss, grid, FPCS.kept, FPCS.steps)[2]
+    progressive, loss.evaluations = loss.evaluations, 0
+    best = exhaustive(loss, grid, FPCS.steps, at_once=16)[2]
+    assert (found >= best).all()
+    assert (found <= 1.01 * best).all(), found / best
+    assert progressive == FPCS.candidates * FPCS.steps
+    assert loss.evaluations > 100 * progressive
+
+
+@pytest.mark.parametrize("window", ["centre", "observed"])
+def test_keeping_everything_is_brute_force(window: str) -> None:
+    settings = replace(SMALL, zero_point_window=window)  # type: ignore[arg-type]
+    values = heavy_tailed(5, 100)
+    grid = grid_of(values, 4, settings)
+    loss = uniform_loss(own_error(values), 4)
+    everything = progressive_search(loss, grid, 1 << 20, settings.steps)
+    for found, best in zip(everything, exhaustive(loss, grid, settings.steps), strict=True):
+        assert torch.equal(found, best)
+
+
+def test_brute_force_on_a_toy_problem() -> None:
+    values = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
+    grid = Grid(
+        torch.tensor([[0.5, 2.0]]),
+        torch.tensor([[0.0, 0.0]]),
+        Axis(torch.tensor([[1.0]]), 3),
+        Axis(torch.tensor([[0.0]]), 1),
+    )
+    scales = torch.cat([first for first, _ in reachable(grid, 2)], 1)[0]
+    assert sorted(scales.tolist()) == [0.0, 0.5, 0.5, 1.0, 1.5, 2.0, 2.0, 2.5]
+    scale, _, error = exhaustive(uniform_loss(own_error(values), 2), grid, 2)
+    assert scale.item() == 1.0
+    assert error.item() == 0.0
+
+
+def test_the_best_of_all_steps_is_returned() -> None:
+    """A loss that is good only at a point of the first grid, which its neighbours do not contain."""
+    grid = uniform_grid(
+        (torch.tensor([-1.0]), torch.tensor([-2.0])),
+        (torch.tensor([1.0]), torch.tensor([2.0])),
+        4,
+        FPCS,
+        symmetric=False,
+    )
+    target = grid.first[0, 37]
+
+    def loss(first: Tensor, second: Tensor) -> Tensor:
+        return (first != target).float() + second * 1e-3
+
+    assert progressive_search(loss, grid, 16, 4)[0].item() == target
+
+
+def test_the_incumbent_wins_ties_and_is_never_lost() -> None:
+    values = normal(3, 50)
+    grid = grid_of(values, 4, FPCS)
+    incumbent = (torch.full((3, 1), 7.0), torch.full((3, 1), 2.0))
+
+    def distance(first: Tensor, second: Tensor) -> Tensor:
+        return (first - 7.0).abs() + (second - 2.0).abs()
+
+    found = progressive_search(distance, grid, 16, 4, incumbent=incumbent)
+    assert torch.equal(found[0], incumbent[0])
+    found = progressive_search(lambda first, _: torch.zeros_like(first), grid, 16, 4, incumbent=incumbent)
+    assert torch.equal(found[1], incumbent[1])
+
+
+def test_a_screen_only_ranks() -> None:
+    values = heavy_tailed(4, 200)
+    grid = grid_of(values, 3, FPCS)
+    loss = uniform_loss(own_error(values), 3)
+    plain = progressive_search(loss, grid, FPCS.kept, FPCS.steps)
+    screened = progressive_search(loss, grid, FPCS.kept, FPCS.steps, screen=lambda a, b: 5 * loss(a, b) + 1)
+    torch.testing.assert_close(screened[2], plain[2])
+    nonsense = progressive_search(loss, grid, FPCS.kept, FPCS.steps, screen=lambda a, _: -a)
+    assert torch.equal(nonsense[2], loss(*nonsense[:2]))
+
+
+def test_deterministic() -> None:
+    values = heavy_tailed(8, 200)
+    runs = [progressive_search(uniform_loss(own_error(values), 4), grid_of(values, 4, FPCS), 16, 4) for _ in range(2)]
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("constant", [0.0, -3.0, 1e-30])
+def test_constant_values_give_finite_candidates(bits: int, constant: float) -> None:
+    values = torch.full((2, 10), constant)
+    for symmetric in (False, True):
+        grid = grid_of(values, bits, FPCS, symmetric=symmetric)
+        scale, zero_point, error = progressive_search(
+            uniform_loss(own_error(values), bits, binary=symmetric and bits == 1), grid, 16, 4
+        )
+        assert (scale > 0).all()
+        assert torch.isfinite(torch.cat([scale, zero_point, error], 1)).all()
+
+
+def test_published_first_grid() -> None:
+    """At 4 bits, 16 scales from the 0.9-quantile span to the whole span, times the 8 zero points around 8."""
+    low = (torch.tensor([-3.0]), torch.tensor([-6.0]))
+    high = (torch.tensor([4.5]), torch.tensor([9.0]))
+    grid = uniform_grid(low, high, 4, FPCS, symmetric=False)
+    assert grid.first.shape == (1, 128)
+    assert sorted(set(grid.second[0].tolist())) == list(range(4, 12))
+    torch.testing.assert_close(grid.first[0].unique(), torch.linspace(0.5, 1.0, 16))
+    scale, zero_point = grid.around(torch.tensor([[0.7]]), torch.tensor([[5.0]]), 0)
+    torch.testing.assert_close(scale[0], 0.7 + torch.linspace(-0.5, 0.5, 8) / 30)
+    assert (zero_point == 5).all()
+    finer = grid.around(torch.tensor([[0.7]]), torch.tensor([[5.0]]), 1)[0]
+    torch.testing.assert_close(finer[0], 0.7 + torch.linspace(-0.5, 0.5, 8) / 30 / 7.5)
+
+
+@pytest.mark.parametrize(("bits", "count"), [(1, 1), (2, 2), (3, 4), (5, 16), (8, 16)])
+def test_zero_points_are_codes(bits: int, count: int) -> None:
+    low, high = torch.tensor([-0.1, -5.0, 1.0]), torch.tensor([9.0, 0.0, 2.0])
+    for window in ("centre", "observed"):
+        settings = replace(FPCS, zero_point_window=window)
+        grid = uniform_grid((low / 2, low), (high / 2, high), bits, settings, symmetric=False)
+        for row in grid.second:
+            assert len(row.unique()) == count
+            assert row.min() >= 0
+            assert row.max() <= 2**bits - 1
+    if bits >= 3:
+        observed = [0, 2**bits - 1, 0]
+        assert all(code in row for code, row in zip(observed, grid.second.tolist(), strict=True))
+
+
+def test_published_grid_after_gelu() -> None:
+    grid = log_grid(0.5, 1.0, None, FPCS, CPU)
+    assert grid.first.shape == (1, 128)
+    assert grid.first.unique().tolist() == [10, 28, 46, 64, 83, 101, 119, 137]
+    assert len(grid.second.unique()) == 16
+    first, second = grid.around(torch.tensor([[10.0, 64.0]]), torch.tensor([[0.75, 0.75]]), 0)
+    assert first[0].tolist() == [10, 10, 19, 19, 55, 55, 73, 73]
+    assert len(second[0].unique()) == 2
+
+
+def test_every_base_after_softmax() -> None:
+    grid = base_grid(1.0, CPU)
+    assert grid.first[0].tolist() == list(range(10, 138))
+    values = (2 * normal(3, 40)).softmax(1)
+    config = OperandConfig(scheme="adalog", bits=3)
+    loss = log_loss(own_error(values), config, torch.zeros(()), torch.ones(3, 1))
+    errors = loss(grid.first, grid.second)
+    base, scale, error = progressive_search(loss, grid, 128, 1)
+    assert error.item() == errors.min()
+    assert base.item() == 10 + int(errors.argmin())
+    assert scale.item() == 1
+
+
+def test_base_and_scale_after_gelu() -> None:
+    values = torch.nn.functional.gelu(2 * normal(1, 400))
+    config = OperandConfig(scheme="adalog", bits=3)
+    shift = torch.tensor(0.16997)
+    loss = log_loss(own_error(values), config, shift, values.amax(1, keepdim=True) + shift)
+    grid = log_grid(0.3, 1.0, None, SMALL, CPU)
+    found = progressive_search(loss, grid, SMALL.log_kept, 4)[2]
+    best = exhaustive(loss, grid, 4, at_once=32)[2]
+    assert best <= found <= 1.01 * best
+
+
+def test_a_search_needs_a_step() -> None:
+    grid = base_grid(1.0, CPU)
+    for search in (lambda: progressive_search(lambda a, _: a, grid, 8, 0), lambda: exhaustive(lambda a, _: a, grid, 0)):
+        with pytest.raises(ValueError, match="at least one step, got 0"):
+            search()

@@ -1,0 +1,331 @@
+"""A recipe file on its own: what it takes to reproduce its score, and which recipes are refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autoq.calibration.settings import CalibrationSettings
+from autoq.errors import InputError, NonFiniteError, RecipeError
+from autoq.export import pick
+from autoq.methods import BitWidths, create_method
+from autoq.models.saving import save_model
+from autoq.quantizers.integer_softmax import IntegerSoftmax
+from autoq.recipe import ModelReference, OperandConfig, Recipe
+from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.runs.evaluate import evaluate_recipe, open_model, options_of
+from autoq.runs.reconstruct import finish_recipe
+from autoq.runs.session import Session
+from autoq.scoring.evaluator import Evaluator
+from autoq.scoring.solved_operands import ReconstructedOperands
+from autoq.scoring.sources import ReconstructedSource
+from tests.runs.small_run import PHOTOS, finished_run, small_session, trace_once
+
+PROCESS = """
+    import json, logging, sys
+    from pathlib import Path
+    from autoq.recipe import Recipe
+    from autoq.runs.evaluate import evaluate_recipe
+    logging.basicConfig(stream=sys.stderr)
+    for path in map(Path, sys.argv[1:]):
+        found = evaluate_recipe(Recipe.load(path), path.parent, device="cpu")
+        print(json.dumps([vars(found.score), found.cost.record().model_dump()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def run() -> Path:
+    return finished_run()
+
+
+@pytest.fixture(scope="module")
+def recipe(run: Path) -> Recipe:
+    return pick(run, "best")[1]
+
+
+@pytest.fixture
+def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace_once(monkeypatch)
+
+
+@pytest.mark.slow
+def test_a_fresh_process_reproduces_the_score_exactly(run: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """With its bank in ``../bank``, with its bank in ``bank``, and with no bank, solved again."""
+    assert any(c.scheme == "adalog" for operands in recipe.sites.values() for c in operands.values())
+    inside, beside, alone = (tmp_path / name for name in ("run/recipes/a.json", "moved/a.json", "alone/a.json"))
+    for path in (inside, beside, alone):
+        path.parent.mkdir(parents=True)
+        recipe.save(path)
+    shutil.copytree(run / "bank", tmp_path / "run" / "bank")
+    shutil.copytree(run / "bank", tmp_path / "moved" / "bank")
+    command = [sys.executable, "-c", textwrap.dedent(PROCESS), *map(str, (inside, beside, alone))]
+    process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert recipe.score is not None
+    stored = recipe.score.model_dump(include={"kl_nats", "agreement_percent", "sqnr_db", "logit_mse", "images"})
+    assert recipe.cost is not None
+    found = [json.loads(line) for line in process.stdout.splitlines()]
+    assert found == [[stored, recipe.cost.model_dump()]] * 3
+    assert process.stderr.count("solving it again from digits") == 1
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_the_bank_decides_the_score(run: Path, recipe: Recipe, tmp_path: Path) -> None:
+    """Else the test above would pass without reading it: a recipe with another range observer scores otherwise."""
+    assert recipe.calibration is not None
+    calibration = recipe.calibration.model_copy(update={"observer": "min_max"})
+    other = recipe.model_copy(update={"calibration": calibration})
+    assert recipe.score is not None
+    assert evaluate_recipe(other, tmp_path).score.kl_nats != recipe.score.kl_nats
+    assert evaluate_recipe(recipe, run / "recipes").score.kl_nats == recipe.score.kl_nats
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_a_bank_that_is_not_the_recipes_is_not_used(
+    run: Path, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(run / "bank", tmp_path / "bank")
+    assert recipe.calibration is not None
+    calibration = recipe.calibration.model_copy(update={"bank_fingerprint": "0" * 16})
+    with caplog.at_level(logging.WARNING):
+        evaluate_recipe(recipe.model_copy(update={"calibration": calibration}), tmp_path)
+    assert "solving it again" in caplog.text
+    assert "expect another score" in caplog.text
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_on_labelled_images(run: Path, recipe: Recipe) -> None:
+    found = evaluate_recipe(recipe, run / "recipes", str(run.parent / "photos"))
+    assert found.accuracy is not None
+    assert recipe.score is not None
+    assert found.accuracy.images == found.score.images == recipe.score.labelled_images == PHOTOS
+    assert found.accuracy.top1_percent == pytest.approx(recipe.score.top1_percent)
+    assert found.accuracy.top5_percent == pytest.approx(recipe.score.top5_percent)
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_on_images_without_labels(run: Path, recipe: Recipe, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for shade in range(3):
+        Image.new("L", (8, 8), 80 * shade).save(tmp_path / f"{shade}.png")
+    found = evaluate_recipe(recipe, run / "recipes", str(tmp_path))
+    assert found.accuracy is None
+    assert found.score.images == 3
+
+
+def refusal(recipe: Recipe, folder: Path, **arguments: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        evaluate_recipe(recipe, folder, **arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_recipes_that_are_refused(run: Path, recipe: Recipe) -> None:
+    others = ModelReference(name="theirs", weights_sha256="ab" * 32)
+    message = refusal(recipe.model_copy(update={"model": others}), run / "recipes", model="vit_digits")
+    assert "made for the weights abababababab of 'theirs'" in message
+    assert "'vit_digits' has d0652f4eb4b8" in message
+
+    sites = recipe.sites | {"blocks.9.mlp.fc1": {"input": OperandConfig(scheme="uniform", bits=4)}}
+    assert "no site 'blocks.9.mlp.fc1'" in refusal(recipe.model_copy(update={"sites": sites}), run)
+
+    assert "--calib-data" in refusal(recipe.model_copy(update={"calibration": None}), run)
+
+    assert recipe.calibration is not None
+    calibration = recipe.calibration.model_copy(update={"data": "absent/images", "bank_fingerprint": ""})
+    assert "absent/images" in refusal(recipe.model_copy(update={"calibration": calibration}), run)
+
+    calibration = recipe.calibration.model_copy(update={"observer": "mze", "bank_fingerprint": ""})
+    message = refusal(recipe.model_copy(update={"calibration": calibration}), run)
+    assert "'mze'" in message
+    assert "Did you mean 'mse'?" in message
+
+
+def test_the_models_absence_is_the_users_error(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError):
+        Recipe.load(tmp_path / "absent.json")
+    gone = recipe.model_copy(update={"model": ModelReference(name=f"local-dir:{tmp_path}", weights_sha256="0")})
+    assert str(tmp_path) in refusal(gone, tmp_path)
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_calibration_images_may_be_given(
+    run: Path, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For a recipe written by hand, and for one whose images have moved."""
+    calibration = recipe.calibration
+    assert calibration is not None
+    moved = recipe.model_copy(update={"calibration": calibration.model_copy(update={"data": "absent/images"})})
+    again = evaluate_recipe(moved, tmp_path, calib_data=calibration.data, device="cpu")
+    assert recipe.score is not None
+    assert again.score.kl_nats == recipe.score.kl_nats
+    caplog.clear()
+    written = recipe.model_copy(update={"calibration": None})
+    found = evaluate_recipe(written, run, calib_data=calibration.data, device="cpu")
+    assert found.score.images >= calibration.images
+    assert found.score.kl_nats > 0
+    assert "bank" not in caplog.text
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_what_is_not_finite_is_an_error(
+    run: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Session, "unlabelled_batches", lambda *_: iter([torch.full((1, 1, 8, 8), torch.nan)]))
+    with pytest.raises(NonFiniteError) as caught:
+        evaluate_recipe(recipe, run / "recipes", str(tmp_path), device="cpu")
+    assert caught.value.site == "patch_embed.proj"
+
+
+@pytest.fixture(scope="module")
+def reconstructed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a reconstructed recipe of rescaled LayerNorms, not to be written to."""
+    folder = tmp_path_factory.mktemp("reconstructed")
+    method, bits = create_method("repq-vit"), BitWidths(3, 3, 3)
+    session = small_session()
+    images = session.calibration_images("digits", 16, 0)
+    sites, norms = method.sites(session.traced, bits), method.reparameterized(session.traced, bits)
+    session = session.rescaled(norms, lambda: images)
+    bank = session.bank(lambda: images, images.sha256, method.settings(0), recipe_sites=sites)
+    calibration = session.calibration_reference(images, bank)
+    recipe = Recipe(model=session.reference, sites=sites, reparameterized=norms, calibration=calibration)
+    training = ReconstructionSettings(iterations=2, batch=8, importance_images=8)
+    finish_recipe(session, bank, recipe, images, folder, training, scored_on=images.tensor)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_fresh_process_reproduces_the_score_of_a_reconstructed_recipe(reconstructed: Path) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(PROCESS), str(reconstructed / "recipe.json")]
+    process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    score = Recipe.load(reconstructed / "recipe.json").score
+    assert score is not None
+    stored = score.model_dump(include={"kl_nats", "agreement_percent", "sqnr_db", "logit_mse", "images"})
+    assert json.loads(process.stdout)[0] == stored
+    assert process.stderr == ""
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_a_reconstructed_recipe_needs_its_calibration_images_for_its_own_score_alone(
+    reconstructed: Path, run: Path
+) -> None:
+    recipe = Recipe.load(reconstructed / "recipe.json")
+    assert recipe.calibration is not None
+    moved = recipe.model_copy(update={"calibration": recipe.calibration.model_copy(update={"data": "absent/images"})})
+    assert "absent/images" in refusal(moved, reconstructed)
+    photos = str(run.parent / "photos")
+    found = evaluate_recipe(moved, reconstructed, photos)
+    assert found == evaluate_recipe(recipe, reconstructed, photos)
+    assert found.accuracy is not None
+    alone = recipe.model_copy(update={"calibration": None})
+    assert found == evaluate_recipe(alone, reconstructed, photos)
+    assert "--calib-data" in refusal(alone, reconstructed)
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_reconstructed_weights_that_are_refused(reconstructed: Path, tmp_path: Path) -> None:
+    recipe, name = Recipe.load(reconstructed / "recipe.json"), "recipe.safetensors"
+    assert recipe.reconstruction is not None
+    assert f"cannot read '{tmp_path / name}'" in refusal(recipe, tmp_path)
+    content = (reconstructed / name).read_bytes()
+    for cut in (0, 100, len(content) - 1):
+        (tmp_path / name).write_bytes(content[:cut])
+        assert "does not hold reconstructed weights" in refusal(recipe, tmp_path)
+    (tmp_path / name).write_bytes(content)
+    other = recipe.reconstruction.model_copy(update={"sha256": "ab" * 32})
+    message = refusal(recipe.model_copy(update={"reconstruction": other}), tmp_path)
+    assert f"'{tmp_path / name}' is not the recipe's" in message
+    assert "not abababababab" in message
+    sites = recipe.sites | {"head": {"weight": recipe.sites["head"]["weight"]}}
+    assert "the recipe's sites are not those" in refusal(recipe.model_copy(update={"sites": sites}), tmp_path)
+    message = refusal(recipe.model_copy(update={"reparameterized": {}}), tmp_path)
+    assert "LayerNorms" in message
+
+
+@pytest.mark.usefixtures("_traced_once")
+def test_reconstructed_weights_of_another_model_do_not_fit(reconstructed: Path, tmp_path: Path) -> None:
+    """Tensors of another shape, under the right names."""
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    from autoq.files import sha256_hex
+
+    recipe = Recipe.load(reconstructed / "recipe.json")
+    assert recipe.reconstruction is not None
+    with safe_open(reconstructed / "recipe.safetensors", "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    codes = next(name for name in tensors if name.endswith(".codes"))
+    for name in ("blocks.0.norm1.ratio", "head:weight.scale", codes):
+        path = tmp_path / "recipe.safetensors"
+        save_file(tensors | {name: torch.ones(3, dtype=tensors[name].dtype)}, path, metadata)
+        sha256 = sha256_hex([path.read_bytes()])
+        reference = recipe.reconstruction.model_copy(update={"sha256": sha256})
+        assert str(path) in refusal(recipe.model_copy(update={"reconstruction": reference}), tmp_path), name
+
+
+def test_a_reconstructed_source_has_one_recipe_and_full_precision() -> None:
+    session = small_session()
+    method, bits = create_method("fq-vit"), BitWidths(4, 4, 4)
+    sites = method.sites(session.traced, bits)
+    images = session.calibration_images("digits", 8, 0)
+    bank = session.bank(lambda: images, images.sha256, CalibrationSettings(observer="min_max"))
+    operands = ReconstructedOperands({(s, o): bank.quantizer(s, o, c) for s, o, c in options_of(sites)})
+    source = ReconstructedSource(session.model, operands)
+    expected = Evaluator(session.model, bank, images.tensor).evaluate(sites)
+    evaluator = Evaluator(session.model, source, images.tensor)
+    assert evaluator.evaluate({}).kl_nats == 0
+    assert evaluator.evaluate(sites) == expected
+    replaced = [slot.replacement for slot in session.model.operations.values()]
+    assert any(isinstance(each, IntegerSoftmax) for each in replaced)
+    with pytest.raises(RecipeError, match="not the one that was reconstructed"):
+        source.apply_({"head": sites["head"]})
+
+
+@pytest.mark.slow
+def test_a_model_that_has_moved_with_its_recipe(recipe: Recipe, tmp_path: Path) -> None:
+    """It is found beside the recipe, or one folder above, if it is the right one."""
+    own = small_session()
+    for folder in (tmp_path / "a" / "model", tmp_path / "b" / "model"):
+        save_model(own.loaded.module, folder)
+    gone = recipe.model_copy(
+        update={"model": recipe.model.model_copy(update={"name": f"local-dir:{tmp_path / 'gone'}"})}
+    )
+    assert open_model(gone, tmp_path / "a").loaded.name == f"local-dir:{tmp_path / 'a' / 'model'}"
+    assert open_model(gone, tmp_path / "b" / "recipes").loaded.name == f"local-dir:{tmp_path / 'b' / 'model'}"
+
+    other = recipe.model_copy(update={"model": gone.model.model_copy(update={"weights_sha256": "ab" * 32})})
+    for given, folder, expected in (
+        (gone, tmp_path / "c", "there is no folder"),
+        (other, tmp_path / "a", "there is no folder"),
+        (
+            other.model_copy(update={"model": other.model.model_copy(update={"name": "vit_digits"})}),
+            tmp_path / "a",
+            "made",
+        ),
+    ):
+        with pytest.raises(InputError, match=expected):
+            open_model(given, folder)
+    with pytest.raises(InputError, match="there is no folder"):
+        open_model(gone, tmp_path / "a", model=f"local-dir:{tmp_path / 'gone'}")
+
+    changed = copy.deepcopy(own.loaded.module)
+    torch.nn.init.zeros_(changed.head.bias)
+    save_model(changed, tmp_path / "gone")  # another model where the recipe says
+    assert open_model(gone, tmp_path / "a").loaded.weights_sha256 == recipe.model.weights_sha256
+    with pytest.raises(RecipeError, match="made for the weights"):
+        open_model(gone, tmp_path / "c")

@@ -1,0 +1,189 @@
+"""A run's directory: its record, and the runs that may not go on in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoq.cost import uniform_bops
+from autoq.errors import RunDirectoryError
+from autoq.recipe import ModelReference, ScoreRecord
+from autoq.runs.search_dir import MeasuredAccuracy, ReconstructedEntry, RunDirectory, RunRecord, SiteEntry, new_record
+from autoq.runs.search_settings import SearchSettings
+from tests.runs.small_run import small_session
+from tests.search.synthetic_sites import vit
+
+MODEL = ModelReference(name="vit_digits", weights_sha256="ab" * 32)
+FINGERPRINTS = {"images_sha256": "12" * 32, "space_fingerprint": "34" * 32}
+
+
+def make_record(**changes: Any) -> RunRecord:
+    values: dict[str, Any] = {
+        "settings": SearchSettings(),
+        "versions": {"autoq": "0"},
+        "model": MODEL,
+        "fingerprints": {**FINGERPRINTS, "bank_fingerprint": "56" * 8},
+        "budget_bops": 4,
+        "uniform_8_8_bops": 8,
+        "full_precision_bops": 32,
+        "macs": 1,
+        "sites": [
+            SiteEntry(name=s.name, op=s.op, macs=s.macs, operands=tuple(o.name for o in s.operands)) for s in vit()
+        ],
+        "images": 16,
+        "accuracy": {"w4a4": MeasuredAccuracy(top1_percent=90.5, top5_percent=99.0, images=540)},
+    }
+    return RunRecord(**(values | changes))
+
+
+def test_a_record_comes_back(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    assert directory.load() is None
+    record = make_record()
+    directory.save(record)
+    assert directory.require() == record
+
+
+def test_naming_a_directory_makes_nothing(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    assert directory.load() is None
+    directory.refuse_unwritable()
+    assert directory.refuse_other(SearchSettings()) is None
+    assert not directory.path.exists()
+    directory.create()
+    directory.create()
+    assert [path.name for path in directory.path.iterdir()] == ["recipes"]
+
+
+def test_the_record_knows_uniform_costs() -> None:
+    """As the model's sites would give them, without the model."""
+    record = make_record()
+    for weights, activations in ((4, 4), (8, 4), (3, 8)):
+        assert record.uniform_bops(weights, activations) == uniform_bops(vit(), weights, activations)
+
+
+@pytest.mark.parametrize("method", ["refuse_unwritable", "create"])
+def test_files_in_the_way(tmp_path: Path, method: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(RunDirectoryError, match=r"cannot write to run directory '.*'; choose another --out|: \w+"):
+            getattr(RunDirectory(path), method)()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.parametrize("method", ["refuse_unwritable", "create"])
+def test_read_only(tmp_path: Path, method: str) -> None:
+    tmp_path.chmod(0o555)
+    for path in (tmp_path, tmp_path / "run"):
+        with pytest.raises(RunDirectoryError, match="Permission denied; choose another --out"):
+            getattr(RunDirectory(path), method)()
+    tmp_path.chmod(0o755)
+
+
+def test_read_only_is_asked_of_the_nearest_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, for root."""
+    asked = []
+    monkeypatch.setattr(os, "access", lambda path, mode: asked.append((path, mode)))
+    with pytest.raises(RunDirectoryError, match="Permission denied; choose another --out"):
+        RunDirectory(tmp_path / "a" / "b").refuse_unwritable()
+    assert asked == [(tmp_path, os.W_OK | os.X_OK)]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema_version": 2}', "\x00"])
+def test_damaged_records(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(RunDirectoryError) as caught:
+        RunDirectory(tmp_path).load()
+    assert "run.json' is no record of a run" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match=r"is no run directory: it has no run\.json"):
+        RunDirectory(tmp_path).require()
+    with pytest.raises(RunDirectoryError, match="is no run directory"):
+        RunDirectory(tmp_path / "absent").require()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"seed": 1}, "seed (was 0, is 1)"),
+        ({"sampler": "tpe"}, "is 'tpe'"),
+        ({"budget_bops": "w3a3"}, "budget_bops (was 'w4a4', is 'w3a3')"),
+        ({"model": "vit_tiny_patch16_224", "calib_images": 64}, "model (was 'vit_digits', is 'vit_tiny_patch16_224')"),
+        ({"model": "vit_tiny_patch16_224", "calib_images": 64}, "calib_images (was 128, is 64)"),
+    ],
+)
+def test_other_settings_are_refused_by_name(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.save(make_record())
+    with pytest.raises(RunDirectoryError) as caught:
+        directory.refuse_other(SearchSettings(**change))
+    assert expected in str(caught.value)
+    assert "choose another --out or delete it" in str(caught.value)
+
+
+def test_settings_that_may_differ(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.save(make_record())
+    longer = SearchSettings(trials=500, time_limit_seconds=60, device="cuda", eval_data="photos")
+    assert directory.refuse_other(longer) == make_record()
+    finer = SearchSettings(reconstruct=True, reconstruct_iterations=5, reconstruct_images=7)
+    assert directory.refuse_other(finer) == make_record()
+
+
+def test_whether_a_search_is_finished() -> None:
+    record = make_record(state="finished")
+    assert record.is_search_for(SearchSettings(reconstruct=True, reconstruct_iterations=5, device="cuda"))
+    assert not make_record(state="interrupted").is_search_for(SearchSettings())
+    for change in ({"trials": 301}, {"time_limit_seconds": 60}, {"eval_data": "photos"}, {"eval_recipes": 3}):
+        assert not record.is_search_for(SearchSettings(**change))  # type: ignore[arg-type]
+
+
+def test_what_is_taken_over_from_an_earlier_run() -> None:
+    score = ScoreRecord(
+        kl_nats=0.1, agreement_percent=99, sqnr_db=9, images=16, top1_percent=90, top5_percent=99, labelled_images=540
+    )
+    entry = ReconstructedEntry(recipe="reconstructed/w4a4/recipe.json", iterations=5, images=7, score=score)
+    earlier = make_record(reconstructed={"w4a4": entry}, full_precision=make_record().accuracy["w4a4"])
+    session = small_session()
+    same = new_record(SearchSettings(), session, 4, 16, {}, earlier)
+    assert (same.reconstructed, same.accuracy, same.full_precision) == (
+        earlier.reconstructed,
+        earlier.accuracy,
+        earlier.full_precision,
+    )
+    other = new_record(SearchSettings(eval_data="photos"), session, 4, 16, {}, earlier)
+    assert (other.accuracy, other.full_precision) == ({}, None)
+    kept = other.reconstructed["w4a4"]
+    assert (kept.recipe, kept.score.kl_nats) == (entry.recipe, 0.1)
+    assert (kept.score.top1_percent, kept.score.top5_percent, kept.score.labelled_images) == (None, None, None)
+    assert new_record(SearchSettings(), session, 4, 16, {}, None).reconstructed == {}
+
+
+def test_a_record_of_an_older_version_is_read(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.save(make_record())
+    document = json.loads((tmp_path / "run.json").read_text())
+    del document["reconstructed"]
+    for name in ("reconstruct", "reconstruct_iterations", "reconstruct_images"):
+        del document["settings"][name]
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    assert directory.require() == make_record()
+
+
+def test_what_changed_under_its_name_is_refused(tmp_path: Path) -> None:
+    directory, record = RunDirectory(tmp_path), make_record()
+    directory.refuse_changed(record, MODEL, FINGERPRINTS)
+    directory.refuse_changed(None, MODEL, FINGERPRINTS)
+    for name in FINGERPRINTS:
+        with pytest.raises(RunDirectoryError, match=name):
+            directory.refuse_changed(record, MODEL, FINGERPRINTS | {name: "ff" * 32})
+    with pytest.raises(RunDirectoryError, match="weights"):
+        directory.refuse_changed(record, ModelReference(name="vit_digits", weights_sha256="cd" * 32), FINGERPRINTS)

@@ -1,0 +1,94 @@
+"""Settings, from options and from study files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from autoq.errors import SpaceError
+from autoq.runs.search_settings import SearchSettings, load_study_file, make_settings
+from autoq.search.samplers import SAMPLERS
+
+
+def test_defaults_are_the_command_that_needs_no_options() -> None:
+    settings = make_settings({})
+    assert (settings.model, settings.data, settings.budget_bops) == ("vit_digits", "digits", "w4a4")
+    assert settings.labelled_data == "digits/val"
+
+
+def test_labelled_images() -> None:
+    assert make_settings({"data": "photos"}).labelled_data is None
+    assert make_settings({"data": "photos", "eval_data": "more"}).labelled_data == "more"
+    assert make_settings({"eval_data": "more"}).labelled_data == "more"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"trails": 3}, "option: unknown key 'trails'. Did you mean 'trials'?"),
+        ({"trials": 0}, "option: trials: Input should be greater than or equal to 1 (got 0)"),
+        ({"trials": "many"}, "trials"),
+        ({"calib_images": 0}, "calib_images"),
+        ({"seed": -1}, "seed"),
+        ({"reconstruct_iterations": 0}, "reconstruct_iterations: Input should be greater than or equal to 1 (got 0)"),
+        ({"reconstruct_images": 0}, "reconstruct_images"),
+        ({"time_limit_seconds": 0}, "time_limit_seconds"),
+        ({"time_limit_seconds": float("nan")}, "time_limit_seconds"),
+        ({"sampler": "tpa"}, "option: sampler: no such sampler, there is progressive, "),
+        ({"sampler": "tpa"}, "Did you mean 'tpe'? (got 'tpa')"),
+        ({"observer": "fpcz"}, "(got 'fpcz')"),
+    ],
+)
+def test_wrong_values_are_named(values: dict[str, object], expected: str) -> None:
+    with pytest.raises(SpaceError) as caught:
+        make_settings(values, "option")
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_study_file_has_the_keys_of_the_settings(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text('budget_bops = "w3a3"\ntrials = 40\nsampler = "tpe"\npretrained = false\n')
+    assert load_study_file(path) == {"budget_bops": "w3a3", "trials": 40, "sampler": "tpe", "pretrained": False}
+    assert make_settings(load_study_file(path)).trials == 40
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("trails = 3\n", "unknown key 'trails'. Did you mean 'trials'?"),
+        ("trials = \n", "is not TOML"),
+        ("trials = -2\n", "trials: Input should be greater than or equal to 1 (got -2)"),
+        ('[search]\nmodel = "x"\n', "unknown key 'search'"),
+    ],
+)
+def test_wrong_study_files(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(text)
+    with pytest.raises(SpaceError) as caught:
+        load_study_file(path)
+    assert expected in str(caught.value)
+    assert f"study {str(path)!r}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_study_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for path, expected in ((tmp_path / "absent.toml", "No such file"), (tmp_path, "directory")):
+        with pytest.raises(SpaceError, match=expected):
+            load_study_file(path)
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(SpaceError, match="is not TOML"):
+        load_study_file(tmp_path / "binary.toml")
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        SearchSettings().trials = 3  # type: ignore[misc]
+
+
+def test_every_sampler_is_offered() -> None:
+    assert set(SAMPLERS) >= {"progressive", "tpe", "nsga2", "random"}
+    for name in SAMPLERS:
+        assert make_settings({"sampler": name}).sampler == name
