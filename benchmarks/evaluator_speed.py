@@ -31,7 +31,7 @@ from autoq.errors import SpaceError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from autoq.recipe import SiteConfig
-from autoq.runs.search_dir import STUDY_NAME
+from autoq.runs.search.directory import STUDY_NAME
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.search.space.decisions import ResolvedSpace

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 
 from autoq.files import atomic_path
 from autoq.recipe import OperandConfig, SiteConfig
-from autoq.runs.search_dir import RunDirectory
+from autoq.runs.search.directory import RunDirectory
 from autoq.runs.session import Session
 from autoq.search.space.space import load_space
-from autoq.search.trials import SAMPLER, EvaluatedTrial, best_trial, shown_trials, stored_trials
+from autoq.search.trials import SAMPLER, EvaluatedTrial, best_trial, shown_trials
 from autoq.units import format_bops, format_kl
 
 BLUE, VERMILION = "#0072b2", "#d55e00"
@@ -34,7 +34,7 @@ def main() -> None:
     """Draw and print."""
     run = RunDirectory(sys.argv[1])
     record = run.require()
-    trials = stored_trials(run)
+    trials = run.trials()
     best = best_trial(shown_trials(trials, record.budget_bops)[0], record.budget_bops)
     additive = next(trial for trial in trials if trial.origin == SAMPLER)
     assert best is not None

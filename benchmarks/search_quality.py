@@ -29,7 +29,7 @@ import autoq
 from autoq.cost import uniform_bops
 from autoq.recipe import SiteConfig, hash_sites
 from autoq.runs.preparation import open_bank
-from autoq.runs.search_settings import SearchSettings
+from autoq.runs.search.settings import SearchSettings
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, Score

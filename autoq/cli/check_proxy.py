@@ -27,7 +27,7 @@ from autoq.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from autoq.sensitivity.proxy_ranks import ProxyCheck
+    from autoq.runs.proxy_check.ranks import ProxyCheck
     from autoq.sensitivity.rank_agreement import Agreement
 
 
@@ -60,7 +60,7 @@ def check_proxy(
     The same command resumes an interrupted check.
     """
     from autoq.cli.display import RunDisplay
-    from autoq.runs.proxy_check import RECORD, TABLE, make_check_settings, run_proxy_check
+    from autoq.runs.proxy_check.run import RECORD, TABLE, make_check_settings, run_proxy_check
 
     settings = make_check_settings(
         model=model,
@@ -102,7 +102,7 @@ def _draw(check: ProxyCheck, model: str, images: int, path: Path) -> None:
 
 def _summary(check: ProxyCheck) -> list[str]:
     """What was compared, and a row for each proxy and number of images."""
-    from autoq.sensitivity.proxy_ranks import ALIKE_IN_COST, NEAR_POINTS
+    from autoq.runs.proxy_check.ranks import ALIKE_IN_COST, NEAR_POINTS
 
     top1 = [row.top1_percent for row in check.rows]
     origins = ", ".join(f"{count} {origin}" for origin, count in Counter(row.origin for row in check.rows).items())

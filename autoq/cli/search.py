@@ -130,7 +130,7 @@ def search(
 
 def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: bool) -> None:
     from autoq.cli.display import RunDisplay
-    from autoq.runs.search_settings import load_study_file, make_settings
+    from autoq.runs.search.settings import load_study_file, make_settings
 
     settings = make_settings({**(load_study_file(study) if study else {}), **given}, "option")
     if not settings.reconstruct and (unused := given.keys() & {"reconstruct_iterations", "reconstruct_images"}):
@@ -138,7 +138,7 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: b
     out = out or default_out(settings.model, settings.budget_bops.strip().rstrip("%"))
     try:
         with RunDisplay() as display:
-            from autoq.runs.search import run_search
+            from autoq.runs.search.run import run_search
 
             result = run_search(settings, out, display, on_searched=lambda: _write_report(out))
     except KeyboardInterrupt:

@@ -11,9 +11,10 @@ from autoq.cost import Budget
 from autoq.errors import BudgetError, RunDirectoryError
 from autoq.files import did_you_mean
 from autoq.recipe import Recipe
-from autoq.runs.search_dir import RunDirectory, RunRecord
+from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.record import RunRecord
 from autoq.search.front import best_within, knee
-from autoq.search.trials import shown_trials, stored_trials
+from autoq.search.trials import shown_trials
 from autoq.units import format_bops
 
 
@@ -62,7 +63,7 @@ def pick(directory: str | os.PathLike[str], choice: str, *, reconstructed: bool 
 
 def _choose(run: RunDirectory, record: RunRecord, choice: str) -> str:
     """The id that ``choice`` means."""
-    trials = stored_trials(run)
+    trials = run.trials()
     front, uniform = shown_trials(trials, record.budget_bops)
     ids = [trial.id for trial in [*front, *uniform]]
     if choice in ids:

@@ -8,9 +8,10 @@ from typing import Any
 
 from autoq.errors import RunDirectoryError
 from autoq.report.summary import Point, Reconstructed, RunSummary, SiteRow
-from autoq.runs.search_dir import RunDirectory, RunRecord
+from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.record import RunRecord
 from autoq.search.front import hypervolume
-from autoq.search.trials import EvaluatedTrial, best_trial, shown_trials, stored_trials
+from autoq.search.trials import EvaluatedTrial, best_trial, shown_trials
 from autoq.units import format_bops, format_kl
 
 
@@ -22,7 +23,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
     """
     run = RunDirectory(directory)
     record = run.require()
-    trials = stored_trials(run)
+    trials = run.trials()
     front, uniform = shown_trials(trials, record.budget_bops)
     best = best_trial(front, record.budget_bops)
     front_ids = {trial.id for trial in front}

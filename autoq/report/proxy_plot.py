@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from autoq.files import atomic_path
 from autoq.report.placing import halo
 from autoq.report.plots import BLUE, DPI, GRID, INK, SOFT, VERMILION
-from autoq.search.proxy_recipes import ALLOCATED, DISTURBED, MUTATED, UNIFORM
-from autoq.sensitivity.proxy_ranks import (
+from autoq.runs.proxy_check.ranks import (
     BOPS,
     CLEAR_DEVIATIONS,
     NEAR_POINTS,
@@ -19,6 +18,7 @@ from autoq.sensitivity.proxy_ranks import (
     ProxyCheck,
     column,
 )
+from autoq.runs.proxy_check.recipes import ALLOCATED, DISTURBED, MUTATED, UNIFORM
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from autoq.calibration import Bank, CalibrationSettings
 from autoq.calibration.fpcs.search import FpcsSettings
 from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
-from autoq.runs.search_settings import CalibrationChoices
+from autoq.runs.search.settings import CalibrationChoices
 from autoq.runs.session import CalibrationImages, Session
 
 _RESCALED_FOR_BITS = 8

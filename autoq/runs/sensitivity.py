@@ -18,7 +18,7 @@ from autoq.errors import RunDirectoryError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.runs.measurement_dir import MeasurementDirectory, validated
 from autoq.runs.preparation import open_bank
-from autoq.runs.search_settings import CalibrationChoices
+from autoq.runs.search.settings import CalibrationChoices
 from autoq.runs.session import CalibrationImages, Session
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.threads import fastest_threads

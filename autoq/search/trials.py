@@ -9,9 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from autoq.recipe import CostRecord, ScoreRecord
-from autoq.runs.search_dir import STUDY_NAME, RunDirectory
 from autoq.search.front import best_within, non_dominated
-from autoq.search.storage import load_trials
 
 UNIFORM, SAMPLER = "uniform", "sampler"
 """Origins of a trial."""
@@ -55,11 +53,6 @@ class EvaluatedTrial:
 def evaluated_trials(trials: Sequence[FrozenTrial]) -> list[EvaluatedTrial]:
     """The completed trials of a study whose recipes were evaluated, in order."""
     return [EvaluatedTrial.of(t) for t in trials if t.state == TrialState.COMPLETE and "score" in t.user_attrs]
-
-
-def stored_trials(run: RunDirectory) -> list[EvaluatedTrial]:
-    """The completed trials of a run directory, which may be in use; none before its first."""
-    return evaluated_trials(load_trials(run.study, STUDY_NAME)) if run.study.exists() else []
 
 
 def shown_trials(trials: list[EvaluatedTrial], budget_bops: int) -> tuple[list[EvaluatedTrial], list[EvaluatedTrial]]:

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from autoq.recipe import SiteConfig
+from autoq.runs.proxy_check.ranks import load_rows
 from autoq.scoring.evaluator import Evaluator
 from autoq.search import proxy_check
-from autoq.sensitivity.proxy_ranks import load_rows
 from tests.cli.command import Command
 from tests.cli.test_bad_input import refusal
 from tests.cli.test_commands import one_json
+from tests.runs.proxy_check.test_run import FILES, SPACE
 from tests.runs.small_run import write_photos
-from tests.runs.test_proxy_check import FILES, SPACE
 
 RECIPES = 6
 ARGUMENTS = (

@@ -11,7 +11,7 @@ import pytest
 
 import autoq
 from autoq.recipe import Recipe
-from autoq.runs.search_dir import RunDirectory
+from autoq.runs.search.directory import RunDirectory
 from tests.cli.command import Command, Outcome, in_a_process
 from tests.runs.small_run import PHOTOS, finished_run, small_session, small_settings, write_photos
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from autoq.cli.main import _status
-from autoq.runs.search_dir import RunDirectory
+from autoq.runs.search.directory import RunDirectory
 from autoq.runs.session import Session
 from autoq.search.storage import load_trials
 from tests.cli.command import Command, environment, process_arguments

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from autoq.recipe import Recipe
-from autoq.runs.search_dir import RunDirectory
+from autoq.runs.search.directory import RunDirectory
 from tests.cli.command import Command, Outcome, environment, process_arguments
 from tests.runs.small_run import TRIALS, finished_run, small_settings
 

@@ -10,8 +10,8 @@ import pytest
 from autoq.errors import AutoqError, BudgetError, RecipeError, RunDirectoryError
 from autoq.export import EXPORTERS, pick
 from autoq.recipe import Recipe
-from autoq.runs.search import run_search
-from autoq.runs.search_dir import STUDY_NAME, RunDirectory
+from autoq.runs.search.directory import STUDY_NAME, RunDirectory
+from autoq.runs.search.run import run_search
 from autoq.search.front import knee
 from autoq.search.storage import load_trials
 from autoq.search.trials import EvaluatedTrial, evaluated_trials, shown_trials

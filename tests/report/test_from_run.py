@@ -14,8 +14,8 @@ from autoq.events import Event, PhaseStarted, TrialFinished
 from autoq.report import write_report
 from autoq.report.from_run import summarize
 from autoq.report.words import headline
-from autoq.runs.search import run_search
-from autoq.runs.search_dir import RunDirectory
+from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.run import run_search
 from autoq.search.front import hypervolume
 from tests.runs.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, small_settings, trace_once
 

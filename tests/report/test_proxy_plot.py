@@ -11,8 +11,8 @@ from PIL import Image
 
 from autoq.report.plots import BLUE, SOFT, VERMILION
 from autoq.report.proxy_plot import draw_proxy_check
-from autoq.search.proxy_recipes import ORIGINS
-from autoq.sensitivity.proxy_ranks import CheckedRow, ProxyCheck, rank
+from autoq.runs.proxy_check.ranks import CheckedRow, ProxyCheck, rank
+from autoq.runs.proxy_check.recipes import ORIGINS
 
 IMAGES = 100
 GREEN = "#009e73"

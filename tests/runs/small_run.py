@@ -12,8 +12,8 @@ import pytest
 
 from autoq.data import open_source
 from autoq.events import Event
-from autoq.runs.search import run_search
-from autoq.runs.search_settings import SearchSettings, make_settings
+from autoq.runs.search.run import run_search
+from autoq.runs.search.settings import SearchSettings, make_settings
 from autoq.runs.session import Session
 
 SPACE = """

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoq.cost import Budget
-from autoq.runs.search_settings import load_study_file, make_settings
+from autoq.runs.search.settings import load_study_file, make_settings
 from autoq.search.space.space import load_space
 
 STUDIES = sorted((Path(__file__).parent.parent.parent / "studies").glob("*.toml"))

@@ -17,7 +17,7 @@ import numpy as np
 
 from autoq.errors import RunDirectoryError
 from autoq.files import write_text
-from autoq.search.proxy_recipes import FRONT
+from autoq.runs.proxy_check.recipes import FRONT
 from autoq.sensitivity.rank_agreement import Agreement, BoolArray, Ceiling, FloatArray, accuracy_ceiling, agreement
 
 NEAR_POINTS = 10.0
@@ -39,7 +39,7 @@ class CheckedRow:
 
     Attributes:
         id: its name.
-        origin: where it comes from, one of ``autoq.search.proxy_recipes.ORIGINS``.
+        origin: where it comes from, one of ``autoq.runs.proxy_check.recipes.ORIGINS``.
         recipe: SHA-256 of its sites.
         bops: its cost.
         losses: ``kl_128``, … to the loss; infinite where the model's output is not finite.

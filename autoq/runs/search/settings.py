@@ -13,6 +13,9 @@ from autoq.calibration.settings import Observer
 from autoq.errors import SpaceError
 from autoq.files import did_you_mean
 
+RECONSTRUCTION_SETTINGS = frozenset({"reconstruct", "reconstruct_iterations", "reconstruct_images"})
+"""Settings of what follows a search."""
+
 
 class CalibrationChoices(BaseModel):
     """What every command that calibrates a search space is told.

@@ -12,8 +12,9 @@ import pytest
 from autoq.cost import uniform_bops
 from autoq.errors import RunDirectoryError
 from autoq.recipe import ModelReference, ScoreRecord
-from autoq.runs.search_dir import MeasuredAccuracy, ReconstructedEntry, RunDirectory, RunRecord, SiteEntry, new_record
-from autoq.runs.search_settings import SearchSettings
+from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.record import MeasuredAccuracy, ReconstructedEntry, RunRecord, SiteEntry, new_record
+from autoq.runs.search.settings import SearchSettings
 from tests.runs.small_run import small_session
 from tests.search.synthetic_sites import vit
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from autoq.runs.search_dir import RunDirectory, RunRecord
+from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.record import RunRecord
 from autoq.search.trials import EvaluatedTrial, best_trial, shown_trials
 
 

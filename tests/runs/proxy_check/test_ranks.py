@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from autoq.errors import RunDirectoryError
-from autoq.sensitivity.proxy_ranks import (
+from autoq.runs.proxy_check.ranks import (
     BOPS,
     SUBSETS,
     CheckedRow,

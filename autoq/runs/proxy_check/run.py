@@ -21,18 +21,18 @@ from autoq.graph.insert import QuantizedModel
 from autoq.recipe import hash_sites
 from autoq.runs.measurement_dir import MeasurementDirectory, validated
 from autoq.runs.preparation import open_bank
-from autoq.runs.search_settings import CalibrationChoices
+from autoq.runs.proxy_check.ranks import CheckedRow, ProxyCheck, column, load_rows, rank, save_csv, save_rows
+from autoq.runs.proxy_check.recipes import CheckedRecipe, choose_recipes
+from autoq.runs.search.settings import CalibrationChoices
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import LabelledImages, Session
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.evaluator import CACHE_BYTES
 from autoq.scoring.threads import fastest_threads
 from autoq.search.measuring import AdditiveMeasure
-from autoq.search.proxy_recipes import CheckedRecipe, choose_recipes
 from autoq.search.space.space import load_space
 from autoq.search.storage import RunLock
 from autoq.sensitivity.proxies import APH, FISHER, LOSSES
-from autoq.sensitivity.proxy_ranks import CheckedRow, ProxyCheck, column, load_rows, rank, save_csv, save_rows
 
 ROWS, TABLE, RECORD = "proxy_check.jsonl", "proxy_check.csv", "proxy_check.json"
 """Names of files: the recipes measured so far, the same as a table, and how well each proxy ranks them."""

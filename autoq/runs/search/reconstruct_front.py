@@ -11,7 +11,8 @@ from autoq.events import Event, PhaseStarted, Progress, ignore
 from autoq.recipe import Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.reconstruct import finish_recipe
-from autoq.runs.search_dir import ReconstructedEntry, RunDirectory, RunRecord
+from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.record import ReconstructedEntry, RunRecord
 from autoq.runs.session import CalibrationImages, LabelledImages, Session
 from autoq.search.front import knee
 from autoq.search.trials import EvaluatedTrial, best_trial

@@ -22,9 +22,9 @@ from autoq.events import Event, PhaseAdvanced, PhaseStarted, TrialFinished
 from autoq.recipe import Recipe, hash_sites
 from autoq.report.from_run import summarize
 from autoq.runs.evaluate import evaluate_recipe
-from autoq.runs.search import run_search
-from autoq.runs.search_dir import STUDY_NAME, RunDirectory
-from autoq.runs.search_result import SearchResult
+from autoq.runs.search.directory import STUDY_NAME, RunDirectory
+from autoq.runs.search.result import SearchResult
+from autoq.runs.search.run import run_search
 from autoq.scoring import Evaluator
 from autoq.search.front import non_dominated
 from autoq.search.space.space import load_space
@@ -216,8 +216,8 @@ def test_kill(tmp_path: Path) -> None:
     settings = small_settings(tmp_path)
     code = """
         import json, sys
-        from autoq.runs.search import run_search
-        from autoq.runs.search_settings import make_settings
+        from autoq.runs.search.run import run_search
+        from autoq.runs.search.settings import make_settings
         settings = make_settings(json.loads(sys.argv[1]))
         run_search(settings, sys.argv[2], lambda event: print(type(event).__name__, flush=True))
     """

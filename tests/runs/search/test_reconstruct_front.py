@@ -15,12 +15,12 @@ from autoq.export import pick
 from autoq.recipe import CostRecord, Recipe, ScoreRecord, hash_sites
 from autoq.report.from_run import summarize
 from autoq.runs.evaluate import evaluate_recipe
-from autoq.runs.reconstruct_front import chosen_trials
-from autoq.runs.search import run_search
-from autoq.runs.search_dir import RunDirectory
-from autoq.runs.search_result import SearchResult
+from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.reconstruct_front import chosen_trials
+from autoq.runs.search.result import SearchResult
+from autoq.runs.search.run import run_search
 from autoq.scoring import Evaluator
-from autoq.search.trials import EvaluatedTrial, stored_trials
+from autoq.search.trials import EvaluatedTrial
 from tests.runs.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, small_settings, trace_once
 
 BLOCKS = ["patch_embed.proj", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "head"]
@@ -86,7 +86,7 @@ def test_a_finished_run_is_only_reconstructed(out: Path, evaluated: list[str]) -
     result = again(out)
     assert evaluated == [hash_sites(Recipe.load(out / "recipes" / f"{name}.json").sites) for name in expected]
     assert {path: path.read_bytes() for path in (out / "recipes").iterdir()} == before
-    assert len(stored_trials(RunDirectory(out))) == TRIALS
+    assert len(RunDirectory(out).trials()) == TRIALS
     assert result.best == expected[0]
     assert {point.id for point in result.reconstructed} == set(expected)
     assert [point.bops for point in result.reconstructed] == sorted(point.bops for point in result.reconstructed)
@@ -157,10 +157,10 @@ def test_no_time_is_left_for_more_trials(out: Path, evaluated: list[str]) -> Non
     document["settings"] |= {"trials": TRIALS + 4, "time_limit_seconds": 3600.0}
     (out / "run.json").write_text(json.dumps(document))
     again(out, trials=TRIALS + 4, time_limit_seconds=3600)
-    assert len(stored_trials(RunDirectory(out))) == TRIALS
+    assert len(RunDirectory(out).trials()) == TRIALS
     assert len(evaluated) == 2
     again(out, trials=TRIALS + 4, time_limit_seconds=3601, reconstruct=False)
-    assert len(stored_trials(RunDirectory(out))) == TRIALS + 4, "another limit asks for more"
+    assert len(RunDirectory(out).trials()) == TRIALS + 4, "another limit asks for more"
 
 
 def test_the_accuracy_of_what_is_chosen_is_known_before(out: Path) -> None:

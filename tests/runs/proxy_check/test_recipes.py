@@ -12,9 +12,9 @@ import pytest
 
 from autoq.cost import model_cost, uniform_bops
 from autoq.recipe import OperandConfig, hash_sites
+from autoq.runs.proxy_check.recipes import FRONT, ORIGINS, CheckedRecipe, choose_recipes
 from autoq.runs.sensitivity import options_of_space
 from autoq.search.allocation.problem import AllocationProblem
-from autoq.search.proxy_recipes import FRONT, ORIGINS, CheckedRecipe, choose_recipes
 from autoq.search.space.decisions import ResolvedSpace
 from autoq.search.space.space import load_space
 from autoq.sensitivity.table import Sensitivity, SensitivityTable

@@ -17,7 +17,9 @@ from autoq.calibration import CalibrationSettings
 from autoq.errors import DataError, NonFiniteError, RunDirectoryError, SpaceError
 from autoq.events import Event, PhaseAdvanced
 from autoq.recipe import SiteConfig, hash_sites
-from autoq.runs.proxy_check import (
+from autoq.runs.proxy_check.ranks import ProxyCheck, load_rows
+from autoq.runs.proxy_check.recipes import choose_recipes
+from autoq.runs.proxy_check.run import (
     RECORD,
     ROWS,
     TABLE,
@@ -30,11 +32,9 @@ from autoq.runs.proxy_check import (
 from autoq.scoring import Evaluator, measure_accuracy
 from autoq.scoring.discrepancy import Score
 from autoq.search import proxy_check
-from autoq.search.proxy_recipes import choose_recipes
 from autoq.search.space.space import load_space
 from autoq.search.storage import RunLock
 from autoq.sensitivity.proxies import LOSSES, PROXIES
-from autoq.sensitivity.proxy_ranks import ProxyCheck, load_rows
 from autoq.sensitivity.table import SensitivityTable
 from tests.runs.small_run import PHOTOS, interrupt_at, small_session, trace_once, write_photos
 

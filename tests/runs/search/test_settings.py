@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from autoq.errors import SpaceError
-from autoq.runs.search_settings import SearchSettings, load_study_file, make_settings
+from autoq.runs.search.settings import SearchSettings, load_study_file, make_settings
 from autoq.search.samplers import SAMPLERS
 
 

@@ -1,0 +1,1 @@
+"""A search: from settings to a run directory with a front of recipes."""

@@ -1,0 +1,152 @@
+"""``run.json``: what a search was asked for, with which versions, and what was measured once."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+import autoq
+from autoq.cost import model_cost, uniform_bops
+from autoq.recipe import ModelReference, ScoreRecord
+from autoq.runs.search.settings import RECONSTRUCTION_SETTINGS, SearchSettings
+from autoq.runs.session import Session
+
+
+class SiteEntry(BaseModel):
+    """A site as the report needs it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    op: str
+    macs: int
+    operands: tuple[str, ...]
+
+
+class MeasuredAccuracy(BaseModel):
+    """Accuracy on the labelled images, in percent."""
+
+    model_config = ConfigDict(frozen=True)
+
+    top1_percent: float
+    top5_percent: float
+    images: int
+
+
+class ReconstructedEntry(BaseModel):
+    """A recipe that was reconstructed after the search.
+
+    Attributes:
+        recipe: path of the reconstructed recipe, relative to the run directory.
+        iterations: training steps of each block.
+        images: that it learned from.
+        score: discrepancy on the calibration images, and accuracy on the labelled ones.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: str
+    iterations: int
+    images: int
+    score: ScoreRecord
+
+    def without_accuracy(self) -> ReconstructedEntry:
+        """The same before it was measured on labelled images."""
+        measured = ("top1_percent", "top5_percent", "labelled_images")
+        return self.model_copy(update={"score": self.score.model_copy(update=dict.fromkeys(measured))})
+
+
+class RunRecord(BaseModel):
+    """``run.json``: settings, versions, fingerprints, and what is measured once.
+
+    Attributes:
+        settings: what was asked for.
+        versions: of autoq and the libraries that matter.
+        model: name and weights.
+        fingerprints: SHA-256 of the calibration images and the search space, fingerprint of the bank.
+        budget_bops: the budget in BOPs per image.
+        uniform_8_8_bops: cost of uniform 8/8, the reference of the hypervolume.
+        full_precision_bops: cost at 32 bits.
+        macs: per image.
+        sites: all sites.
+        images: number of calibration images.
+        state: how far the search came; what is reconstructed after it does not count.
+        seconds: wall time, earlier runs included.
+        full_precision: accuracy before quantization.
+        accuracy: of measured recipes, by id.
+        reconstructed: recipes that were reconstructed, by the id of the trial that each was made from.
+    """
+
+    schema_version: Literal[1] = 1
+    settings: SearchSettings
+    versions: dict[str, str]
+    model: ModelReference
+    fingerprints: dict[str, str]
+    budget_bops: int
+    uniform_8_8_bops: int
+    full_precision_bops: int
+    macs: int
+    sites: tuple[SiteEntry, ...]
+    images: int
+    state: Literal["running", "interrupted", "finished"] = "running"
+    seconds: float = 0.0
+    full_precision: MeasuredAccuracy | None = None
+    accuracy: dict[str, MeasuredAccuracy] = {}
+    reconstructed: dict[str, ReconstructedEntry] = {}
+
+    def is_search_for(self, settings: SearchSettings) -> bool:
+        """Whether this is a finished search with the same settings, where it runs and reconstruction aside."""
+        apart = {*RECONSTRUCTION_SETTINGS, "device"}
+        return self.state == "finished" and self.settings.model_dump(exclude=apart) == settings.model_dump(
+            exclude=apart
+        )
+
+    def uniform_bops(self, weight_bits: int, activation_bits: int) -> int:
+        """Cost with every weight at one width and every activation at another."""
+        return sum(
+            site.macs * activation_bits * (weight_bits if "weight" in site.operands else activation_bits)
+            for site in self.sites
+        )
+
+
+def new_record(
+    settings: SearchSettings,
+    session: Session,
+    budget_bops: int,
+    images: int,
+    fingerprints: dict[str, str],
+    earlier: RunRecord | None,
+) -> RunRecord:
+    """The record of a run that starts or goes on; what was measured on the same labelled images is taken over."""
+    sites = session.traced.sites
+    same_labels = earlier is not None and earlier.settings.labelled_data == settings.labelled_data
+    measured = earlier if same_labels else None
+    reconstructed = {} if earlier is None else earlier.reconstructed
+    return RunRecord(
+        settings=settings,
+        versions=_versions(),
+        model=session.reference,
+        fingerprints=fingerprints,
+        budget_bops=budget_bops,
+        uniform_8_8_bops=uniform_bops(sites, 8, 8),
+        full_precision_bops=model_cost(sites, {}).bops,
+        macs=session.traced.macs,
+        sites=tuple(
+            SiteEntry(name=site.name, op=site.op, macs=site.macs, operands=tuple(o.name for o in site.operands))
+            for site in sites
+        ),
+        images=images,
+        full_precision=measured.full_precision if measured is not None else None,
+        accuracy=measured.accuracy if measured is not None else {},
+        reconstructed={
+            trial: entry if same_labels else entry.without_accuracy() for trial, entry in reconstructed.items()
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    libraries = {name: version(name) for name in ("torch", "timm", "optuna", "numpy")}
+    return {"autoq": autoq.__version__, "python": platform.python_version(), **libraries}
