@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from autoq.recipe import SiteConfig
+from autoq.runs.proxy_check import run as proxy_check
 from autoq.runs.proxy_check.ranks import load_rows
 from autoq.scoring.evaluator import Evaluator
-from autoq.search import proxy_check
 from tests.cli.command import Command
 from tests.cli.test_bad_input import refusal
 from tests.cli.test_commands import one_json

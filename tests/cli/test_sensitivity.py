@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from autoq.report.sensitivity_map import best_cells, family_mark
+from autoq.runs import sensitivity as sensitivities
 from autoq.scoring.evaluator import Evaluator
-from autoq.search import sensitivities
 from autoq.sensitivity.importance_files import load_importance, save_importance
 from autoq.sensitivity.measure import SensitivityTable
 from autoq.units import format_kl

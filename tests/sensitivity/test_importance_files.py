@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from autoq.errors import RunDirectoryError
-from autoq.reconstruction import importance_files
+from autoq.sensitivity import importance_files
 from autoq.sensitivity.block_importance import OutputImportance
 from autoq.sensitivity.importance_files import Importance, load_importance, rows_of, save_importance, save_table
 from autoq.sensitivity.perturbation_hessian import PerturbationSettings

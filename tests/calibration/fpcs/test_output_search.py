@@ -160,7 +160,7 @@ def test_sharing_between_configurations_changes_nothing() -> None:
 
 
 def test_what_all_configurations_need_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from autoq.calibration import site_solver
+    from autoq.calibration.fpcs import site_solver
 
     sample, calls = linear(8, 20, 12, 10), []
     original = site_solver.gram_factor

@@ -17,6 +17,7 @@ from autoq.calibration import CalibrationSettings
 from autoq.errors import DataError, NonFiniteError, RunDirectoryError, SpaceError
 from autoq.events import Event, PhaseAdvanced
 from autoq.recipe import SiteConfig, hash_sites
+from autoq.runs.proxy_check import run as proxy_check
 from autoq.runs.proxy_check.ranks import ProxyCheck, load_rows
 from autoq.runs.proxy_check.recipes import choose_recipes
 from autoq.runs.proxy_check.run import (
@@ -31,7 +32,6 @@ from autoq.runs.proxy_check.run import (
 )
 from autoq.scoring import Evaluator, measure_accuracy
 from autoq.scoring.discrepancy import Score
-from autoq.search import proxy_check
 from autoq.search.space.space import load_space
 from autoq.search.storage import RunLock
 from autoq.sensitivity.proxies import LOSSES, PROXIES

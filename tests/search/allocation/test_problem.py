@@ -19,7 +19,7 @@ from autoq.errors import BudgetError, NonFiniteError, SpaceError
 from autoq.graph.sites import Operand, Site
 from autoq.quantizers.granularity import OperandLayout
 from autoq.recipe import OperandConfig
-from autoq.search import knapsack, tied_knapsack
+from autoq.search.allocation import knapsack, tied_knapsack
 from autoq.search.allocation.knapsack import Knapsack, pareto
 from autoq.search.allocation.problem import Allocation, AllocationProblem, Table
 from autoq.search.space.decisions import ResolvedSpace
