@@ -1,6 +1,6 @@
 """Quantizers: tensor mathematics, one scheme a file, without models, search or calibration data.
 
-To add a scheme, write a subclass of :class:`BaseQuantizer` in a file of its own and add it to ``_CLASSES`` below; the
+To add a scheme, write a subclass of :class:`BaseQuantizer` in a file of its own and add it to ``QUANTIZERS`` below; the
 contract tests in ``tests/contracts/quantizers.py`` say what it must fulfil.
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from autoq.errors import RecipeError
-from autoq.files import did_you_mean
 from autoq.quantizers._base import BaseQuantizer
 from autoq.quantizers.adalog import AdaLogQuantizer
 from autoq.quantizers.granularity import OperandLayout
@@ -25,33 +24,35 @@ from autoq.quantizers.power_of_two_factor import PowerOfTwoFactorQuantizer
 from autoq.quantizers.twin_uniform import TwinUniformQuantizer
 from autoq.quantizers.uniform import UniformQuantizer
 from autoq.recipe import OperandConfig
+from autoq.registry import Registry
 
-_CLASSES: tuple[type[BaseQuantizer], ...] = (
-    UniformQuantizer,
-    Log2Quantizer,
-    LogSqrt2Quantizer,
-    AdaLogQuantizer,
-    InstanceGroupQuantizer,
-    TwinUniformQuantizer,
-    PowerOfTwoFactorQuantizer,
-    LogIntSoftmaxQuantizer,
+QUANTIZERS: Registry[type[BaseQuantizer]] = Registry(
+    "quantization scheme",
+    RecipeError,
+    {
+        cls.scheme: cls
+        for cls in (
+            UniformQuantizer,
+            Log2Quantizer,
+            LogSqrt2Quantizer,
+            AdaLogQuantizer,
+            InstanceGroupQuantizer,
+            TwinUniformQuantizer,
+            PowerOfTwoFactorQuantizer,
+            LogIntSoftmaxQuantizer,
+        )
+    },
 )
-
-QUANTIZERS: dict[str, type[BaseQuantizer]] = {cls.scheme: cls for cls in _CLASSES}
 """Quantizer classes by scheme, the name that recipes use."""
 
 
 def quantizer_class(scheme: str) -> type[BaseQuantizer]:
-    """The class of a scheme.
+    """Return the class of a scheme.
 
     Raises:
         RecipeError: there is no such scheme.
     """
-    try:
-        return QUANTIZERS[scheme]
-    except KeyError:
-        hint = did_you_mean(scheme, QUANTIZERS) or f" Known schemes: {', '.join(QUANTIZERS)}."
-        raise RecipeError(f"unknown quantization scheme {scheme!r}.{hint}") from None
+    return QUANTIZERS.lookup(scheme)
 
 
 def create_quantizer(config: OperandConfig, layout: OperandLayout, qparams: Mapping[str, Tensor]) -> BaseQuantizer:

@@ -22,9 +22,9 @@ def test_every_scheme_is_registered_under_its_name() -> None:
 
 
 def test_unknown_scheme_names_the_nearest() -> None:
-    with pytest.raises(RecipeError, match=r"unknown quantization scheme 'adalg'. Did you mean 'adalog'\?"):
+    with pytest.raises(RecipeError, match=r"unknown quantization scheme 'adalg'; .* Did you mean 'adalog'\?"):
         quantizer_class("adalg")
-    with pytest.raises(RecipeError, match="Known schemes: uniform"):
+    with pytest.raises(RecipeError, match="there are uniform, log2"):
         create_quantizer(OperandConfig(scheme="xyz", bits=4), LINEAR_INPUT, {})
 
 
