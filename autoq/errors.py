@@ -3,20 +3,25 @@
 ::
 
     AutoqError
-    ├── InputError                what the user gave is wrong; the command line exits with status 2
-    │   ├── ModelError            a model cannot be found, loaded or used
+    ├── InputError                what the user gave is wrong; the command line exits with status 2 (ValueError)
+    │   ├── ArgumentTypeError     an argument of a Python function has a type that it cannot have (TypeError)
+    │   ├── ModelError            a model cannot be loaded or used
+    │   │   ├── ModelNotFoundError    there is no such model (FileNotFoundError)
     │   │   └── TraceError        torch.export cannot trace the model
-    │   ├── DataError             images cannot be found, read or labelled
+    │   ├── DataError             images cannot be read or labelled
+    │   │   └── DataNotFoundError     there are no such images (FileNotFoundError)
     │   ├── RecipeError           a recipe is malformed, or belongs to another model
+    │   │   └── RecipeNotFoundError   there is no such recipe (FileNotFoundError)
     │   ├── SpaceError            a search space or study file is malformed
     │   ├── MethodError           no such method, or it has no such option or bits
     │   ├── BudgetError           a budget cannot be parsed or reached
     │   └── RunDirectoryError     a run directory cannot be used: not writable, another run's, in use
-    └── RunError                  something failed while running; exit status 1
+    └── RunError                  something failed while running; exit status 1 (RuntimeError)
         ├── CalibrationError      an operand's quantizer parameters cannot be solved
         └── NonFiniteError        a quantized model produced NaN or infinity
 
-Messages are one line: they name the offending value and say what to do about it.
+In brackets: the built-in that an error also derives from, so that ``except ValueError`` works where a Python user
+expects it to. Messages are one line: they name the offending value and say what to do about it.
 """
 
 from __future__ import annotations
@@ -26,12 +31,20 @@ class AutoqError(Exception):
     """Base of everything autoq raises on purpose."""
 
 
-class InputError(AutoqError):
+class InputError(AutoqError, ValueError):
     """The user's input is wrong; nothing was run or written."""
 
 
+class ArgumentTypeError(InputError, TypeError):
+    """An argument of a Python function has a type that it cannot have."""
+
+
 class ModelError(InputError):
-    """A model cannot be found, loaded or used."""
+    """A model cannot be loaded or used."""
+
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    """There is no such model."""
 
 
 class TraceError(ModelError):
@@ -39,11 +52,19 @@ class TraceError(ModelError):
 
 
 class DataError(InputError):
-    """Images cannot be found, read or labelled."""
+    """Images cannot be read or labelled."""
+
+
+class DataNotFoundError(DataError, FileNotFoundError):
+    """There are no such images."""
 
 
 class RecipeError(InputError):
     """A recipe is malformed, or belongs to another model."""
+
+
+class RecipeNotFoundError(RecipeError, FileNotFoundError):
+    """There is no such recipe."""
 
 
 class SpaceError(InputError):
@@ -62,7 +83,7 @@ class RunDirectoryError(InputError):
     """A run directory cannot be used: not writable, of another run, or in use by another process."""
 
 
-class RunError(AutoqError):
+class RunError(AutoqError, RuntimeError):
     """Something failed while running."""
 
 

@@ -76,6 +76,8 @@ def open_journal(path: str | os.PathLike[str]) -> JournalStorage:
         with _held(lock):
             _repair_(journal)
         return JournalStorage(JournalFileBackend(os.fspath(journal), lock_obj=lock))
+    except RunDirectoryError:
+        raise
     except OSError as error:
         raise RunDirectoryError(f"cannot write study {os.fspath(journal)!r}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:  # what replaying damaged lines raises
