@@ -32,7 +32,7 @@ from autoq.runs.evaluate import options_of
 from autoq.runs.session import LabelledImages, Session
 from autoq.scoring import measure_accuracy
 from autoq.scoring.discrepancy import Discrepancy
-from autoq.scoring.solved_operands import ReconstructedOperands
+from autoq.scoring.solved_operands import SolvedOperands
 
 KEY = ("model", "method", "bits", "importance", "iterations", "seed", "images", "drop", "scale_rate")
 CALIBRATED = "calibrated"
@@ -86,7 +86,7 @@ def _measure(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, An
     session = session.rescaled(norms, lambda: few)
     bank = session.bank(lambda: few, few.sha256, method.settings(row["seed"]), recipe_sites=sites)
     bank.solve_all(options_of(sites))
-    operands = ReconstructedOperands({(s, o): bank.quantizer(s, o, c) for s, o, c in options_of(sites)})
+    operands = SolvedOperands({(s, o): bank.quantizer(s, o, c) for s, o, c in options_of(sites)})
     started = time.monotonic()
     reports: tuple[BlockReport, ...] = ()
     if row["iterations"]:

@@ -13,7 +13,7 @@ from typing import Any
 from autoq.errors import RecipeError
 from autoq.graph.blocks import Block
 from autoq.graph.insert import QuantizedModel
-from autoq.scoring.solved_operands import ReconstructedOperands, read_operands, write_operands
+from autoq.scoring.solved_operands import SolvedOperands, read_operands, write_operands
 
 _logger = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ class BlockFolder:
     identity: Mapping[str, Any]
 
     def read(
-        self, block: Block, model: QuantizedModel, before: ReconstructedOperands
-    ) -> tuple[ReconstructedOperands, BlockReport] | None:
+        self, block: Block, model: QuantizedModel, before: SolvedOperands
+    ) -> tuple[SolvedOperands, BlockReport] | None:
         """What was learned of a block; None if nothing was, or of something else.
 
         Args:
@@ -78,9 +78,7 @@ class BlockFolder:
             return None
         return found.operands, report
 
-    def write(
-        self, block: Block, learned: ReconstructedOperands, report: BlockReport, before: ReconstructedOperands
-    ) -> None:
+    def write(self, block: Block, learned: SolvedOperands, report: BlockReport, before: SolvedOperands) -> None:
         """Keep what was learned of a block.
 
         Raises:
@@ -92,7 +90,7 @@ class BlockFolder:
     def _path(self, block: Block) -> Path:
         return self.folder / f"{block.first:03d}-{block.name}.safetensors"
 
-    def _fingerprint(self, block: Block, before: ReconstructedOperands) -> str:
+    def _fingerprint(self, block: Block, before: SolvedOperands) -> str:
         """Of what a block's result depends on: also on all that was learned of the blocks before it."""
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode())
         for key, quantizer in before.quantizers.items():

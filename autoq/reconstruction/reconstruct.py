@@ -22,7 +22,7 @@ from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.reconstruction.squared_gradients import squared_gradients
 from autoq.reconstruction.states import StateStore, find_layouts
 from autoq.reconstruction.training import BlockData, train_block
-from autoq.scoring.solved_operands import ReconstructedOperands
+from autoq.scoring.solved_operands import SolvedOperands
 from autoq.sensitivity.perturbation_hessian import PerturbationSettings, stage_hessians
 
 
@@ -49,7 +49,7 @@ class Iteration:
 
 def reconstruct(
     model: QuantizedModel,
-    calibrated: ReconstructedOperands,
+    calibrated: SolvedOperands,
     images: Tensor,
     settings: ReconstructionSettings,
     *,
@@ -60,7 +60,7 @@ def reconstruct(
     on_disk: bool = False,
     on_iteration: Callable[[Iteration], None] | None = None,
     on_block: Callable[[BlockReport], None] | None = None,
-) -> tuple[ReconstructedOperands, tuple[BlockReport, ...]]:
+) -> tuple[SolvedOperands, tuple[BlockReport, ...]]:
     """Learn the rounding of weights and the scales of activations of a quantized model.
 
     Blocks are taken in order; a block's input is that of the quantized blocks before it, as reconstructed, and its
@@ -125,7 +125,7 @@ class _Run:
     def __init__(
         self,
         model: QuantizedModel,
-        calibrated: ReconstructedOperands,
+        calibrated: SolvedOperands,
         images: Tensor,
         settings: ReconstructionSettings,
         operations: Mapping[str, nn.Module],
@@ -166,11 +166,11 @@ class _Run:
     def _learn(
         self,
         block: Block,
-        own: ReconstructedOperands,
+        own: SolvedOperands,
         target: StateStore,
         weights: tuple[Tensor | None, ...] | None,
         tell: Callable[[int, float], None],
-    ) -> tuple[ReconstructedOperands, BlockReport]:
+    ) -> tuple[SolvedOperands, BlockReport]:
         started = time.monotonic()
         loss, name = self._loss(block, own, target, weights)
         before = self._mean_loss(block, own, target, loss)
@@ -181,7 +181,7 @@ class _Run:
             trained = train_block(
                 self._model, block, own.quantizers, data, loss, before, self._settings, not self._operations, tell
             )
-            learned = own | ReconstructedOperands(trained.quantizers, trained.codes)
+            learned = own | SolvedOperands(trained.quantizers, trained.codes)
             iterations, after = self._settings.iterations, self._mean_loss(block, learned, target, loss)
         better = after < before
         if not better:
@@ -192,7 +192,7 @@ class _Run:
         return learned, report
 
     def _loss(
-        self, block: Block, own: ReconstructedOperands, target: StateStore, weights: tuple[Tensor | None, ...] | None
+        self, block: Block, own: SolvedOperands, target: StateStore, weights: tuple[Tensor | None, ...] | None
     ) -> tuple[BlockLoss, str]:
         """The last block's is the divergence of the predictions."""
         layout = self._layouts[block.last + 1]
@@ -203,7 +203,7 @@ class _Run:
             return PerImageSquaredError(layout, squared_gradients(self._model, block, self._quantized, target)), "brecq"
         return WeightedSquaredError(layout, weights), self._settings.importance
 
-    def _mean_loss(self, block: Block, operands: ReconstructedOperands, target: StateStore, loss: BlockLoss) -> float:
+    def _mean_loss(self, block: Block, operands: SolvedOperands, target: StateStore, loss: BlockLoss) -> float:
         self._enter(block, operands)
         total = 0.0
         with torch.no_grad():
@@ -216,7 +216,7 @@ class _Run:
             )
         return total / self._images
 
-    def _outputs(self, block: Block, inputs: StateStore, operands: ReconstructedOperands | None) -> StateStore:
+    def _outputs(self, block: Block, inputs: StateStore, operands: SolvedOperands | None) -> StateStore:
         """What a block makes of its inputs, in full precision without ``operands``."""
         self._enter(block, operands)
         outputs = StateStore(self._layouts[block.last + 1], self._images, self._file_folder)
@@ -226,7 +226,7 @@ class _Run:
         self._model.remove_()
         return outputs
 
-    def _enter(self, block: Block, operands: ReconstructedOperands | None) -> None:
+    def _enter(self, block: Block, operands: SolvedOperands | None) -> None:
         """Fill a block's slots, or empty them; all others are empty."""
         self._model.remove_()
         if operands is not None:
@@ -237,8 +237,8 @@ class _Run:
         for start in range(0, self._images, self._settings.batch):
             yield slice(start, min(start + self._settings.batch, self._images))
 
-    def _of_block(self, operands: ReconstructedOperands, block: Block) -> ReconstructedOperands:
-        return ReconstructedOperands(
+    def _of_block(self, operands: SolvedOperands, block: Block) -> SolvedOperands:
+        return SolvedOperands(
             {key: quantizer for key, quantizer in operands.quantizers.items() if key[0] in block.sites},
             {key: codes for key, codes in operands.codes.items() if key[0] in block.sites},
         )

@@ -21,8 +21,8 @@ from autoq.runs.session import CalibrationImages, Session
 from autoq.scoring.accuracy import Accuracy, Hits
 from autoq.scoring.discrepancy import Discrepancy, Score
 from autoq.scoring.evaluator import Evaluator, finite_logits
-from autoq.scoring.solved_operands import ReconstructedOperands, read_operands
-from autoq.scoring.sources import QuantizerSource, ReconstructedSource
+from autoq.scoring.solved_operands import SolvedOperands, read_operands
+from autoq.scoring.sources import QuantizerSource, SolvedSource
 
 MODEL_FOLDER = "model"
 """Where a model lies that was made for recipes: beside them, or beside their folder."""
@@ -130,13 +130,13 @@ def _find_quantizers(
     """What fills a recipe's slots, and its model."""
     if recipe.reconstruction is not None:
         session, operands = _read_reconstructed(session, recipe, folder)
-        return session, ReconstructedSource(session.model, operands)
+        return session, SolvedSource(session.model, operands)
     session, bank = find_bank(session, recipe, folder, images)
     bank.solve_all(options_of(recipe.sites))
     return session, bank
 
 
-def _read_reconstructed(session: Session, recipe: Recipe, folder: Path) -> tuple[Session, ReconstructedOperands]:
+def _read_reconstructed(session: Session, recipe: Recipe, folder: Path) -> tuple[Session, SolvedOperands]:
     """The operands of a reconstructed recipe, from its file alone, and its model.
 
     Args:

@@ -25,8 +25,8 @@ from autoq.runs.evaluate import calibrated_on, find_bank, open_model, options_of
 from autoq.runs.reconstruction_dir import ReconstructionDirectory
 from autoq.runs.session import CalibrationImages, LabelledImages, Session
 from autoq.runs.steps import refuse_unwritable, score_recipe
-from autoq.scoring.solved_operands import ReconstructedOperands, read_operands, write_operands
-from autoq.scoring.sources import ReconstructedSource
+from autoq.scoring.solved_operands import SolvedOperands, read_operands, write_operands
+from autoq.scoring.sources import SolvedSource
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def finish_recipe(
         calibrated = {option[:2]: bank.quantizer(*option) for option in options_of(recipe.sites)}
         operands, reports = reconstruct(
             session.model,
-            ReconstructedOperands(calibrated),
+            SolvedOperands(calibrated),
             images.tensor,
             training,
             blocks=names,
@@ -223,7 +223,7 @@ def finish_recipe(
             settings=_other_settings(training),
             blocks=names,
         )
-    source = ReconstructedSource(session.model, operands)
+    source = SolvedSource(session.model, operands)
     score = score_recipe(session.model, source, recipe.sites, scored_on, labelled, progress)
     cost = model_cost(session.traced.sites, recipe.sites).record()
     finished = recipe.model_copy(update={"reconstruction": reference, "score": score, "cost": cost})

@@ -24,7 +24,7 @@ from autoq.recipe import OperandConfig, SiteConfig
 
 
 @dataclass(frozen=True)
-class ReconstructedOperands:
+class SolvedOperands:
     """All operands of a recipe, or those of a block.
 
     Attributes:
@@ -70,14 +70,14 @@ class ReconstructedOperands:
             value = quantizer(weight) if codes is None else quantizer.dequantize(codes.to(weight.device))
         return FixedTensor(value.to(weight.dtype), quantizer.config)
 
-    def __or__(self, other: ReconstructedOperands) -> ReconstructedOperands:
+    def __or__(self, other: SolvedOperands) -> SolvedOperands:
         """The operands of both; where both have one, the other's."""
-        return ReconstructedOperands({**self.quantizers, **other.quantizers}, {**self.codes, **other.codes})
+        return SolvedOperands({**self.quantizers, **other.quantizers}, {**self.codes, **other.codes})
 
 
 def write_operands(
     path: str | os.PathLike[str],
-    operands: ReconstructedOperands,
+    operands: SolvedOperands,
     factors: Mapping[str, ChannelFactors] | None = None,
     description: Mapping[str, Any] | None = None,
 ) -> None:
@@ -125,7 +125,7 @@ class OperandsFile:
         sha256: of the file.
     """
 
-    operands: ReconstructedOperands
+    operands: SolvedOperands
     factors: dict[str, ChannelFactors]
     description: dict[str, Any]
     sha256: str
@@ -177,4 +177,4 @@ def read_operands(path: str | os.PathLike[str], model: QuantizedModel) -> Operan
         }
     except (CalibrationError, ValueError, KeyError) as error:
         raise RecipeError(f"{shown!r} does not fit the model: {error}; reconstruct the recipe again") from error
-    return OperandsFile(ReconstructedOperands(quantizers, codes), factors, document["description"], sha256)
+    return OperandsFile(SolvedOperands(quantizers, codes), factors, document["description"], sha256)

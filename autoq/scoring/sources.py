@@ -8,7 +8,7 @@ from typing import Protocol
 from autoq.errors import RecipeError
 from autoq.graph.insert import QuantizedModel
 from autoq.recipe import SiteConfig
-from autoq.scoring.solved_operands import ReconstructedOperands
+from autoq.scoring.solved_operands import SolvedOperands
 
 
 class QuantizerSource(Protocol):
@@ -23,10 +23,10 @@ class QuantizerSource(Protocol):
         """
 
 
-class ReconstructedSource:
+class SolvedSource:
     """The quantizers of one reconstructed recipe, its weights quantized once."""
 
-    def __init__(self, model: QuantizedModel, operands: ReconstructedOperands) -> None:
+    def __init__(self, model: QuantizedModel, operands: SolvedOperands) -> None:
         """Take the operands of a model, whose slots are emptied.
 
         Raises:

@@ -10,7 +10,7 @@ from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from autoq.recipe import OperandConfig, SiteConfig
 from autoq.reconstruction.settings import ReconstructionSettings
-from autoq.scoring.solved_operands import ReconstructedOperands
+from autoq.scoring.solved_operands import SolvedOperands
 from tests.calibration.samples import CHANNELS, TOKENS, Block, images
 
 QUICK = ReconstructionSettings(iterations=60, batch=8, weight_rate=0.1, scale_rate=0.005)
@@ -47,10 +47,10 @@ def sites_of(model: QuantizedModel, weights: OperandConfig, activations: Operand
     }
 
 
-def calibrated(model: QuantizedModel, sites: dict[str, SiteConfig], data: Tensor) -> ReconstructedOperands:
+def calibrated(model: QuantizedModel, sites: dict[str, SiteConfig], data: Tensor) -> SolvedOperands:
     """Quantizers of a recipe, as a bank solves them."""
     bank = Bank(model, data, CalibrationSettings(observer="mse"), {})
-    return ReconstructedOperands(
+    return SolvedOperands(
         {
             (site, operand): bank.quantizer(site, operand, config)
             for site, operands in sites.items()

@@ -16,7 +16,7 @@ from autoq.recipe import OperandConfig
 from autoq.reconstruction.block_folder import BlockReport
 from autoq.reconstruction.reconstruct import Iteration, reconstruct
 from autoq.reconstruction.settings import ReconstructionSettings
-from autoq.scoring.solved_operands import ReconstructedOperands
+from autoq.scoring.solved_operands import SolvedOperands
 from tests.reconstruction.small_model import A6, QUICK, W2, calibrated, images, sites_of, tiny_model
 
 DATA = images(24)
@@ -28,18 +28,16 @@ def model() -> QuantizedModel:
 
 
 @pytest.fixture(scope="module")
-def start(model: QuantizedModel) -> ReconstructedOperands:
+def start(model: QuantizedModel) -> SolvedOperands:
     return calibrated(model, sites_of(model, W2, A6), DATA)
 
 
 @pytest.fixture(scope="module")
-def result(
-    model: QuantizedModel, start: ReconstructedOperands
-) -> tuple[ReconstructedOperands, tuple[BlockReport, ...]]:
+def result(model: QuantizedModel, start: SolvedOperands) -> tuple[SolvedOperands, tuple[BlockReport, ...]]:
     return reconstruct(model, start, DATA, QUICK)
 
 
-def logits(model: QuantizedModel, operands: ReconstructedOperands | None, data: Tensor = DATA) -> Tensor:
+def logits(model: QuantizedModel, operands: SolvedOperands | None, data: Tensor = DATA) -> Tensor:
     model.remove_()
     if operands is not None:
         operands.apply_(model)
@@ -49,12 +47,12 @@ def logits(model: QuantizedModel, operands: ReconstructedOperands | None, data: 
     return found
 
 
-def divergence(model: QuantizedModel, operands: ReconstructedOperands) -> float:
+def divergence(model: QuantizedModel, operands: SolvedOperands) -> float:
     p, q = (torch.log_softmax(logits(model, each), -1) for each in (None, operands))
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 
-def same(first: ReconstructedOperands, second: ReconstructedOperands) -> bool:
+def same(first: SolvedOperands, second: SolvedOperands) -> bool:
     return (
         first.codes.keys() == second.codes.keys()
         and all(torch.equal(first.codes[key], second.codes[key]) for key in first.codes)
@@ -69,8 +67,8 @@ def _same_quantizer(first: BaseQuantizer, second: BaseQuantizer) -> bool:
 
 def test_every_block_loses_less_and_so_does_the_model(
     model: QuantizedModel,
-    start: ReconstructedOperands,
-    result: tuple[ReconstructedOperands, tuple[BlockReport, ...]],
+    start: SolvedOperands,
+    result: tuple[SolvedOperands, tuple[BlockReport, ...]],
 ) -> None:
     operands, reports = result
     assert [report.name for report in reports] == ["embed", "blocks.0", "blocks.1", "head"]
@@ -80,7 +78,7 @@ def test_every_block_loses_less_and_so_does_the_model(
 
 
 def test_the_last_blocks_loss_is_the_divergence_of_the_whole_model(
-    model: QuantizedModel, result: tuple[ReconstructedOperands, tuple[BlockReport, ...]]
+    model: QuantizedModel, result: tuple[SolvedOperands, tuple[BlockReport, ...]]
 ) -> None:
     operands, reports = result
     assert reports[-1].after == pytest.approx(divergence(model, operands), rel=1e-4)
@@ -88,8 +86,8 @@ def test_the_last_blocks_loss_is_the_divergence_of_the_whole_model(
 
 def test_weights_are_rounded_to_one_of_two_neighbours(
     model: QuantizedModel,
-    start: ReconstructedOperands,
-    result: tuple[ReconstructedOperands, tuple[BlockReport, ...]],
+    start: SolvedOperands,
+    result: tuple[SolvedOperands, tuple[BlockReport, ...]],
 ) -> None:
     operands, _ = result
     changed = 0
@@ -108,7 +106,7 @@ def test_weights_are_rounded_to_one_of_two_neighbours(
 
 
 def test_scales_of_activations_are_learned_and_zero_points_are_not(
-    start: ReconstructedOperands, result: tuple[ReconstructedOperands, tuple[BlockReport, ...]]
+    start: SolvedOperands, result: tuple[SolvedOperands, tuple[BlockReport, ...]]
 ) -> None:
     operands, _ = result
     for key, quantizer in operands.quantizers.items():
@@ -119,7 +117,7 @@ def test_scales_of_activations_are_learned_and_zero_points_are_not(
 
 
 def test_the_model_and_the_calibrated_quantizers_are_left_as_they_were(
-    model: QuantizedModel, start: ReconstructedOperands
+    model: QuantizedModel, start: SolvedOperands
 ) -> None:
     before = logits(model, start)
     wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
@@ -130,7 +128,7 @@ def test_the_model_and_the_calibrated_quantizers_are_left_as_they_were(
 
 
 @pytest.mark.parametrize("importance", ["mse", "brecq"])
-def test_other_importances(model: QuantizedModel, start: ReconstructedOperands, importance: str) -> None:
+def test_other_importances(model: QuantizedModel, start: SolvedOperands, importance: str) -> None:
     settings = replace(QUICK, importance=importance)  # type: ignore[arg-type]
     operands, reports = reconstruct(model, start, DATA, settings)
     assert [report.loss for report in reports] == [importance] * 3 + ["kl"]
@@ -140,8 +138,8 @@ def test_other_importances(model: QuantizedModel, start: ReconstructedOperands, 
 
 def test_it_is_the_same_again_and_another_with_another_seed(
     model: QuantizedModel,
-    start: ReconstructedOperands,
-    result: tuple[ReconstructedOperands, tuple[BlockReport, ...]],
+    start: SolvedOperands,
+    result: tuple[SolvedOperands, tuple[BlockReport, ...]],
 ) -> None:
     assert same(reconstruct(model, start, DATA, QUICK)[0], result[0])
     assert not same(reconstruct(model, start, DATA, replace(QUICK, seed=1))[0], result[0])
@@ -149,8 +147,8 @@ def test_it_is_the_same_again_and_another_with_another_seed(
 
 def test_activations_on_disk_make_no_difference(
     model: QuantizedModel,
-    start: ReconstructedOperands,
-    result: tuple[ReconstructedOperands, tuple[BlockReport, ...]],
+    start: SolvedOperands,
+    result: tuple[SolvedOperands, tuple[BlockReport, ...]],
     tmp_path: Path,
 ) -> None:
     assert same(reconstruct(model, start, DATA, QUICK, directory=tmp_path, on_disk=True)[0], result[0])
@@ -169,7 +167,7 @@ def test_on_a_gpu_blocks_lose_less_too(importance: str) -> None:
 
 
 def test_products_in_bfloat16_learn_as_well(
-    model: QuantizedModel, start: ReconstructedOperands, result: tuple[ReconstructedOperands, tuple[BlockReport, ...]]
+    model: QuantizedModel, start: SolvedOperands, result: tuple[SolvedOperands, tuple[BlockReport, ...]]
 ) -> None:
     operands, reports = reconstruct(model, start, DATA, replace(QUICK, bfloat16=True))
     assert all(report.after < report.before for report in reports[1:])
@@ -183,8 +181,8 @@ class KilledError(Exception):
 
 def test_an_interrupted_one_goes_on_from_the_last_finished_block(
     model: QuantizedModel,
-    start: ReconstructedOperands,
-    result: tuple[ReconstructedOperands, tuple[BlockReport, ...]],
+    start: SolvedOperands,
+    result: tuple[SolvedOperands, tuple[BlockReport, ...]],
     tmp_path: Path,
 ) -> None:
     def kill(iteration: Iteration) -> None:
@@ -204,7 +202,7 @@ def test_an_interrupted_one_goes_on_from_the_last_finished_block(
 
 @pytest.mark.parametrize("change", ["settings", "identity", "damage"])
 def test_what_was_learned_for_something_else_is_not_used(
-    model: QuantizedModel, start: ReconstructedOperands, tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
+    model: QuantizedModel, start: SolvedOperands, tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     short = replace(QUICK, iterations=3)
     reconstruct(model, start, DATA, short, directory=tmp_path, blocks=["embed"])
@@ -224,7 +222,7 @@ def test_what_was_learned_for_something_else_is_not_used(
     assert "embed" in caplog.text
 
 
-def test_only_the_named_blocks_change(model: QuantizedModel, start: ReconstructedOperands) -> None:
+def test_only_the_named_blocks_change(model: QuantizedModel, start: SolvedOperands) -> None:
     operands, reports = reconstruct(model, start, DATA, QUICK, blocks=["blocks.1"])
     assert [report.name for report in reports] == ["blocks.1"]
     assert {site.split(".")[1] for site, _ in operands.codes} == {"1"}
@@ -233,7 +231,7 @@ def test_only_the_named_blocks_change(model: QuantizedModel, start: Reconstructe
             assert _same_quantizer(quantizer, start.quantizers[key])
 
 
-def test_what_is_no_better_is_not_kept(model: QuantizedModel, start: ReconstructedOperands) -> None:
+def test_what_is_no_better_is_not_kept(model: QuantizedModel, start: SolvedOperands) -> None:
     # Regularised from the start and much too strongly: rounding freezes where it happens to be.
     settings = replace(QUICK, iterations=4, weight_rate=50.0, scale_rate=0.5, drop=0.0)
     operands, reports = reconstruct(model, start, DATA, settings)
@@ -273,12 +271,12 @@ def test_integer_operations_run_while_their_blocks_learn(model: QuantizedModel) 
 
 
 def test_nothing_to_reconstruct_is_nothing_done(model: QuantizedModel) -> None:
-    operands, reports = reconstruct(model, ReconstructedOperands({}), DATA, QUICK)
+    operands, reports = reconstruct(model, SolvedOperands({}), DATA, QUICK)
     assert not operands.quantizers
     assert all(report.before == 0 and report.iterations == 0 and not report.kept for report in reports)
 
 
-def test_wrong_input_is_refused(model: QuantizedModel, start: ReconstructedOperands) -> None:
+def test_wrong_input_is_refused(model: QuantizedModel, start: SolvedOperands) -> None:
     with pytest.raises(RecipeError, match=r"no block 'blocks.2'. Did you mean 'blocks.\d'"):
         reconstruct(model, start, DATA, QUICK, blocks=["blocks.2"])
     with pytest.raises(CalibrationError, match="no calibration images"):

@@ -27,8 +27,8 @@ from autoq.runs.evaluate import evaluate_recipe, open_model, options_of
 from autoq.runs.reconstruct import finish_recipe
 from autoq.runs.session import Session
 from autoq.scoring.evaluator import Evaluator
-from autoq.scoring.solved_operands import ReconstructedOperands
-from autoq.scoring.sources import ReconstructedSource
+from autoq.scoring.solved_operands import SolvedOperands
+from autoq.scoring.sources import SolvedSource
 from tests.runs.small_run import PHOTOS, finished_run, small_session, trace_once
 
 PROCESS = """
@@ -284,8 +284,8 @@ def test_a_reconstructed_source_has_one_recipe_and_full_precision() -> None:
     sites = method.sites(session.traced, bits)
     images = session.calibration_images("digits", 8, 0)
     bank = session.bank(lambda: images, images.sha256, CalibrationSettings(observer="min_max"))
-    operands = ReconstructedOperands({(s, o): bank.quantizer(s, o, c) for s, o, c in options_of(sites)})
-    source = ReconstructedSource(session.model, operands)
+    operands = SolvedOperands({(s, o): bank.quantizer(s, o, c) for s, o, c in options_of(sites)})
+    source = SolvedSource(session.model, operands)
     expected = Evaluator(session.model, bank, images.tensor).evaluate(sites)
     evaluator = Evaluator(session.model, source, images.tensor)
     assert evaluator.evaluate({}).kl_nats == 0

@@ -10,7 +10,7 @@ from autoq.calibration.transforms.reparameterization import ChannelFactors
 from autoq.errors import RecipeError
 from autoq.graph.insert import FixedTensor, QuantizedModel
 from autoq.recipe import OperandConfig
-from autoq.scoring.solved_operands import ReconstructedOperands, read_operands, write_operands
+from autoq.scoring.solved_operands import SolvedOperands, read_operands, write_operands
 from tests.reconstruction.small_model import A6, W2, calibrated, images, sites_of, tiny_model
 
 WEIGHT = ("blocks.0.fc1", "weight")
@@ -22,7 +22,7 @@ def model() -> QuantizedModel:
 
 
 @pytest.fixture(scope="module")
-def operands(model: QuantizedModel) -> ReconstructedOperands:
+def operands(model: QuantizedModel) -> SolvedOperands:
     sites = sites_of(model, W2, A6)
     sites["blocks.1.fc1"]["weight"] = OperandConfig(scheme="uniform", bits=10, granularity="channel")
     start = calibrated(model, sites, images(8))
@@ -31,10 +31,10 @@ def operands(model: QuantizedModel) -> ReconstructedOperands:
         quantizer = start.quantizers[key]
         most = 2**quantizer.config.bits - 1
         codes[key] = (quantizer.quantize(model.traced.weight(*key)) + 1).clamp(max=most)
-    return ReconstructedOperands(start.quantizers, codes)
+    return SolvedOperands(start.quantizers, codes)
 
 
-def test_what_is_written_is_read_again(model: QuantizedModel, operands: ReconstructedOperands, tmp_path: Path) -> None:
+def test_what_is_written_is_read_again(model: QuantizedModel, operands: SolvedOperands, tmp_path: Path) -> None:
     factors = {"norm": ChannelFactors(torch.rand(8), torch.randn(8))}
     write_operands(tmp_path / "recipe.safetensors", operands, factors, {"images": 3})
     found = read_operands(tmp_path / "recipe.safetensors", model)
@@ -52,9 +52,7 @@ def test_what_is_written_is_read_again(model: QuantizedModel, operands: Reconstr
     assert torch.equal(*outputs)
 
 
-def test_codes_take_a_byte_up_to_eight_bits(
-    model: QuantizedModel, operands: ReconstructedOperands, tmp_path: Path
-) -> None:
+def test_codes_take_a_byte_up_to_eight_bits(model: QuantizedModel, operands: SolvedOperands, tmp_path: Path) -> None:
     write_operands(tmp_path / "some.safetensors", operands)
     tensors = load_file(tmp_path / "some.safetensors")
     assert tensors["blocks.0.fc1:weight.codes"].dtype == torch.uint8
@@ -64,9 +62,7 @@ def test_codes_take_a_byte_up_to_eight_bits(
     del model
 
 
-def test_weights_stand_in_their_slots_as_their_codes_say(
-    model: QuantizedModel, operands: ReconstructedOperands
-) -> None:
+def test_weights_stand_in_their_slots_as_their_codes_say(model: QuantizedModel, operands: SolvedOperands) -> None:
     operands.apply_(model)
     fixed = model.slots[WEIGHT].quantizer
     assert isinstance(fixed, FixedTensor)
@@ -75,15 +71,15 @@ def test_weights_stand_in_their_slots_as_their_codes_say(
     model.remove_()
 
 
-def test_of_two_the_second_wins(operands: ReconstructedOperands) -> None:
+def test_of_two_the_second_wins(operands: SolvedOperands) -> None:
     codes = {WEIGHT: operands.codes[WEIGHT] * 0}
-    both = operands | ReconstructedOperands({}, codes)
+    both = operands | SolvedOperands({}, codes)
     assert torch.equal(both.codes[WEIGHT], codes[WEIGHT])
     assert both.quantizers.keys() == operands.quantizers.keys()
 
 
 def test_files_that_are_missing_or_damaged_are_named(
-    model: QuantizedModel, operands: ReconstructedOperands, tmp_path: Path
+    model: QuantizedModel, operands: SolvedOperands, tmp_path: Path
 ) -> None:
     path = tmp_path / "recipe.safetensors"
     with pytest.raises(RecipeError, match=r"cannot read .*recipe.safetensors.*missing"):
@@ -98,11 +94,9 @@ def test_files_that_are_missing_or_damaged_are_named(
         read_operands(path, model)
 
 
-def test_operands_of_another_model_are_refused(
-    model: QuantizedModel, operands: ReconstructedOperands, tmp_path: Path
-) -> None:
+def test_operands_of_another_model_are_refused(model: QuantizedModel, operands: SolvedOperands, tmp_path: Path) -> None:
     path = tmp_path / "recipe.safetensors"
     renamed = {(site.replace("blocks.0", "blocks.7"), name): each for (site, name), each in operands.quantizers.items()}
-    write_operands(path, ReconstructedOperands(renamed))
+    write_operands(path, SolvedOperands(renamed))
     with pytest.raises(RecipeError, match=r"no site 'blocks.7"):
         read_operands(path, model)
