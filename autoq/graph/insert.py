@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from autoq.errors import RecipeError
 from autoq.files import did_you_mean
+from autoq.graph.outputs import output_spec
 from autoq.graph.stages import Stage, State, cut_into_stages
 from autoq.graph.trace import TracedModel
 from autoq.recipe import OperandConfig, SiteConfig
@@ -117,8 +118,13 @@ class QuantizedModel(nn.Module):
         names = {module: name for name, module in root.named_children()}
         self.stage_of = {key: stage_of_call[names[slot]] for key, slot in self.slots.items()}
         self.stage_of_operation = {site: stage_of_call[names[slot]] for site, slot in self.operations.items()}
-        self._out_spec = _output_spec(traced.graph_module)
+        self._out_spec = output_spec(traced.graph_module)
         self.train(mode=False)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Name of each tensor that ``run`` returns, in order: ``logits``, ``0``, ``aux.1``; "" for a bare tensor."""
+        return self.traced.output_names
 
     def insert_(self, quantizers: Mapping[OperandKey, nn.Module]) -> None:
         """Fill the slots named in ``quantizers``; the others keep what they hold.
@@ -169,12 +175,12 @@ class QuantizedModel(nn.Module):
             self._check_key(key)
 
     def forward(self, x: Tensor) -> object:
-        """What the model returns, for images of shape (N, C, H, W)."""
+        """Run the model on images of shape (N, C, H, W); the output has the structure and types of the original's."""
         leaves = self.run_stages(range(len(self.stages)), (x,))
         return pytree.tree_unflatten(list(leaves), self._out_spec) if self._out_spec else leaves[0]
 
     def run(self, x: Tensor, first: int = 0, state: State | None = None) -> tuple[Tensor, ...]:
-        """The model's output tensors, run from stage ``first`` on.
+        """Run the model from stage ``first`` on and return its output tensors, which ``output_names`` names.
 
         Args:
             x: images of shape (N, C, H, W); ignored when ``state`` is given.
@@ -235,9 +241,3 @@ def _into_slot_(node: fx.Node, root: nn.Module, name: str) -> OperationSlot:
     root.add_module(name, slot)
     node.op, node.target = "call_module", name
     return slot
-
-
-def _output_spec(graph_module: fx.GraphModule) -> pytree.TreeSpec | None:
-    """How the model's output is put together from tensors; None for a model that returns one tensor."""
-    spec = getattr(graph_module, "_out_spec", None)
-    return None if spec is None or spec.is_leaf() else spec

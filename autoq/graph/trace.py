@@ -13,6 +13,7 @@ from autoq.errors import TraceError
 from autoq.graph.clean import clean_
 from autoq.graph.explain import explain, export
 from autoq.graph.find import OperandEdge, find_sites
+from autoq.graph.outputs import output_names
 from autoq.graph.sites import Operand, Site, UncountedOp
 
 _logger = logging.getLogger(__name__)
@@ -39,6 +40,11 @@ class TracedModel:
     def sites_by_name(self) -> dict[str, Site]:
         """Sites by name."""
         return {site.name: site for site in self.sites}
+
+    @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """Name of each tensor that the model returns, in order: ``logits``, ``0``, ``aux.1``; "" for a bare tensor."""
+        return output_names(self.graph_module)
 
     @property
     def macs(self) -> int:

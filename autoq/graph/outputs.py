@@ -1,0 +1,57 @@
+"""Name the tensors that a traced model returns, and keep the structure in which it returns them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+
+def output_spec(graph_module: fx.GraphModule) -> pytree.TreeSpec | None:
+    """Get how the model's output is put together from its leaves; None for a model that returns a single leaf."""
+    spec = getattr(graph_module, "_out_spec", None)
+    return None if spec is None or spec.is_leaf() else spec
+
+
+def output_names(graph_module: fx.GraphModule) -> tuple[str, ...]:
+    """Name each tensor that the model returns by its place in the output, in the order of the leaves.
+
+    Keys, field names and indices from the outside in, joined by dots: ``logits``, ``0``, ``aux.1``; an empty string
+    for a model that returns a tensor. Leaves that are no tensors (None, numbers) have no name.
+    """
+    output = next(iter(reversed(graph_module.graph.nodes)))
+    returned = output.args[0] if isinstance(output.args[0], list | tuple) else [output.args[0]]
+    leaves = [leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf for leaf in returned]
+    spec = output_spec(graph_module)
+    paths = [""] if spec is None else _paths(pytree.tree_unflatten(leaves, spec))
+    return tuple(path for path, leaf in zip(paths, leaves, strict=True) if isinstance(leaf, Tensor))
+
+
+def _paths(tree: object) -> list[str]:
+    """Name the leaves of a tree."""
+    children, spec = pytree.tree_flatten(tree, is_leaf=lambda part: part is not tree)
+    if len(children) == 1 and children[0] is tree:
+        return [""]
+    paths = []
+    for key, child in zip(_keys(tree, children, spec), children, strict=True):
+        paths += [f"{key}.{path}" if path else key for path in _paths(child)]
+    return paths
+
+
+def _keys(tree: object, children: Sequence[object], spec: pytree.TreeSpec) -> list[str]:
+    """Name the children of a node: by the type's own keys, or by names in its context, or by number."""
+    try:
+        keyed, _ = pytree.tree_flatten_with_path(tree, is_leaf=lambda part: part is not tree)
+    except ValueError:  # registered without keys, as the outputs of transformers are: their context lists the fields
+        context = spec.context
+        named = isinstance(context, list | tuple) and len(context) == len(children)
+        return [str(key) for key in (context if named else range(len(children)))]
+    return [_text(path[0]) for path, _ in keyed]
+
+
+def _text(key: object) -> str:
+    for attribute in ("name", "key", "idx"):  # of a field, of a mapping, of a sequence
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)

@@ -1,0 +1,74 @@
+"""The tensors that a model returns have names, and come back in the structure of the original."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from autoq.graph.insert import QuantizedModel
+from tests.graph.small import Weighted, tokens, traced
+
+
+class Pair(NamedTuple):
+    left: Tensor
+    right: Tensor
+
+
+STRUCTURES: dict[str, tuple[Callable[[Tensor], object], tuple[str, ...]]] = {
+    "tensor": (lambda y: y, ("",)),
+    "tuple of one": (lambda y: (y,), ("0",)),
+    "tuple": (lambda y: (y, y.sum(1)), ("0", "1")),
+    "list": (lambda y: [y.sum(1), y], ("0", "1")),
+    "named tuple": (lambda y: Pair(y, y.sum(1)), ("left", "right")),
+    "dict": (lambda y: {"logits": y, "aux": (y.sum(1), y.mean(1))}, ("logits", "aux.0", "aux.1")),
+    "ordered dict": (lambda y: OrderedDict(out=y, aux={"deep": [y.sum(1)]}), ("out", "aux.deep.0")),
+    "nothing": (lambda y: {"loss": None, "logits": y, "two": (None, y.sum(1))}, ("logits", "two.1")),
+    "numbers": (lambda y: {"count": 3, "batch": y.shape[0], "logits": y}, ("logits",)),
+    "one tensor twice": (lambda y: [y, y], ("0", "1")),
+}
+
+
+class Structured(Weighted):
+    def __init__(self, arrange: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.arrange = arrange
+
+    def forward(self, x: Tensor) -> object:
+        return self.arrange(self.layer(x))
+
+
+def check(module: nn.Module, batch: Tensor, names: tuple[str, ...]) -> None:
+    model = QuantizedModel(traced(module, batch))
+    assert model.output_names == model.traced.output_names == names
+    with torch.no_grad():
+        expected, actual, outputs = module(batch), model(batch), model.run(batch)
+    assert type(actual) is type(expected)
+    expected_leaves, expected_spec = pytree.tree_flatten(expected)
+    actual_leaves, actual_spec = pytree.tree_flatten(actual)
+    assert actual_spec == expected_spec
+    assert len(outputs) == len(names)
+    tensors = iter(outputs)
+    for a, b in zip(actual_leaves, expected_leaves, strict=True):
+        assert torch.equal(a, b) and torch.equal(next(tensors), b) if isinstance(b, Tensor) else a == b
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_outputs_are_named_by_their_place_and_keep_their_structure(structure: str) -> None:
+    arrange, names = STRUCTURES[structure]
+    check(Structured(arrange), tokens(3), names)
+
+
+def test_outputs_of_transformers_are_named_by_field() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8,
+        output_hidden_states=True, attn_implementation="eager",
+    )  # fmt: skip
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    check(transformers.ViTForImageClassification(config), images, ("logits", "hidden_states.0", "hidden_states.1"))
