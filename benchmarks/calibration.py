@@ -26,7 +26,7 @@ from autoq.data import load_images, open_source, subset
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from autoq.models import load_model
-from autoq.search.space.space import load_space
+from autoq.search.space import load_space, resolve_space
 
 _BATCH = 32
 
@@ -60,7 +60,7 @@ def main() -> None:
     one_pass = min(_seconds(lambda: _one_pass(model, batches)) for _ in range(3))
     print(f"{'one full-precision pass':28}{one_pass:8.3f} s")
 
-    resolved = load_space(arguments.space).resolve(traced.sites)
+    resolved = resolve_space(load_space(arguments.space), traced.sites)
     kinds: defaultdict[str, list[SolvedKey]] = defaultdict(list)
     for site, operand in traced.operands():
         for config in resolved.options_for(site.name, operand.name):

@@ -34,8 +34,7 @@ from autoq.recipe import SiteConfig
 from autoq.runs.search.directory import STUDY_NAME
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size
-from autoq.search.space.decisions import ResolvedSpace
-from autoq.search.space.space import load_space
+from autoq.search.space import ResolvedSpace, load_space, resolve_space
 from autoq.search.storage import load_trials
 from autoq.units import format_bops
 
@@ -74,7 +73,7 @@ def main() -> None:
     )
     bench = Bench(session, bank, images.tensor, batch_size, arguments.cache_mib << 20)
     result["kinds"] = bench.kinds(arguments.rounds, arguments.bfloat16)
-    space = load_space(arguments.space).resolve(session.traced.sites)
+    space = resolve_space(load_space(arguments.space), session.traced.sites)
     result["streams"] = {}
     if arguments.run is not None:
         result["streams"]["run"] = bench.stream(recipes_of_run(arguments.run, space, arguments.proposals))
@@ -161,7 +160,7 @@ class Bench:
     def kinds(self, rounds: int, bfloat16: bool) -> dict[str, dict[str, float]]:
         """Kinds of recipes, every stage run, against full precision."""
         sites = self._session.traced.sites
-        bits_only, widest = (load_space(name).resolve(sites) for name in ("bits_only", "vit_w2-8"))
+        bits_only, widest = (resolve_space(load_space(name), sites) for name in ("bits_only", "vit_w2-8"))
         recipes: dict[str, Recipe] = {
             "uniform w8a8": bits_only.sites_for(bits_only.uniform_assignment(8)),
             "uniform w4a4": bits_only.sites_for(bits_only.uniform_assignment(4)),

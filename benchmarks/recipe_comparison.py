@@ -18,7 +18,7 @@ from autoq.files import atomic_path
 from autoq.recipe import OperandConfig, SiteConfig
 from autoq.runs.search.directory import RunDirectory
 from autoq.runs.session import Session
-from autoq.search.space.space import load_space
+from autoq.search.space import load_space, resolve_space
 from autoq.search.trials import SAMPLER, EvaluatedTrial, best_trial, shown_trials
 from autoq.units import format_bops, format_kl
 
@@ -39,7 +39,7 @@ def main() -> None:
     additive = next(trial for trial in trials if trial.origin == SAMPLER)
     assert best is not None
     session = Session.open(record.settings.model, record.settings.pretrained, "cpu")
-    space = load_space(record.settings.space).resolve(session.traced.sites)
+    space = resolve_space(load_space(record.settings.space), session.traced.sites)
     ours, theirs = space.sites_for(best.assignment), space.sites_for(additive.assignment)
     operands = [(plan.site, plan.operand.name) for plan in space.plans]
     figure = _draw(operands, ours, theirs, _caption("joint search", best), _caption("additive allocation", additive))

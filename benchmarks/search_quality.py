@@ -37,7 +37,7 @@ from autoq.search.allocation.problem import AllocationProblem
 from autoq.search.front import best_within, hypervolume
 from autoq.search.measuring import GoOn, JointMeasure, Measured
 from autoq.search.samplers import SAMPLERS, AllocationPrior
-from autoq.search.space.space import load_space
+from autoq.search.space import load_space, resolve_space
 from autoq.search.storage import TrialStore
 from autoq.search.study import StudyDriver
 from autoq.search.trials import UNIFORM
@@ -103,7 +103,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     session = Session.open(settings.model)
     sites = session.traced.sites
-    space = load_space(settings.space).resolve(sites)
+    space = resolve_space(load_space(settings.space), sites)
     images = session.calibration_images(settings.data, settings.calib_images, settings.seed)
     session, bank = open_bank(session, images, settings, arguments.folder / "bank")
     started = time.perf_counter()

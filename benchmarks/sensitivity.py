@@ -23,7 +23,7 @@ from autoq.errors import NonFiniteError
 from autoq.runs.sensitivity import options_of_space
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size
-from autoq.search.space.space import load_space
+from autoq.search.space import load_space, resolve_space
 from autoq.sensitivity.fisher import FisherSettings, fisher_losses
 from autoq.sensitivity.measure import Option
 from autoq.sensitivity.perturbation_hessian import average_perturbation_hessian
@@ -54,7 +54,7 @@ def main() -> None:
     session = Session.open(arguments.model, device="cpu")
     images = session.calibration_images(arguments.data, arguments.images, arguments.seed)
     bank = session.bank(lambda: images, images.sha256, CalibrationSettings())
-    every = options_of_space(load_space(arguments.space).resolve(session.traced.sites))
+    every = options_of_space(resolve_space(load_space(arguments.space), session.traced.sites))
     chosen = set(random.Random(arguments.seed).sample(range(len(every)), min(arguments.options, len(every))))
     options = [option for index, option in enumerate(every) if index in chosen]
     bank.solve_all(options)

@@ -22,8 +22,7 @@ from autoq.runs.search.settings import CalibrationChoices
 from autoq.runs.session import CalibrationImages, Session
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.threads import fastest_threads
-from autoq.search.space.decisions import ResolvedSpace
-from autoq.search.space.space import load_space
+from autoq.search.space import ResolvedSpace, load_space, resolve_space
 from autoq.search.storage import RunLock
 from autoq.sensitivity.block_importance import measure_importance
 from autoq.sensitivity.importance_files import Importance, load_importance, save_importance, save_table
@@ -106,7 +105,7 @@ def run_sensitivity(
     with ExitStack() as held:
         progress(PhaseStarted("model", detail=settings.model))
         session = Session.open(settings.model, settings.pretrained, settings.device)
-        resolved = space.resolve(session.traced.sites)
+        resolved = resolve_space(space, session.traced.sites)
         progress(PhaseStarted("images", settings.calib_images, settings.data))
         images = session.calibration_images(settings.data, settings.calib_images, settings.seed)
         directory.create()  # made once all input is known good: wrong input leaves nothing

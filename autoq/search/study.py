@@ -21,8 +21,7 @@ from autoq.recipe import ScoreRecord, SiteConfig, hash_sites
 from autoq.search.front import best_within, non_dominated
 from autoq.search.measuring import GoOn, Measure, Measured
 from autoq.search.samplers import AllocationPrior, SamplerKind
-from autoq.search.space.decisions import ResolvedSpace
-from autoq.search.space.repair import BudgetRepair
+from autoq.search.space import BudgetRepair, ResolvedSpace
 from autoq.search.storage import TrialStore
 from autoq.search.trials import SAMPLER, UNIFORM
 

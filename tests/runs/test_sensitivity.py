@@ -25,7 +25,7 @@ from autoq.runs.sensitivity import (
     run_sensitivity,
 )
 from autoq.scoring import Evaluator
-from autoq.search.space.space import load_space
+from autoq.search.space import load_space, resolve_space
 from autoq.search.storage import RunLock
 from autoq.sensitivity.measure import SensitivityTable
 from tests.runs.small_run import interrupt_at, small_session, trace_once
@@ -118,7 +118,7 @@ def test_losses_are_those_of_each_option_alone() -> None:
     images = session.calibration_images("digits", IMAGES, 0)
     bank = session.bank(lambda: images, images.sha256, CalibrationSettings())
     evaluator = Evaluator(session.model, bank, images.tensor)
-    resolved = load_space(_finished()[1] / "small.toml").resolve(session.traced.sites)
+    resolved = resolve_space(load_space(_finished()[1] / "small.toml"), session.traced.sites)
     assert {row.option for row in result.table.rows} == set(options_of_space(resolved))
     assert len(result.table.rows) == len(options_of_space(resolved))
     for row in result.table.rows[:: len(result.table.rows) // 12]:

@@ -24,8 +24,7 @@ from autoq.methods.fq_vit import FqVit
 from autoq.recipe import OperandConfig, SiteConfig
 from autoq.runs.session import CalibrationImages, Session
 from autoq.scoring import Accuracy, Discrepancy, Evaluator, Score, choose_batch_size, measure_accuracy
-from autoq.search.space.decisions import ResolvedSpace
-from autoq.search.space.space import parse_space
+from autoq.search.space import ResolvedSpace, parse_space, resolve_space
 from tests.graph.small import traced
 from tests.runs.small_run import SPACE, small_session
 
@@ -205,7 +204,7 @@ PHOTOS, BATCH = 12, 5
 @pytest.fixture(scope="module")
 def space(session: Session) -> ResolvedSpace:
     """Uniform codes, instance groups and AdaLog at two bit-widths."""
-    return parse_space(SPACE.replace("[3, 4, 6]", "[3, 6]")).resolve(session.traced.sites)
+    return resolve_space(parse_space(SPACE.replace("[3, 4, 6]", "[3, 6]")), session.traced.sites)
 
 
 def slow_score(bank: Bank, images: Tensor, sites: Mapping[str, SiteConfig]) -> Score:

@@ -8,7 +8,7 @@ import pytest
 
 from autoq.cost import Budget
 from autoq.runs.search.settings import load_study_file, make_settings
-from autoq.search.space.space import load_space
+from autoq.search.space import load_space
 
 STUDIES = sorted((Path(__file__).parent.parent.parent / "studies").glob("*.toml"))
 

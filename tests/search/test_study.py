@@ -23,8 +23,7 @@ from autoq.scoring import Score
 from autoq.search.allocation.problem import AllocationProblem
 from autoq.search.measuring import GoOn, Measured
 from autoq.search.samplers import SAMPLERS, AllocationPrior, SamplerKind
-from autoq.search.space.decisions import ResolvedSpace
-from autoq.search.space.space import parse_space
+from autoq.search.space import ResolvedSpace, parse_space, resolve_space
 from autoq.search.storage import TrialStore
 from autoq.search.study import StudyDriver
 from autoq.search.trials import SAMPLER, UNIFORM, evaluated_trials
@@ -71,7 +70,7 @@ class Problem:
     def __init__(self, path: Path, space: str = SPACE) -> None:
         self.path = path / "study.log"
         self.sites: list[Site] = vit()
-        self.space: ResolvedSpace = parse_space(space).resolve(self.sites)
+        self.space: ResolvedSpace = resolve_space(parse_space(space), self.sites)
         self.budget = model_cost(self.sites, self.space.sites_for(self.space.uniform_assignment(bits=4, groups=4))).bops
         self.evaluated: list[str] = []
         self.events: list[Event] = []

@@ -15,7 +15,7 @@ from autoq.graph.sites import Site
 from autoq.recipe import SiteConfig, hash_sites
 from autoq.search.allocation.problem import AllocationProblem
 from autoq.search.samplers.prior import AllocationPrior
-from autoq.search.space.decisions import ResolvedSpace
+from autoq.search.space import ResolvedSpace
 from autoq.sensitivity.table import SensitivityTable
 
 UNIFORM, ALLOCATED, DISTURBED, MUTATED = "uniform", "allocated", "disturbed", "mutated"

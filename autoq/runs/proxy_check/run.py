@@ -30,7 +30,7 @@ from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.evaluator import CACHE_BYTES
 from autoq.scoring.threads import fastest_threads
 from autoq.search.measuring import AdditiveMeasure
-from autoq.search.space.space import load_space
+from autoq.search.space import load_space, resolve_space
 from autoq.search.storage import RunLock
 from autoq.sensitivity.proxies import APH, FISHER, LOSSES
 
@@ -88,7 +88,7 @@ def run_proxy_check(
     with ExitStack() as held:
         progress(PhaseStarted("model", detail=settings.model))
         session = Session.open(settings.model, settings.pretrained, settings.device)
-        resolved = space.resolve(session.traced.sites)
+        resolved = resolve_space(space, session.traced.sites)
         if resolved.size_log10 < math.log10(_FEWEST):
             count = round(10**resolved.size_log10)
             raise SpaceError(f"space {resolved.name!r} leaves this model {count} recipes, too few to order: widen it")

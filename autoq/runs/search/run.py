@@ -29,8 +29,7 @@ from autoq.scoring.threads import fastest_threads
 from autoq.search.allocation.problem import AllocationProblem
 from autoq.search.measuring import AdditiveMeasure, JointMeasure
 from autoq.search.samplers import SAMPLERS, AllocationPrior
-from autoq.search.space.decisions import ResolvedSpace
-from autoq.search.space.space import load_space
+from autoq.search.space import ResolvedSpace, load_space, resolve_space
 from autoq.search.storage import RunLock, TrialStore
 from autoq.search.study import StudyDriver
 from autoq.search.trials import UNIFORM, EvaluatedTrial, evaluated_trials, evenly_spread, shown_trials
@@ -71,7 +70,7 @@ def run_search(
         progress(PhaseStarted("model", detail=settings.model))
         session = Session.open(settings.model, settings.pretrained, settings.device)
         sites = session.traced.sites
-        resolved = space.resolve(sites)
+        resolved = resolve_space(space, sites)
         limit = budget.resolve(lambda weights, activations: uniform_bops(sites, weights, activations))
         _refuse_unreachable(budget, limit, session, resolved)
         progress(PhaseStarted("images", settings.calib_images, settings.data))

@@ -21,7 +21,7 @@ from autoq.graph.sites import Site
 from autoq.recipe import OperandConfig, SiteConfig
 from autoq.search.allocation.knapsack import FloatArray, IntArray
 from autoq.search.allocation.tied_knapsack import TiedKnapsack
-from autoq.search.space.decisions import OperandPlan, ResolvedSpace
+from autoq.search.space import OperandPlan, ResolvedSpace
 from autoq.units import format_bops
 
 Loss = Callable[[str, str, OperandConfig], float]

@@ -1,4 +1,4 @@
-"""A search space met with a model: which decisions are open, and which recipe an assignment of them makes."""
+"""A search space resolved for a model: the decisions that are open, and the recipe that an assignment makes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autoq.errors import SpaceError
 from autoq.graph.canonical import canonical
 from autoq.graph.sites import Operand
 from autoq.recipe import OperandConfig, SiteConfig, hash_sites
-from autoq.search.space.choices import CONFIG_FIELDS, FIT
+from autoq.search.space.field_types import CONFIG_FIELDS, FIT
 
 Assignment = Mapping[str, Any]
 """Decision name to one of its choices."""

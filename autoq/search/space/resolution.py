@@ -1,4 +1,4 @@
-"""Matching the rules and ties of a search space against the sites of a model."""
+"""Resolution: the rules and ties of a search space, matched against the sites of a model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from autoq.errors import SpaceError
 from autoq.files import did_you_mean
 from autoq.graph.sites import Operand, Site
-from autoq.search.space.choices import CONFIG_FIELDS, FIT
 from autoq.search.space.decisions import Decision, OperandPlan, OptionTable, ResolvedSpace
-from autoq.search.space.space import Rule, SearchSpace, Tie
+from autoq.search.space.field_types import CONFIG_FIELDS, FIT
+from autoq.search.space.rules import Rule, SearchSpace, Tie
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,17 @@ _NAMED_ONLY = ("layer_norm", "softmax")
 Quantized = list[tuple[Site, Operand, OptionTable]]
 
 
-def resolve(space: SearchSpace, sites: Sequence[Site]) -> ResolvedSpace:
-    """The decisions that ``space`` leaves open for a model; see ``SearchSpace.resolve``."""
+def resolve_space(space: SearchSpace, sites: Sequence[Site]) -> ResolvedSpace:
+    """Find the decisions that ``space`` leaves open for a model.
+
+    Args:
+        space: rules and ties.
+        sites: of the model, in the order of its forward pass.
+
+    Raises:
+        SpaceError: an operand is given fields but no scheme or no bits, tied decisions offer different choices, or
+            nothing at all is quantized.
+    """
     quantized = _apply_rules(space, sites)
     groups = _group(space, quantized)
     decisions: list[Decision] = []

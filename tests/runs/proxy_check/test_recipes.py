@@ -15,8 +15,7 @@ from autoq.recipe import OperandConfig, hash_sites
 from autoq.runs.proxy_check.recipes import FRONT, ORIGINS, CheckedRecipe, choose_recipes
 from autoq.runs.sensitivity import options_of_space
 from autoq.search.allocation.problem import AllocationProblem
-from autoq.search.space.decisions import ResolvedSpace
-from autoq.search.space.space import load_space
+from autoq.search.space import ResolvedSpace, load_space, resolve_space
 from autoq.sensitivity.table import Sensitivity, SensitivityTable
 from tests.runs.small_run import small_session
 
@@ -25,7 +24,7 @@ SITES = small_session().traced.sites
 
 @cache
 def space() -> ResolvedSpace:
-    return load_space("vit_w2-8").resolve(SITES)
+    return resolve_space(load_space("vit_w2-8"), SITES)
 
 
 def table_of(resolved: ResolvedSpace) -> SensitivityTable:
@@ -113,6 +112,6 @@ def test_few(count: int) -> None:
 def test_a_space_with_fewer(tmp_path: Path) -> None:
     path = tmp_path / "small.toml"
     path.write_text('schema_version = 1\n[[rules]]\nsite = "head"\nscheme = "uniform"\nbits = [3, 4]\n')
-    resolved = load_space(str(path)).resolve(SITES)
+    resolved = resolve_space(load_space(str(path)), SITES)
     recipes = choose_recipes(SITES, resolved, table_of(resolved), 40, 0)
     assert len({hash_sites(recipe.sites) for recipe in recipes}) == len(recipes) == 4

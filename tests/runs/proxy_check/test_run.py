@@ -32,7 +32,7 @@ from autoq.runs.proxy_check.run import (
 )
 from autoq.scoring import Evaluator, measure_accuracy
 from autoq.scoring.discrepancy import Score
-from autoq.search.space.space import load_space
+from autoq.search.space import load_space, resolve_space
 from autoq.search.storage import RunLock
 from autoq.sensitivity.proxies import LOSSES, PROXIES
 from autoq.sensitivity.table import SensitivityTable
@@ -128,7 +128,7 @@ def test_every_measure_is_that_of_the_recipe() -> None:
     images = session.calibration_images("digits", 16, 0)
     calibration = session.calibration_images("digits", IMAGES, 0)
     bank = session.bank(lambda: calibration, calibration.sha256, CalibrationSettings())
-    resolved = load_space(str(_finished()[1] / "small.toml")).resolve(session.traced.sites)
+    resolved = resolve_space(load_space(str(_finished()[1] / "small.toml")), session.traced.sites)
     table = SensitivityTable.load(Path(check.out) / "fisher.csv")
     recipes = choose_recipes(session.traced.sites, resolved, table, RECIPES, 0)
     labelled = session.labelled_images(str(_finished()[1] / "photos"))

@@ -27,7 +27,7 @@ from autoq.runs.search.result import SearchResult
 from autoq.runs.search.run import run_search
 from autoq.scoring import Evaluator
 from autoq.search.front import non_dominated
-from autoq.search.space.space import load_space
+from autoq.search.space import load_space, resolve_space
 from autoq.search.storage import RunLock, load_trials
 from autoq.search.trials import EvaluatedTrial, evaluated_trials
 from autoq.sensitivity.table import SensitivityTable
@@ -369,7 +369,7 @@ def test_another_proxy(tmp_path: Path, proxy: str) -> None:
         assert len(trials) == 10 + len(by_hash), "evaluated at the end"
         table = SensitivityTable.load(tmp_path / "run" / "sensitivity.csv")
         first = trials[0]
-        space = load_space(tmp_path / "small.toml").resolve(small_session().traced.sites)
+        space = resolve_space(load_space(tmp_path / "small.toml"), small_session().traced.sites)
         parts = [table.loss(s, o, c) for s, ops in space.sites_for(first.params).items() for o, c in ops.items()]
         assert first.values[1] == pytest.approx(sum(parts))
     for point in result.front:

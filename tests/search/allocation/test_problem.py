@@ -22,8 +22,7 @@ from autoq.recipe import OperandConfig
 from autoq.search.allocation import knapsack, tied_knapsack
 from autoq.search.allocation.knapsack import Knapsack, pareto
 from autoq.search.allocation.problem import Allocation, AllocationProblem, Table
-from autoq.search.space.decisions import ResolvedSpace
-from autoq.search.space.space import load_space, parse_space, shipped_spaces
+from autoq.search.space import ResolvedSpace, load_space, parse_space, resolve_space, shipped_spaces
 from tests.search.synthetic_sites import MODELS, conv, linear, norm, product
 
 SITES = [linear("a.fc", 5, 8, 6), product("a.qk", (1, 2, 5, 4), (1, 2, 4, 5)), linear("b.fc", 5, 4, 7)]
@@ -69,7 +68,7 @@ class Everything:
 
     def __init__(self, case: str) -> None:
         self.sites, text = CASES[case]
-        self.space = parse_space("schema_version = 1\n" + text).resolve(self.sites)
+        self.space = resolve_space(parse_space("schema_version = 1\n" + text), self.sites)
         self.problem = AllocationProblem(self.sites, self.space)
         names = [decision.name for decision in self.space.decisions]
         ways = itertools.product(*(decision.choices for decision in self.space.decisions))
@@ -209,7 +208,7 @@ def test_options_that_disagree_in_a_tie_are_refused(case: str) -> None:
 def test_shipped_spaces(name: str, model: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Far too many assignments to try: compared with random ones, with the bound, and with itself."""
     sites = MODELS[model]()
-    space = load_space(name).resolve(sites)
+    space = resolve_space(load_space(name), sites)
     problem = AllocationProblem(sites, space)
     assert problem.minimum_bops == model_cost(sites, space.cheapest()).bops
     table = smooth_table(problem, 3)
@@ -297,7 +296,7 @@ def test_wrong_assignments_are_refused() -> None:
 def test_large_costs_are_counted_to_the_last_one() -> None:
     """Near 1e15 BOPs a tolerance of 1e-9 is a million."""
     sites = [wide_linear(f"{i}.fc", 10**12 + i * 10007 + i**3) for i in range(5)]
-    space = parse_space("schema_version = 1\n" + BITS).resolve(sites)
+    space = resolve_space(parse_space("schema_version = 1\n" + BITS), sites)
     problem = AllocationProblem(sites, space)
     table = random_table(problem, 5, "wide")
     losses = problem.site_losses(table)
@@ -392,9 +391,9 @@ def test_too_many_branches_leave_the_solution_unproven(monkeypatch: pytest.Monke
 
 def test_sites_in_floating_point_count() -> None:
     sites = [conv("stem", 3, 4, 2, 3), linear("fc", 5, 8, 8)]
-    space: ResolvedSpace = parse_space(
-        'schema_version = 1\n[[rules]]\nop = "linear"\nscheme="uniform"\nbits=[4,8]'
-    ).resolve(sites)
+    space: ResolvedSpace = resolve_space(
+        parse_space('schema_version = 1\n[[rules]]\nop = "linear"\nscheme="uniform"\nbits=[4,8]'), sites
+    )
     problem = AllocationProblem(sites, space)
     assert [site.site for site in problem.sites] == ["fc"]
     assert problem.fixed_bops == sites[0].macs * 32 * 32

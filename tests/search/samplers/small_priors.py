@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from autoq.search.allocation.problem import AllocationProblem
 from autoq.search.samplers import AllocationPrior
-from autoq.search.space.space import parse_space
+from autoq.search.space import parse_space, resolve_space
 from tests.search.synthetic_sites import vit
 
 PLAIN = """
@@ -49,7 +49,7 @@ SPACES = {
 def problem_of(space: str) -> AllocationProblem:
     """What can be allocated in one of ``SPACES``."""
     sites = vit()
-    return AllocationProblem(sites, parse_space(SPACES[space]).resolve(sites))
+    return AllocationProblem(sites, resolve_space(parse_space(SPACES[space]), sites))
 
 
 def prior_of(space: str = "groups", seed: int = 0, infinite: float = 0.0, share: float = 0.4) -> AllocationPrior:

@@ -16,13 +16,12 @@ from hypothesis import strategies as st
 from autoq.errors import SpaceError
 from autoq.graph.sites import Site
 from autoq.recipe import OperandConfig, hash_sites
-from autoq.search.space.decisions import ResolvedSpace
-from autoq.search.space.space import load_space, parse_space, shipped_spaces
+from autoq.search.space import ResolvedSpace, load_space, parse_space, resolve_space, shipped_spaces
 from tests.search.synthetic_sites import MODELS, conv, linear, norm, product, vit
 
 
 def resolve(text: str, sites: Sequence[Site]) -> ResolvedSpace:
-    return parse_space("schema_version = 1\n" + text).resolve(sites)
+    return resolve_space(parse_space("schema_version = 1\n" + text), sites)
 
 
 def random_assignment(resolved: ResolvedSpace, seed: int) -> dict[str, Any]:
@@ -183,9 +182,9 @@ def test_wrong_assignments_are_refused() -> None:
 
 
 def test_anchors_of_the_default_space() -> None:
-    anchors = dict(load_space("vit_w2-8").resolve(vit()).anchors)
+    anchors = dict(resolve_space(load_space("vit_w2-8"), vit()).anchors)
     assert list(anchors) == [f"w{b}a{b}{g}" for g in ("", " g4", " g8") for b in range(2, 9)]
-    resolved = load_space("vit_w2-8").resolve(vit())
+    resolved = resolve_space(load_space("vit_w2-8"), vit())
     plain, grouped = (resolved.sites_for(anchors[label]) for label in ("w4a4", "w4a4 g8"))
     assert plain["patch_embed.proj"]["input"] == OperandConfig(scheme="uniform", bits=4)
     assert plain["blocks.0.attn.qkv"]["input"] == OperandConfig(scheme="uniform", bits=4)
@@ -195,7 +194,7 @@ def test_anchors_of_the_default_space() -> None:
 
 
 def test_anchors_where_bits_are_fixed() -> None:
-    anchors = load_space("groups_only").resolve(vit()).anchors
+    anchors = resolve_space(load_space("groups_only"), vit()).anchors
     assert [label for label, _ in anchors] == ["w4a4", *(f"w4a4 g{groups}" for groups in (2, 4, 6, 8, 12, 16))]
 
 
@@ -210,7 +209,7 @@ def test_cheapest_avoids_schemes_that_come_with_groups() -> None:
 
 
 def test_deployable_has_one_decision_a_site() -> None:
-    resolved = load_space("deployable_4-8").resolve(vit())
+    resolved = resolve_space(load_space("deployable_4-8"), vit())
     assert all(len(decision.targets) == 2 and decision.name.endswith(":*.bits") for decision in resolved.decisions)
     assert len(resolved.decisions) == 14
     assert resolved.size_log10 == pytest.approx(14 * math.log10(2))
@@ -220,7 +219,7 @@ def test_deployable_has_one_decision_a_site() -> None:
 @pytest.mark.parametrize("name", shipped_spaces())
 def test_shipped_spaces_resolve(name: str, model: str, caplog: pytest.LogCaptureFixture) -> None:
     sites = MODELS[model]()
-    resolved = load_space(name).resolve(sites)
+    resolved = resolve_space(load_space(name), sites)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     names = [decision.name for decision in resolved.decisions]
     assert len(set(names)) == len(names)
@@ -239,7 +238,7 @@ def test_shipped_spaces_resolve(name: str, model: str, caplog: pytest.LogCapture
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_recipes_find_their_way_back_to_assignments(name: str, seed: int) -> None:
-    resolved = load_space(name).resolve(vit())
+    resolved = resolve_space(load_space(name), vit())
     recipe = resolved.sites_for(random_assignment(resolved, seed))
     assert resolved.sites_for(resolved.assignment_for(recipe)) == recipe
 

@@ -10,9 +10,7 @@ import pytest
 
 from autoq.cost import model_cost
 from autoq.graph.sites import Site
-from autoq.search.space.decisions import ResolvedSpace
-from autoq.search.space.repair import BudgetRepair
-from autoq.search.space.space import load_space, parse_space
+from autoq.search.space import BudgetRepair, ResolvedSpace, load_space, parse_space, resolve_space
 from tests.search.synthetic_sites import MODELS
 
 
@@ -28,7 +26,7 @@ def draw(space: ResolvedSpace, rng: random.Random) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["vit_w2-8", "bits_only", "deployable_4-8"])
 def test_within_the_budget_and_lower_only(name: str, model: str) -> None:
     sites = MODELS[model]()
-    space = load_space(name).resolve(sites)
+    space = resolve_space(load_space(name), sites)
     least = cost(sites, space, space.assignment_for(space.cheapest()))
     rng = random.Random(0)
     for share in (1.0, 1.05, 1.5, 3.0):
@@ -54,7 +52,7 @@ def test_within_the_budget_and_lower_only(name: str, model: str) -> None:
 
 def test_what_is_within_the_budget_stays_as_it_is() -> None:
     sites = MODELS["vit"]()
-    space = load_space("vit_w2-8").resolve(sites)
+    space = resolve_space(load_space("vit_w2-8"), sites)
     proposal = draw(space, random.Random(1))
     repair = BudgetRepair(sites, space, cost(sites, space, proposal))
     assert repair(proposal, random.Random(0)) == proposal
@@ -65,7 +63,7 @@ def test_what_is_within_the_budget_stays_as_it_is() -> None:
 def test_no_more_is_lowered_than_needed() -> None:
     """One step above: each step of these lowers the cost by less than a tenth of it."""
     sites = MODELS["vit"]()
-    space = load_space("bits_only").resolve(sites)
+    space = resolve_space(load_space("bits_only"), sites)
     proposal = space.uniform_assignment(8)
     budget = cost(sites, space, space.uniform_assignment(4))
     for seed in range(5):
@@ -75,7 +73,7 @@ def test_no_more_is_lowered_than_needed() -> None:
 
 def test_the_random_generator_decides_and_nothing_else() -> None:
     sites = MODELS["vit"]()
-    space = load_space("vit_w2-8").resolve(sites)
+    space = resolve_space(load_space("vit_w2-8"), sites)
     budget = cost(sites, space, space.uniform_assignment(3))
     proposal = space.uniform_assignment(8, 8)
     first, again, other = (BudgetRepair(sites, space, budget)(proposal, random.Random(seed)) for seed in (5, 5, 6))
@@ -84,17 +82,20 @@ def test_the_random_generator_decides_and_nothing_else() -> None:
 
 def test_an_unreachable_budget_gives_the_cheapest() -> None:
     sites = MODELS["vit"]()
-    space = load_space("bits_only").resolve(sites)
+    space = resolve_space(load_space("bits_only"), sites)
     repaired = BudgetRepair(sites, space, 1)(space.uniform_assignment(8), random.Random(0))
     assert space.sites_for(repaired) == space.cheapest()
 
 
 def test_a_scheme_that_needs_groups_gives_way_where_only_that_is_within_the_budget() -> None:
     sites = MODELS["vit"]()
-    space = parse_space(
-        'schema_version = 1\n[[rules]]\nscheme = "uniform"\nbits = [2, 4]\n'
-        '[[rules]]\nop = "linear"\noperand = "input"\nscheme = ["instance_groups", "uniform"]\ngroups = [4, 8]\n'
-    ).resolve(sites)
+    space = resolve_space(
+        parse_space(
+            'schema_version = 1\n[[rules]]\nscheme = "uniform"\nbits = [2, 4]\n'
+            '[[rules]]\nop = "linear"\noperand = "input"\nscheme = ["instance_groups", "uniform"]\ngroups = [4, 8]\n'
+        ),
+        sites,
+    )
     least = cost(sites, space, space.assignment_for(space.cheapest()))
     grouped = space.uniform_assignment(2, 4)
     assert cost(sites, space, grouped) > least

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
-import autoq.search.space.space as space_module
 from autoq.errors import SpaceError
-from autoq.search.space.space import load_space, parse_space, shipped_spaces
+from autoq.search.space import load_space, parse_space, rules, shipped_spaces
 
 RULE = '[[rules]]\nscheme = "uniform"\nbits = [4, 8]\n'
 
@@ -117,7 +117,7 @@ def test_shipped_spaces_load_by_name() -> None:
 
 
 def test_the_documented_example_is_a_space() -> None:
-    example = [line[4:] for line in (space_module.__doc__ or "").splitlines() if line.startswith("    ")]
+    example = [line[4:] for line in (rules.__doc__ or "").splitlines() if line.startswith("    ")]
     parsed = parse_space("\n".join(example))
     assert (len(parsed.rules), len(parsed.ties)) == (3, 1)
 
@@ -129,6 +129,14 @@ def test_fingerprint_ignores_name_and_description() -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, autoq.search.space.space; print({'torch', 'optuna'} & set(sys.modules))"
+    code = "import sys, autoq.search.space; print({'torch', 'optuna'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_broken_installation_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "files", lambda _: tmp_path / "autoq")
+    with pytest.raises(SpaceError, match=r"autoq/search_spaces', .* is missing: install autoq again"):
+        load_space("vit_w2-8")
+    (tmp_path / "autoq" / "search_spaces").mkdir(parents=True)
+    assert shipped_spaces() == []
