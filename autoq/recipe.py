@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from autoq.errors import RecipeError
-from autoq.files import did_you_mean, sha256_hex, write_text
+from autoq.files import sha256_hex, write_text
+from autoq.validation import parse_json, read_text, validate
 
 SCHEMA_VERSION: Final = 1
 FLOAT_BITS = 32
@@ -191,19 +191,9 @@ class Recipe(_Frozen):
         Raises:
             RecipeError: the file is missing, not JSON, or has a key or value that a recipe cannot have.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise RecipeError(f"cannot read recipe {os.fspath(path)!r}: {reason}") from error
-        try:
-            document = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RecipeError(f"recipe {os.fspath(path)!r} is not JSON: {error}") from error
-        try:
-            return cls.model_validate(document)
-        except ValidationError as error:
-            raise RecipeError(f"recipe {os.fspath(path)!r}: {describe_validation_error(error)}") from error
+        where = f"recipe {os.fspath(path)!r}"
+        document = parse_json(read_text(path, "recipe", RecipeError), where, RecipeError)
+        return validate(cls, document, where, RecipeError)
 
 
 def hash_sites(sites: Mapping[str, SiteConfig]) -> str:
@@ -214,32 +204,6 @@ def hash_sites(sites: Mapping[str, SiteConfig]) -> str:
 def sites_to_json(sites: Mapping[str, SiteConfig]) -> dict[str, dict[str, dict[str, Any]]]:
     """Operand configurations as plain data, defaults left out."""
     return {site: {name: config.to_json() for name, config in operands.items()} for site, operands in sites.items()}
-
-
-def describe_validation_error(error: ValidationError) -> str:
-    """The first complaint of a pydantic error on one line, with the key's path and the nearest valid key."""
-    # A mistyped key also leaves one missing; the typo is what helps.
-    first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
-    location = first["loc"]
-    where = ".".join(str(part) for part in location)
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}.{did_you_mean(str(location[-1]), _keys_beside(location))}"
-    given = "" if first["type"] == "missing" else f" (got {first['input']!r})"
-    return f"{where}: {first['msg']}{given}" if where else f"{first['msg']}{given}"
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> set[str]:
-    """The keys that a recipe may have where ``location`` points."""
-    parts: dict[str, type[BaseModel]] = {
-        "sites": OperandConfig,
-        "model": ModelReference,
-        "calibration": CalibrationReference,
-        "reconstruction": ReconstructionReference,
-        "cost": CostRecord,
-        "score": ScoreRecord,
-    }
-    part: type[BaseModel] = Recipe if len(location) == 1 else parts.get(str(location[0]), Recipe)
-    return set(part.model_fields)
 
 
 def _format(document: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
 from autoq.errors import AutoqError
-from autoq.files import did_you_mean
+from autoq.validation import did_you_mean
 
 _T = TypeVar("_T")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autoq.files import atomic_path, did_you_mean, sha256_hex, write_text
+from autoq.files import atomic_path, sha256_hex, write_text
 
 
 @contextmanager
@@ -88,9 +88,3 @@ def test_a_missing_folder_is_not_made(tmp_path: Path) -> None:
 def test_sha256_is_of_the_concatenation() -> None:
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
     assert sha256_hex([b"a", b"", b"bc"]) == sha256_hex([b"abc"]) == expected
-
-
-def test_did_you_mean() -> None:
-    assert did_you_mean("bitz", ["bits", "groups"]) == " Did you mean 'bits'?"
-    assert did_you_mean("zzz", ["bits", "groups"]) == ""
-    assert did_you_mean("bits", []) == ""

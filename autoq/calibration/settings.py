@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, get_args
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from autoq.calibration.fpcs.search import FpcsSettings
 from autoq.errors import CalibrationError, RecipeError
-from autoq.files import did_you_mean
+from autoq.validation import validate
 
 Observer = Literal["mse", "min_max", "ema", "percentile", "omse", "best_percentile", "fpcs"]
 OBSERVERS: tuple[Observer, ...] = get_args(Observer)
@@ -70,15 +70,7 @@ class CalibrationSettings:
             RecipeError: a setting does not exist or cannot have that value.
         """
         try:
-            settings: Self = TypeAdapter(cls).validate_python(dict(document))
-            return settings
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            near = did_you_mean(str(first["input"]), OBSERVERS) if where == "observer" else ""
-            raise RecipeError(
-                f"calibration setting {where!r}: {first['msg']} (got {first['input']!r}).{near}"
-            ) from error
+            return validate(cls, dict(document), "calibration settings", RecipeError)
         except CalibrationError as error:
             raise RecipeError(f"calibration settings: {error}") from error
 

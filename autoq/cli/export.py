@@ -11,7 +11,7 @@ import typer
 
 from autoq.cli.options import Json, print_json
 from autoq.errors import RecipeError, RunDirectoryError
-from autoq.files import did_you_mean
+from autoq.validation import did_you_mean
 
 
 def export(

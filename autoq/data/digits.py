@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoq.errors import DataError
-from autoq.files import did_you_mean
+from autoq.validation import did_you_mean
 
 if TYPE_CHECKING:
     from PIL import Image

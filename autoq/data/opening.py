@@ -11,7 +11,7 @@ from autoq.data.digits import SPLITS, DigitsSource
 from autoq.data.folder import FolderSource
 from autoq.data.hfds import HfdsSource
 from autoq.errors import DataError
-from autoq.files import did_you_mean
+from autoq.validation import did_you_mean
 
 Role = Literal["calibration", "evaluation"]
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from autoq.cost import Budget
 from autoq.errors import BudgetError, RunDirectoryError
-from autoq.files import did_you_mean
 from autoq.recipe import Recipe
 from autoq.runs.search.directory import RunDirectory
 from autoq.runs.search.record import RunRecord
 from autoq.search.front import best_within, knee
 from autoq.search.trials import shown_trials
 from autoq.units import format_bops
+from autoq.validation import did_you_mean
 
 
 class Picked(NamedTuple):

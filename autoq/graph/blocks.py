@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from autoq.errors import RecipeError
-from autoq.files import did_you_mean
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.stages import Stage
+from autoq.validation import did_you_mean
 
 
 @dataclass(frozen=True)

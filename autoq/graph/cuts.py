@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, fx
 
 from autoq.errors import RecipeError
-from autoq.files import did_you_mean
 from autoq.graph.find import OperandEdge
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.stages import State
+from autoq.validation import did_you_mean
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from autoq.errors import RecipeError
-from autoq.files import did_you_mean
 from autoq.graph.outputs import output_spec
 from autoq.graph.stages import Stage, State, cut_into_stages
 from autoq.graph.trace import TracedModel
 from autoq.recipe import OperandConfig, SiteConfig
+from autoq.validation import did_you_mean
 
 OperandKey = tuple[str, str]
 """(site, operand)."""

@@ -6,7 +6,6 @@ To add a method, write a subclass of :class:`BaseMethod` in a file of its own an
 from __future__ import annotations
 
 from autoq.errors import MethodError
-from autoq.files import did_you_mean
 from autoq.methods._base import BaseMethod, MethodOptions
 from autoq.methods.adalog import AdaLog
 from autoq.methods.aphq_vit import AphqVit
@@ -16,6 +15,7 @@ from autoq.methods.igq_vit import IgqVit
 from autoq.methods.ptq4vit import Ptq4Vit
 from autoq.methods.repq_vit import RepqVit
 from autoq.methods.rtn import Rtn
+from autoq.validation import did_you_mean
 
 _CLASSES: tuple[type[BaseMethod], ...] = (Rtn, FqVit, Ptq4Vit, RepqVit, IgqVit, AdaLog, AphqVit)
 

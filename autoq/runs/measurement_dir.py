@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from autoq.errors import RunDirectoryError, SpaceError
+from autoq.errors import RunDirectoryError
 from autoq.files import check_writable, make_writable, write_text
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
@@ -105,17 +105,3 @@ class MeasurementDirectory(Generic[SettingsT]):
             raise RunDirectoryError(
                 f"{os.fspath(self.path)!r} holds {self.what} with another {changes}; choose another --out or delete it"
             )
-
-
-def validated(kind: type[SettingsT], values: Mapping[str, Any]) -> SettingsT:
-    """Settings of a measurement.
-
-    Raises:
-        SpaceError: a value is wrong; the message names it.
-    """
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else ""
-        raise SpaceError(f"option: {key}: {first['msg']} (got {first['input']!r})") from error

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from autoq.calibration import Bank
-from autoq.errors import RunDirectoryError
+from autoq.errors import RunDirectoryError, SpaceError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
-from autoq.runs.measurement_dir import MeasurementDirectory, validated
+from autoq.runs.measurement_dir import MeasurementDirectory
 from autoq.runs.preparation import open_bank
 from autoq.runs.search.settings import CalibrationChoices
 from autoq.runs.session import CalibrationImages, Session
@@ -29,6 +29,7 @@ from autoq.sensitivity.importance_files import Importance, load_importance, save
 from autoq.sensitivity.measure import Option, SensitivityTable, measure_additive_sensitivities, measure_sensitivities
 from autoq.sensitivity.perturbation_hessian import PerturbationSettings
 from autoq.sensitivity.proxies import ADDITIVE, APH, LOSSES, check_proxy_name
+from autoq.validation import validate
 
 TABLE = "sensitivity.csv"
 """The table's name in its directory."""
@@ -77,7 +78,7 @@ def make_sensitivity_settings(**values: Any) -> SensitivitySettings:
     Raises:
         SpaceError: a value is wrong; the message names it.
     """
-    settings = validated(SensitivitySettings, values)
+    settings = validate(SensitivitySettings, values, "option", SpaceError)
     check_proxy_name(settings.proxy)
     return settings
 

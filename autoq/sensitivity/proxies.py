@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from autoq.errors import SpaceError
-from autoq.files import did_you_mean
 from autoq.scoring.discrepancy import Score
+from autoq.validation import did_you_mean
 
 LOSSES: dict[str, Callable[[Score], float]] = {
     "kl": lambda score: score.kl_nats,

@@ -17,12 +17,12 @@ from torch import Tensor, fx, nn
 
 from autoq.calibration.capture import run_observed
 from autoq.errors import CalibrationError
-from autoq.files import did_you_mean
 from autoq.graph.consumers import linears_by_norm
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.nodes import WEIGHT_LAYERS
 from autoq.graph.trace import TracedModel
 from autoq.quantizers._affine import choose_affine_qparams
+from autoq.validation import did_you_mean
 
 _GAMMA, _BETA = 2, 3
 """Positions of the parameters among the arguments of ``layer_norm``."""

@@ -19,7 +19,7 @@ from autoq.errors import NonFiniteError, SpaceError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.graph.insert import QuantizedModel
 from autoq.recipe import hash_sites
-from autoq.runs.measurement_dir import MeasurementDirectory, validated
+from autoq.runs.measurement_dir import MeasurementDirectory
 from autoq.runs.preparation import open_bank
 from autoq.runs.proxy_check.ranks import CheckedRow, ProxyCheck, column, load_rows, rank, save_csv, save_rows
 from autoq.runs.proxy_check.recipes import CheckedRecipe, choose_recipes
@@ -33,6 +33,7 @@ from autoq.search.measuring import AdditiveMeasure
 from autoq.search.space import load_space, resolve_space
 from autoq.search.storage import RunLock
 from autoq.sensitivity.proxies import APH, FISHER, LOSSES
+from autoq.validation import validate
 
 ROWS, TABLE, RECORD = "proxy_check.jsonl", "proxy_check.csv", "proxy_check.json"
 """Names of files: the recipes measured so far, the same as a table, and how well each proxy ranks them."""
@@ -63,7 +64,7 @@ def make_check_settings(**values: Any) -> ProxyCheckSettings:
     Raises:
         SpaceError: a value is wrong; the message names it.
     """
-    return validated(ProxyCheckSettings, values)
+    return validate(ProxyCheckSettings, values, "option", SpaceError)
 
 
 def run_proxy_check(

@@ -16,6 +16,7 @@ from autoq.runs.search.record import RunRecord
 from autoq.runs.search.settings import RECONSTRUCTION_SETTINGS, SearchSettings
 from autoq.search.storage import load_trials
 from autoq.search.trials import EvaluatedTrial, evaluated_trials
+from autoq.validation import first_complaint
 
 STUDY_NAME = "autoq"
 _MAY_DIFFER = {"trials", "time_limit_seconds", "device", "eval_data", "eval_recipes", *RECONSTRUCTION_SETTINGS}
@@ -82,11 +83,8 @@ class RunDirectory:
         try:
             return RunRecord.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise RunDirectoryError(
-                f"{os.fspath(self._record)!r} is no record of a run: {where} {first['msg']}"
-            ) from error
+            complaint = first_complaint(error, RunRecord)
+            raise RunDirectoryError(f"{os.fspath(self._record)!r} is no record of a run: {complaint}") from error
 
     def require(self) -> RunRecord:
         """The record.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import tomllib
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from autoq.calibration.settings import Observer
 from autoq.errors import SpaceError
-from autoq.files import did_you_mean
+from autoq.validation import did_you_mean, parse_toml, read_text, validate
 
 RECONSTRUCTION_SETTINGS = frozenset({"reconstruct", "reconstruct_iterations", "reconstruct_images"})
 """Settings of what follows a search."""
@@ -81,7 +79,7 @@ class SearchSettings(CalibrationChoices):
         from autoq.search.samplers import SAMPLERS
 
         if name not in SAMPLERS:
-            raise ValueError(f"no such sampler, there is {', '.join(SAMPLERS)}.{did_you_mean(name, SAMPLERS)}")
+            raise ValueError(f"no such sampler {name!r}, there is {', '.join(SAMPLERS)}.{did_you_mean(name, SAMPLERS)}")
         return name
 
     @field_validator("proxy", "sensitivity")
@@ -90,7 +88,7 @@ class SearchSettings(CalibrationChoices):
         from autoq.sensitivity.proxies import PROXIES
 
         if name not in PROXIES:
-            raise ValueError(f"no such proxy, there is {', '.join(PROXIES)}.{did_you_mean(name, PROXIES)}")
+            raise ValueError(f"no such proxy {name!r}, there is {', '.join(PROXIES)}.{did_you_mean(name, PROXIES)}")
         return name
 
     @property
@@ -115,32 +113,16 @@ def load_study_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         SpaceError: the file is missing or not TOML, or has an unknown key or a value that a setting cannot have.
     """
-    where = os.fspath(path)
-    try:
-        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpaceError(f"cannot read study {where!r}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpaceError(f"study {where!r} is not TOML: {error}") from error
-    make_settings(document, f"study {where!r}")
+    where = f"study {os.fspath(path)!r}"
+    document = parse_toml(read_text(path, "study", SpaceError), where, SpaceError)
+    make_settings(document, where)
     return document
 
 
 def make_settings(values: dict[str, Any], where: str = "settings") -> SearchSettings:
-    """Validated settings.
+    """Validate settings; ``where`` is what messages call them.
 
     Raises:
         SpaceError: a key or value is wrong; the message names it and what would be right.
     """
-    try:
-        return SearchSettings(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else ""
-        if first["type"] == "extra_forbidden":
-            raise SpaceError(
-                f"{where}: unknown key {key!r}.{did_you_mean(key, SearchSettings.model_fields)}"
-            ) from error
-        raise SpaceError(
-            f"{where}: {key}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})"
-        ) from error
+    return validate(SearchSettings, values, where, SpaceError)

@@ -7,8 +7,8 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator
 
-from autoq.files import did_you_mean
 from autoq.recipe import Granularity
+from autoq.validation import did_you_mean
 
 FIT = "fit"
 """The choice of ``log_base_numerator`` that leaves the base to calibration (``None`` in an ``OperandConfig``)."""

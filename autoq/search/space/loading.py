@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -12,8 +11,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from autoq.errors import SpaceError
-from autoq.files import did_you_mean
-from autoq.search.space.rules import Rule, SearchSpace, Tie
+from autoq.search.space.rules import SearchSpace
+from autoq.validation import Complaint, did_you_mean, first_complaint, parse_toml, read_text
 
 
 def spaces_folder() -> Traversable:
@@ -55,20 +54,14 @@ def load_space(name_or_path: str | os.PathLike[str]) -> SearchSpace:
     name = os.fspath(name_or_path)
     path = Path(name)
     is_path = isinstance(name_or_path, Path) or path.suffix == ".toml" or path.name != name
-    source: Traversable = path
     if not is_path:
         known = shipped_spaces()
         if name in known:
-            source = spaces_folder() / f"{name}.toml"
-        elif not path.is_file():
+            return parse_space((spaces_folder() / f"{name}.toml").read_text(encoding="utf-8"), name)
+        if not path.is_file():
             near = did_you_mean(name, known)
             raise SpaceError(f"unknown search space {name!r}; give a .toml file or one of {', '.join(known)}.{near}")
-    try:
-        text = source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SpaceError(f"cannot read search space {name!r}: {reason}") from error
-    return parse_space(text, name)
+    return parse_space(read_text(path, "search space", SpaceError), name)
 
 
 def parse_space(text: str, name: str = "space") -> SearchSpace:
@@ -81,37 +74,22 @@ def parse_space(text: str, name: str = "space") -> SearchSpace:
     >>> parse_space(text).rules[0].choices
     {'scheme': ('uniform',), 'bits': (4, 8)}
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpaceError(f"search space {name!r} is not TOML: {error}") from error
+    document = parse_toml(text, f"search space {name!r}", SpaceError)
     if "name" in document:
         raise SpaceError(f"search space {name!r}: unknown key 'name'; a space is called after its file")
     try:
         return SearchSpace.model_validate(document | {"name": name})
     except ValidationError as error:
-        raise SpaceError(f"search space {name!r}: {_describe(error, text)}") from error
+        complaint = _with_line(first_complaint(error, SearchSpace), text)
+        raise SpaceError(f"search space {name!r}: {complaint}") from error
 
 
-def _describe(error: ValidationError, text: str) -> str:
-    """Write the first complaint on one line, with its place: ``rule 3 (line 17): bits: expected …``."""
-    # A mistyped key may also leave one missing; the typo is what helps.
-    first = min(error.errors(), key=lambda complaint: complaint["type"] != "extra_forbidden")
-    place, keys, model = "", list(first["loc"]), SearchSpace.model_fields.keys()
-    if len(keys) > 1 and keys[0] in ("rules", "ties") and isinstance(keys[1], int):
-        header, number = str(keys[0]), keys[1]
-        lines = [
-            text.count("\n", 0, found.end()) + 1 for found in re.finditer(rf"(?m)^\s*\[\[\s*{header}\s*\]\]", text)
-        ]
-        line = f" (line {lines[number]})" if number < len(lines) else ""
-        place = f"{header.removesuffix('s')} {number + 1}{line}: "
-        keys, model = keys[2:], (Rule if header == "rules" else Tie).model_fields.keys()
-    key = str(keys[0]) if keys else ""
-    if first["type"] == "extra_forbidden":
-        return f"{place}unknown key {key!r}.{did_you_mean(key, set(model) - {'name'})}"
-    if first["type"] == "missing":
-        return f"{place}{key} is missing"
-    message = (
-        str(first["ctx"]["error"]) if first["type"] == "value_error" else f"{first['msg']}, got {first['input']!r}"
-    )
-    return place + (f"{key}: " if key else "") + message
+def _with_line(complaint: Complaint, text: str) -> str:
+    """Name the rule or tie that is complained of, and its line: ``rule 3 (line 17): bits: expected …``."""
+    match complaint.location:
+        case ("rules" | "ties" as header, int(number), *_):
+            tables = re.finditer(rf"(?m)^\s*\[\[\s*{header}\s*\]\]", text)
+            lines = [text.count("\n", 0, table.end()) + 1 for table in tables]
+            line = f" (line {lines[number]})" if number < len(lines) else ""
+            return f"{header.removesuffix('s')} {number + 1}{line}: {complaint.below(2)}"
+    return str(complaint)

@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from autoq.errors import SpaceError
-from autoq.files import did_you_mean
 from autoq.graph.sites import Operand, Site
 from autoq.search.space.decisions import Decision, OperandPlan, OptionTable, ResolvedSpace
 from autoq.search.space.field_types import CONFIG_FIELDS, FIT
 from autoq.search.space.rules import Rule, SearchSpace, Tie
+from autoq.validation import did_you_mean
 
 logger = logging.getLogger(__name__)
 

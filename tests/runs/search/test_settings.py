@@ -36,9 +36,9 @@ def test_labelled_images() -> None:
         ({"reconstruct_images": 0}, "reconstruct_images"),
         ({"time_limit_seconds": 0}, "time_limit_seconds"),
         ({"time_limit_seconds": float("nan")}, "time_limit_seconds"),
-        ({"sampler": "tpa"}, "option: sampler: no such sampler, there is progressive, "),
-        ({"sampler": "tpa"}, "Did you mean 'tpe'? (got 'tpa')"),
-        ({"observer": "fpcz"}, "(got 'fpcz')"),
+        ({"sampler": "tpa"}, "option: sampler: no such sampler 'tpa', there is progressive, "),
+        ({"sampler": "tpa"}, "no such sampler 'tpa'"),
+        ({"observer": "fpcz"}, "(got 'fpcz'). Did you mean 'fpcs'?"),
     ],
 )
 def test_wrong_values_are_named(values: dict[str, object], expected: str) -> None:

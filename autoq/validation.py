@@ -1,0 +1,175 @@
+"""Values that people have written, checked: what is wrong with them on one line, with the nearest right one."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import re
+import tomllib
+import typing
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from autoq.errors import AutoqError
+
+if TYPE_CHECKING:  # loading it takes longer than all of `autoq --help`
+    from pydantic import ValidationError
+
+ModelT = TypeVar("ModelT")
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+"""What pydantic calls it, in models and in dataclasses."""
+_LONGEST_SHOWN = 80
+"""Characters of a wrong value beyond which a message leaves it out: whole tables."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` with the nearest of ``known``, or an empty string when nothing is near.
+
+    >>> did_you_mean("adalgo", ["uniform", "adalog"])
+    " Did you mean 'adalog'?"
+    >>> did_you_mean("adalgo", ["uniform"])
+    ''
+    """
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """What is wrong with one value of a document.
+
+    Attributes:
+        location: keys and indices that lead to the value.
+        message: what is wrong with it, without its location.
+        is_unknown_key: whether the last key of ``location`` is one that does not exist.
+    """
+
+    location: tuple[int | str, ...]
+    message: str
+    is_unknown_key: bool = False
+
+    def __str__(self) -> str:
+        """Join location and message."""
+        where = ".".join(map(str, self.location))
+        if self.is_unknown_key:
+            return f"unknown key {where!r}.{self.message}"
+        return f"{where}: {self.message}" if where else self.message
+
+    def below(self, depth: int) -> Complaint:
+        """Return the same complaint as seen from ``depth`` keys further in."""
+        return dataclasses.replace(self, location=self.location[depth:])
+
+
+def first_complaint(error: ValidationError, kind: Any) -> Complaint:
+    """Describe the most helpful complaint of a pydantic error.
+
+    Args:
+        error: of validating ``kind``.
+        kind: a pydantic model or a dataclass; its fields are searched for the key that an unknown one may stand for.
+    """
+    # A mistyped key also leaves one missing; the typo is what helps.
+    first = min(error.errors(), key=lambda complaint: complaint["type"] not in _UNKNOWN_KEY)
+    location, context = first["loc"], first.get("ctx", {})
+    if first["type"] in _UNKNOWN_KEY:
+        return Complaint(location, did_you_mean(str(location[-1]), _keys_beside(kind, location)), is_unknown_key=True)
+    if first["type"] == "missing":
+        return Complaint(location[:-1], f"{location[-1]} is missing")
+    message = str(context["error"]) if first["type"] == "value_error" else first["msg"]
+    given = repr(first["input"])
+    if given not in message and len(given) <= _LONGEST_SHOWN:
+        message += f" (got {given})"
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        near = did_you_mean(first["input"], re.findall(r"'([^']*)'", context["expected"]))
+        message += f".{near}" if near else ""
+    return Complaint(location, message)
+
+
+def validate(kind: type[ModelT], values: object, where: str, refusal: type[AutoqError]) -> ModelT:
+    """Validate plain data as a pydantic model or a dataclass.
+
+    Args:
+        kind: the model.
+        values: what a file or a caller gave.
+        where: what messages call it: ``recipe 'a.json'``.
+        refusal: what is raised.
+
+    Raises:
+        AutoqError: of class ``refusal``; names the first wrong key or value, and what would be right.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise refusal(f"{where}: {first_complaint(error, kind)}") from error
+
+
+def read_text(path: str | os.PathLike[str], what: str, refusal: type[AutoqError]) -> str:
+    """Read a text file that a person has named.
+
+    Args:
+        path: the file.
+        what: kind of file, for messages: ``recipe``.
+        refusal: what is raised.
+
+    Raises:
+        AutoqError: of class ``refusal``; the file cannot be read, or is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise refusal(f"cannot read {what} {os.fspath(path)!r}: {reason}") from error
+
+
+def parse_json(text: str, where: str, refusal: type[AutoqError]) -> Any:
+    """Parse JSON; ``where`` is what messages call it.
+
+    Raises:
+        AutoqError: of class ``refusal``; the text is not JSON.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise refusal(f"{where} is not JSON: {error}") from error
+
+
+def parse_toml(text: str, where: str, refusal: type[AutoqError]) -> dict[str, Any]:
+    """Parse TOML; ``where`` is what messages call it.
+
+    Raises:
+        AutoqError: of class ``refusal``; the text is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise refusal(f"{where} is not TOML: {error}") from error
+
+
+def _keys_beside(kind: Any, location: tuple[int | str, ...]) -> set[str]:
+    """Return the keys that a document of ``kind`` may have where ``location`` points."""
+    models: Collection[Any] = _models_in(kind)
+    for part in location[:-1]:
+        found = [fields[str(part)] for model in models if str(part) in (fields := _fields(model))]
+        if found:  # else it is a key of a mapping, an index, or a tag of a union
+            models = {model for annotation in found for model in _models_in(annotation)}
+    return {name for model in models for name in _fields(model)}
+
+
+def _models_in(annotation: Any) -> set[Any]:
+    """Return the models that a value annotated so is or holds."""
+    if _fields(annotation):
+        return {annotation}
+    return {model for argument in typing.get_args(annotation) for model in _models_in(argument)}
+
+
+def _fields(kind: Any) -> Mapping[str, Any]:
+    """Return the annotations of a model's fields by name; none of what is no model."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return {name: field.annotation for name, field in getattr(kind, "model_fields", {}).items()}
