@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autoq.errors import RecipeError
+from autoq.errors import RecipeError, RecipeNotFoundError
 from autoq.files import sha256_hex, write_text
 from autoq.validation import parse_json, read_text, validate
 
@@ -189,10 +189,11 @@ class Recipe(_Frozen):
         """Read and validate a recipe.
 
         Raises:
-            RecipeError: the file is missing, not JSON, or has a key or value that a recipe cannot have.
+            RecipeNotFoundError: there is no such file.
+            RecipeError: it is not JSON, or has a key or value that a recipe cannot have.
         """
         where = f"recipe {os.fspath(path)!r}"
-        document = parse_json(read_text(path, "recipe", RecipeError), where, RecipeError)
+        document = parse_json(read_text(path, "recipe", RecipeError, RecipeNotFoundError), where, RecipeError)
         return validate(cls, document, where, RecipeError)
 
 

@@ -108,22 +108,29 @@ def validate(kind: type[ModelT], values: object, where: str, refusal: type[Autoq
         raise refusal(f"{where}: {first_complaint(error, kind)}") from error
 
 
-def read_text(path: str | os.PathLike[str], what: str, refusal: type[AutoqError]) -> str:
+def read_text(
+    path: str | os.PathLike[str],
+    what: str,
+    refusal: type[AutoqError],
+    not_found: type[AutoqError] | None = None,
+) -> str:
     """Read a text file that a person has named.
 
     Args:
         path: the file.
         what: kind of file, for messages: ``recipe``.
         refusal: what is raised.
+        not_found: what is raised where there is no such file, if that is something else.
 
     Raises:
-        AutoqError: of class ``refusal``; the file cannot be read, or is not UTF-8.
+        AutoqError: of class ``refusal`` or ``not_found``; the file cannot be read, or is not UTF-8.
     """
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise refusal(f"cannot read {what} {os.fspath(path)!r}: {reason}") from error
+        kind = not_found if not_found is not None and isinstance(error, FileNotFoundError) else refusal
+        raise kind(f"cannot read {what} {os.fspath(path)!r}: {reason}") from error
 
 
 def parse_json(text: str, where: str, refusal: type[AutoqError]) -> Any:

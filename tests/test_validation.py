@@ -113,7 +113,7 @@ def test_did_you_mean() -> None:
 def test_files(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with pytest.raises(DataError, match=r"^cannot read list '.*a\.txt': No such file or directory$"):
-        read_text(path, "list", DataError)
+        read_text(path, "list", SpaceError, DataError)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"^cannot read list '.*a\.txt': it is not UTF-8 text$"):
         read_text(path, "list", DataError)
