@@ -79,7 +79,7 @@ def test_study_files_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(SpaceError, match=expected):
             load_study_file(path)
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(SpaceError, match="is not TOML"):
+    with pytest.raises(SpaceError, match="it is not UTF-8 text"):
         load_study_file(tmp_path / "binary.toml")
 
 
