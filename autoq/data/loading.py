@@ -36,9 +36,18 @@ def subset(source: ImageSource, count: int, seed: int) -> tuple[int, ...]:
     Raises:
         DataError: ``count`` is below one.
     """
+    return random_indices(len(source), count, seed)
+
+
+def random_indices(available: int, count: int, seed: int) -> tuple[int, ...]:
+    """The first ``count`` places of a seeded permutation of ``range(available)``.
+
+    Raises:
+        DataError: ``count`` is below one.
+    """
     if count < 1:
         raise DataError(f"cannot take {count} images: ask for 1 or more")
-    permutation: list[int] = np.random.default_rng(seed).permutation(len(source))[:count].tolist()
+    permutation: list[int] = np.random.default_rng(seed).permutation(available)[:count].tolist()
     return tuple(permutation)
 
 

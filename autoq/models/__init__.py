@@ -1,7 +1,18 @@
-"""Models by name: the only home of timm."""
+"""Models by name or as objects: the only home of timm and transformers."""
 
-from autoq.models.loaded import LoadedModel, weights_sha256
-from autoq.models.loading import BUNDLED_MODEL, load_model
+from autoq.models.loaded import IN_MEMORY, LoadedModel, weights_sha256
+from autoq.models.loading import load_model
+from autoq.models.python_models import describe_module, dtype_of
 from autoq.models.saving import save_model
+from autoq.models.timm_models import BUNDLED_MODEL
 
-__all__ = ["BUNDLED_MODEL", "LoadedModel", "load_model", "save_model", "weights_sha256"]
+__all__ = [
+    "BUNDLED_MODEL",
+    "IN_MEMORY",
+    "LoadedModel",
+    "describe_module",
+    "dtype_of",
+    "load_model",
+    "save_model",
+    "weights_sha256",
+]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from autoq.errors import ArgumentTypeError, DataError, ModelError
 from autoq.files import sha256_hex
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_BLANK_SIDE = 256
+IN_MEMORY = "memory:"
+"""What the name of a model begins with that was given as an object; its class follows."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +26,11 @@ class LoadedModel:
 
     Attributes:
         name: the string that loads this model again.
-        module: the model; takes ``(N, *input_size)`` in float32.
-        transform: from an image of any size and mode to a tensor of shape ``input_size``, normalised as in training.
-        input_size: channels, height and width of one input.
-        num_classes: number of outputs.
+        module: the model; takes ``(N, *input_size)``.
+        transform: from an image of any size and mode to a tensor of shape ``input_size``, normalised as in training;
+            None if nobody knows: images then have to be tensors.
+        input_size: shape of one input: channels, height and width of an image.
+        num_classes: number of outputs, or None if the model does not say.
         label_names: names of the outputs, or None if the model does not say.
         weights_sha256: what :func:`weights_sha256` gives for ``module``; where ReLU replaced modules of it, a hash of
             that and their paths.
@@ -32,9 +38,9 @@ class LoadedModel:
 
     name: str
     module: nn.Module
-    transform: Callable[[Image.Image], Tensor]
-    input_size: tuple[int, int, int]
-    num_classes: int
+    transform: Callable[[Image.Image], Tensor] | None
+    input_size: tuple[int, ...]
+    num_classes: int | None
     label_names: tuple[str, ...] | None
     weights_sha256: str
 
@@ -67,3 +73,63 @@ def _state_chunks(module: nn.Module) -> Iterator[bytes]:
     for name, tensor in sorted(module.state_dict().items()):
         yield f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode()
         yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+Preprocess = Callable[[Any], Any]
+"""From an image to a tensor (C, H, W), or an image processor of transformers."""
+
+
+@dataclass(frozen=True)
+class PreprocessedTransform:
+    """Make a model's input of an image by a function of the user's.
+
+    Attributes:
+        preprocess: takes an RGB image.
+    """
+
+    preprocess: Preprocess
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Tensor ``(C, H, W)`` of one image.
+
+        Raises:
+            DataError: the function returns something else.
+        """
+        made = self.preprocess(image.convert("RGB"))
+        if isinstance(made, Mapping) and "pixel_values" in made:
+            made = made["pixel_values"]
+            made = made[0] if isinstance(made, list) else made
+        tensor = made if isinstance(made, Tensor) else torch.as_tensor(made)
+        if tensor.ndim == 4 and len(tensor) == 1:  # image processors make batches of one
+            tensor = tensor[0]
+        if tensor.ndim != 3:
+            raise DataError(
+                f"preprocess makes a tensor of shape {tuple(tensor.shape)} of an image: let it return (C, H, W)"
+            )
+        return tensor
+
+
+def make_transform(preprocess: Preprocess) -> Callable[[Image.Image], Tensor]:
+    """From what a user gives as ``preprocess`` to a transform.
+
+    Raises:
+        ArgumentTypeError: it cannot be called.
+    """
+    if not callable(preprocess):
+        raise ArgumentTypeError(f"preprocess is a function from an image to a tensor, not {type(preprocess).__name__}")
+    return PreprocessedTransform(preprocess)
+
+
+def input_size_of(transform: Callable[[Image.Image], Tensor], shown: str) -> tuple[int, ...]:
+    """The shape that a transform makes of a blank image.
+
+    Raises:
+        ModelError: the transform does not work.
+    """
+    from PIL import Image
+
+    try:
+        return tuple(transform(Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE))).shape)
+    except Exception as error:  # whatever the user's code raises
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{shown} cannot preprocess an image: {reason.rstrip('.')}; correct it") from error

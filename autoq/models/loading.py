@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from autoq.errors import ModelError
-from autoq.files import sha256_hex
-from autoq.models.hub import is_network_failure, quick_hub, quiet
-from autoq.models.loaded import EvaluationTransform, LoadedModel, weights_sha256
-from autoq.models.saving import relu_paths, replaced_by_relu, use_relu_
-from autoq.validation import did_you_mean
-
-BUNDLED_MODEL = "vit_digits"
-"""Name of the model that needs no download."""
-
-_BUNDLED_FOLDER = Path(__file__).parent / BUNDLED_MODEL
-_LOCAL = "local-dir:"
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pth.tar")
-_IMAGE_MODES = {1: "L", 3: "RGB"}
-_LONGEST_REASON = 200
+from autoq.errors import ModelError, ModelNotFoundError
+from autoq.models.loaded import IN_MEMORY, LoadedModel
+from autoq.python_names import is_python_name
 
 
 def load_model(name: str, pretrained: bool = True, num_classes: int | None = None, seed: int = 0) -> LoadedModel:
@@ -32,154 +15,40 @@ def load_model(name: str, pretrained: bool = True, num_classes: int | None = Non
     Where the ``config.json`` of a folder or of the hub has ``"autoq": {"relu": [paths]}``, ReLU replaces these modules.
 
     Args:
-        name: a timm name (``deit_tiny_patch16_224``, weights from the hub), ``hf-hub:OWNER/NAME``, ``local-dir:PATH``
-            (a folder in timm's hub format), or ``vit_digits`` (bundled).
+        name: a timm name (``deit_tiny_patch16_224``, weights from the hub), ``hf-hub:OWNER/NAME`` (of timm or
+            transformers), ``local-dir:PATH`` (a folder in timm's hub format), ``hf-dir:PATH`` (a folder that
+            transformers saved), ``python:package.module:function`` (see ``python_model``), or ``vit_digits`` (bundled).
         pretrained: False for random weights.
-        num_classes: number of outputs, if not the model's own; the last layer then has random weights.
+        num_classes: number of outputs, if not the model's own (timm); the last layer then has random weights.
         seed: seed of random weights; the same ones come back in every process. No other random state changes.
 
     Raises:
         ModelError: there is no such model, its weights cannot be had or do not fit, or its ``config.json`` names
             modules that it does not have.
+
+    >>> load_model("vit_digits").input_size
+    (1, 8, 8)
     """
-    timm = _timm()
-    timm.layers.set_fused_attn(False)
-    config: dict[str, Any] = {}
-    source = f"{_LOCAL}{_BUNDLED_FOLDER}" if name == BUNDLED_MODEL else name
-    if source.startswith(_LOCAL):
-        folder = Path(source.removeprefix(_LOCAL)).expanduser()
-        config = _check_folder(name, folder, pretrained)
-        source = f"{_LOCAL}{folder}"
-    elif ":" not in source:
-        _check_timm_name(name, pretrained)
-    needs_hub = not source.startswith(_LOCAL) and (pretrained or ":" in source)
-    with quiet(), quick_hub() if needs_hub else nullcontext(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        try:
-            module = timm.create_model(source, pretrained=pretrained, num_classes=num_classes)
-            data_config = timm.data.resolve_model_data_config(module)
-            pipeline = timm.data.create_transform(**data_config, is_training=False)
-            if ":" in source and not source.startswith(_LOCAL):
-                config = _hub_config(source.partition(":")[2])
-        except Exception as error:  # timm, the hub client and torch each have their own
-            raise _explain(name, error) from error
-    try:
-        use_relu_(module, relu_paths(config))
-    except ModelError as error:
-        raise ModelError(f"model {name!r}: {error}; correct its config.json") from error
-    input_size = tuple(data_config["input_size"])
-    if input_size[0] not in _IMAGE_MODES:
-        raise ModelError(f"model {name!r} takes {input_size[0]} channels: images have 1 or 3, choose another model")
-    return LoadedModel(
-        name=name,
-        module=module.eval(),
-        transform=EvaluationTransform(_IMAGE_MODES[input_size[0]], pipeline),
-        input_size=input_size,
-        num_classes=module.num_classes,
-        label_names=_label_names(module),
-        weights_sha256=_sha256(module),
-    )
-
-
-def _sha256(module: Any) -> str:
-    """The hash of the weights, and of the modules that are ReLUs where the architecture has something else.
-
-    The same weights with another activation are another model: recipes and banks of one must not pass for the other's.
-    An ``act_layer`` among timm's arguments is in no hash; there the trained weights alone tell the models apart.
-    """
-    sha256, paths = weights_sha256(module), replaced_by_relu(module)
-    return sha256_hex(f"{each}\n".encode() for each in (sha256, *paths)) if paths else sha256
-
-
-def _hub_config(repository: str) -> dict[str, Any]:
-    """``config.json`` of ``OWNER/NAME`` or ``OWNER/NAME@REVISION``, which timm has fetched before."""
-    from huggingface_hub import hf_hub_download
-
-    identifier, _, revision = repository.partition("@")
-    path = Path(hf_hub_download(identifier, "config.json", revision=revision or None))
-    document = json.loads(path.read_text(encoding="utf-8"))
-    assert isinstance(document, dict)  # noqa: S101 - timm has read it
-    return document
-
-
-def _check_folder(name: str, folder: Path, pretrained: bool) -> dict[str, Any]:
-    """Refuse a folder that timm would fail on; its ``config.json``."""
-    timm = _timm()
-    if not folder.is_dir():
-        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        hint = did_you_mean(folder.name, siblings) or " Give a folder that holds config.json and model.safetensors."
-        raise ModelError(f"model {name!r}: there is no folder {str(folder)!r}.{hint}")
-    config = folder / "config.json"
-    if not config.is_file():
-        raise ModelError(f"model {name!r}: {str(folder)!r} has no config.json, so it is not in timm's hub format")
-    try:
-        document = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model {name!r}: {str(config)!r} is not JSON: {error}") from error
-    architecture = document.get("architecture") if isinstance(document, dict) else None
-    if not isinstance(architecture, str):
-        raise ModelError(f"model {name!r}: {str(config)!r} has no 'architecture': give it a timm name")
-    if not timm.is_model(architecture):
-        hint = did_you_mean(architecture, timm.list_models())
-        raise ModelError(
-            f"model {name!r}: {str(config)!r} names an architecture unknown to timm, {architecture!r}.{hint}"
+    if name.startswith(IN_MEMORY):
+        kind = name.removeprefix(IN_MEMORY)
+        raise ModelNotFoundError(
+            f"the model was given in Python, as an object of class {kind!r}: give it again, as model= or, on the command "
+            "line, as --model python:package.module:function"
         )
-    if pretrained and not any(entry.name.endswith(_WEIGHT_SUFFIXES) for entry in folder.iterdir()):
-        raise ModelError(
-            f"model {name!r}: {str(folder)!r} has no weights (model.safetensors): add them, or use --no-pretrained"
-        )
-    assert isinstance(document, dict)  # noqa: S101 - it has an architecture
-    return document
+    if is_python_name(name):
+        from autoq.models.python_models import load_python_model
 
+        if not pretrained:
+            raise ModelError(f"--no-pretrained does not apply to {name!r}: its weights are what the function gives it")
+        return load_python_model(name)
+    if name.startswith("hf-dir:"):
+        from autoq.models.transformers_models import load_transformers_folder
 
-def _check_timm_name(name: str, pretrained: bool) -> None:
-    timm = _timm()
-    if "/" in name or "\\" in name:
-        raise ModelError(f"unknown model {name!r}: write 'local-dir:{name}' for a folder, 'hf-hub:{name}' for the hub")
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        hint = did_you_mean(architecture, [*timm.list_models(), BUNDLED_MODEL])
-        raise ModelError(f"unknown model {name!r}: give a timm name, local-dir:PATH or {BUNDLED_MODEL}.{hint}")
-    tagged = timm.list_pretrained(f"{architecture}.*")
-    if pretrained and not tagged:
-        raise ModelError(f"timm has no weights for {name!r}: use --no-pretrained for random ones")
-    if tag and name not in tagged:
-        hint = did_you_mean(name, tagged)
-        raise ModelError(f"model {name!r}: timm has no weights {tag!r} for {architecture!r}.{hint}")
+        return load_transformers_folder(name, Path(name.removeprefix("hf-dir:")).expanduser(), pretrained, seed)
+    from autoq.models.timm_models import hub_config, load_timm_model
 
+    if name.startswith("hf-hub:") and "architecture" not in (config := hub_config(name)):
+        from autoq.models.transformers_models import load_transformers_repository
 
-def _explain(name: str, error: Exception) -> ModelError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    if is_network_failure(error):
-        remedy = "give local-dir:PATH, a folder that has it" + ("" if ":" in name else ", or --no-pretrained")
-        return ModelError(f"model {name!r} cannot be downloaded: the server cannot be reached; {remedy}")
-    if "loading state_dict" in lines[0]:
-        reason = _shorten(lines[1] if len(lines) > 1 else lines[0])
-        return ModelError(
-            f"weights of {name!r} do not fit its architecture: {reason}; correct config.json or the weights"
-        )
-    remedy = "check its config.json and its weights file" if name.startswith(_LOCAL) else "check the name"
-    return ModelError(f"model {name!r} cannot be loaded: {_shorten(lines[0])}; {remedy}")
-
-
-def _shorten(text: str) -> str:
-    return text.rstrip(".") if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
-
-
-def _timm() -> Any:
-    """The module, imported late because it takes seconds, and untyped as most of it is."""
-    import timm
-
-    return timm
-
-
-def _label_names(module: Any) -> tuple[str, ...] | None:
-    """The names a model's configuration gives, or those of the ImageNet subset that has as many classes."""
-    timm = _timm()
-    names = module.pretrained_cfg.get("label_names")
-    if isinstance(names, dict):
-        names = [names.get(index, names.get(str(index))) for index in range(len(names))]
-    if not names:
-        subset = timm.data.infer_imagenet_subset(module)
-        names = timm.data.ImageNetInfo(subset).label_names() if subset else []
-    return tuple(map(str, names)) if names and len(names) == module.num_classes else None
+        return load_transformers_repository(name, config, pretrained, seed)
+    return load_timm_model(name, pretrained, num_classes, seed)
