@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from autoq.errors import InputError
-from autoq.files import did_you_mean
+from autoq.validation import did_you_mean
 
 PREFIX = "python:"
 """What such a name begins with."""

@@ -28,8 +28,9 @@ import torch
 from autoq.methods import BitWidths, MethodOptions, create_method
 from autoq.methods.igq_vit import IgqVit
 from autoq.recipe import OperandConfig
+from autoq.runs.images import LabelledImages
 from autoq.runs.quantize import QuantizeSettings, quantize
-from autoq.runs.session import LabelledImages, Session
+from autoq.runs.session import Session
 from autoq.scoring import measure_accuracy
 from autoq.units import format_bops, format_kl
 

@@ -29,7 +29,8 @@ from autoq.reconstruction.block_folder import BlockReport
 from autoq.reconstruction.reconstruct import reconstruct
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.evaluate import options_of
-from autoq.runs.session import LabelledImages, Session
+from autoq.runs.images import LabelledImages
+from autoq.runs.session import Session
 from autoq.scoring import measure_accuracy
 from autoq.scoring.discrepancy import Discrepancy
 from autoq.scoring.solved_operands import SolvedOperands

@@ -1,8 +1,18 @@
-"""Images to calibrate and evaluate on: sources named by a string, seeded subsets, and their tensors."""
+"""Images to calibrate and evaluate on: named by a string or given as objects, and their tensors."""
 
 from autoq.data._base import ImageSource
+from autoq.data.given import GivenImages
 from autoq.data.labels import class_indices
 from autoq.data.loading import fingerprint, load_images, subset
 from autoq.data.opening import Role, open_source
 
-__all__ = ["ImageSource", "Role", "class_indices", "fingerprint", "load_images", "open_source", "subset"]
+__all__ = [
+    "GivenImages",
+    "ImageSource",
+    "Role",
+    "class_indices",
+    "fingerprint",
+    "load_images",
+    "open_source",
+    "subset",
+]

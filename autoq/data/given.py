@@ -30,8 +30,8 @@ class GivenImages:
 
     Attributes:
         images: a tensor or array (N, ...); a pair of such and labels; a data set (``len`` and indices) of images or of
-            (image, label) pairs; or an iterable of batches. Images are tensors or, with a transform, PIL images; entries
-            may be dictionaries with ``pixel_values`` or ``image``, and ``labels`` or ``label``.
+            (image, label) pairs; or an iterable of batches. Images are tensors or, with a transform, PIL images; what
+            has three axes is one image. Entries may be dictionaries: ``pixel_values`` or ``image``, and ``labels``.
         transform: makes tensors of PIL images; None if nobody knows how.
     """
 
@@ -59,7 +59,7 @@ class GivenImages:
     def sample(self, count: int, seed: int) -> Tensor:
         """Take images to calibrate on.
 
-        Of a tensor or a data set, a seeded subset, the same whatever the process; of any other iterable, the first ones.
+        Of a tensor or a data set, a seeded subset, the same in every process; of any other iterable, the first ones.
 
         Args:
             count: how many; all if there are no more.
@@ -120,9 +120,11 @@ class GivenImages:
 
     def count(self) -> int:
         """How many images there are; goes through all of them where nothing else tells."""
-        for holder in (getattr(self.images, "dataset", None), self.images):
-            if _is_indexed(holder) and (holder is not self.images or not self._holds_batches()):
-                return len(holder)
+        loaded_from: Any = getattr(self.images, "dataset", None)  # of a DataLoader
+        if _is_indexed(loaded_from):
+            return len(loaded_from)
+        if _is_indexed(self.images) and not self._holds_batches():
+            return len(self.images)
         return sum(len(images) for images, _ in self)
 
     def can_be_read_again(self) -> bool:
@@ -162,8 +164,8 @@ class GivenImages:
         tensor = torch.as_tensor(image)
         if not tensor.is_floating_point():
             raise DataError(
-                f"images are of type {str(tensor.dtype).removeprefix('torch.')}: give floating-point tensors, normalised "
-                "as the model takes them, or PIL images and preprocess"
+                f"images are of type {str(tensor.dtype).removeprefix('torch.')}: give floating-point tensors, "
+                "normalised as the model takes them, or PIL images and preprocess"
             )
         if batched is None:
             batched = tensor.ndim != 3

@@ -9,8 +9,9 @@ from autoq.data._base import ImageSource
 from autoq.data.archive import ArchiveSource
 from autoq.data.digits import SPLITS, DigitsSource
 from autoq.data.folder import FolderSource
+from autoq.data.given import IN_MEMORY
 from autoq.data.hfds import HfdsSource
-from autoq.errors import DataError
+from autoq.errors import DataNotFoundError
 from autoq.validation import did_you_mean
 
 Role = Literal["calibration", "evaluation"]
@@ -32,7 +33,8 @@ def open_source(spec: str, role: Role) -> ImageSource:
         them, classes being in natural order; without such folders they have no labels.
 
     Raises:
-        DataError: there is no such source, or it has no images.
+        DataNotFoundError: there is no such source.
+        DataError: it has no images.
     """
     if spec == "digits":
         return DigitsSource.open(spec, _DIGITS_SPLITS[role])
@@ -40,9 +42,14 @@ def open_source(spec: str, role: Role) -> ImageSource:
         return DigitsSource.open(spec, spec.removeprefix("digits/"))
     if spec.startswith("hfds/"):
         return HfdsSource.open(spec, role)
+    if spec.startswith(IN_MEMORY):
+        raise DataNotFoundError(
+            f"the images were given in Python, as an object of class {spec.removeprefix(IN_MEMORY)!r}: give them "
+            "again, as an argument or, on the command line, as python:package.module:function"
+        )
     path = Path(spec).expanduser()
     if not spec or not path.exists():
-        raise DataError(f"no image folder or tar at {spec!r}.{_suggestion(path)}")
+        raise DataNotFoundError(f"no image folder or tar at {spec!r}.{_suggestion(path)}")
     return FolderSource.open(spec, path) if path.is_dir() else ArchiveSource.open(spec, path)
 
 

@@ -32,8 +32,8 @@ def load_model(name: str, pretrained: bool = True, num_classes: int | None = Non
     if name.startswith(IN_MEMORY):
         kind = name.removeprefix(IN_MEMORY)
         raise ModelNotFoundError(
-            f"the model was given in Python, as an object of class {kind!r}: give it again, as model= or, on the command "
-            "line, as --model python:package.module:function"
+            f"the model was given in Python, as an object of class {kind!r}: give it again, as model= or, on the "
+            "command line, as --model python:package.module:function"
         )
     if is_python_name(name):
         from autoq.models.python_models import load_python_model

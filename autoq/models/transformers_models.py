@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from autoq.errors import ModelError, ModelNotFoundError
-from autoq.files import did_you_mean
 from autoq.models.hub import quick_hub, quiet
 from autoq.models.loaded import LoadedModel, input_size_of, make_transform
 from autoq.models.python_models import transformers_label_names
 from autoq.models.timm_models import explain_failure, model_sha256
+from autoq.validation import did_you_mean
 
 _DEFAULT_CLASS = "AutoModelForImageClassification"
 

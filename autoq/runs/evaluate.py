@@ -17,7 +17,8 @@ from autoq.cost import ModelCost, model_cost
 from autoq.errors import CalibrationError, ModelError, RecipeError
 from autoq.graph.insert import QuantizedModel
 from autoq.recipe import CalibrationReference, OperandConfig, Recipe, SiteConfig
-from autoq.runs.session import CalibrationImages, Session
+from autoq.runs.images import CalibrationImages
+from autoq.runs.session import Session
 from autoq.scoring.accuracy import Accuracy, Hits
 from autoq.scoring.discrepancy import Discrepancy, Score
 from autoq.scoring.evaluator import Evaluator, finite_logits

@@ -8,8 +8,9 @@ from autoq.calibration import Bank, CalibrationSettings
 from autoq.calibration.fpcs.search import FpcsSettings
 from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
+from autoq.runs.images import CalibrationImages
 from autoq.runs.search.settings import CalibrationChoices
-from autoq.runs.session import CalibrationImages, Session
+from autoq.runs.session import Session
 
 _RESCALED_FOR_BITS = 8
 """Zero points at which reparameterized LayerNorms are brought together: the finest of the usual widths suits all."""

@@ -22,8 +22,9 @@ from autoq.reconstruction.block_folder import BlockReport
 from autoq.reconstruction.reconstruct import Iteration, reconstruct
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.evaluate import calibrated_on, find_bank, open_model, options_of, own_images
+from autoq.runs.images import CalibrationImages, LabelledImages
 from autoq.runs.reconstruction_dir import ReconstructionDirectory
-from autoq.runs.session import CalibrationImages, LabelledImages, Session
+from autoq.runs.session import Session
 from autoq.runs.steps import refuse_unwritable, score_recipe
 from autoq.scoring.solved_operands import SolvedOperands, read_operands, write_operands
 from autoq.scoring.sources import SolvedSource

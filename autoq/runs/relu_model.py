@@ -19,8 +19,9 @@ from autoq.reconstruction.mlp import MlpProgress, reconstruct_mlps
 from autoq.reconstruction.mlp_graph import find_mlps, with_relu
 from autoq.reconstruction.mlp_training import MlpSettings
 from autoq.runs.evaluate import MODEL_FOLDER
+from autoq.runs.images import CalibrationImages
 from autoq.runs.reconstruction_dir import load_record, refuse_differing
-from autoq.runs.session import CalibrationImages, Session
+from autoq.runs.session import Session
 
 _RECORD, _PARTS = "mlps.json", "mlps"
 _TRIED_IMAGES = 8

@@ -16,10 +16,11 @@ from torch import Tensor
 from autoq.calibration import Bank
 from autoq.errors import RunDirectoryError, SpaceError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
+from autoq.runs.images import CalibrationImages
 from autoq.runs.measurement_dir import MeasurementDirectory
 from autoq.runs.preparation import open_bank
 from autoq.runs.search.settings import CalibrationChoices
-from autoq.runs.session import CalibrationImages, Session
+from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.threads import fastest_threads
 from autoq.search.space import ResolvedSpace, load_space, resolve_space

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import copy
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,52 +14,13 @@ from torch import Tensor
 from autoq.calibration import Bank, CalibrationSettings
 from autoq.calibration.bank.files import read_bank
 from autoq.calibration.transforms.reparameterization import ChannelFactors, observe_factors, reparameterize
-from autoq.data import ImageSource, class_indices, fingerprint, load_images, open_source, subset
-from autoq.errors import DataError, ModelError, RecipeError
+from autoq.errors import ModelError, RecipeError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import TracedModel, trace
-from autoq.models import LoadedModel, load_model
+from autoq.models import LoadedModel, dtype_of, load_model
 from autoq.recipe import CalibrationReference, ModelReference, Recipe, SiteConfig
+from autoq.runs.images import CalibrationImages, ImageReader, LabelledImages
 from autoq.scoring.evaluator import choose_batch_size
-
-_logger = logging.getLogger(__name__)
-_IMAGES_AT_ONCE = 256
-"""Labelled images decoded before they are evaluated; bounds memory however many there are."""
-
-
-@dataclass(frozen=True)
-class CalibrationImages:
-    """The images that calibrate and score.
-
-    Attributes:
-        data: the ``--data`` that was given.
-        seed: that chose them.
-        tensor: of shape (N, C, H, W), on the model's device.
-    """
-
-    data: str
-    seed: int
-    tensor: Tensor
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of the pixels as the model sees them."""
-        return fingerprint(self.tensor)
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """Labelled images to measure accuracy on, decoded as they are needed.
-
-    Attributes:
-        data: the ``--eval-data`` that was given.
-        count: how many there are.
-        batches: makes an iterator over (images, class indices), on the model's device.
-    """
-
-    data: str
-    count: int
-    batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -100,9 +61,40 @@ class Session:
         chosen = _device(device)
         loaded = load_model(name, pretrained=pretrained)
         loaded.module.to(chosen)
-        example = torch.zeros(2, *loaded.input_size, device=chosen)
+        return cls._traced(loaded, pretrained, chosen)
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, device: str = "auto") -> Session:
+        """Trace a model that was given as an object; the object itself is left as and where it is.
+
+        Args:
+            loaded: the model.
+            device: ``auto`` (where the model is), or a device as in :meth:`open`, to which a copy is made.
+
+        Raises:
+            ModelError: there is no such device.
+            TraceError: the model cannot be traced.
+        """
+        own = next((value.device for value in loaded.module.parameters()), torch.device("cpu"))
+        chosen = own if device == "auto" else _device(device)
+        if chosen != own:
+            loaded = replace(loaded, module=copy.deepcopy(loaded.module).to(chosen))
+        return cls._traced(loaded, True, chosen)
+
+    @classmethod
+    def _traced(cls, loaded: LoadedModel, pretrained: bool, device: torch.device) -> Session:
+        example = torch.zeros(2, *loaded.input_size, device=device, dtype=dtype_of(loaded.module))
         traced = trace(loaded.module, example)
-        return cls(loaded, pretrained, traced, QuantizedModel(traced).to(chosen), chosen)
+        return cls(loaded, pretrained, traced, QuantizedModel(traced).to(device), device)
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Number of the model's outputs: what the model says, else the length of the last axis of its output."""
+        if self.loaded.num_classes is not None:
+            return self.loaded.num_classes
+        example = torch.zeros(1, *self.loaded.input_size, device=self.device, dtype=dtype_of(self.loaded.module))
+        with torch.inference_mode():
+            return self.model.run(example)[0].shape[-1]
 
     @property
     def reference(self) -> ModelReference:
@@ -124,64 +116,24 @@ class Session:
                 f"{self.loaded.name!r} has {self.loaded.weights_sha256[:12]}: search again for this model"
             )
 
-    def calibration_images(self, data: str, count: int, seed: int) -> CalibrationImages:
-        """Load a seeded subset of unlabelled images.
+    @property
+    def reader(self) -> ImageReader:
+        """Makes the model's input of images."""
+        return ImageReader(
+            self.loaded, self.num_classes, choose_batch_size(self.traced), self.device, dtype_of(self.loaded.module)
+        )
 
-        Raises:
-            DataError: there are no such images, or one cannot be read.
-        """
-        source = open_source(data, "calibration")
-        chosen = subset(source, count, seed)
-        if len(chosen) < count:
-            _logger.warning("%s has %d images, fewer than the %d asked for: using all", data, len(chosen), count)
-        images = load_images(source, chosen, self.loaded.transform)
-        return CalibrationImages(data, seed, images.to(self.device))
+    def calibration_images(self, data: object, count: int, seed: int) -> CalibrationImages:
+        """Load a seeded subset of unlabelled images; see ``ImageReader.calibration_images``."""
+        return self.reader.calibration_images(data, count, seed)
 
-    def labelled_images(self, data: str, required: bool = True) -> LabelledImages | None:
-        """Labelled images, or None if they have no labels and ``required`` is False.
+    def labelled_images(self, data: object, required: bool = True) -> LabelledImages | None:
+        """Labelled images; see ``ImageReader.labelled_images``."""
+        return self.reader.labelled_images(data, required)
 
-        Raises:
-            DataError: there are no such images, or (if required) their labels are not the model's.
-        """
-        source = open_source(data, "evaluation")
-        if source.class_names is None:
-            if required:
-                raise DataError(f"images in {data!r} have no labels: put each class into a folder named after it")
-            return None
-        try:
-            class_of = class_indices(source.class_names, self.loaded.label_names, self.loaded.num_classes)
-        except DataError as error:
-            if required:
-                raise
-            _logger.warning("accuracy is not measured: %s", error)
-            return None
-        labels = ((index, source.label(index)) for index in range(len(source)))
-        known = [(index, class_of[label]) for index, label in labels if label is not None]
-        indices, classes = [index for index, _ in known], [label for _, label in known]
-
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            everything = torch.tensor(classes, device=self.device)
-            start = 0
-            for images in self._stream(source, indices):
-                yield images, everything[start : start + len(images)]
-                start += len(images)
-
-        return LabelledImages(data, len(known), batches)
-
-    def unlabelled_batches(self, data: str) -> Iterator[Tensor]:
-        """All images of ``data``, of shape (N, C, H, W) each time.
-
-        Raises:
-            DataError: there are no such images, or one cannot be read.
-        """
-        source = open_source(data, "evaluation")
-        return self._stream(source, range(len(source)))
-
-    def _stream(self, source: ImageSource, indices: Sequence[int]) -> Iterator[Tensor]:
-        size = choose_batch_size(self.traced)
-        for start in range(0, len(indices), _IMAGES_AT_ONCE):
-            images = load_images(source, indices[start : start + _IMAGES_AT_ONCE], self.loaded.transform)
-            yield from torch.split(images.to(self.device), size)
+    def unlabelled_batches(self, data: object) -> Iterator[Tensor]:
+        """All images of ``data``; see ``ImageReader.unlabelled_batches``."""
+        return self.reader.unlabelled_batches(data)
 
     def rescaled(
         self,

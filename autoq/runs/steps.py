@@ -12,7 +12,7 @@ from autoq.errors import RunDirectoryError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress
 from autoq.graph.insert import QuantizedModel
 from autoq.recipe import ScoreRecord, SiteConfig
-from autoq.runs.session import LabelledImages
+from autoq.runs.images import LabelledImages
 from autoq.scoring import Evaluator, measure_accuracy
 from autoq.scoring.sources import QuantizerSource
 

@@ -16,8 +16,8 @@ from autoq.events import Event, PhaseAdvanced, PhaseStarted
 from autoq.methods import METHODS, BitWidths, MethodOptions, create_method
 from autoq.recipe import Recipe
 from autoq.runs.evaluate import evaluate_recipe
+from autoq.runs.images import CalibrationImages
 from autoq.runs.quantize import QuantizeSettings, quantize
-from autoq.runs.session import CalibrationImages
 from tests.runs.small_run import PHOTOS, small_session, trace_once, write_photos
 
 IMAGES = 12

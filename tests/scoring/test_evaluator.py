@@ -22,7 +22,8 @@ from autoq.graph.trace import TracedModel, trace
 from autoq.methods.bit_widths import BitWidths
 from autoq.methods.fq_vit import FqVit
 from autoq.recipe import OperandConfig, SiteConfig
-from autoq.runs.session import CalibrationImages, Session
+from autoq.runs.images import CalibrationImages
+from autoq.runs.session import Session
 from autoq.scoring import Accuracy, Discrepancy, Evaluator, Score, choose_batch_size, measure_accuracy
 from autoq.search.space import ResolvedSpace, parse_space, resolve_space
 from tests.graph.small import traced

@@ -19,13 +19,14 @@ from autoq.errors import NonFiniteError, SpaceError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.graph.insert import QuantizedModel
 from autoq.recipe import hash_sites
+from autoq.runs.images import LabelledImages
 from autoq.runs.measurement_dir import MeasurementDirectory
 from autoq.runs.preparation import open_bank
 from autoq.runs.proxy_check.ranks import CheckedRow, ProxyCheck, column, load_rows, rank, save_csv, save_rows
 from autoq.runs.proxy_check.recipes import CheckedRecipe, choose_recipes
 from autoq.runs.search.settings import CalibrationChoices
 from autoq.runs.sensitivity import measure_into, options_of_space
-from autoq.runs.session import LabelledImages, Session
+from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.evaluator import CACHE_BYTES
 from autoq.scoring.threads import fastest_threads

@@ -10,10 +10,11 @@ from autoq.calibration import Bank
 from autoq.events import Event, PhaseStarted, Progress, ignore
 from autoq.recipe import Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.runs.images import CalibrationImages, LabelledImages
 from autoq.runs.reconstruct import finish_recipe
 from autoq.runs.search.directory import RunDirectory
 from autoq.runs.search.record import ReconstructedEntry, RunRecord
-from autoq.runs.session import CalibrationImages, LabelledImages, Session
+from autoq.runs.session import Session
 from autoq.search.front import knee
 from autoq.search.trials import EvaluatedTrial, best_trial
 

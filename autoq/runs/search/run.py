@@ -16,6 +16,7 @@ from autoq.cost import Budget, model_cost, uniform_bops
 from autoq.errors import BudgetError
 from autoq.events import Phase, PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.recipe import CalibrationReference, Recipe, ScoreRecord, SiteConfig
+from autoq.runs.images import CalibrationImages, LabelledImages
 from autoq.runs.preparation import open_bank
 from autoq.runs.search.directory import STUDY_NAME, RunDirectory
 from autoq.runs.search.reconstruct_front import chosen_trials, reconstruct_chosen
@@ -23,7 +24,7 @@ from autoq.runs.search.record import MeasuredAccuracy, RunRecord, new_record
 from autoq.runs.search.result import SearchResult, make_result
 from autoq.runs.search.settings import SearchSettings
 from autoq.runs.sensitivity import measure_into, options_of_space
-from autoq.runs.session import CalibrationImages, LabelledImages, Session
+from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size, measure_accuracy
 from autoq.scoring.threads import fastest_threads
 from autoq.search.allocation.problem import AllocationProblem

@@ -1,0 +1,207 @@
+"""A model's input, made of images that are named or given as objects, with and without labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from autoq.data import GivenImages, ImageSource, class_indices, fingerprint, load_images, open_source, subset
+from autoq.errors import DataError
+from autoq.models import LoadedModel
+from autoq.python_names import call_python_name, is_python_name
+
+_logger = logging.getLogger(__name__)
+_IMAGES_AT_ONCE = 256
+"""Labelled images decoded before they are evaluated; bounds memory however many there are."""
+
+
+@dataclass(frozen=True)
+class CalibrationImages:
+    """The images that calibrate and score.
+
+    Attributes:
+        data: the name of the data that they come from.
+        seed: that chose them.
+        tensor: of shape (N, *input_size), on the model's device.
+    """
+
+    data: str
+    seed: int
+    tensor: Tensor
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the pixels as the model sees them."""
+        return fingerprint(self.tensor)
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Labelled images to measure accuracy on, decoded as they are needed.
+
+    Attributes:
+        data: the name of the data that they come from.
+        count: how many there are.
+        batches: makes an iterator over (images, labels), on the model's device: images of shape (N, *input_size), class
+            indices of shape (N,), or what else the model's task takes for labels.
+    """
+
+    data: str
+    count: int
+    batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Makes a model's input of images.
+
+    Attributes:
+        loaded: the model.
+        num_classes: number of its outputs.
+        batch_size: images in a batch.
+        device: of the batches.
+        dtype: of the batches.
+    """
+
+    loaded: LoadedModel
+    num_classes: int
+    batch_size: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def calibration_images(self, data: object, count: int, seed: int) -> CalibrationImages:
+        """Load a seeded subset of images, whose labels are not looked at.
+
+        Args:
+            data: a name as in ``--data``, or an object as in ``GivenImages``.
+            count: how many; all of them, with a warning, if there are no more.
+            seed: chooses them.
+
+        Raises:
+            DataError: there are no such images, one cannot be read, or they are not of the model's input size.
+        """
+        if (given := self._given(data)) is not None:
+            name, images = _name(data, given), given.sample(count, seed)
+        else:
+            name = str(data)
+            source = open_source(name, "calibration")
+            images = load_images(source, subset(source, count, seed), self._transform(name))
+        if len(images) < count:
+            _logger.warning("%s has %d images, fewer than the %d asked for: using all", name, len(images), count)
+        return CalibrationImages(name, seed, self._input(images))
+
+    def labelled_images(self, data: object, required: bool = True) -> LabelledImages | None:
+        """Labelled images, or None if they have no labels and ``required`` is False.
+
+        Args:
+            data: a name as in ``--eval-data``, or an object as in ``GivenImages`` whose labels are the model's outputs.
+            required: whether to refuse images without labels.
+
+        Raises:
+            DataError: there are no such images, or (if required) their labels are not the model's.
+        """
+        if (given := self._given(data)) is not None:
+            return self._given_labels(_name(data, given), given, required)
+        name = str(data)
+        source = open_source(name, "evaluation")
+        if source.class_names is None:
+            if required:
+                raise DataError(f"images in {name!r} have no labels: put each class into a folder named after it")
+            return None
+        try:
+            class_of = class_indices(source.class_names, self.loaded.label_names, self.num_classes)
+        except DataError as error:
+            if required:
+                raise
+            _logger.warning("accuracy is not measured: %s", error)
+            return None
+        labels = ((index, source.label(index)) for index in range(len(source)))
+        known = [(index, class_of[label]) for index, label in labels if label is not None]
+        indices, classes = [index for index, _ in known], [label for _, label in known]
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            everything = torch.tensor(classes, device=self.device)
+            start = 0
+            for images in self._stream(source, indices):
+                yield images, everything[start : start + len(images)]
+                start += len(images)
+
+        return LabelledImages(name, len(known), batches)
+
+    def unlabelled_batches(self, data: object) -> Iterator[Tensor]:
+        """All images of ``data``, of shape (N, *input_size) each time.
+
+        Raises:
+            DataError: there are no such images, or one cannot be read.
+        """
+        if (given := self._given(data)) is not None:
+            return (self._input(images) for images, _ in given.batches(self.batch_size))
+        source = open_source(str(data), "evaluation")
+        return self._stream(source, range(len(source)))
+
+    def _given_labels(self, name: str, given: GivenImages, required: bool) -> LabelledImages | None:
+        if not given.can_be_read_again():
+            given = GivenImages(list(given.batches(self.batch_size)))
+        _, first = next(iter(given.batches(self.batch_size)))
+        if first is None:
+            if required:
+                raise DataError("the images have no labels: give (images, labels), or batches of them")
+            return None
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for images, labels in given.batches(self.batch_size):
+                if labels is None:
+                    raise DataError("some images have no labels: give one for each")
+                self._check_classes(labels)
+                yield self._input(images), labels.to(self.device)
+
+        return LabelledImages(name, given.count(), batches)
+
+    def _check_classes(self, labels: Tensor) -> None:
+        if labels.is_floating_point():
+            return
+        least, most = int(labels.min()), int(labels.max())
+        if least < 0 or most >= self.num_classes:
+            raise DataError(
+                f"labels run from {least} to {most}, but the model has {self.num_classes} outputs: give indices of "
+                "outputs, from 0"
+            )
+
+    def _given(self, data: object) -> GivenImages | None:
+        """The images that an object or a function's name stands for; None for other names."""
+        if isinstance(data, str):
+            if not is_python_name(data):
+                return None
+            data = call_python_name(data, DataError)
+        return data if isinstance(data, GivenImages) else GivenImages(data, self.loaded.transform)
+
+    def _stream(self, source: ImageSource, indices: Sequence[int]) -> Iterator[Tensor]:
+        transform = self._transform(source.name)
+        for start in range(0, len(indices), _IMAGES_AT_ONCE):
+            images = load_images(source, indices[start : start + _IMAGES_AT_ONCE], transform)
+            yield from torch.split(self._input(images), self.batch_size)
+
+    def _transform(self, data: str) -> Callable[[Image.Image], Tensor]:
+        if self.loaded.transform is None:
+            raise DataError(
+                f"nobody knows how images of {data!r} become the input of {self.loaded.name!r}: give preprocess, a "
+                "function from an image to a tensor"
+            )
+        return self.loaded.transform
+
+    def _input(self, images: Tensor) -> Tensor:
+        """Images of the model's input size, as its input."""
+        found, wanted = tuple(images.shape[1:]), self.loaded.input_size
+        if found != wanted:
+            raise DataError(f"images have shape {found}, but {self.loaded.name!r} takes {wanted}: resize them")
+        return images.to(self.device, self.dtype)
+
+
+def _name(data: object, given: GivenImages) -> str:
+    return data if isinstance(data, str) else given.name
