@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from autoq.errors import ModelError, ModelNotFoundError
+from autoq.files import sha256_hex
 from autoq.models.hub import is_network_failure, quick_hub, quiet
 from autoq.models.loaded import EvaluationTransform, LoadedModel, weights_sha256
 from autoq.models.saving import relu_paths, replaced_by_relu, use_relu_
-from autoq.files import sha256_hex
 from autoq.validation import did_you_mean
 
 BUNDLED_MODEL = "vit_digits"
