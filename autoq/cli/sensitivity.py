@@ -143,7 +143,7 @@ def _importance_rows(result: SensitivityResult) -> list[dict[str, Any]]:
 
 def _most_sensitive(result: SensitivityResult) -> list[str]:
     """The operands that lose most at a middle width, each at its best option of that width."""
-    from autoq.report.sensitivity_map import LOSS_NAMES, best_cells, family_mark
+    from autoq.report.sensitivity_map import LOSS_NAMES, best_cells
     from autoq.sensitivity.measure import middle_bits
     from autoq.units import format_kl
 
@@ -159,5 +159,5 @@ def _most_sensitive(result: SensitivityResult) -> list[str]:
     lines = [f"most sensitive {of} at {bits} bits, by {LOSS_NAMES[result.table.proxy]}:"]
     for cell, name in shown:
         loss = format_kl(cell.loss) if cell.loss < float("inf") else "not finite"
-        lines.append(f"  {name:<{wide}}  {loss:<10}  {family_mark(cell.config)}".rstrip())
+        lines.append(f"  {name:<{wide}}  {loss:<10}  {cell.label.mark}".rstrip())
     return lines

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from autoq.cost.size import weight_bytes
 from autoq.graph.sites import GroupGeometry, Operand, Site
+from autoq.quantizers import quantizer_class
 from autoq.recipe import FLOAT_BITS, CostRecord, OperandConfig, SiteConfig
 
 SCALE_BITS = 8
@@ -91,24 +92,30 @@ def site_cost(site: Site, config: SiteConfig) -> SiteCost:
 
 
 def group_overhead(operand: Operand, config: OperandConfig, bits_of_both: int) -> int:
-    """Bit operations that grouping one operand adds; 0 for one group or an operand that cannot be grouped.
+    """Count the bit operations that grouping one operand adds; 0 for one group or an operand that cannot be grouped.
 
     With T tokens × C channels in G groups feeding N outputs and acc = bits_w + bits_a + ceil(log2(C / G)):
-    rescaling T·N·G·acc·8; for instance-aware groups, minimum and maximum of every channel 2·T·C·bits_a and distances
-    2·C·G·16².
+    rescaling T·N·G·acc·8; where groups are assigned at run time, minimum and maximum of every channel 2·T·C·bits_a and
+    distances 2·C·G·16².
+
+    Args:
+        operand: the grouped operand.
+        config: of the operand.
+        bits_of_both: sum of the widths of the site's two operands.
     """
     geometry = operand.group_geometry
     if geometry is None or config.groups <= 1:
         return 0
-    return _overhead(geometry, config.groups, config.bits, bits_of_both, config.scheme == "instance_groups")
+    assigned = quantizer_class(config.scheme).assigns_at_run_time
+    return _overhead(geometry, config.groups, config.bits, bits_of_both, assigned=assigned)
 
 
-def _overhead(geometry: GroupGeometry, groups: int, bits: int, bits_of_both: int, instance_aware: bool) -> int:
+def _overhead(geometry: GroupGeometry, groups: int, bits: int, bits_of_both: int, *, assigned: bool) -> int:
     tokens, channels, outputs = geometry.tokens, geometry.channels, geometry.outputs
     groups = min(groups, channels)
     accumulator_bits = bits_of_both + math.ceil(math.log2(channels / groups))
     total = tokens * outputs * groups * accumulator_bits * SCALE_BITS
-    if instance_aware:
+    if assigned:
         total += 2 * tokens * channels * bits + 2 * channels * groups * DISTANCE_BITS**2
     return geometry.copies * total
 

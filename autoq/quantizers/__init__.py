@@ -12,6 +12,8 @@ from torch import Tensor
 
 from autoq.errors import RecipeError
 from autoq.quantizers._base import BaseQuantizer
+from autoq.quantizers._label import SchemeLabel
+from autoq.quantizers._log_base import BaseLogQuantizer
 from autoq.quantizers.adalog import AdaLogQuantizer
 from autoq.quantizers.granularity import OperandLayout
 from autoq.quantizers.instance_groups import InstanceGroupQuantizer
@@ -68,6 +70,7 @@ def create_quantizer(config: OperandConfig, layout: OperandLayout, qparams: Mapp
 __all__ = [
     "QUANTIZERS",
     "AdaLogQuantizer",
+    "BaseLogQuantizer",
     "BaseQuantizer",
     "InstanceGroupQuantizer",
     "IntegerLayerNorm",
@@ -77,6 +80,7 @@ __all__ = [
     "LogSqrt2Quantizer",
     "OperandLayout",
     "PowerOfTwoFactorQuantizer",
+    "SchemeLabel",
     "TwinUniformQuantizer",
     "UniformQuantizer",
     "create_quantizer",

@@ -1,37 +1,63 @@
-"""What every quantizer has in common."""
+"""The base class of all quantizers: what each computes, and what it says of itself."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from autoq.errors import CalibrationError
-from autoq.quantizers.granularity import OperandLayout, expand_groups
+from autoq.quantizers._label import SchemeLabel
+from autoq.quantizers.granularity import OperandLayout, count_groups, expand_groups
 from autoq.recipe import OperandConfig
+
+OutputSearch = Literal["scale_and_zero_point", "scale_and_log_base"]
+IntegerOperation = Literal["layer_norm", "softmax"]
 
 
 class BaseQuantizer(nn.Module, ABC):
     """Replaces a tensor by the nearest values that ``config.bits`` bits can express.
 
-    A subclass names its parameters in ``qparam_names`` and defines the abstract methods below. Parameters are float32
-    buffers and stay so when a model is cast to another type; arithmetic is in float32 (float64 for float64 inputs) and
-    results have the type of the input.
+    A subclass sets ``scheme``, ``qparam_names`` and ``config_fields`` and defines the abstract methods below; the other
+    class attributes and :meth:`label` tell search, calibration, cost, report and export what else is special about the
+    scheme. Nothing outside this package asks for a scheme by name.
+
+    Parameters are float32 buffers and stay so when a model is cast to another type; arithmetic is in float32 (float64
+    for float64 inputs) and results have the type of the input.
 
     NaN stays NaN in :meth:`forward`. As integers cannot hold it, :meth:`quantize` gives NaN the code of zero.
 
     A buffer that is given ``requires_grad_()`` is learned. Buffers must not be changed otherwise: make a new quantizer.
 
     Attributes:
+        scheme: the name that recipes use.
+        qparam_names: names of the parameters.
+        config_fields: fields of the configuration that the scheme reads, besides ``scheme`` and ``bits``; one that
+            reads ``granularity`` also reads ``groups`` where the granularity is ``group``.
+        fitted_fields: fields of the configuration that calibration fits where they are None; each is a parameter too, a
+            whole number of the same name.
+        is_affine: whether values are (code − zero_point) · scale with parameters that are the same for every input; see
+            :meth:`affine_qparams`.
+        assigns_at_run_time: whether parameters are assigned to channels or rows for each image, which costs operations.
+        output_search: the two parameters that the search by layer-output error (FPCS) combines; None: the scheme is
+            solved by the error of the operand alone.
+        integer_operation: the operation that runs in integers where a recipe has this scheme: the ``layer_norm`` whose
+            input it quantizes, or the ``softmax`` whose output it quantizes; None: all operations stay as they are.
         config: how the operand is quantized.
         layout: where the operand's channels, heads and images lie.
     """
 
     scheme: ClassVar[str]
     qparam_names: ClassVar[tuple[str, ...]]
+    config_fields: ClassVar[tuple[str, ...]]
+    fitted_fields: ClassVar[tuple[str, ...]] = ()
+    is_affine: ClassVar[bool] = False
+    assigns_at_run_time: ClassVar[bool] = False
+    output_search: ClassVar[OutputSearch | None] = None
+    integer_operation: ClassVar[IntegerOperation | None] = None
 
     def __init__(self, config: OperandConfig, layout: OperandLayout, qparams: Mapping[str, Tensor]) -> None:
         """Check the parameters and keep copies of them as buffers.
@@ -70,6 +96,51 @@ class BaseQuantizer(nn.Module, ABC):
     def learned(self) -> Self:
         """A quantizer with what the buffers hold now, and all that follows from it made anew."""
         return type(self)(self.config, self.layout, self.qparams()).to(next(self.buffers()).device)
+
+    @classmethod
+    def canonical_config(cls, config: OperandConfig, layout: OperandLayout, shape: Sequence[int]) -> OperandConfig:
+        """Return the one way to write what ``config`` means for an operand.
+
+        Fields that the scheme does not read get their defaults. ``head`` and ``group`` granularity become ``tensor``
+        (for weights with one group, ``channel``) where the operand has no such axis, and there are no more groups than
+        channels.
+
+        Args:
+            config: of this scheme.
+            layout: where the operand's channels, heads and images lie.
+            shape: of the operand.
+        """
+        values: dict[str, Any] = {name: getattr(config, name) for name in cls.config_fields}
+        granularity = values.get("granularity")
+        if granularity == "head" and layout.head_axis is None:
+            values["granularity"] = "tensor"
+        if granularity == "group":
+            values["groups"] = count_groups(config, layout.group_axis, shape)
+            if values["groups"] == 1:
+                values["granularity"] = "channel" if layout.is_weight else "tensor"
+        return OperandConfig(scheme=cls.scheme, bits=config.bits, **values)
+
+    @classmethod
+    def label(cls, config: OperandConfig) -> SchemeLabel:  # noqa: ARG003
+        """Return the texts that stand for a configuration in tables and pictures; the scheme's name if not overridden.
+
+        Args:
+            config: of this scheme.
+        """
+        return SchemeLabel(cls.scheme.replace("_", " "))
+
+    def resolved_config(self) -> OperandConfig:
+        """Return the configuration with the fields that calibration has fitted written out."""
+        fitted = {name: int(getattr(self, name)) for name in self.fitted_fields}
+        return self.config.model_copy(update=fitted)
+
+    def affine_qparams(self) -> tuple[Tensor, Tensor] | None:
+        """Return scale and zero point as other tools know them, or None if the scheme is not affine.
+
+        A value is (code − zero_point) · scale; both are float32, detached, of one shape, with as many dimensions as the
+        operand and of size one along axes that share them (with granularity ``group``, one entry a group).
+        """
+        return None
 
     @classmethod
     @abstractmethod

@@ -1,14 +1,16 @@
-"""What the logarithmic schemes have in common; they differ in their bases and levels."""
+"""The base class of the logarithmic quantizers, which differ in their bases and levels."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from autoq.quantizers._base import BaseQuantizer, usable_out, working_dtype
+from autoq.quantizers._base import BaseQuantizer, OutputSearch, usable_out, working_dtype
+from autoq.quantizers._label import SchemeLabel
 from autoq.quantizers._logarithm import LogLevels, encode, round_to_levels, round_to_levels_
 from autoq.quantizers.granularity import OperandLayout
 from autoq.recipe import OperandConfig
@@ -27,12 +29,21 @@ class BaseLogQuantizer(BaseQuantizer):
     "AdaLog", ECCV 2024), which folds the subtraction into the bias of the next layer, without its change of the model.
 
     Attributes:
+        log_base_numerators: numerators n of the bases 2^(n / ``log_base_denominator``) that the scheme can have;
+            calibration chooses among several.
+        log_base_denominator: see ``log_base_numerators``.
+        has_unit_scale_after_softmax: whether the scale of softmax outputs is 1 and not observed.
         scale: the greatest value, of shape ``layout.parameter_shape(...)``; 1 for softmax outputs.
         shift: one number that makes x non-negative: ``GELU_SHIFT`` for GELU outputs, 0 for softmax outputs.
         levels: the levels at scale one.
     """
 
     qparam_names: ClassVar[tuple[str, ...]] = ("scale", "shift")
+    config_fields: ClassVar[tuple[str, ...]] = ("granularity", "overflow")
+    output_search: ClassVar[OutputSearch | None] = "scale_and_log_base"
+    log_base_numerators: ClassVar[tuple[int, ...]] = (1,)
+    log_base_denominator: ClassVar[int] = 1
+    has_unit_scale_after_softmax: ClassVar[bool] = True
     scale: Tensor
     shift: Tensor
     levels: LogLevels
@@ -47,6 +58,29 @@ class BaseLogQuantizer(BaseQuantizer):
         shift = torch.where(least < 0, (-least).clamp(min=GELU_SHIFT), torch.zeros_like(least))
         scale = (upper + shift).clamp(min=torch.finfo(torch.float32).tiny)
         return cls(config, layout, {"scale": scale, "shift": shift, **cls._qparams_without_data(config)})
+
+    @classmethod
+    def label(cls, config: OperandConfig) -> SchemeLabel:
+        """Name the base: 2 if not overridden."""
+        return replace(super().label(config), log_base="2")
+
+    @classmethod
+    def octaves_per_code(cls) -> Tensor:
+        """Return the binary logarithm of every base that the scheme can have, of shape (bases,), float64."""
+        return torch.tensor(cls.log_base_numerators, dtype=torch.float64) / cls.log_base_denominator
+
+    @classmethod
+    def levels_of_bases(cls, bits: int, count: int) -> Tensor:  # noqa: ARG003
+        """Return the first levels at scale one of every base that the scheme can have.
+
+        Args:
+            bits: code width, on which rounded levels depend.
+            count: levels of each base, zero not counted.
+
+        Returns:
+            Of shape (bases, count), float64.
+        """
+        return torch.exp2(-cls.octaves_per_code().unsqueeze(1) * torch.arange(count, dtype=torch.float64))
 
     @classmethod
     def _qparams_without_data(cls, config: OperandConfig) -> dict[str, Tensor]:  # noqa: ARG003

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from autoq.quantizers._label import SchemeLabel
 from autoq.quantizers._log_base import BaseLogQuantizer
 from autoq.quantizers._logarithm import LogLevels, log_levels
 from autoq.recipe import OperandConfig
@@ -33,7 +34,30 @@ class AdaLogQuantizer(BaseLogQuantizer):
 
     scheme: ClassVar[str] = "adalog"
     qparam_names: ClassVar[tuple[str, ...]] = ("scale", "shift", "log_base_numerator")
+    config_fields: ClassVar[tuple[str, ...]] = ("granularity", "log_base_numerator", "overflow")
+    fitted_fields: ClassVar[tuple[str, ...]] = ("log_base_numerator",)
+    log_base_numerators: ClassVar[tuple[int, ...]] = tuple(range(LEAST_NUMERATOR, GREATEST_NUMERATOR + 1))
+    log_base_denominator: ClassVar[int] = RESOLUTION
     log_base_numerator: Tensor
+
+    @classmethod
+    def label(cls, config: OperandConfig) -> SchemeLabel:
+        """Mark the numerator of the base, ``q37``, or ``fit`` where calibration chooses it."""
+        numerator = config.log_base_numerator
+        if numerator is None:
+            return SchemeLabel("fit", "fit: logarithmic, base fitted.", "fit")
+        base = 2 ** (numerator / RESOLUTION)
+        return SchemeLabel(f"q{numerator}", f"q26: logarithmic, base 2^(26/{RESOLUTION}).", f"{base:.2f}")
+
+    @classmethod
+    def levels_of_bases(cls, bits: int, count: int) -> Tensor:
+        """Return the levels at scale one, significands rounded; of shape (128, count), float64."""
+        exponent = torch.tensor(cls.log_base_numerators).unsqueeze(1) * torch.arange(count)  # (bases, levels)
+        shift, remainder = exponent // RESOLUTION, exponent % RESOLUTION
+        steps = 2 ** (bits + 1) - 2
+        table = (torch.exp2(-remainder.double() / RESOLUTION) * steps).round() / steps
+        levels: Tensor = table * torch.exp2(-shift.double())
+        return levels
 
     @classmethod
     def _qparams_without_data(cls, config: OperandConfig) -> dict[str, Tensor]:

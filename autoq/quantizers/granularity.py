@@ -35,6 +35,11 @@ class OperandLayout:
     instance_group_axis: int | None = None
     instances_per_image: int = 1
 
+    @property
+    def is_weight(self) -> bool:
+        """Whether the operand is a parameter, the same for every image."""
+        return self.instances_per_image == 0
+
     def kept_axes(self, config: OperandConfig) -> tuple[int, ...]:
         """Axes along which the parameters of a static quantizer vary; along all others they are shared.
 
@@ -50,7 +55,7 @@ class OperandLayout:
         if config.granularity == "group":
             if self.group_axis is None:
                 raise CalibrationError("granularity 'group' needs an operand with a summed channel axis; use 'tensor'")
-            return (self.channel_axis, self.group_axis) if self.instances_per_image == 0 else (self.group_axis,)
+            return (self.channel_axis, self.group_axis) if self.is_weight else (self.group_axis,)
         return ()
 
     def parameter_shape(self, shape: Sequence[int], config: OperandConfig) -> tuple[int, ...]:
@@ -77,6 +82,11 @@ class OperandLayout:
         if config.granularity == "group" and self.group_axis is not None:
             kept[self.group_axis] = min(config.groups, shape[self.group_axis])
         return tuple(kept)
+
+
+def count_groups(config: OperandConfig, axis: int | None, shape: Sequence[int]) -> int:
+    """Return how many groups an operand can have along an axis: one an entry at most, one without such an axis."""
+    return 1 if axis is None else min(config.groups, shape[axis])
 
 
 def group_ids(channels: int, groups: int, device: torch.device | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 from torch import Tensor
@@ -14,7 +15,9 @@ from autoq.quantizers._affine import (
     choose_affine_qparams,
 )
 from autoq.quantizers._base import BaseQuantizer
-from autoq.quantizers.granularity import OperandLayout
+from autoq.quantizers._label import SchemeLabel, group_label
+from autoq.quantizers.granularity import OperandLayout, count_groups
+from autoq.quantizers.uniform import UniformQuantizer
 from autoq.recipe import OperandConfig
 
 
@@ -40,6 +43,8 @@ class InstanceGroupQuantizer(BaseQuantizer):
 
     scheme: ClassVar[str] = "instance_groups"
     qparam_names: ClassVar[tuple[str, ...]] = ("lower", "upper")
+    config_fields: ClassVar[tuple[str, ...]] = ("groups",)
+    assigns_at_run_time: ClassVar[bool] = True
     lower: Tensor
     upper: Tensor
     scale: Tensor
@@ -50,6 +55,19 @@ class InstanceGroupQuantizer(BaseQuantizer):
         """Use the bounds as they are, one a group; a single bound serves all groups."""
         lower, upper = (bound.detach().flatten().expand(config.groups) for bound in (lower, upper))
         return cls(config, layout, {"lower": lower, "upper": upper})
+
+    @classmethod
+    def canonical_config(cls, config: OperandConfig, layout: OperandLayout, shape: Sequence[int]) -> OperandConfig:
+        """Return ``uniform`` per tensor where there is one group or nothing to group: both are one range for all."""
+        groups = count_groups(config, layout.instance_group_axis, shape)
+        if groups == 1:
+            return OperandConfig(scheme=UniformQuantizer.scheme, bits=config.bits)
+        return OperandConfig(scheme=cls.scheme, bits=config.bits, groups=groups)
+
+    @classmethod
+    def label(cls, config: OperandConfig) -> SchemeLabel:
+        """Mark the number of groups: ``g8``."""
+        return group_label(config)
 
     @property
     def learnable(self) -> tuple[str, ...]:

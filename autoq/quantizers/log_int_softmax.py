@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from autoq.quantizers._base import IntegerOperation, OutputSearch
 from autoq.quantizers._log_base import BaseLogQuantizer
 from autoq.quantizers._logarithm import LogLevels, reciprocal_levels
 from autoq.quantizers.granularity import OperandLayout
@@ -30,6 +31,9 @@ class LogIntSoftmaxQuantizer(BaseLogQuantizer):
     """
 
     scheme: ClassVar[str] = "log_int_softmax"
+    config_fields: ClassVar[tuple[str, ...]] = ("overflow",)
+    output_search: ClassVar[OutputSearch | None] = None
+    integer_operation: ClassVar[IntegerOperation | None] = "softmax"
 
     @classmethod
     def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:  # noqa: ARG003

@@ -14,7 +14,7 @@ from autoq.quantizers._affine import (
     affine_quantize,
     choose_affine_qparams,
 )
-from autoq.quantizers._base import BaseQuantizer
+from autoq.quantizers._base import BaseQuantizer, IntegerOperation
 from autoq.quantizers.granularity import OperandLayout
 from autoq.recipe import OperandConfig
 
@@ -40,6 +40,9 @@ class PowerOfTwoFactorQuantizer(BaseQuantizer):
 
     scheme: ClassVar[str] = "power_of_two_factor"
     qparam_names: ClassVar[tuple[str, ...]] = ("scale", "zero_point", "exponent")
+    config_fields: ClassVar[tuple[str, ...]] = ()
+    is_affine: ClassVar[bool] = True
+    integer_operation: ClassVar[IntegerOperation | None] = "layer_norm"
     scale: Tensor
     zero_point: Tensor
     exponent: Tensor
@@ -52,6 +55,11 @@ class PowerOfTwoFactorQuantizer(BaseQuantizer):
         scale, zero_point = choose_factor_qparams(lower, upper, config.bits)
         exponent = torch.full_like(scale, GREATEST_EXPONENT)
         return cls(config, layout, {"scale": scale, "zero_point": zero_point, "exponent": exponent})
+
+    def affine_qparams(self) -> tuple[Tensor, Tensor]:
+        """Return 2^α · s of each channel, and the zero point that they share."""
+        scale = self._step().detach()
+        return scale, self.zero_point.detach().expand_as(scale)
 
     def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Integer codes 0..2^bits − 1."""

@@ -37,6 +37,7 @@ class TwinUniformQuantizer(BaseQuantizer):
 
     scheme: ClassVar[str] = "twin_uniform"
     qparam_names: ClassVar[tuple[str, ...]] = ("scale", "shift_bits", "fine_sign")
+    config_fields: ClassVar[tuple[str, ...]] = ("granularity",)
     scale: Tensor
     shift_bits: Tensor
     fine_sign: Tensor

@@ -15,7 +15,8 @@ from autoq.quantizers._affine import (
     choose_symmetric_qparams,
     symmetric_zero_point,
 )
-from autoq.quantizers._base import BaseQuantizer
+from autoq.quantizers._base import BaseQuantizer, OutputSearch
+from autoq.quantizers._label import SchemeLabel, group_label
 from autoq.quantizers.granularity import OperandLayout
 from autoq.recipe import OperandConfig
 
@@ -33,6 +34,9 @@ class UniformQuantizer(BaseQuantizer):
 
     scheme: ClassVar[str] = "uniform"
     qparam_names: ClassVar[tuple[str, ...]] = ("scale", "zero_point")
+    config_fields: ClassVar[tuple[str, ...]] = ("granularity", "symmetric")
+    is_affine: ClassVar[bool] = True
+    output_search: ClassVar[OutputSearch | None] = "scale_and_zero_point"
     scale: Tensor
     zero_point: Tensor
 
@@ -44,6 +48,15 @@ class UniformQuantizer(BaseQuantizer):
         else:
             scale, zero_point = choose_affine_qparams(lower, upper, config.bits, include_zero=True)
         return cls(config, layout, {"scale": scale, "zero_point": zero_point})
+
+    @classmethod
+    def label(cls, config: OperandConfig) -> SchemeLabel:
+        """Leave it unmarked but for groups: ``g8``."""
+        return group_label(config) if config.groups > 1 else SchemeLabel("", "Unmarked: uniform.")
+
+    def affine_qparams(self) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point; the zero point is ½ for symmetric quantizers of one bit."""
+        return self.scale.detach(), self.zero_point.detach()
 
     @property
     def learnable(self) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
+from autoq.quantizers import quantizer_class
+from autoq.recipe import OperandConfig
 from autoq.report.scales import make_scale
 from autoq.report.summary import Point, Reconstructed, RunSummary
 from autoq.report.words import headline
@@ -55,7 +57,19 @@ def _point_data(point: Point) -> dict[str, Any]:
         *("id", "origin", "label", "bops", "group_bops", "weight_bytes", "kl_nats", "agreement_percent", "sqnr_db"),
         *("top1_percent", "feasible", "on_front"),
     )
-    return {name: getattr(point, name) for name in names} | {"uniform": point.is_uniform, "recipe": point.recipe}
+    data = {name: getattr(point, name) for name in names} | {"uniform": point.is_uniform, "recipe": point.recipe}
+    return data if point.recipe is None else data | {"log_bases": _log_bases(point.recipe["sites"])}
+
+
+def _log_bases(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Collect the bases of a recipe's logarithmic quantizers, as text, by site and operand."""
+    texts: dict[str, dict[str, str]] = {}
+    for site, operands in sites.items():
+        for operand, document in operands.items():
+            config = OperandConfig.model_validate(document)
+            if base := quantizer_class(config.scheme).label(config).log_base:
+                texts.setdefault(site, {})[operand] = base
+    return texts
 
 
 def _reconstructed_data(found: Reconstructed) -> dict[str, Any]:

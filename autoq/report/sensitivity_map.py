@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autoq.files import atomic_path
+from autoq.quantizers import SchemeLabel, quantizer_class
 from autoq.recipe import OperandConfig
 from autoq.report.plots import DPI, INK, SOFT, VERMILION
 from autoq.sensitivity.measure import SensitivityTable
@@ -49,6 +50,11 @@ class Cell:
     config: OperandConfig
     measured: bool
 
+    @property
+    def label(self) -> SchemeLabel:
+        """What marks the configuration in a cell, and what explains the mark."""
+        return quantizer_class(self.config.scheme).label(self.config)
+
 
 def draw_sensitivity(
     table: SensitivityTable,
@@ -86,20 +92,7 @@ def best_cells(table: SensitivityTable) -> dict[tuple[str, str], dict[int, Cell]
 
 
 def _rank(cell: Cell) -> tuple[float, int, bool]:
-    return cell.loss, cell.config.groups, bool(family_mark(cell.config))
-
-
-def family_mark(config: OperandConfig) -> str:
-    """A few letters for what is not plain: ``g8`` for eight groups, ``q37`` and ``fit`` for logarithmic grids."""
-    match config.scheme:
-        case "uniform":
-            return f"g{config.groups}" if config.groups > 1 else ""
-        case "instance_groups":
-            return f"g{config.groups}"
-        case "adalog":
-            return "fit" if config.log_base_numerator is None else f"q{config.log_base_numerator}"
-        case _:
-            return config.scheme.replace("_", " ")
+    return cell.loss, cell.config.groups, bool(cell.label.mark)
 
 
 def _make_figure(table: SensitivityTable, operands: Sequence[tuple[str, str]], title: str) -> Figure:
@@ -166,7 +159,7 @@ def _draw_cell(axes: Axes, line: int, column: int, cell: Cell | None, norm: LogN
             (column, line), 1, 1, facecolor="none", edgecolor=ink, hatch="////", linewidth=0, alpha=0.5
         )
         axes.add_patch(hatching)
-    mark = "∞" if math.isinf(cell.loss) else family_mark(cell.config)
+    mark = "∞" if math.isinf(cell.loss) else cell.label.mark
     if mark:
         axes.text(
             column + 0.5,
@@ -244,14 +237,10 @@ def _power(value: float) -> str:
 def _notes(cells: dict[tuple[str, str], dict[int, Cell]], rows: Sequence[tuple[str, str]]) -> list[str]:
     """What the marks in the cells mean, as far as they occur."""
     shown = [cell for operand in rows for cell in cells[operand].values()]
-    marks = {family_mark(cell.config) for cell in shown if not math.isinf(cell.loss)}
-    notes = ["Unmarked: uniform."] if marks - {""} and "" in marks else []
-    if any(mark.startswith("g") and mark[1:].isdigit() for mark in marks):
-        notes.append("g8: uniform in 8 groups.")
-    if any(mark.startswith("q") and mark[1:].isdigit() for mark in marks):
-        notes.append("q26: logarithmic, base 2^(26/37).")
-    if "fit" in marks:
-        notes.append("fit: logarithmic, base fitted.")
+    labels = sorted({cell.label for cell in shown if not math.isinf(cell.loss)}, key=lambda label: label.mark)
+    if not any(label.mark for label in labels):
+        labels = []  # nothing is marked, so that nothing need be told from what is unmarked
+    notes = list(dict.fromkeys(label.note for label in labels if label.note))
     if any(not cell.measured for cell in shown):
         notes.append("Hatched: interpolated.")
     if any(cell.loss <= 0 for cell in shown):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from autoq.report.sensitivity_map import best_cells, family_mark
+from autoq.report.sensitivity_map import best_cells
 from autoq.runs import sensitivity as sensitivities
 from autoq.scoring.evaluator import Evaluator
 from autoq.sensitivity.importance_files import load_importance, save_importance
@@ -64,7 +64,7 @@ def test_for_people(command: Command) -> None:
     for line in ten:
         site, operand = line.split()[0].split(":")
         best = cells[site, operand][4]
-        assert line.split()[1:] == [format_kl(best.loss), *filter(None, [family_mark(best.config)])]
+        assert line.split()[1:] == [format_kl(best.loss), *filter(None, [best.label.mark])]
     assert float(ten[0].split()[1]) == max(float(format_kl(row[4].loss)) for row in cells.values())
 
 

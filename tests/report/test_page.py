@@ -57,6 +57,19 @@ def test_everything_is_in_the_page(summary: RunSummary) -> None:
     assert Recipe.model_validate(best["recipe"]).sites.keys() == {site.name for site in summary.sites}
 
 
+def test_logarithm_bases_come_as_text(summary: RunSummary) -> None:
+    best = next(point for point in summary.points if point.id == summary.best_id)
+    assert best.recipe is not None
+    site, other = (row.name for row in summary.sites[:2])
+    sites = {
+        site: {"input": {"scheme": "adalog", "bits": 4, "log_base_numerator": 37}},
+        other: {"input": {"scheme": "log_sqrt2", "bits": 4}, "weight": {"scheme": "uniform", "bits": 4}},
+    }
+    changed = replace(best, recipe={**best.recipe, "sites": sites})
+    data = _data(render_page(replace(summary, points=(changed,))))
+    assert data["points"][0]["log_bases"] == {site: {"input": "2.00"}, other: {"input": "√2"}}
+
+
 def test_the_page_loads_nothing(summary: RunSummary) -> None:
     page = render_page(summary)
     assert set(re.findall(r"https?://[^\s\"')]+", page)) == {"http://www.w3.org/2000/svg"}

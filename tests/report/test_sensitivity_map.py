@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from autoq.recipe import OperandConfig
-from autoq.report.sensitivity_map import LOSS_NAMES, best_cells, draw_sensitivity, family_mark
+from autoq.report.sensitivity_map import LOSS_NAMES, Cell, best_cells, draw_sensitivity
 from autoq.sensitivity.measure import Sensitivity, SensitivityTable
 from autoq.sensitivity.proxies import PROXIES
 
@@ -89,7 +89,7 @@ def test_of_equal_losses_the_one_with_fewer_groups() -> None:
     ],
 )
 def test_marks(config: OperandConfig, mark: str) -> None:
-    assert family_mark(config) == mark
+    assert Cell(0.1, config, measured=True).label.mark == mark
 
 
 def test_every_proxy_has_a_unit() -> None:

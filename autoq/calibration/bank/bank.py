@@ -26,7 +26,7 @@ from autoq.calibration.transforms.integer_operations import integer_operations
 from autoq.calibration.transforms.reparameterization import ChannelFactors
 from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.insert import FixedTensor, OperandKey, QuantizedModel
-from autoq.quantizers import BaseQuantizer, create_quantizer
+from autoq.quantizers import BaseQuantizer, create_quantizer, quantizer_class
 from autoq.recipe import OperandConfig, SiteConfig, hash_sites
 
 BANK_VERSION = 2
@@ -245,17 +245,17 @@ class Bank:
         return self.model.traced.sites_by_name[site].operand(operand).is_weight
 
     def resolve(self, sites: Mapping[str, SiteConfig]) -> dict[str, SiteConfig]:
-        """The same operands with fitted logarithm bases written out; the bank answers for these as for the original."""
+        """Write out the configuration fields that were fitted; the bank answers for the result as for the original."""
         resolved: dict[str, SiteConfig] = {site: {} for site in sites}
         for site, operands in sites.items():
             for operand, config in operands.items():
-                if config.scheme == "adalog" and config.log_base_numerator is None:
-                    fitted = self.quantizer(site, operand, config).qparams()
-                    explicit = config.model_copy(update={"log_base_numerator": int(fitted["log_base_numerator"])})
-                    if (site, operand, explicit) not in self._quantizers:
-                        self._quantizers[site, operand, explicit] = self._rebuilt((site, operand, explicit), fitted)
+                if any(getattr(config, name) is None for name in quantizer_class(config.scheme).fitted_fields):
+                    fitted = self.quantizer(site, operand, config)
+                    config = fitted.resolved_config()
+                    key = (site, operand, config)
+                    if key not in self._quantizers:
+                        self._quantizers[key] = self._rebuilt(key, fitted.qparams())
                         self._unsaved = True
-                    config = explicit
                 resolved[site][operand] = config
         return resolved
 
