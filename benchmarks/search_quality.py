@@ -124,7 +124,7 @@ def main() -> None:
     for seed in map(int, arguments.seeds.split(",")):
         for name in arguments.samplers.split(","):
             kind = SAMPLERS[name]
-            key = _key(arguments, name, 0 if kind.ends else seed, counts)
+            key = _key(arguments, name, 0 if kind.is_finite else seed, counts)
             if json.dumps(key, sort_keys=True) in known:
                 continue
             known.add(json.dumps(key, sort_keys=True))

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from autoq.cli.options import Json, print_json
-from autoq.errors import RecipeError, RunDirectoryError
-from autoq.validation import did_you_mean
+from autoq.errors import RunDirectoryError
 
 
 def export(
@@ -30,12 +29,10 @@ def export(
     from autoq.export import EXPORTERS
     from autoq.export import pick as pick_recipe
 
-    if format_ not in EXPORTERS:
-        known = ", ".join(EXPORTERS)
-        raise RecipeError(f"unknown format {format_!r}; there is {known}.{did_you_mean(format_, EXPORTERS)}")
+    exporter = EXPORTERS.lookup(format_)
     chosen, recipe, folder = pick_recipe(directory, pick, reconstructed=reconstructed)
     try:
-        EXPORTERS[format_](recipe, folder, output)
+        exporter(recipe, folder, output)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # not the user's choice of file

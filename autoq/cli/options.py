@@ -6,8 +6,9 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 
@@ -49,6 +50,19 @@ CalibImages = Annotated[
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0)]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
+
+
+class Described(Protocol):
+    """An entry of a registry with something to say in a help text."""
+
+    @property
+    def description(self) -> str:
+        """What it does, in a few words."""
+
+
+def named(registry: Mapping[str, Described]) -> str:
+    """List the entries of a registry with their descriptions, for a help text."""
+    return "; ".join(f"{name} ({entry.description})" for name, entry in registry.items())
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error

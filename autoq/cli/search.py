@@ -10,8 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
-from autoq.cli.options import DATA_HELP, MODEL_HELP, Interrupted, Json, default_out, print_json, this_command
+from autoq.cli.options import (
+    DATA_HELP,
+    MODEL_HELP,
+    Interrupted,
+    Json,
+    default_out,
+    named,
+    print_json,
+    this_command,
+)
 from autoq.errors import SpaceError
+from autoq.search.samplers import SAMPLERS
 
 
 def search(
@@ -45,8 +55,7 @@ def search(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="progressive, or to compare with: lampq, ilp, greedy, nsga2, tpe, random, uniform. "
-            "[default: progressive]",
+            help=f"How recipes are proposed: {named(SAMPLERS)}. [default: progressive]",
         ),
     ] = None,
     proxy: Annotated[

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from autoq.errors import RecipeError
 from autoq.export.pick import Picked, pick
 from autoq.export.recipe_json import export_recipe
 from autoq.recipe import Recipe
+from autoq.registry import Registry
 
-EXPORTERS: dict[str, Callable[[Recipe, Path, Path], None]] = {"recipe": export_recipe}
+EXPORTERS: Registry[Callable[[Recipe, Path, Path], None]] = Registry("format", RecipeError, {"recipe": export_recipe})
 """``--format`` to the function that writes it: a recipe, the folder where it lies, and the file to write, which is
 written whole or not at all."""
 

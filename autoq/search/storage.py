@@ -13,12 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Protocol, Self
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.storages.journal._file import BaseJournalFileLock  # public nowhere; pinned by optuna<6
 from optuna.trial import FrozenTrial
 
 from autoq.errors import RunDirectoryError, RunError
@@ -39,7 +38,17 @@ Direction = Literal["minimize", "maximize"]
 _JOURNAL_START = b'{"op_code":'
 
 
-class FlockJournalLock(BaseJournalFileLock):  # type: ignore[misc, unused-ignore]
+class JournalLock(Protocol):
+    """What ``JournalFileBackend`` asks of a lock; Optuna has the type under a private name only."""
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+
+    def release(self) -> None:
+        """Give the lock back."""
+
+
+class FlockJournalLock:
     """An advisory lock on the journal itself, which the kernel releases when its holder dies.
 
     Optuna's own locks are files that outlive a killed holder and are waited for, 30 s, before they are broken.
@@ -75,7 +84,7 @@ def open_journal(path: str | os.PathLike[str]) -> JournalStorage:
     try:
         with _held(lock):
             _repair_(journal)
-        return JournalStorage(JournalFileBackend(os.fspath(journal), lock_obj=lock))
+        return JournalStorage(_backend(journal, lock))
     except RunDirectoryError:
         raise
     except OSError as error:
@@ -158,7 +167,7 @@ def load_trials(path: str | os.PathLike[str], study_name: str) -> list[FrozenTri
     if not journal.is_file():
         raise RunDirectoryError(f"there is no study at {os.fspath(journal)!r}")
     try:
-        storage = JournalStorage(JournalFileBackend(os.fspath(journal), lock_obj=_journal_lock(journal)))
+        storage = JournalStorage(_backend(journal, _journal_lock(journal)))
         return storage.get_all_trials(storage.get_study_id_from_name(study_name), deepcopy=False)
     except KeyError as error:
         raise RunDirectoryError(f"{os.fspath(journal)!r} holds no study {study_name!r}") from error
@@ -219,12 +228,16 @@ class RunLock:
             self._descriptor = None
 
 
-def _journal_lock(journal: Path) -> Any:
+def _journal_lock(journal: Path) -> JournalLock:
     return FlockJournalLock(journal) if fcntl is not None else JournalFileOpenLock(os.fspath(journal))
 
 
+def _backend(journal: Path, lock: JournalLock) -> JournalFileBackend:
+    return JournalFileBackend(os.fspath(journal), lock_obj=lock)  # type: ignore[arg-type]  # calls nothing else of it
+
+
 @contextmanager
-def _held(lock: BaseJournalFileLock) -> Iterator[None]:
+def _held(lock: JournalLock) -> Iterator[None]:
     lock.acquire()
     try:
         yield

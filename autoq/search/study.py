@@ -20,7 +20,7 @@ from autoq.graph.sites import Site
 from autoq.recipe import ScoreRecord, SiteConfig, hash_sites
 from autoq.search.front import best_within, non_dominated
 from autoq.search.measuring import GoOn, Measure, Measured
-from autoq.search.samplers import AllocationPrior, SamplerKind
+from autoq.search.samplers import AllocationPrior, SamplerEntry
 from autoq.search.space import BudgetRepair, ResolvedSpace
 from autoq.search.storage import TrialStore
 from autoq.search.trials import SAMPLER, UNIFORM
@@ -50,7 +50,7 @@ class StudyDriver:
         budget_bops: int,
         store: TrialStore,
         measure: Measure,
-        kind: SamplerKind,
+        kind: SamplerEntry,
         prior: AllocationPrior,
         seed: int = 0,
         proxy: str = "kl",
@@ -128,7 +128,7 @@ class StudyDriver:
             proposal = self._study.ask(self._distributions)
             drawn = proposal.params
             if (
-                repeats >= _MOST_REPEATS // 2 and not self._kind.ends
+                repeats >= _MOST_REPEATS // 2 and not self._kind.is_finite
             ):  # some samplers repeat themselves long before a space is exhausted
                 drawn = {decision.name: self._rng.choice(decision.choices) for decision in self._space.decisions}
             assignment = self._repair(drawn, self._rng)
@@ -136,7 +136,7 @@ class StudyDriver:
             self._study.tell(proposal, state=TrialState.FAIL)  # what is evaluated is added as a trial of its own
             if hash_sites(self._space.sites_for(assignment)) in self._seen:
                 repeats += 1
-                if repeats >= (_FINAL_REPEATS if self._kind.ends else _MOST_REPEATS):
+                if repeats >= (_FINAL_REPEATS if self._kind.is_finite else _MOST_REPEATS):
                     _logger.info("the last %d proposals were all evaluated before: stopping", repeats)
                     break
                 continue

@@ -22,7 +22,7 @@ from autoq.recipe import SiteConfig, hash_sites
 from autoq.scoring import Score
 from autoq.search.allocation.problem import AllocationProblem
 from autoq.search.measuring import GoOn, Measured
-from autoq.search.samplers import SAMPLERS, AllocationPrior, SamplerKind
+from autoq.search.samplers import SAMPLERS, AllocationPrior, SamplerEntry
 from autoq.search.space import ResolvedSpace, parse_space, resolve_space
 from autoq.search.storage import TrialStore
 from autoq.search.study import StudyDriver
@@ -47,7 +47,7 @@ by = "site"
 PLAIN = ["w2a2", "w4a4", "w6a6", "w8a8"]
 ANCHORS = [*PLAIN, "w2a2 g4", "w4a4 g4"]
 """Uniform points without groups at any cost, those with groups within the budget: that of the last one."""
-ENDLESS = [name for name, kind in SAMPLERS.items() if not kind.ends]
+ENDLESS = [name for name, kind in SAMPLERS.items() if not kind.is_finite]
 
 
 def anchors(sampler: str) -> list[str]:
@@ -92,12 +92,12 @@ class Problem:
         table = problem.table(lambda site, _, config: 4.0**-config.bits / (1 + order.index(site)))
         return AllocationPrior(problem, table, self.budget)
 
-    def driver(self, sampler: str | SamplerKind = "random", seed: int = 0) -> StudyDriver:
+    def driver(self, sampler: str | SamplerEntry = "random", seed: int = 0) -> StudyDriver:
         store = TrialStore.open(self.path, "autoq")
         kind = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
         return StudyDriver(self.space, self.sites, self.budget, store, self.measure, kind, self.prior, seed)
 
-    def run(self, trials: int, sampler: str | SamplerKind = "random", seed: int = 0) -> list[FrozenTrial]:
+    def run(self, trials: int, sampler: str | SamplerEntry = "random", seed: int = 0) -> list[FrozenTrial]:
         self.driver(sampler, seed).run(trials, progress=self.events.append)
         return self.stored()
 
@@ -118,7 +118,7 @@ def params(trials: list[FrozenTrial]) -> list[str]:
 def test_every_sampler(problem: Problem, sampler: str) -> None:
     trials = problem.run(40, sampler)
     first = anchors(sampler)
-    assert len(trials) == 40 or (SAMPLERS[sampler].ends and len(first) <= len(trials) < 40)
+    assert len(trials) == 40 or (SAMPLERS[sampler].is_finite and len(first) <= len(trials) < 40)
     origins = [trial.user_attrs["origin"] for trial in trials]
     assert origins == [UNIFORM] * len(first) + [SAMPLER] * (len(trials) - len(first))
     assert [trial.user_attrs["label"] for trial in trials[: len(first)]] == first
@@ -217,7 +217,7 @@ def test_an_exhausted_space_stops(tmp_path: Path, sampler: str) -> None:
     problem = Problem(tmp_path, text)
     trials = problem.run(50, sampler)
     assert sorted(trial.user_attrs["label"] for trial in trials if trial.user_attrs["label"]) == ["w4a4", "w4a4 #2"]
-    assert len(trials) == 4 or (SAMPLERS[sampler].ends and len(trials) < 4)
+    assert len(trials) == 4 or (SAMPLERS[sampler].is_finite and len(trials) < 4)
 
 
 def test_a_space_without_choices_is_one_recipe(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def small_nsga2(seed: int, _: AllocationPrior) -> NSGAIISampler:
 
 def test_nsga2_starts_from_the_uniform_points(problem: Problem) -> None:
     """Without their generation, Optuna would start from a random population and never look at them."""
-    driver = problem.driver(SamplerKind(small_nsga2))
+    driver = problem.driver(SamplerEntry("", small_nsga2))
     driver.run(len(ANCHORS) + 1)
     child = problem.stored()[-1]
     assert child.system_attrs["NSGAIISampler:generation"] == 1
@@ -276,8 +276,8 @@ def test_nsga2_starts_from_the_uniform_points(problem: Problem) -> None:
 
 
 def test_nsga2_goes_on_with_its_generations(problem: Problem) -> None:
-    problem.run(20, SamplerKind(small_nsga2))
-    trials = problem.run(40, SamplerKind(small_nsga2))
+    problem.run(20, SamplerEntry("", small_nsga2))
+    trials = problem.run(40, SamplerEntry("", small_nsga2))
     generations = [trial.system_attrs["NSGAIISampler:generation"] for trial in trials]
     assert generations == sorted(generations)
     assert generations[-1] >= 3

@@ -78,8 +78,7 @@ class SearchSettings(CalibrationChoices):
     def _check_sampler(cls, name: str) -> str:
         from autoq.search.samplers import SAMPLERS
 
-        if name not in SAMPLERS:
-            raise ValueError(f"no such sampler {name!r}, there is {', '.join(SAMPLERS)}.{did_you_mean(name, SAMPLERS)}")
+        SAMPLERS.lookup(name)
         return name
 
     @field_validator("proxy", "sensitivity")

@@ -1,58 +1,91 @@
 """Optuna samplers by name.
 
-To add one, write a ``BaseSampler`` in a file of its own and add a line to ``SAMPLERS``; ``--sampler`` and the tests of
-all samplers find it there.
+To add one, write a ``BaseSampler`` in a file of its own and add a line to ``SAMPLERS``; ``--sampler``, its help and the
+tests of all samplers find it there. Samplers are imported when they are made, not before: the help needs no Optuna.
 """
 
 from __future__ import annotations
 
-import warnings
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from autoq.errors import SpaceError
+from autoq.registry import Registry
 
-from autoq.search.samplers.greedy import GreedySampler
-from autoq.search.samplers.ilp import IlpSampler
-from autoq.search.samplers.lampq import LampQSampler
-from autoq.search.samplers.prior import AllocationPrior
-from autoq.search.samplers.progressive import ProgressiveSampler
-from autoq.search.samplers.uniform import UniformSampler
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+    from autoq.search.samplers.prior import AllocationPrior
+    from autoq.search.samplers.progressive import ProgressiveSampler
 
 
 @dataclass(frozen=True)
-class SamplerKind:
+class SamplerEntry:
     """A sampler, and what it needs.
 
     Attributes:
+        description: what it does, in a few words, for ``--help``.
         make: from a seed and the prior to the sampler.
-        needs_sensitivities: whether it reads the prior's table, which then has to be measured first.
-        ends: whether it runs out of proposals, so that the study ends when it repeats itself; what is proposed at
+        needs_sensitivities: whether it reads the prior's losses, which then have to be measured first.
+        is_finite: whether it runs out of proposals, so that the study ends when it repeats itself; what is proposed at
             random instead would not be its own.
     """
 
+    description: str
     make: Callable[[int, AllocationPrior], BaseSampler]
     needs_sensitivities: bool = False
-    ends: bool = False
+    is_finite: bool = False
 
 
-def _tpe(seed: int) -> BaseSampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # multivariate
-        return TPESampler(multivariate=True, seed=seed, n_startup_trials=1)
+def _imported(module: str, name: str) -> Callable[[int, AllocationPrior], BaseSampler]:
+    """Make a sampler by ``name`` in a ``module`` of this package, imported when it is called."""
+
+    def make(seed: int, prior: AllocationPrior) -> BaseSampler:
+        sampler: BaseSampler = getattr(importlib.import_module(f"{__name__}.{module}"), name)(seed, prior)
+        return sampler
+
+    return make
 
 
-SAMPLERS: dict[str, SamplerKind] = {
-    "progressive": SamplerKind(ProgressiveSampler, needs_sensitivities=True),
-    "lampq": SamplerKind(LampQSampler, needs_sensitivities=True),
-    "ilp": SamplerKind(IlpSampler, needs_sensitivities=True, ends=True),
-    "greedy": SamplerKind(GreedySampler, needs_sensitivities=True, ends=True),
-    "nsga2": SamplerKind(lambda seed, _: NSGAIISampler(population_size=40, seed=seed)),
-    "tpe": SamplerKind(lambda seed, _: _tpe(seed)),
-    "random": SamplerKind(lambda seed, _: RandomSampler(seed=seed)),
-    "uniform": SamplerKind(UniformSampler, ends=True),
-}
-"""``--sampler`` to what makes it."""
+SAMPLERS: Registry[SamplerEntry] = Registry(
+    "sampler",
+    SpaceError,
+    {
+        "progressive": SamplerEntry(
+            "exact allocations, then whole recipes near the front by a Gaussian process",
+            _imported("progressive", "ProgressiveSampler"),
+            needs_sensitivities=True,
+        ),
+        "lampq": SamplerEntry(
+            "allocations improved by swaps of a bit", _imported("lampq", "LampQSampler"), needs_sensitivities=True
+        ),
+        "ilp": SamplerEntry(
+            "exact allocations alone", _imported("ilp", "IlpSampler"), needs_sensitivities=True, is_finite=True
+        ),
+        "greedy": SamplerEntry(
+            "least sensitive options first",
+            _imported("greedy", "GreedySampler"),
+            needs_sensitivities=True,
+            is_finite=True,
+        ),
+        "nsga2": SamplerEntry("Optuna's evolutionary search", _imported("from_optuna", "nsga2")),
+        "tpe": SamplerEntry("Optuna's tree of Parzen estimators", _imported("from_optuna", "tpe")),
+        "random": SamplerEntry("random recipes", _imported("from_optuna", "random")),
+        "uniform": SamplerEntry(
+            "one width for weights and one for activations", _imported("uniform", "UniformSampler"), is_finite=True
+        ),
+    },
+)
+"""Samplers by the name that ``--sampler`` takes."""
 
-__all__ = ["SAMPLERS", "AllocationPrior", "ProgressiveSampler", "SamplerKind"]
+_LAZY = {"AllocationPrior": "prior", "ProgressiveSampler": "progressive"}
+
+__all__ = ["SAMPLERS", "AllocationPrior", "ProgressiveSampler", "SamplerEntry"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)

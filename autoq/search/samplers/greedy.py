@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from autoq.search.samplers._prior_sampler import PriorSampler, places_of
+from autoq.search.samplers._base import BasePriorSampler, places_of
 from autoq.search.samplers.landscape import IntArray
 from autoq.search.samplers.prior import AllocationPrior
 
 
-class GreedySampler(PriorSampler):
+class GreedySampler(BasePriorSampler):
     """Walks from the dearest recipe down, taking the least sensitive option of all that is left each time.
 
     What AIMET's automatic mixed precision does: options of all operands are sorted by their loss alone; each is taken

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from autoq.search.samplers._prior_sampler import PriorSampler
+from autoq.search.samplers._base import BasePriorSampler
 from autoq.search.samplers.landscape import IntArray
 
 
-class IlpSampler(PriorSampler):
+class IlpSampler(BasePriorSampler):
     """Exact allocation of additive sensitivities for one budget after the other, spread evenly below the limit.
 
     What HAWQ-V3 (Yao et al., ICML 2021) and IGQ-ViT (Moon et al., CVPR 2024) do for one budget.

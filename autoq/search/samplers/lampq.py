@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoq.recipe import OperandConfig
 from autoq.search.front import best_within
-from autoq.search.samplers._prior_sampler import PriorSampler, places_of, with_entries
+from autoq.search.samplers._base import BasePriorSampler, places_of, with_entries
 from autoq.search.samplers.landscape import IntArray
 from autoq.search.samplers.prior import AllocationPrior
 
@@ -19,7 +19,7 @@ _SWAPS = 30
 """Swaps that are drawn until one is within the budget and new."""
 
 
-class LampQSampler(PriorSampler):
+class LampQSampler(BasePriorSampler):
     """Allocations for a few budgets, each improved by swaps of one bit up for another down.
 
     As LampQ does after its integer program: a swap is kept if the recipe it makes is better. A bit is a step to the

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from autoq.search.samplers._prior_sampler import PriorSampler
+from autoq.search.samplers._base import BasePriorSampler
 from autoq.search.samplers.landscape import IntArray
 
 
-class UniformSampler(PriorSampler):
+class UniformSampler(BasePriorSampler):
     """Every pair of a width for weights and one for activations, equal ones first, then with more groups."""
 
     def at(self, position: int) -> IntArray:

@@ -36,8 +36,8 @@ def test_labelled_images() -> None:
         ({"reconstruct_images": 0}, "reconstruct_images"),
         ({"time_limit_seconds": 0}, "time_limit_seconds"),
         ({"time_limit_seconds": float("nan")}, "time_limit_seconds"),
-        ({"sampler": "tpa"}, "option: sampler: no such sampler 'tpa', there is progressive, "),
-        ({"sampler": "tpa"}, "no such sampler 'tpa'"),
+        ({"sampler": "tpa"}, "option: sampler: unknown sampler 'tpa'; there are progressive, "),
+        ({"sampler": "tpa"}, "Did you mean 'tpe'?"),
         ({"observer": "fpcz"}, "(got 'fpcz'). Did you mean 'fpcs'?"),
     ],
 )

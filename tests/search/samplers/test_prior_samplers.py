@@ -17,7 +17,7 @@ from optuna.trial import Trial
 from autoq.cost import model_cost
 from autoq.recipe import SiteConfig
 from autoq.search.samplers import AllocationPrior
-from autoq.search.samplers._prior_sampler import PriorSampler, places_of, with_entries
+from autoq.search.samplers._base import BasePriorSampler, places_of, with_entries
 from autoq.search.samplers.greedy import GreedySampler
 from autoq.search.samplers.ilp import IlpSampler
 from autoq.search.samplers.lampq import LampQSampler
@@ -54,7 +54,7 @@ def proposals(sampler: BaseSampler, prior: AllocationPrior, trials: int) -> list
     return [problem.options_of(trial.params) for trial in study.trials]
 
 
-class Listed(PriorSampler):
+class Listed(BasePriorSampler):
     """Proposes what it is given, then the last of it."""
 
     def __init__(self, prior: AllocationPrior, listed: list[IntArray]) -> None:

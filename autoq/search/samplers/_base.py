@@ -21,7 +21,7 @@ _MOST_REPEATS = 64
 """Recipes in a row that were evaluated before, after which all are taken to have been."""
 
 
-class PriorSampler(BaseSampler):
+class BasePriorSampler(BaseSampler):
     """A sampler of whole recipes that starts from an ``AllocationPrior``; subclasses say what ``propose`` does.
 
     Stateless: proposals depend on the prior, the seed, the trials and the trial's number.
