@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from autoq.graph.nodes import is_in_place, is_view, op_name
+from autoq.graph.functionalize import functionalize_
+from autoq.graph.nodes import op_name
 
 aten = torch.ops.aten
 
@@ -19,15 +20,24 @@ _RANDOM = {"rand", "randn", "rand_like", "randn_like", "bernoulli", "randint", "
 
 
 def clean_(graph_module: fx.GraphModule) -> None:
-    """Drop checks and dropout, make in-place operators functional, spell out fused attention, fold constants.
+    """Drop checks, dropout and dead code, make in-place operators functional, write out attention, fold constants.
 
     Folded nodes stay in the graph without users, so that products among them can be reported; eliminate them after.
+
+    Raises:
+        TraceError: an in-place operator cannot be made functional.
     """
     _drop_checks_(graph_module)
+    functionalize_(graph_module)
     _drop_dropout_(graph_module)
-    _functionalize_(graph_module)
+    graph_module.graph.eliminate_dead_code(is_impure_node=_is_kept)
     _spell_out_attention_(graph_module)
     _fold_constants_(graph_module)
+
+
+def _is_kept(node: fx.Node) -> bool:
+    """Whether a node stays though nothing reads it: only what the model takes and returns; no other has an effect."""
+    return node.op in ("placeholder", "output")
 
 
 def _drop_checks_(graph_module: fx.GraphModule) -> None:
@@ -45,24 +55,6 @@ def _drop_dropout_(graph_module: fx.GraphModule) -> None:
         if op_name(node) == "dropout" and node.args[2] is False:
             node.replace_all_uses_with(node.args[0])
             graph_module.graph.erase_node(node)
-
-
-def _functionalize_(graph_module: fx.GraphModule) -> None:
-    """Replace ``relu_`` by ``relu`` and the like, so that a tensor kept across a stage boundary is never overwritten.
-
-    Only where nothing can see the difference: the overwritten tensor is no view and has no later user.
-    """
-    order = {node: index for index, node in enumerate(graph_module.graph.nodes)}
-    for node in graph_module.graph.nodes:
-        if not is_in_place(node):
-            continue
-        functional = getattr(getattr(aten, op_name(node)[:-1], None), node.target._overloadname, None)
-        overwritten = node.args[0]
-        if functional is None or not isinstance(overwritten, fx.Node) or is_view(overwritten):
-            continue
-        seen = set(overwritten.users) | {user for view in overwritten.users if is_view(view) for user in view.users}
-        if all(order[user] <= order[node] for user in seen):
-            node.target = functional
 
 
 def _spell_out_attention_(graph_module: fx.GraphModule) -> None:
@@ -113,8 +105,8 @@ def _fold_constants_(graph_module: fx.GraphModule) -> None:
         if node.op == "get_attr":
             constant.add(node)
             continue
-        pure = node.op == "call_function" and op_name(node) not in _RANDOM and not is_in_place(node)
-        if pure and all(argument in constant for argument in node.all_input_nodes):
+        repeatable = node.op == "call_function" and op_name(node) not in _RANDOM
+        if repeatable and all(argument in constant for argument in node.all_input_nodes):
             constant.add(node)
     values: dict[fx.Node, Any] = {}
 

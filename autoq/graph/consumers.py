@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from autoq.graph.insert import OperandKey
-from autoq.graph.nodes import is_cast, is_in_place, is_move, op_name
+from autoq.graph.nodes import is_cast, is_move, op_name
 from autoq.graph.trace import TracedModel
 
 _READS_SHAPE = {
@@ -62,8 +62,7 @@ def source_site(traced: TracedModel, site: str, operand: str) -> str | None:
         if not is_move(node):
             return None
         node = node.args[0]  # type: ignore[assignment]
-    overwritten = any(is_in_place(user) and user.args[0] is moved for moved in _moved(node) for user in moved.users)
-    return None if overwritten else sources[node.name]
+    return sources[node.name]
 
 
 def linears_by_norm(traced: TracedModel) -> dict[str, tuple[str, ...]]:

@@ -68,9 +68,3 @@ def is_move(node: fx.Node) -> bool:
     if name in PADS:
         return not any(node.args[1])  # type: ignore[arg-type]
     return name in COPIES or (is_view(node) and name not in ("dropout", "as_strided"))
-
-
-def is_in_place(node: fx.Node) -> bool:
-    """Whether the node overwrites its first argument (``relu_``)."""
-    name = op_name(node)
-    return name.endswith("_") and not name.startswith("_")

@@ -12,7 +12,6 @@ from torch import Tensor, fx
 
 from autoq.errors import CalibrationError
 from autoq.graph.insert import QuantizedModel
-from autoq.graph.nodes import is_in_place
 from autoq.graph.stages import State
 from autoq.reconstruction.mlp_graph import Mlp
 from autoq.reconstruction.states import StateStore
@@ -113,25 +112,23 @@ def positive_quantile(x: Tensor, p: float) -> Tensor:
 def forward_twice(model: QuantizedModel, span: MlpSpan, mlp: Mlp, state: State, p: float) -> tuple[State, State]:
     """The state after the MLP's stages, and the same with fc2's input clamped from above at its p-quantile.
 
-    What comes before fc2 is computed once, unless the stage overwrites tensors.
+    What comes before fc2 is computed once.
     """
     state = model.run_stages(range(span.first, span.last), state)
     stage = model.stages[span.last]
     nodes: list[fx.Node] = list(stage.graph_module.graph.nodes)
     fc2 = next(node for node in nodes if stage.site_nodes.get(node.name) == mlp.fc2)
     clamped = model.traced.edges[mlp.fc2, "input"].of(fc2)
-    overwrites = any(map(is_in_place, nodes))
-    fresh = tuple(each.clone() if isinstance(each, Tensor) else each for each in state) if overwrites else state
     run = fx.Interpreter(stage.graph_module, garbage_collect_values=False)
     plain = run.run(*state)
     after = {clamped}
     for node in nodes:
-        if overwrites or node.op == "output" or not after.isdisjoint(node.all_input_nodes):
+        if node.op == "output" or not after.isdisjoint(node.all_input_nodes):
             after.add(node)
     known: dict[fx.Node, Any] = {node: value for node, value in run.env.items() if node not in after}
     value = run.env[clamped]
     known[clamped] = torch.minimum(value, positive_quantile(value, p))
-    again = fx.Interpreter(stage.graph_module, garbage_collect_values=False).run(*fresh, initial_env=known)
+    again = fx.Interpreter(stage.graph_module, garbage_collect_values=False).run(*state, initial_env=known)
     return _as_state(plain), _as_state(again)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,6 @@ from torch import Tensor, fx
 
 from autoq.errors import NonFiniteError, RunError
 from autoq.graph.insert import QuantizedModel
-from autoq.graph.nodes import is_in_place
 from autoq.graph.stages import State
 from autoq.graph.trace import TracedModel
 from autoq.recipe import SiteConfig, hash_sites
@@ -68,15 +66,9 @@ class Evaluator:
         self._batches = torch.split(images, batch_size or choose_batch_size(model.traced))
         self._cache = PrefixCache(cache_bytes)
         self._autocast = autocast
-        self._overwriting = {
-            index
-            for index, stage in enumerate(model.stages)
-            if any(is_in_place(node) for node in stage.graph_module.graph.nodes)
-        }
         model.remove_()
         with torch.inference_mode():
-            images_of = Tensor.clone if self._overwriting else Tensor.detach
-            self._reference = [finite_logits(model, images_of(batch)) for batch in self._batches]
+            self._reference = [finite_logits(model, batch) for batch in self._batches]
 
     def evaluate(self, sites: Mapping[str, SiteConfig], go_on: Callable[[Score], bool] | None = None) -> Score:
         """Discrepancy of a recipe from full precision over all images.
@@ -137,8 +129,6 @@ class Evaluator:
         current: State = (images,) if state is None else state
         with torch.autocast(images.device.type, self._autocast, enabled=self._autocast is not None):
             for stage in range(first, len(path)):
-                if stage in self._overwriting:  # what it is given is the images, or kept for other recipes
-                    current = copy.deepcopy(current)
                 current = self.model.run_stage(stage, current)
                 self._cache.offer(batch, path, stage, current)
             logits = next(leaf for leaf in current if isinstance(leaf, Tensor))
@@ -161,7 +151,7 @@ def require_finite(logits: Tensor, model: QuantizedModel, batch: Tensor) -> Tens
         NonFiniteError: one of them is NaN or infinite; names the first site that produced one.
     """
     if not bool(torch.isfinite(logits).all()):
-        site = first_non_finite_site(model, batch.clone())  # a model may overwrite its input
+        site = first_non_finite_site(model, batch)
         where = f"first at site {site!r}" if site else "at no site in particular"
         raise NonFiniteError(f"the model's output is not finite; NaN or infinity arises {where}", site)
     return logits

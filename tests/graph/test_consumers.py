@@ -139,8 +139,7 @@ def test_any_other_reader_is_noticed(beside: str) -> None:
     found = traced(Normed(lambda y: y, OTHER_READERS[beside]))
     assert consumers(found, "norm") is None
     assert linears_by_norm(found) == {}
-    overwritten = beside == "overwritten_view"
-    assert source_site(found, "layer", "input") == (None if overwritten else "norm")
+    assert source_site(found, "layer", "input") == "norm"
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class Overwriting(nn.Module):
         return self.head(x.mean(1))
 
 
-def test_clamp_is_right_where_a_stage_overwrites_its_tensors() -> None:
+def test_clamp_is_right_where_the_model_overwrites_its_tensors() -> None:
     torch.manual_seed(0)
     module = Overwriting().eval()
     relu = trace(module, images(2))
@@ -92,7 +92,6 @@ def test_clamp_is_right_where_a_stage_overwrites_its_tensors() -> None:
     (mlp,) = find_mlps(trace(module, images(2)))
     module.branch.act = nn.ReLU().eval()
     model = QuantizedModel(relu)
-    assert any("add_" in str(node.target) for node in relu.graph_module.graph.nodes)
     span = span_of(model, mlp)
     state: tuple[object, ...] = (images(3),)
     with torch.no_grad():
