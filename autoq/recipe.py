@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from autoq.errors import RecipeError, RecipeNotFoundError
 from autoq.files import sha256_hex, write_text
@@ -154,6 +155,30 @@ class Recipe(_Frozen):
     reconstruction: ReconstructionReference | None = None
     cost: CostRecord | None = None
     score: ScoreRecord | None = None
+    _folder: Path | None = PrivateAttr(default=None)
+    _kept: object = PrivateAttr(default=None)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two recipes say the same, wherever they lie."""
+        return isinstance(other, Recipe) and self.to_json() == other.to_json()
+
+    __hash__ = None  # type: ignore[assignment] # as of all that holds a dict; ``content_hash`` is a key
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the recipe lies, and beside it its bank or its weights; None for one that was never written."""
+        return self._folder
+
+    def located(self, folder: Path | None, keep: object = None) -> Recipe:
+        """The same recipe in another folder.
+
+        Args:
+            folder: where its bank or its weights are looked for.
+            keep: lives as long as the recipe, such as the temporary directory that the folder is in.
+        """
+        located = self.model_copy()
+        located._folder, located._kept = folder, keep
+        return located
 
     @property
     def content_hash(self) -> str:
@@ -194,7 +219,7 @@ class Recipe(_Frozen):
         """
         where = f"recipe {os.fspath(path)!r}"
         document = parse_json(read_text(path, "recipe", RecipeError, RecipeNotFoundError), where, RecipeError)
-        return validate(cls, document, where, RecipeError)
+        return validate(cls, document, where, RecipeError).located(Path(path).parent)
 
 
 def hash_sites(sites: Mapping[str, SiteConfig]) -> str:

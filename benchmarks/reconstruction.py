@@ -28,8 +28,8 @@ from autoq.methods import BitWidths, create_method
 from autoq.reconstruction.block_folder import BlockReport
 from autoq.reconstruction.reconstruct import reconstruct
 from autoq.reconstruction.settings import ReconstructionSettings
-from autoq.runs.evaluate import options_of
 from autoq.runs.images import LabelledImages
+from autoq.runs.recipes import options_of
 from autoq.runs.session import Session
 from autoq.scoring import measure_accuracy
 from autoq.scoring.discrepancy import Discrepancy

@@ -26,7 +26,7 @@ def evaluate(
     from autoq.runs.evaluate import evaluate_recipe
 
     loaded = Recipe.load(recipe)
-    found = evaluate_recipe(loaded, recipe.parent, data, model, device, calib_data)
+    found = evaluate_recipe(loaded, data, model, device, calib_data)
     document: dict[str, Any] = {
         "bops": found.cost.bops,
         "group_bops": found.cost.group_bops,

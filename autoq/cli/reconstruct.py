@@ -85,7 +85,7 @@ def reconstruct(
                 {key: value for key, value in given.items() if value is not None} | {"bfloat16": bfloat16, "seed": seed}
             )
             settings = ReconstructSettings(folder, data, images, training, chosen, eval_data, on_disk)
-            found = reconstruct_recipe(calibrated, recipe.parent, settings, model, device, calib_data, progress=display)
+            found = reconstruct_recipe(calibrated, settings, model, device, calib_data, progress=display)
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; run the same command to resume: {this_command()}") from None
     path = folder / "recipe.json"

@@ -102,7 +102,7 @@ class QuantizedModel(nn.Module):
             with graph.inserting_before(node):
                 inserted = graph.call_module(name, (edge.of(node),))
             inserted.meta = dict(edge.of(node).meta)
-            _replace_argument_(node, edge.index, edge.item, inserted)
+            replace_argument_(node, edge.index, edge.item, inserted)
             site_of_node[node] = key[0]
             if traced.sites_by_name[key[0]].op in ("layer_norm", "softmax"):
                 self.operations[key[0]] = _into_slot_(node, root, f"operation_{index}")
@@ -226,7 +226,8 @@ class _Both(nn.Module):
                 self.register_buffer(name, buffer, persistent=False)
 
 
-def _replace_argument_(node: fx.Node, index: int, item: int | None, new: fx.Node) -> None:
+def replace_argument_(node: fx.Node, index: int, item: int | None, new: fx.Node) -> None:
+    """Put another node in place of ``node.args[index]``, or of ``node.args[index][item]``."""
     if item is None:
         node.update_arg(index, new)
     else:

@@ -13,7 +13,7 @@ from autoq.methods._base import BaseMethod
 from autoq.methods.bit_widths import BitWidths
 from autoq.recipe import Recipe
 from autoq.reconstruction.mlp_graph import check_mlps, find_mlps
-from autoq.runs.evaluate import options_of
+from autoq.runs.recipes import options_of
 from autoq.runs.reconstruct import finish_recipe
 from autoq.runs.reconstruction_dir import ReconstructionDirectory
 from autoq.runs.relu_model import open_relu_model

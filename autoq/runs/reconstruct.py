@@ -21,8 +21,8 @@ from autoq.recipe import Recipe, ReconstructionReference
 from autoq.reconstruction.block_folder import BlockReport
 from autoq.reconstruction.reconstruct import Iteration, reconstruct
 from autoq.reconstruction.settings import ReconstructionSettings
-from autoq.runs.evaluate import calibrated_on, find_bank, open_model, options_of, own_images
 from autoq.runs.images import CalibrationImages, LabelledImages
+from autoq.runs.recipes import calibrated_on, find_bank, open_model, options_of, own_images
 from autoq.runs.reconstruction_dir import ReconstructionDirectory
 from autoq.runs.session import Session
 from autoq.runs.steps import refuse_unwritable, score_recipe
@@ -80,7 +80,6 @@ def make_training(given: Mapping[str, Any]) -> ReconstructionSettings:
 
 def reconstruct_recipe(
     recipe: Recipe,
-    folder: Path,
     settings: ReconstructSettings,
     model: str | None = None,
     device: str = "auto",
@@ -90,8 +89,7 @@ def reconstruct_recipe(
     """Load a calibrated recipe's model and bank, and reconstruct and measure it.
 
     Args:
-        recipe: what to finish.
-        folder: where it lies; its bank is looked for beside it, and solved again if it is not there.
+        recipe: what to finish; its bank is looked for beside it, and solved again if it is not there.
         settings: images, training and directory.
         model: the model, if it is not where the recipe says.
         device: as in ``Session.open``.
@@ -109,7 +107,7 @@ def reconstruct_recipe(
     refuse_unwritable(out, check_writable)
     ReconstructionDirectory(out).refuse_foreign()
     progress(PhaseStarted("model", detail=model or recipe.model.name))
-    session = open_model(recipe, folder, model, device)
+    session = open_model(recipe, model, device)
     choose_blocks(find_blocks(session.model), settings.blocks)
     data = settings.data or (recipe.calibration.data if recipe.calibration else None)
     if calib_data is not None or (recipe.calibration is None and data is not None):
@@ -118,7 +116,7 @@ def reconstruct_recipe(
     progress(PhaseStarted("images", settings.images, data or ""))
     own = own_images(session, recipe)
     images = session.calibration_images(data or own.data, settings.images, settings.training.seed)
-    session, bank = find_bank(session, recipe, folder, lambda: own)
+    session, bank = find_bank(session, recipe, lambda: own)
     options = options_of(recipe.sites)
     if not len(bank):  # it was not found
         progress(PhaseStarted("calibration", len(options)))

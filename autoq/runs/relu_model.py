@@ -18,8 +18,8 @@ from autoq.models.relu_variant import save_relu_variant
 from autoq.reconstruction.mlp import MlpProgress, reconstruct_mlps
 from autoq.reconstruction.mlp_graph import find_mlps, with_relu
 from autoq.reconstruction.mlp_training import MlpSettings
-from autoq.runs.evaluate import MODEL_FOLDER
 from autoq.runs.images import CalibrationImages
+from autoq.runs.recipes import MODEL_FOLDER
 from autoq.runs.reconstruction_dir import load_record, refuse_differing
 from autoq.runs.session import Session
 

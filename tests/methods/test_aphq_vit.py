@@ -65,7 +65,7 @@ def test_it_reproduces_its_score_where_it_was_moved_to(whole: Path, tmp_path: Pa
     gone = recipe.model_copy(update={"model": recipe.model.model_copy(update={"name": "local-dir:gone/model"})})
     shutil.rmtree(tmp_path / "moved" / "bank")
     assert recipe.score is not None
-    assert evaluate_recipe(gone, tmp_path / "moved").score.kl_nats == recipe.score.kl_nats
+    assert evaluate_recipe(gone.located(tmp_path / "moved")).score.kl_nats == recipe.score.kl_nats
 
 
 @pytest.mark.parametrize(("phase", "name"), [("mlp", "blocks.1.mlp"), ("reconstruction", "blocks.2")])

@@ -23,7 +23,8 @@ from autoq.models.saving import save_model
 from autoq.quantizers.integer_softmax import IntegerSoftmax
 from autoq.recipe import ModelReference, OperandConfig, Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
-from autoq.runs.evaluate import evaluate_recipe, open_model, options_of
+from autoq.runs.evaluate import evaluate_recipe
+from autoq.runs.recipes import open_model, options_of
 from autoq.runs.reconstruct import finish_recipe
 from autoq.runs.session import Session
 from autoq.scoring.evaluator import Evaluator
@@ -38,7 +39,7 @@ PROCESS = """
     from autoq.runs.evaluate import evaluate_recipe
     logging.basicConfig(stream=sys.stderr)
     for path in map(Path, sys.argv[1:]):
-        found = evaluate_recipe(Recipe.load(path), path.parent, device="cpu")
+        found = evaluate_recipe(Recipe.load(path), device="cpu")
         print(json.dumps([vars(found.score), found.cost.record().model_dump()]))
 """
 
@@ -85,8 +86,8 @@ def test_the_bank_decides_the_score(run: Path, recipe: Recipe, tmp_path: Path) -
     calibration = recipe.calibration.model_copy(update={"observer": "min_max"})
     other = recipe.model_copy(update={"calibration": calibration})
     assert recipe.score is not None
-    assert evaluate_recipe(other, tmp_path).score.kl_nats != recipe.score.kl_nats
-    assert evaluate_recipe(recipe, run / "recipes").score.kl_nats == recipe.score.kl_nats
+    assert evaluate_recipe(other.located(tmp_path)).score.kl_nats != recipe.score.kl_nats
+    assert evaluate_recipe(recipe.located(run / "recipes")).score.kl_nats == recipe.score.kl_nats
 
 
 @pytest.mark.usefixtures("_traced_once")
@@ -97,14 +98,14 @@ def test_a_bank_that_is_not_the_recipes_is_not_used(
     assert recipe.calibration is not None
     calibration = recipe.calibration.model_copy(update={"bank_fingerprint": "0" * 16})
     with caplog.at_level(logging.WARNING):
-        evaluate_recipe(recipe.model_copy(update={"calibration": calibration}), tmp_path)
+        evaluate_recipe(recipe.model_copy(update={"calibration": calibration}).located(tmp_path))
     assert "solving it again" in caplog.text
     assert "expect another score" in caplog.text
 
 
 @pytest.mark.usefixtures("_traced_once")
 def test_on_labelled_images(run: Path, recipe: Recipe) -> None:
-    found = evaluate_recipe(recipe, run / "recipes", str(run.parent / "photos"))
+    found = evaluate_recipe(recipe.located(run / "recipes"), str(run.parent / "photos"))
     assert found.accuracy is not None
     assert recipe.score is not None
     assert found.accuracy.images == found.score.images == recipe.score.labelled_images == PHOTOS
@@ -118,14 +119,14 @@ def test_on_images_without_labels(run: Path, recipe: Recipe, tmp_path: Path) -> 
 
     for shade in range(3):
         Image.new("L", (8, 8), 80 * shade).save(tmp_path / f"{shade}.png")
-    found = evaluate_recipe(recipe, run / "recipes", str(tmp_path))
+    found = evaluate_recipe(recipe.located(run / "recipes"), str(tmp_path))
     assert found.accuracy is None
     assert found.score.images == 3
 
 
 def refusal(recipe: Recipe, folder: Path, **arguments: Any) -> str:
     with pytest.raises(InputError) as caught:
-        evaluate_recipe(recipe, folder, **arguments)
+        evaluate_recipe(recipe.located(folder), **arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -167,12 +168,12 @@ def test_calibration_images_may_be_given(
     calibration = recipe.calibration
     assert calibration is not None
     moved = recipe.model_copy(update={"calibration": calibration.model_copy(update={"data": "absent/images"})})
-    again = evaluate_recipe(moved, tmp_path, calib_data=calibration.data, device="cpu")
+    again = evaluate_recipe(moved.located(tmp_path), calib_data=calibration.data, device="cpu")
     assert recipe.score is not None
     assert again.score.kl_nats == recipe.score.kl_nats
     caplog.clear()
     written = recipe.model_copy(update={"calibration": None})
-    found = evaluate_recipe(written, run, calib_data=calibration.data, device="cpu")
+    found = evaluate_recipe(written.located(run), calib_data=calibration.data, device="cpu")
     assert found.score.images >= calibration.images
     assert found.score.kl_nats > 0
     assert "bank" not in caplog.text
@@ -187,7 +188,7 @@ def test_what_is_not_finite_is_an_error(
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     monkeypatch.setattr(Session, "unlabelled_batches", lambda *_: iter([torch.full((1, 1, 8, 8), torch.nan)]))
     with pytest.raises(NonFiniteError) as caught:
-        evaluate_recipe(recipe, run / "recipes", str(tmp_path), device="cpu")
+        evaluate_recipe(recipe.located(run / "recipes"), str(tmp_path), device="cpu")
     assert caught.value.site == "patch_embed.proj"
 
 
@@ -228,11 +229,11 @@ def test_a_reconstructed_recipe_needs_its_calibration_images_for_its_own_score_a
     moved = recipe.model_copy(update={"calibration": recipe.calibration.model_copy(update={"data": "absent/images"})})
     assert "absent/images" in refusal(moved, reconstructed)
     photos = str(run.parent / "photos")
-    found = evaluate_recipe(moved, reconstructed, photos)
-    assert found == evaluate_recipe(recipe, reconstructed, photos)
+    found = evaluate_recipe(moved.located(reconstructed), photos)
+    assert found == evaluate_recipe(recipe.located(reconstructed), photos)
     assert found.accuracy is not None
     alone = recipe.model_copy(update={"calibration": None})
-    assert found == evaluate_recipe(alone, reconstructed, photos)
+    assert found == evaluate_recipe(alone.located(reconstructed), photos)
     assert "--calib-data" in refusal(alone, reconstructed)
 
 

@@ -47,11 +47,11 @@ def test_a_recipe_reproduces_its_score_with_its_bank_and_without(
     assert loaded.method == f"{name} w4a4"
     assert loaded.score is not None
     with caplog.at_level(logging.WARNING):
-        found = evaluate_recipe(loaded, tmp_path / "made").score
+        found = evaluate_recipe(loaded.located(tmp_path / "made")).score
     assert not caplog.records
     assert (found.kl_nats, found.sqnr_db, found.images) == (loaded.score.kl_nats, loaded.score.sqnr_db, IMAGES)
     with caplog.at_level(logging.WARNING):
-        assert evaluate_recipe(loaded, tmp_path / "nowhere").score == found
+        assert evaluate_recipe(loaded.located(tmp_path / "nowhere")).score == found
     assert [record.message for record in caplog.records] == [
         "the recipe's bank is not beside it: solving it again from digits"
     ]
@@ -148,7 +148,7 @@ def test_same_observer_at_other_bits_shares_a_bank(tmp_path: Path) -> None:
     run(tmp_path, "rtn", "w8a8")
     four = Recipe.load(tmp_path / "four.json")
     assert four.score is not None
-    assert evaluate_recipe(four, tmp_path).score.kl_nats == four.score.kl_nats
+    assert evaluate_recipe(four.located(tmp_path)).score.kl_nats == four.score.kl_nats
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from autoq.events import BlockAdvanced, BlockFinished, Event, PhaseStarted
 from autoq.methods import BitWidths, create_method
 from autoq.recipe import Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
-from autoq.runs.evaluate import evaluate_recipe, options_of
+from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.quantize import QuantizeSettings, quantize
+from autoq.runs.recipes import options_of
 from autoq.runs.reconstruct import (
     ReconstructedRecipe,
     ReconstructSettings,
@@ -65,7 +66,7 @@ def settings(out: Path, iterations: int = 2, **changes: Any) -> ReconstructSetti
 def run(
     path: Path, wanted: ReconstructSettings, progress: Callable[[Event], None] = lambda _: None, **more: Any
 ) -> ReconstructedRecipe:
-    return reconstruct_recipe(Recipe.load(path), path.parent, wanted, progress=progress, **more)
+    return reconstruct_recipe(Recipe.load(path), wanted, progress=progress, **more)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -80,7 +81,7 @@ def test_a_reconstructed_recipe_stands_on_its_own(name: str, tmp_path: Path) -> 
     shutil.rmtree(tmp_path / "calibrated")
     loaded = Recipe.load(tmp_path / "out" / "recipe.json")
     assert loaded == found.recipe
-    score = evaluate_recipe(loaded, tmp_path / "out").score
+    score = evaluate_recipe(loaded.located(tmp_path / "out")).score
     assert loaded.score is not None
     assert (score.kl_nats, score.sqnr_db, score.images) == (loaded.score.kl_nats, loaded.score.sqnr_db, IMAGES)
     replaced = {site for site, slot in small_session().model.operations.items() if slot.replacement is not None}
@@ -108,7 +109,7 @@ def test_a_searched_mixed_recipe(tmp_path: Path) -> None:
     assert (found.recipe.cost, found.recipe.sites) == (before.cost, before.sites)
     assert found.recipe.calibration == before.calibration
     assert found.recipe.score != before.score
-    assert evaluate_recipe(found.recipe, tmp_path).score.kl_nats == found.recipe.score.kl_nats  # type: ignore[union-attr]
+    assert evaluate_recipe(found.recipe.located(tmp_path)).score.kl_nats == found.recipe.score.kl_nats  # type: ignore[union-attr]
 
 
 def test_it_loses_less(calibrated: Path, tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_a_recipe_written_by_hand_is_calibrated_on_the_data(calibrated: Path, tm
     assert found.calibration is not None
     assert found.score is not None
     assert (found.calibration.data, found.calibration.images) == ("digits", found.score.images)
-    assert evaluate_recipe(found, tmp_path / "out").score.kl_nats == found.score.kl_nats
+    assert evaluate_recipe(found.located(tmp_path / "out")).score.kl_nats == found.score.kl_nats
 
 
 def test_several_recipes_of_an_open_session(tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_several_recipes_of_an_open_session(tmp_path: Path) -> None:
         ).recipe
         assert finished.score is not None
         assert finished.cost is not None
-        assert evaluate_recipe(finished, tmp_path / bits).score.kl_nats == finished.score.kl_nats
+        assert evaluate_recipe(finished.located(tmp_path / bits)).score.kl_nats == finished.score.kl_nats
         scores.append(finished.score.kl_nats)
     assert scores[1] < scores[0]
     session.model.remove_()

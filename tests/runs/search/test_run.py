@@ -351,7 +351,7 @@ def test_layer_output_search_on_reparameterized_layer_norms(tmp_path: Path) -> N
     assert recipe.calibration.observer == "fpcs"
     assert recipe.score is not None
     for folder in (path.parent, tmp_path / "nowhere"):
-        assert evaluate_recipe(recipe, folder).score.kl_nats == recipe.score.kl_nats
+        assert evaluate_recipe(recipe.located(folder)).score.kl_nats == recipe.score.kl_nats
 
 
 @pytest.mark.parametrize("proxy", ["fisher", "mse"])

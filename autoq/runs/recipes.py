@@ -1,0 +1,208 @@
+"""A recipe met with its model: the model opened, the recipe's quantizers found or solved."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from autoq.calibration import Bank, CalibrationSettings
+from autoq.calibration.bank.files import read_bank
+from autoq.data import GivenImages
+from autoq.errors import CalibrationError, ModelError, RecipeError
+from autoq.recipe import CalibrationReference, OperandConfig, Recipe, SiteConfig
+from autoq.runs.images import CalibrationImages
+from autoq.runs.session import Session
+from autoq.scoring.solved_operands import SolvedOperands, read_operands
+from autoq.scoring.sources import QuantizerSource, SolvedSource
+
+MODEL_FOLDER = "model"
+"""Where a model lies that was made for recipes: beside them, or beside their folder."""
+
+_logger = logging.getLogger(__name__)
+_IMAGES = 128
+"""Calibration images of a recipe that does not say how many it wants."""
+
+
+def options_of(sites: Mapping[str, SiteConfig]) -> list[tuple[str, str, OperandConfig]]:
+    """A recipe's operands and their configurations, as ``Bank.solve_all`` takes them."""
+    return [(site, operand, config) for site, operands in sites.items() for operand, config in operands.items()]
+
+
+def open_model(recipe: Recipe, model: str | None = None, device: str = "auto") -> Session:
+    """The model that a recipe is for: where the recipe says, else beside it (``model/``, ``../model/``).
+
+    Args:
+        recipe: names the model.
+        model: the model, if it is elsewhere.
+        device: as in ``Session.open``.
+
+    Raises:
+        ModelError: there is no such model.
+        RecipeError: it has other weights, or lacks a site or operand of the recipe.
+    """
+    try:
+        session = Session.open(model or recipe.model.name, recipe.model.pretrained, device)
+    except ModelError:
+        beside = _model_beside(recipe, device) if model is None else None
+        if beside is None:
+            raise
+        session = beside
+    if model is None and session.loaded.weights_sha256 != recipe.model.weights_sha256:
+        session = _model_beside(recipe, device) or session
+    session.check(recipe)
+    return session
+
+
+def _model_beside(recipe: Recipe, device: str) -> Session | None:
+    """A model beside a recipe that has the recipe's weights."""
+    for path in _beside(recipe, MODEL_FOLDER):
+        try:
+            session = Session.open(f"local-dir:{path}", True, device) if path.is_dir() else None
+        except ModelError as error:
+            _logger.info("%s", error)
+            continue
+        if session is not None and session.loaded.weights_sha256 == recipe.model.weights_sha256:
+            return session
+    return None
+
+
+def find_quantizers(
+    session: Session, recipe: Recipe, images: Callable[[], CalibrationImages]
+) -> tuple[Session, QuantizerSource]:
+    """Find what fills a recipe's slots: the bank that it names, its reconstructed weights, or a new calibration.
+
+    Args:
+        session: the recipe's model.
+        recipe: knows where it lies.
+        images: gives the calibration images, if they are needed.
+
+    Returns:
+        The session, its LayerNorms reparameterized if the recipe has that, and the source of its quantizers.
+
+    Raises:
+        RecipeError: files beside the recipe are missing, damaged or another recipe's, or it does not say what it was
+            calibrated on.
+    """
+    if recipe.reconstruction is not None:
+        session, operands = _read_reconstructed(session, recipe)
+        return session, SolvedSource(session.model, operands)
+    session, bank = find_bank(session, recipe, images)
+    bank.solve_all(options_of(recipe.sites))
+    return session, bank
+
+
+def solve_recipe(
+    session: Session, recipe: Recipe, images: Callable[[], CalibrationImages]
+) -> tuple[Session, SolvedOperands]:
+    """Solve every operand of a recipe; arguments and errors as in :func:`find_quantizers`."""
+    if recipe.reconstruction is not None:
+        return _read_reconstructed(session, recipe)
+    session, bank = find_bank(session, recipe, images)
+    options = options_of(recipe.sites)
+    bank.solve_all(options)
+    return session, SolvedOperands({option[:2]: bank.quantizer(*option) for option in options})
+
+
+def _read_reconstructed(session: Session, recipe: Recipe) -> tuple[Session, SolvedOperands]:
+    """The operands of a reconstructed recipe, from its file alone, and its model.
+
+    Args:
+        session: the recipe's model.
+        recipe: with a ``reconstruction``, whose file lies beside it.
+
+    Raises:
+        RecipeError: the file is missing, damaged, or another than the recipe's.
+    """
+    assert recipe.reconstruction is not None  # noqa: S101
+    path = (recipe.folder or Path()) / recipe.reconstruction.file
+    found = read_operands(path, session.model)
+    if found.sha256 != recipe.reconstruction.sha256:
+        raise RecipeError(
+            f"{str(path)!r} is not the recipe's: its SHA-256 is {found.sha256[:12]}, not "
+            f"{recipe.reconstruction.sha256[:12]}; put the file that was written with the recipe beside it"
+        )
+    if found.operands.sites != {site: operands for site, operands in recipe.sites.items() if operands}:
+        raise RecipeError(
+            f"the recipe's sites are not those that {str(path)!r} was reconstructed for: undo the changes, or "
+            "reconstruct the recipe again"
+        )
+    if found.factors.keys() != recipe.reparameterized.keys():
+        raise RecipeError(f"{str(path)!r} has no factors for the recipe's LayerNorms: reconstruct the recipe again")
+    try:
+        return session.rescaled_by(recipe.reparameterized, found.factors), found.operands
+    except CalibrationError as error:
+        raise RecipeError(f"{str(path)!r} does not fit the model: {error}; reconstruct the recipe again") from error
+
+
+def find_bank(session: Session, recipe: Recipe, images: Callable[[], CalibrationImages]) -> tuple[Session, Bank]:
+    """The bank that a recipe names, or one that will be solved again from its calibration images, and its model.
+
+    Raises:
+        RecipeError: the recipe does not say what it was calibrated on, or by settings that do not exist.
+        RunDirectoryError: the bank's files contradict each other.
+    """
+    calibration = _calibration_of(recipe)
+    settings = CalibrationSettings.from_json(
+        {"observer": calibration.observer, "seed": calibration.seed, **calibration.settings}
+    )
+    for directory in _beside(recipe, "bank"):
+        content = read_bank(directory) if calibration.bank_fingerprint else None
+        if content is not None and content.fingerprint == calibration.bank_fingerprint:
+            session = session.rescaled(recipe.reparameterized, images, directory)
+            sha256 = content.description["images_sha256"]
+            bank = session.bank(images, sha256, settings, recipe_sites=recipe.sites)
+            bank.load(directory)
+            return session, bank
+    if calibration.bank_fingerprint:
+        _logger.warning("the recipe's bank is not beside it: solving it again from %s", calibration.data)
+    session = session.rescaled(recipe.reparameterized, images)
+    bank = session.bank(images, images().sha256, settings, recipe_sites=recipe.sites)
+    if calibration.bank_fingerprint not in ("", bank.fingerprint):
+        _logger.warning("the images or autoq have changed since the recipe was calibrated: expect another score")
+    return session, bank
+
+
+def _beside(recipe: Recipe, name: str) -> tuple[Path, ...]:
+    """Where something may lie that belongs to a recipe: beside it, or beside its folder."""
+    return () if recipe.folder is None else (recipe.folder / name, recipe.folder.parent / name)
+
+
+def calibrated_on(recipe: Recipe, data: object) -> Recipe:
+    """Name other calibration images in a recipe, its other settings kept where it has any.
+
+    Args:
+        recipe: what is calibrated.
+        data: by name or as in ``GivenImages``; None: the recipe as it is.
+    """
+    if data is None:
+        return recipe
+    name = data if isinstance(data, str) else GivenImages(data).name
+    own = recipe.calibration or CalibrationReference(
+        data=name, images=_IMAGES, seed=0, observer=CalibrationSettings.observer, bank_fingerprint=""
+    )
+    return recipe.model_copy(update={"calibration": own.model_copy(update={"data": name})})
+
+
+def own_images(session: Session, recipe: Recipe, data: object = None) -> CalibrationImages:
+    """Load a recipe's calibration images.
+
+    Args:
+        session: the recipe's model.
+        recipe: says which images, how many of them, and with which seed they are chosen.
+        data: where the images are, if they are given as an object.
+
+    Raises:
+        RecipeError: the recipe does not say which they are.
+        DataError: there are no such images, or one cannot be read.
+    """
+    calibration = _calibration_of(recipe)
+    return session.calibration_images(calibration.data if data is None else data, calibration.images, calibration.seed)
+
+
+def _calibration_of(recipe: Recipe) -> CalibrationReference:
+    if recipe.calibration is None:
+        raise RecipeError(
+            "the recipe does not name its calibration images: give them with --calib-data, best not those to measure on"
+        )
+    return recipe.calibration
