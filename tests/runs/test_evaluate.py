@@ -306,8 +306,8 @@ def test_a_model_that_has_moved_with_its_recipe(recipe: Recipe, tmp_path: Path) 
     gone = recipe.model_copy(
         update={"model": recipe.model.model_copy(update={"name": f"local-dir:{tmp_path / 'gone'}"})}
     )
-    assert open_model(gone, tmp_path / "a").loaded.name == f"local-dir:{tmp_path / 'a' / 'model'}"
-    assert open_model(gone, tmp_path / "b" / "recipes").loaded.name == f"local-dir:{tmp_path / 'b' / 'model'}"
+    assert open_model(gone.located(tmp_path / "a")).loaded.name == f"local-dir:{tmp_path / 'a' / 'model'}"
+    assert open_model(gone.located(tmp_path / "b" / "recipes")).loaded.name == f"local-dir:{tmp_path / 'b' / 'model'}"
 
     other = recipe.model_copy(update={"model": gone.model.model_copy(update={"weights_sha256": "ab" * 32})})
     for given, folder, expected in (
@@ -320,13 +320,13 @@ def test_a_model_that_has_moved_with_its_recipe(recipe: Recipe, tmp_path: Path) 
         ),
     ):
         with pytest.raises(InputError, match=expected):
-            open_model(given, folder)
+            open_model(given.located(folder))
     with pytest.raises(InputError, match="there is no folder"):
-        open_model(gone, tmp_path / "a", model=f"local-dir:{tmp_path / 'gone'}")
+        open_model(gone.located(tmp_path / "a"), model=f"local-dir:{tmp_path / 'gone'}")
 
     changed = copy.deepcopy(own.loaded.module)
     torch.nn.init.zeros_(changed.head.bias)
     save_model(changed, tmp_path / "gone")  # another model where the recipe says
-    assert open_model(gone, tmp_path / "a").loaded.weights_sha256 == recipe.model.weights_sha256
+    assert open_model(gone.located(tmp_path / "a")).loaded.weights_sha256 == recipe.model.weights_sha256
     with pytest.raises(RecipeError, match="made for the weights"):
-        open_model(gone, tmp_path / "c")
+        open_model(gone.located(tmp_path / "c"))
