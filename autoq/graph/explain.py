@@ -58,6 +58,11 @@ def explain(error: Exception, module: nn.Module, example: Tensor) -> str:
             f"cannot trace {name}: the values of a tensor decide what is computed{where}; "
             "use torch.where, masks or fixed sizes in place of branches and .item()"
         )
+    if "in output, which is not a known type" in text:
+        kind = text.partition("<class '")[2].partition("'>")[0]
+        return (
+            f"cannot trace {name}: it returns a {kind}; return tensors, or tuples, lists, dicts or dataclasses of them"
+        )
     try:
         with silenced(), torch.no_grad():
             module(example)

@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor, fx
+from torch import fx
 
 from autoq.graph.naming import NodeNames
 from autoq.graph.nodes import SOFTMAXES, UNSUPPORTED_PRODUCTS, WEIGHT_LAYERS, op_name
 from autoq.graph.producers import find_producer
-from autoq.graph.shapes import NodeShape, propagate
+from autoq.graph.shapes import NodeShape
 from autoq.graph.sites import GroupGeometry, Operand, Site, SiteOp, UncountedOp
 from autoq.quantizers.granularity import OperandLayout
 
@@ -60,17 +60,13 @@ class Finding:
     edges: dict[tuple[str, str], OperandEdge]
 
 
-def find_sites(graph_module: fx.GraphModule, example: Tensor) -> Finding:
+def find_sites(graph_module: fx.GraphModule, shapes: dict[fx.Node, NodeShape]) -> Finding:
     """Walk the graph once.
 
     Args:
         graph_module: cleaned by ``clean_``.
-        example: input of shape (N, ...), from which batches of two and three are made.
-
-    Raises:
-        TraceError: the graph does not run at another batch size than the traced one.
+        shapes: of its nodes, from ``propagate``.
     """
-    shapes = propagate(graph_module, example)
     names = NodeNames(graph_module)
     sites: list[Site] = []
     uncounted: list[UncountedOp] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from torch import Tensor, fx
@@ -24,19 +25,33 @@ def output_names(graph_module: fx.GraphModule) -> tuple[str, ...]:
     returned = output.args[0] if isinstance(output.args[0], list | tuple) else [output.args[0]]
     leaves = [leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf for leaf in returned]
     spec = output_spec(graph_module)
-    paths = [""] if spec is None else _paths(pytree.tree_unflatten(leaves, spec))
+    paths = [""] if spec is None else leaf_names(pytree.tree_unflatten(leaves, spec))
     return tuple(path for path, leaf in zip(paths, leaves, strict=True) if isinstance(leaf, Tensor))
 
 
-def _paths(tree: object) -> list[str]:
-    """Name the leaves of a tree."""
+def leaf_names(tree: object) -> list[str]:
+    """Name each leaf of a model's output, tensor or not, by its place.
+
+    >>> leaf_names({"logits": 1, "aux": [2, 3]})
+    ['logits', 'aux.0', 'aux.1']
+    """
     children, spec = pytree.tree_flatten(tree, is_leaf=lambda part: part is not tree)
     if len(children) == 1 and children[0] is tree:
         return [""]
     paths = []
     for key, child in zip(_keys(tree, children, spec), children, strict=True):
-        paths += [f"{key}.{path}" if path else key for path in _paths(child)]
+        paths += [f"{key}.{path}" if path else key for path in leaf_names(child)]
     return paths
+
+
+def register_dataclasses(output: object) -> bool:
+    """Make ``torch.export`` see the fields of dataclasses in a model's output; return whether there were new ones."""
+    types = {type(leaf) for leaf in pytree.tree_leaves(output) if dataclasses.is_dataclass(leaf)}
+    for new in types:
+        pytree.register_dataclass(new, serialized_type_name=f"{new.__module__}.{new.__qualname__}")
+    if types:
+        register_dataclasses(output)  # those within
+    return bool(types)
 
 
 def _keys(tree: object, children: Sequence[object], spec: pytree.TreeSpec) -> list[str]:

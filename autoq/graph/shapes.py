@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from autoq.errors import TraceError
 from autoq.graph.explain import first_line
+from autoq.graph.verify import seeded
 
 
 @dataclass(frozen=True)
@@ -54,22 +55,34 @@ class NodeShape:
         return math.prod(self.three) - math.prod(self.two)
 
 
-def propagate(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node, NodeShape]:
-    """Run the graph on batches of two and three.
+@dataclass(frozen=True)
+class Propagation:
+    """What running a traced model showed.
+
+    Attributes:
+        shapes: of each node that gives a tensor.
+        batch: three images, shape (3, ...): the first is the example's, two are random.
+        output: what the traced model returned for ``batch``.
+    """
+
+    shapes: dict[fx.Node, NodeShape]
+    batch: Tensor
+    output: object
+
+
+def propagate(graph_module: fx.GraphModule, example: Tensor) -> Propagation:
+    """Run the graph on batches of two and three images.
 
     Raises:
         TraceError: the graph does not run at another batch size than the traced one.
     """
-    first, second, third = (example[:1] for _ in range(3))
-    if example.is_floating_point():
-        noise = torch.randn(2, *example.shape[1:], generator=torch.Generator().manual_seed(0))
-        second, third = noise.to(example).split(1)  # type: ignore[no-untyped-call]
+    batch = torch.cat([example[:1], random_images(example, 2)])
     two, other, three = (_Recorder(graph_module) for _ in range(3))
-    two.record(first, second)
-    three.record(first, second, third)
+    two.record(batch[:2])
+    output = three.record(batch)
     several = (len(shape) > 1 and 2 < shape[0] < three.shapes[node][0] for node, shape in two.shapes.items())
     if any(several):
-        other.record(first, third)
+        other.record(batch[::2])
     shapes = {}
     for node, shape in two.shapes.items():
         in_order = True
@@ -78,7 +91,30 @@ def propagate(graph_module: fx.GraphModule, example: Tensor) -> dict[fx.Node, No
             a, b = two.norms[node][:half], other.norms[node][:half]
             in_order = torch.allclose(a, b, rtol=1e-4, equal_nan=True)
         shapes[node] = NodeShape(shape, three.shapes[node], in_order)
-    return shapes
+    return Propagation(shapes, batch, output)
+
+
+def random_images(example: Tensor, count: int) -> Tensor:
+    """Draw images like those of an example, the same ones each time.
+
+    Args:
+        example: shape (N, ...), any dtype and device.
+        count: how many.
+
+    Returns:
+        Shape (count, ...), uniform between the least and the greatest value of ``example``; normal where these are
+        equal or not finite. Integers that are all the same stay so: what else the model takes is not known.
+    """
+    shape = (count, *example.shape[1:])
+    generator = torch.Generator().manual_seed(0)
+    if example.is_complex():
+        return torch.randn(shape, generator=generator, dtype=example.dtype).to(example.device)
+    low, high = (float(bound) for bound in torch.aminmax(example.float()))
+    if not example.is_floating_point():
+        return torch.randint(int(low), int(high) + 1, shape, generator=generator).to(example)
+    if low < high and math.isfinite(high - low):
+        return (low + (high - low) * torch.rand(shape, generator=generator)).to(example)
+    return torch.randn(shape, generator=generator).to(example)
 
 
 class _Recorder(fx.Interpreter):
@@ -89,14 +125,16 @@ class _Recorder(fx.Interpreter):
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.norms: dict[fx.Node, Tensor] = {}
 
-    def record(self, *images: Tensor) -> None:
-        """Run on a batch of these images."""
+    def record(self, batch: Tensor) -> object:
+        """Run on a batch and return the model's output."""
         try:
-            with torch.no_grad():
-                self.run(torch.cat(images))
+            with torch.no_grad(), seeded(batch.device):
+                return self.run(batch.clone())
         except Exception as error:  # any operator may fail, with any type
-            reason = f"the traced model does not run on a batch of {len(images)}: {first_line(error)}"
-            raise TraceError(f"{reason}; look for an operation that fixes the batch size") from error
+            raise TraceError(
+                f"the traced model does not run on a batch of {len(batch)}: {first_line(error)}; "
+                "look for an operation that fixes the batch size"
+            ) from error
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node and take notes."""
@@ -106,5 +144,6 @@ class _Recorder(fx.Interpreter):
             if result.ndim > 1 and result.is_floating_point() and n.op != "get_attr":
                 # The third power: layer norms and softmaxes are made to have equal sums, or sums of squares.
                 others = tuple(range(1, result.ndim))
-                self.norms[n] = torch.linalg.vector_norm(result, 3, dim=others, dtype=torch.float32)
+                dtype = torch.promote_types(result.dtype, torch.float32)
+                self.norms[n] = torch.linalg.vector_norm(result, 3, dim=others, dtype=dtype)
         return result

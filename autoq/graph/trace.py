@@ -11,10 +11,12 @@ from torch import Tensor, fx, nn
 
 from autoq.errors import TraceError
 from autoq.graph.clean import clean_
-from autoq.graph.explain import explain, export
+from autoq.graph.explain import explain, export, silenced
 from autoq.graph.find import OperandEdge, find_sites
-from autoq.graph.outputs import output_names
+from autoq.graph.outputs import output_names, register_dataclasses
+from autoq.graph.shapes import propagate
 from autoq.graph.sites import Operand, Site, UncountedOp
+from autoq.graph.verify import verify
 
 _logger = logging.getLogger(__name__)
 
@@ -69,22 +71,47 @@ def trace(module: nn.Module, example: Tensor) -> TracedModel:
         example: input of shape (N, ...), N ≥ 2 (a batch of one would be taken for a constant).
 
     Raises:
-        TraceError: the model cannot be traced; the message names the operation and its line.
+        TraceError: the model is in training mode, or cannot be traced (the message names the operation and its line),
+            or returns something else than its trace on three images (the message names the output and the largest
+            difference; see :func:`autoq.graph.verify.verify` for what counts as rounding).
     """
     if example.shape[0] < 2:
         example = torch.cat([example, example])
     if any(part.training for part in module.modules()):
         raise TraceError("the model is in training mode: call .eval() first")
-    try:
-        graph_module = export(module, example)
-    except Exception as error:  # torch.export raises a dozen unrelated types
-        raise TraceError(explain(error, module, example)) from error
-    assert isinstance(graph_module, fx.GraphModule)  # noqa: S101 - narrows the declared type
+    graph_module = _export(module, example)
     clean_(graph_module)
-    found = find_sites(graph_module, example)
+    propagation = propagate(graph_module, example)
+    verify(module, propagation.batch, propagation.output)
+    found = find_sites(graph_module, propagation.shapes)
     graph_module.graph.eliminate_dead_code()
     graph_module.graph.lint()
     graph_module.recompile()
     for op in found.uncounted:
         _logger.info("%s (%s) is not counted and stays in floating point: %s", op.name, op.op, op.reason)
     return TracedModel(graph_module, found.sites, found.uncounted, found.edges)
+
+
+def _export(module: nn.Module, example: Tensor) -> fx.GraphModule:
+    """Export the module, with dataclasses in its output made known to ``torch.export`` where they are not.
+
+    Raises:
+        TraceError: the model cannot be exported.
+    """
+    try:
+        graph_module = export(module, example)
+    except Exception as error:  # torch.export raises a dozen unrelated types
+        if _has_new_dataclasses(module, example):
+            return _export(module, example)
+        raise TraceError(explain(error, module, example)) from error
+    assert isinstance(graph_module, fx.GraphModule)  # noqa: S101 - narrows the declared type
+    return graph_module
+
+
+def _has_new_dataclasses(module: nn.Module, example: Tensor) -> bool:
+    """Run the module and register the dataclasses that it returns; whether any was new."""
+    try:
+        with silenced(), torch.no_grad():
+            return register_dataclasses(module(example.clone()))
+    except Exception:  # whatever the model raises is explained with the error of the export
+        return False

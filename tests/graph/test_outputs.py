@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from autoq.errors import TraceError
 from autoq.graph.insert import QuantizedModel
 from tests.graph.small import Weighted, tokens, traced
 
@@ -62,6 +64,36 @@ def check(module: nn.Module, batch: Tensor, names: tuple[str, ...]) -> None:
 def test_outputs_are_named_by_their_place_and_keep_their_structure(structure: str) -> None:
     arrange, names = STRUCTURES[structure]
     check(Structured(arrange), tokens(3), names)
+
+
+def test_dataclasses_need_not_be_registered() -> None:
+    @dataclass
+    class Box:
+        corners: Tensor
+
+    @dataclass
+    class Detections:
+        logits: Tensor
+        boxes: list[Box]
+        loss: Tensor | None = None
+
+    module = Structured(lambda y: Detections(y, [Box(y.sum(1))]))
+    model = QuantizedModel(traced(module))
+    assert model.output_names == ("logits", "boxes.0.corners")
+    actual = model(tokens(3))
+    assert isinstance(actual, Detections)
+    assert isinstance(actual.boxes[0], Box)
+    assert actual.loss is None
+    assert torch.equal(actual.boxes[0].corners, module.layer(tokens(3)).sum(1))
+
+
+def test_outputs_that_hold_something_else_are_refused_by_type() -> None:
+    class Opaque:
+        def __init__(self, y: Tensor) -> None:
+            self.y = y
+
+    with pytest.raises(TraceError, match=r"^cannot trace Structured: it returns a .*Opaque; return tensors, or tuples"):
+        traced(Structured(Opaque))
 
 
 def test_outputs_of_transformers_are_named_by_field() -> None:
