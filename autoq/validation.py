@@ -80,7 +80,7 @@ def first_complaint(error: ValidationError, kind: Any) -> Complaint:
         return Complaint(location[:-1], f"{location[-1]} is missing")
     message = str(context["error"]) if first["type"] == "value_error" else first["msg"]
     given = repr(first["input"])
-    if given not in message and len(given) <= _LONGEST_SHOWN:
+    if first["type"] != "json_invalid" and given not in message and len(given) <= _LONGEST_SHOWN:
         message += f" (got {given})"
     if first["type"] == "literal_error" and isinstance(first["input"], str):
         near = did_you_mean(first["input"], re.findall(r"'([^']*)'", context["expected"]))

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from autoq.files import atomic_path
 from autoq.recipe import OperandConfig, SiteConfig
-from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.session import Session
 from autoq.search.space import load_space, resolve_space
 from autoq.search.trials import SAMPLER, EvaluatedTrial, best_trial, shown_trials
@@ -32,7 +32,7 @@ KINDS = {
 
 def main() -> None:
     """Draw and print."""
-    run = RunDirectory(sys.argv[1])
+    run = SearchDirectory(sys.argv[1])
     record = run.require()
     trials = run.trials()
     best = best_trial(shown_trials(trials, record.budget_bops)[0], record.budget_bops)

@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial
 import autoq
 from autoq.cost import uniform_bops
 from autoq.recipe import SiteConfig, hash_sites
-from autoq.runs.preparation import open_bank
+from autoq.runs.opening import open_bank
 from autoq.runs.search.settings import SearchSettings
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import Session

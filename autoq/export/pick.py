@@ -10,7 +10,7 @@ from typing import NamedTuple
 from autoq.cost import Budget
 from autoq.errors import BudgetError, RunDirectoryError
 from autoq.recipe import Recipe
-from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import RunRecord
 from autoq.search.front import best_within, knee
 from autoq.search.trials import shown_trials
@@ -45,7 +45,7 @@ def pick(directory: str | os.PathLike[str], choice: str, *, reconstructed: bool 
         RunDirectoryError: there is no such run, or nothing to pick from, or it is not reconstructed.
         BudgetError: ``choice`` is none of these, or nothing on the front is that cheap.
     """
-    run = RunDirectory(directory)
+    run = SearchDirectory(directory)
     record = run.require()
     if not reconstructed:
         chosen = _choose(run, record, choice)
@@ -61,7 +61,7 @@ def pick(directory: str | os.PathLike[str], choice: str, *, reconstructed: bool 
     return Picked(chosen, Recipe.load(path), path.parent)
 
 
-def _choose(run: RunDirectory, record: RunRecord, choice: str) -> str:
+def _choose(run: SearchDirectory, record: RunRecord, choice: str) -> str:
     """The id that ``choice`` means."""
     trials = run.trials()
     front, uniform = shown_trials(trials, record.budget_bops)

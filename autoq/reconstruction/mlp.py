@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autoq.calibration.bank.files import fingerprint_of
 from autoq.files import sha256_hex
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import TracedModel
+from autoq.identity import fingerprint_of
 from autoq.reconstruction.losses import normalized
 from autoq.reconstruction.mlp_graph import Mlp, check_mlps, find_mlps, with_relu
 from autoq.reconstruction.mlp_training import (

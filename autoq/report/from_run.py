@@ -8,7 +8,7 @@ from typing import Any
 
 from autoq.errors import RunDirectoryError
 from autoq.report.summary import Point, Reconstructed, RunSummary, SiteRow
-from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import RunRecord
 from autoq.search.front import hypervolume
 from autoq.search.trials import EvaluatedTrial, best_trial, shown_trials
@@ -21,7 +21,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
     Raises:
         RunDirectoryError: there is no run, or its files are damaged.
     """
-    run = RunDirectory(directory)
+    run = SearchDirectory(directory)
     record = run.require()
     trials = run.trials()
     front, uniform = shown_trials(trials, record.budget_bops)
@@ -58,7 +58,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
     )
 
 
-def _point(run: RunDirectory, record: RunRecord, trial: EvaluatedTrial, front: set[str], shown: set[str]) -> Point:
+def _point(run: SearchDirectory, record: RunRecord, trial: EvaluatedTrial, front: set[str], shown: set[str]) -> Point:
     accuracy = record.accuracy.get(trial.id)
     path = run.recipe_path(trial.id)
     recipe: dict[str, Any] | None = None

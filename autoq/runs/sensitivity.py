@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,15 +15,14 @@ from torch import Tensor
 from autoq.calibration import Bank
 from autoq.errors import RunDirectoryError, SpaceError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
+from autoq.runs.directory import BaseSettingsDirectory, BaseSettingsRecord
 from autoq.runs.images import CalibrationImages
-from autoq.runs.measurement_dir import MeasurementDirectory
-from autoq.runs.preparation import open_bank
-from autoq.runs.search.settings import CalibrationChoices
+from autoq.runs.opening import GivenObjects, open_bank, open_run, solve_bank
 from autoq.runs.session import Session
+from autoq.runs.settings import CalibrationChoices
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.threads import fastest_threads
-from autoq.search.space import ResolvedSpace, load_space, resolve_space
-from autoq.search.storage import RunLock
+from autoq.search.space import ResolvedSpace
 from autoq.sensitivity.block_importance import measure_importance
 from autoq.sensitivity.importance_files import Importance, load_importance, save_importance, save_table
 from autoq.sensitivity.measure import Option, SensitivityTable, measure_additive_sensitivities, measure_sensitivities
@@ -36,9 +34,6 @@ TABLE = "sensitivity.csv"
 """The table's name in its directory."""
 IMPORTANCE, IMPORTANCE_TABLE = "importance.safetensors", "importance.csv"
 """Names of the importance of blocks' outputs, beside a table by ``aph``: every element, and a summary."""
-_RECORD = "sensitivity.json"
-_MAY_DIFFER = frozenset({"exhaustive", "device"})
-"""Settings that a resumed measurement may change without making earlier losses worthless."""
 _logger = logging.getLogger(__name__)
 
 
@@ -84,8 +79,27 @@ def make_sensitivity_settings(**values: Any) -> SensitivitySettings:
     return settings
 
 
+class SensitivityRecord(BaseSettingsRecord):
+    """``sensitivity.json``: what the table beside it was measured with."""
+
+    settings: SensitivitySettings
+
+
+class SensitivityDirectory(BaseSettingsDirectory[SensitivityRecord]):
+    """The table, the bank, and by ``aph`` the importance of blocks' outputs."""
+
+    holds: ClassVar[str] = "sensitivities"
+    record_name: ClassVar[str] = "sensitivity.json"
+    record_type: ClassVar[type[SensitivityRecord]] = SensitivityRecord
+    orphans: ClassVar[tuple[str, ...]] = (TABLE,)
+    may_differ: ClassVar[frozenset[str]] = frozenset({"exhaustive", "device"})
+
+
 def run_sensitivity(
-    settings: SensitivitySettings, out: str | os.PathLike[str], progress: Progress = ignore
+    settings: SensitivitySettings,
+    out: str | os.PathLike[str],
+    progress: Progress = ignore,
+    given: GivenObjects | None = None,
 ) -> SensitivityResult:
     """Measure, or go on with the measurement in ``out``: what is solved and measured there is kept.
 
@@ -94,37 +108,27 @@ def run_sensitivity(
         out: directory for ``sensitivity.csv`` and ``bank/``, and with ``aph`` for ``importance.safetensors`` and
             ``importance.csv``; created if missing.
         progress: told what happens.
+        given: a model and images that are at hand, used in place of those that the settings name.
 
     Raises:
         InputError: a setting is wrong, or ``out`` belongs to something else.
         RunError: an option does not fit its operand.
         KeyboardInterrupt: passed on; the same call goes on.
     """
-    folder = Path(out)
-    space = load_space(settings.space)
-    directory = _directory(folder)
-    directory.refuse_unusable(settings)
-    with ExitStack() as held:
-        progress(PhaseStarted("model", detail=settings.model))
-        session = Session.open(settings.model, settings.pretrained, settings.device)
-        resolved = resolve_space(space, session.traced.sites)
-        progress(PhaseStarted("images", settings.calib_images, settings.data))
-        images = session.calibration_images(settings.data, settings.calib_images, settings.seed)
-        directory.create()  # made once all input is known good: wrong input leaves nothing
-        held.enter_context(RunLock(folder))
-        directory.refuse_unusable(settings)  # as the lock's last holder has left it
-
-        session, bank = open_bank(session, images, settings, folder / "bank", progress)
-        directory.keep_record(settings, {"space": space.fingerprint, "bank": bank.fingerprint})
-        options = options_of_space(resolved)
-        with fastest_threads(
-            lambda: session.model.run(images.tensor[: choose_batch_size(session.traced)]), session.device
-        ):
-            progress(PhaseStarted("calibration", len(options)))
-            bank.solve_into(folder / "bank", options, lambda done, _: progress(PhaseAdvanced("calibration", done)))
+    directory = SensitivityDirectory(out)
+    with open_run(directory, settings, given, progress) as (inputs, earlier):
+        images = inputs.images
+        session, bank = open_bank(inputs.session, images, settings, directory.bank, progress)
+        fingerprints = {"space": inputs.space_fingerprint, "bank": bank.fingerprint}
+        directory.refuse_changed(earlier, fingerprints)
+        directory.save(SensitivityRecord(settings=settings, fingerprints=fingerprints))
+        options = options_of_space(inputs.space)
+        few = images.tensor[: choose_batch_size(session.traced)]
+        with fastest_threads(lambda: session.model.run(few), session.device):
+            solve_bank(bank, options, directory.bank, progress)
             evaluator = Evaluator(session.model, bank, images.tensor)
             table = measure_into(
-                folder / TABLE,
+                directory.path / TABLE,
                 options,
                 evaluator,
                 bank,
@@ -133,9 +137,9 @@ def run_sensitivity(
                 progress,
                 exhaustive=settings.exhaustive,
             )
-            importance = importance_into(folder, session, images, progress) if settings.proxy == APH else None
-        operands = tuple((plan.site, plan.operand.name) for plan in resolved.plans)
-        return SensitivityResult(os.fspath(folder), table, operands, importance, session.loaded.label_names)
+            importance = importance_into(directory.path, session, images, progress) if settings.proxy == APH else None
+        operands = tuple((plan.site, plan.operand.name) for plan in inputs.space.plans)
+        return SensitivityResult(os.fspath(out), table, operands, importance, session.loaded.label_names)
 
 
 def options_of_space(resolved: ResolvedSpace) -> list[Option]:
@@ -251,7 +255,3 @@ def _known_importance(path: Path) -> Importance | None:
     except RunDirectoryError:
         _logger.warning("the importance in %s cannot be read and is measured again", path)
         return None
-
-
-def _directory(folder: Path) -> MeasurementDirectory[SensitivitySettings]:
-    return MeasurementDirectory(folder, SensitivitySettings, "sensitivities", _RECORD, TABLE, _MAY_DIFFER)

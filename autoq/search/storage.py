@@ -1,7 +1,7 @@
 """The study of a run on disk: an Optuna journal that survives ``kill -9``, full disks and power loss.
 
 Trials are proposed in memory and written once, finished: one line and one ``fsync`` each, where suggesting through the
-storage costs one for every parameter. One process writes (``RunLock`` sees to it); any number may read.
+storage costs one for every parameter. One process writes (the run holds its directory); any number may read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Literal, Protocol, Self
 
 import optuna
@@ -29,9 +29,6 @@ except ImportError:  # Windows
     fcntl = None
 
 logger = logging.getLogger(__name__)
-
-LOCK_NAME = ".lock"
-"""The file in a run directory that its writer holds."""
 
 Direction = Literal["minimize", "maximize"]
 
@@ -175,57 +172,6 @@ def load_trials(path: str | os.PathLike[str], study_name: str) -> list[FrozenTri
         raise RunDirectoryError(f"cannot read study {os.fspath(journal)!r}: {error.strerror}") from error
     except (ValueError, TypeError) as error:
         raise RunDirectoryError(_damaged(journal, error)) from error
-
-
-class RunLock:
-    """Exclusive use of a run directory, for a ``with`` block; released by the kernel if the holder dies.
-
-    Children made by ``fork`` hold it too, spawned ones do not. Without ``flock`` (Windows) the directory is not locked.
-    """
-
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
-        """Name the directory, which must exist when the block is entered."""
-        self._directory = Path(directory)
-        self._descriptor: int | None = None
-
-    def __enter__(self) -> Self:
-        """Take the lock.
-
-        Raises:
-            RunDirectoryError: another process holds it (the message names it), or the directory is not writable.
-        """
-        path = self._directory / LOCK_NAME
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            where = os.fspath(self._directory)
-            raise RunDirectoryError(f"cannot write to run directory {where!r}: {error.strerror}") from error
-        try:
-            if fcntl is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
-        except BlockingIOError as error:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            os.close(descriptor)
-            raise RunDirectoryError(
-                f"run directory {os.fspath(self._directory)!r} is in use by process {holder}; "
-                "wait for it, stop it, or choose another --out"
-            ) from error
-        except OSError as error:
-            os.close(descriptor)
-            where = os.fspath(self._directory)
-            raise RunDirectoryError(f"cannot lock run directory {where!r}: {error.strerror}") from error
-        self._descriptor = descriptor
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Give the lock back; its file stays, since removing it would race with the next holder."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
 
 def _journal_lock(journal: Path) -> JournalLock:

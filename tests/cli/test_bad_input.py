@@ -154,9 +154,9 @@ def test_devices(plain_command: Command, run: Path) -> None:
 
 def test_run_directories(command: Command, tmp_path: Path, run: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    assert "cannot write to run directory 'file'" in refusal(command, "search", "--out", "file")
+    assert "cannot write to directory 'file'" in refusal(command, "search", "--out", "file")
     message = refusal(command, "search", "--out", run)
-    assert f"{str(run)!r} holds a run with another " in message
+    assert f"{str(run)!r} holds a search with another " in message
     for name in ("report", "export"):
         more = ["-o", "x"] if name == "export" else []
         assert "'absent' is no run directory" in refusal(command, name, "absent", *more)

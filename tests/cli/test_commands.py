@@ -11,7 +11,7 @@ import pytest
 
 import autoq
 from autoq.recipe import Recipe
-from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.directory import SearchDirectory
 from tests.cli.command import Command, Outcome, in_a_process
 from tests.runs.small_run import PHOTOS, finished_run, small_session, small_settings, write_photos
 
@@ -48,7 +48,7 @@ def test_search_json(command: Command, tmp_path: Path) -> None:
     assert document.keys() == {"out", "front", "best", "budget_bops", "reconstructed"}
     assert document["reconstructed"] == []
     assert document["out"] == str(out)
-    assert document["budget_bops"] == RunDirectory(out).require().budget_bops
+    assert document["budget_bops"] == SearchDirectory(out).require().budget_bops
     for point in document["front"]:
         assert point.keys() == {"id", "bops", "kl_nats", "recipe"}
         recipe = Recipe.load(point["recipe"])
@@ -69,14 +69,14 @@ def test_search_for_people(command: Command, tmp_path: Path, monkeypatch: pytest
     outcome = command("search", "--budget-bops", "25%", *small_options(tmp_path, trials=6), "--time-limit", "10m")
     assert outcome.status == 0
     out = Path("autoq-runs/vit_digits-25")
-    assert RunDirectory(out).require().state == "finished"
+    assert SearchDirectory(out).require().state == "finished"
     headline, page, recipe = outcome.out.splitlines()
     assert "KL" in headline
     assert page == f"page:   {out}/report.html"
     assert recipe.startswith(f"recipe: {out}/recipes/")
     assert Path(recipe.split()[1]).is_file()
     assert "evaluating recipes 6/6: best KL within budget 0." in outcome.err
-    assert RunDirectory(out).require().settings.time_limit_seconds == 600
+    assert SearchDirectory(out).require().settings.time_limit_seconds == 600
 
 
 def test_options_win_over_the_study_file(command: Command, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_options_win_over_the_study_file(command: Command, tmp_path: Path) -> No
         'calib_images = 16\nsampler = "random"\n'
     )
     one_json(command("search", study, "--sampler", "tpe", "--out", tmp_path / "run", "--json"))
-    found = RunDirectory(tmp_path / "run").require().settings
+    found = SearchDirectory(tmp_path / "run").require().settings
     assert (found.sampler, found.budget_bops, found.trials) == ("tpe", "w3a3", 6)
 
 

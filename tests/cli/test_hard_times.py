@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from autoq.cli.main import _status
-from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.session import Session
 from autoq.search.storage import load_trials
 from tests.cli.command import Command, environment, process_arguments
@@ -88,7 +88,7 @@ def test_interrupted(tmp_path: Path, command: Command, number: signal.Signals, p
     assert lines[-1].endswith(f"--out '{tmp_path}/a run'"), "quoted, so that it can be pasted"
     assert lines[:-1] == [f"autoq: {tmp_path}/a run/report.html shows the trials so far"]
     assert (tmp_path / "a run" / "report.html").stat().st_size > 10_000
-    assert RunDirectory(tmp_path / "a run").require().state == "interrupted"
+    assert SearchDirectory(tmp_path / "a run").require().state == "interrupted"
 
     stored = len(load_trials(tmp_path / "a run" / "study.log", "autoq"))
     resumed = command(*arguments[:-3], max(stored, TRIALS) + 1, *arguments[-2:])

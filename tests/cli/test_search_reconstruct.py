@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from autoq.recipe import Recipe
-from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.directory import SearchDirectory
 from tests.cli.command import Command, Outcome, environment, process_arguments
 from tests.runs.small_run import TRIALS, finished_run, small_settings
 
@@ -77,7 +77,7 @@ def test_for_people(command: Command, out: Path) -> None:
     outcome = command(*search(out), *QUICK)
     assert (outcome.status, outcome.complaints) == (0, [])
     _, *sentences, page, recipe, first, second = outcome.out.splitlines()
-    entries = RunDirectory(out).require().reconstructed
+    entries = SearchDirectory(out).require().reconstructed
     assert len(sentences) == len(entries) == 2
     for sentence, path in zip(sentences, (first, second), strict=True):
         assert sentence.startswith("Reconstructed, trial ")
@@ -108,7 +108,7 @@ def test_a_study_file_may_ask_for_it(command: Command, out: Path, tmp_path: Path
     name, *arguments = search(out)
     assert one_json(command(name, study, *arguments, "--no-reconstruct", "--json"))["reconstructed"] == []
     assert one_json(command(name, study, *arguments, "--reconstruct-iterations", 2, "--json"))["reconstructed"]
-    assert {entry.iterations for entry in RunDirectory(out).require().reconstructed.values()} == {2}
+    assert {entry.iterations for entry in SearchDirectory(out).require().reconstructed.values()} == {2}
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_stopped(command: Command, out: Path, number: signal.Signals) -> None:
     _, rest = process.communicate()
     watchdog.cancel()
     assert (out / "report.html").stat().st_size > 10_000
-    assert RunDirectory(out).require().state == "finished"
+    assert SearchDirectory(out).require().state == "finished"
     if number == signal.SIGINT:
         assert process.returncode == 130, rest
         told, how = [line for line in rest.splitlines() if not line.startswith("autoq: reconstructing")]
@@ -146,4 +146,4 @@ def test_stopped(command: Command, out: Path, number: signal.Signals) -> None:
     resumed = command(*search(out), *options)
     assert (resumed.status, resumed.complaints) == (0, [])
     assert "reconstructing blocks 6/6" in resumed.err
-    assert len(RunDirectory(out).require().reconstructed) == 2
+    assert len(SearchDirectory(out).require().reconstructed) == 2

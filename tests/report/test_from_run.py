@@ -14,7 +14,7 @@ from autoq.events import Event, PhaseStarted, TrialFinished
 from autoq.report import write_report
 from autoq.report.from_run import summarize
 from autoq.report.words import headline
-from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.run import run_search
 from autoq.search.front import hypervolume
 from tests.runs.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, small_settings, trace_once
@@ -28,7 +28,7 @@ def run() -> Path:
 
 
 def test_the_run_in_numbers(run: Path) -> None:
-    summary, record = summarize(run), RunDirectory(run).require()
+    summary, record = summarize(run), SearchDirectory(run).require()
     assert (summary.model, summary.data, summary.images) == ("vit_digits", "digits", 16)
     assert (summary.budget_text, summary.budget_bops) == ("w4a4", record.budget_bops)
     assert len(summary.points) == TRIALS
@@ -61,7 +61,7 @@ def test_its_points(run: Path) -> None:
 
 def test_the_hypervolume_and_its_reference(run: Path) -> None:
     """A share of uniform 8/8's BOPs times decades below the worst uniform point."""
-    summary, record = summarize(run), RunDirectory(run).require()
+    summary, record = summarize(run), SearchDirectory(run).require()
     worst = max(point.kl_nats for point in summary.points if point.origin == "uniform")
     points = [(point.bops, point.kl_nats) for point in summary.points if point.feasible]
     assert record.uniform_8_8_bops == 64 * summary.macs

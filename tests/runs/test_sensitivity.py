@@ -16,6 +16,7 @@ from autoq.calibration import CalibrationSettings
 from autoq.errors import DataError, ModelError, RunDirectoryError, SpaceError
 from autoq.events import Event, PhaseAdvanced, PhaseStarted
 from autoq.recipe import SiteConfig
+from autoq.runs.lock import hold_directory
 from autoq.runs.sensitivity import (
     SensitivityResult,
     SensitivitySettings,
@@ -26,7 +27,6 @@ from autoq.runs.sensitivity import (
 )
 from autoq.scoring import Evaluator
 from autoq.search.space import load_space, resolve_space
-from autoq.search.storage import RunLock
 from autoq.sensitivity.measure import SensitivityTable
 from tests.runs.small_run import interrupt_at, small_session, trace_once
 
@@ -196,10 +196,10 @@ def test_another_space_under_the_same_name_is_refused(copy: Path) -> None:
 def test_directories_of_something_else_are_refused(copy: Path) -> None:
     run = copy / "run"
     (run / "sensitivity.json").write_text("{")
-    with pytest.raises(RunDirectoryError, match=r"sensitivity\.json' is damaged; delete it"):
+    with pytest.raises(RunDirectoryError, match=r"sensitivity\.json' is damaged: .*; delete it"):
         run_sensitivity(settings_in(copy), run)
     (run / "sensitivity.json").unlink()
-    with pytest.raises(RunDirectoryError, match=r"has no sensitivity\.json beside it"):
+    with pytest.raises(RunDirectoryError, match=r"holds sensitivity\.csv without sensitivity\.json"):
         run_sensitivity(settings_in(copy), run)
     (run / "run.json").write_text("{}")
     with pytest.raises(RunDirectoryError, match="holds a search; choose another --out"):
@@ -218,7 +218,7 @@ def test_unusable_directories_are_refused_before_a_model_is_loaded(
 
 
 def test_a_directory_in_use_is_refused(copy: Path) -> None:
-    with RunLock(copy / "run"), pytest.raises(RunDirectoryError, match="in use by process"):
+    with hold_directory(copy / "run"), pytest.raises(RunDirectoryError, match="in use by process"):
         run_sensitivity(settings_in(copy), copy / "run")
 
 

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from autoq.calibration.bank.files import SolvedKey, fingerprint_of, read_bank, refuse_stale, write_bank
+from autoq.calibration.bank.files import SolvedKey, read_bank, refuse_stale, write_bank
 from autoq.calibration.bank.quantized_weights import QuantizedWeights
 from autoq.calibration.capture import OperandSample, capture
 from autoq.calibration.fpcs.output_search import solve_jobs
@@ -26,6 +26,7 @@ from autoq.calibration.transforms.integer_operations import integer_operations
 from autoq.calibration.transforms.reparameterization import ChannelFactors
 from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.insert import FixedTensor, OperandKey, QuantizedModel
+from autoq.identity import fingerprint_of
 from autoq.quantizers import BaseQuantizer, create_quantizer, quantizer_class
 from autoq.recipe import OperandConfig, SiteConfig, hash_sites
 

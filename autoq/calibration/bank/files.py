@@ -17,6 +17,7 @@ from torch import Tensor
 from autoq.calibration.transforms.reparameterization import ChannelFactors
 from autoq.errors import RunDirectoryError
 from autoq.files import atomic_path, sha256_hex, write_text
+from autoq.identity import describe_changes, fingerprint_of
 from autoq.quantizers import BaseQuantizer
 from autoq.recipe import OperandConfig
 
@@ -41,11 +42,6 @@ class BankContent:
     fingerprint: str
     qparams: dict[SolvedKey, dict[str, Tensor]]
     factors: dict[str, ChannelFactors]
-
-
-def fingerprint_of(description: Mapping[str, Any]) -> str:
-    """Changes when anything the parameters depend on does."""
-    return sha256_hex([json.dumps(description, sort_keys=True).encode()])[:16]
 
 
 def write_bank(
@@ -116,11 +112,9 @@ def refuse_stale(folder: str | os.PathLike[str], found: Mapping[str, Any], wante
     Raises:
         RunDirectoryError: names what differs.
     """
-    differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-    if differing:
-        changes = ", ".join(f"{key} (was {found.get(key)}, is {wanted.get(key)})" for key in differing)
+    if changes := describe_changes(found, wanted, sorted(wanted.keys() | found.keys())):
         raise RunDirectoryError(
-            f"the bank in '{os.fspath(folder)}' is stale: it differs in {changes}; delete it or use another --out"
+            f"the bank in {os.fspath(folder)!r} is stale: it differs in {changes}; delete it or use another --out"
         )
 
 

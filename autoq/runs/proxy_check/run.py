@@ -5,34 +5,33 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
+from autoq.calibration import Bank
 from autoq.data import open_source
 from autoq.errors import NonFiniteError, SpaceError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.graph.insert import QuantizedModel
+from autoq.python_names import is_python_name
 from autoq.recipe import hash_sites
+from autoq.runs.directory import BaseSettingsDirectory, BaseSettingsRecord
 from autoq.runs.images import LabelledImages
-from autoq.runs.measurement_dir import MeasurementDirectory
-from autoq.runs.preparation import open_bank
+from autoq.runs.opening import RunInputs, open_bank, open_run, solve_bank
 from autoq.runs.proxy_check.ranks import CheckedRow, ProxyCheck, column, load_rows, rank, save_csv, save_rows
 from autoq.runs.proxy_check.recipes import CheckedRecipe, choose_recipes
-from autoq.runs.search.settings import CalibrationChoices
 from autoq.runs.sensitivity import measure_into, options_of_space
-from autoq.runs.session import Session
+from autoq.runs.settings import CalibrationChoices
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.evaluator import CACHE_BYTES
 from autoq.scoring.threads import fastest_threads
 from autoq.search.measuring import AdditiveMeasure
-from autoq.search.space import load_space, resolve_space
-from autoq.search.storage import RunLock
+from autoq.search.space import ResolvedSpace
 from autoq.sensitivity.proxies import APH, FISHER, LOSSES
 from autoq.validation import validate
 
@@ -42,7 +41,6 @@ COUNTS = (32, 64, 128, 256)
 """Images that joint proxies are means over."""
 _HELD_BYTES = 1 << 30
 """Labelled images that are decoded once; more are decoded again for each recipe."""
-_MAY_DIFFER = frozenset({"recipes", "device"})
 _FEWEST = 3
 """Recipes that have an order worth comparing."""
 
@@ -68,8 +66,28 @@ def make_check_settings(**values: Any) -> ProxyCheckSettings:
     return validate(ProxyCheckSettings, values, "option", SpaceError)
 
 
+class ProxyCheckRecord(BaseSettingsRecord):
+    """``proxy_check.json``: what the check depends on, and once it is done how well each proxy ranks recipes."""
+
+    model_config = ConfigDict(extra="allow")
+
+    settings: ProxyCheckSettings
+
+
+class ProxyCheckDirectory(BaseSettingsDirectory[ProxyCheckRecord]):
+    """The recipes measured so far, the tables of sensitivities, the bank, and the ranks."""
+
+    holds: ClassVar[str] = "a check of proxies"
+    record_name: ClassVar[str] = RECORD
+    record_type: ClassVar[type[ProxyCheckRecord]] = ProxyCheckRecord
+    orphans: ClassVar[tuple[str, ...]] = (ROWS,)
+    may_differ: ClassVar[frozenset[str]] = frozenset({"recipes", "device"})
+
+
 def run_proxy_check(
-    settings: ProxyCheckSettings, out: str | os.PathLike[str], progress: Progress = ignore
+    settings: ProxyCheckSettings,
+    out: str | os.PathLike[str],
+    progress: Progress = ignore,
 ) -> ProxyCheck:
     """Check all proxies, or go on with the check in ``out``: what is solved and measured there is kept.
 
@@ -83,58 +101,70 @@ def run_proxy_check(
         RunError: an option does not fit its operand.
         KeyboardInterrupt: passed on; the same call goes on.
     """
-    folder = Path(out)
-    space = load_space(settings.space)
-    directory = MeasurementDirectory(folder, ProxyCheckSettings, "a check of proxies", RECORD, ROWS, _MAY_DIFFER)
-    directory.refuse_unusable(settings)
-    with ExitStack() as held:
-        progress(PhaseStarted("model", detail=settings.model))
-        session = Session.open(settings.model, settings.pretrained, settings.device)
-        resolved = resolve_space(space, session.traced.sites)
-        if resolved.size_log10 < math.log10(_FEWEST):
-            count = round(10**resolved.size_log10)
-            raise SpaceError(f"space {resolved.name!r} leaves this model {count} recipes, too few to order: widen it")
-        labelled = session.labelled_images(settings.eval_data)
+    directory = ProxyCheckDirectory(out)
+    with open_run(
+        directory,
+        settings,
+        progress=progress,
+        check=lambda _, space: _refuse_small(space),
+        images=lambda: _images_wanted(settings),
+        eval_data=settings.eval_data,
+    ) as (inputs, earlier):
+        images, labelled = inputs.images, inputs.labelled
         assert labelled is not None  # noqa: S101 - required
-        wanted = max(settings.calib_images, min(max(COUNTS), len(open_source(settings.data, "calibration"))))
-        progress(PhaseStarted("images", wanted, settings.data))
-        images = session.calibration_images(settings.data, wanted, settings.seed)
-        directory.create()  # made once all input is known good: wrong input leaves nothing
-        held.enter_context(RunLock(folder))
-        directory.refuse_unusable(settings)  # as the lock's last holder has left it
-
         calibration = replace(images, tensor=images.tensor[: settings.calib_images])
-        session, bank = open_bank(session, calibration, settings, folder / "bank", progress)
+        session, bank = open_bank(inputs.session, calibration, settings, directory.bank, progress)
         fingerprints = {
-            "space": space.fingerprint,
+            "space": inputs.space_fingerprint,
             "bank": bank.fingerprint,
             "images": images.sha256,
             "labelled_images": str(labelled.count),
         }
-        directory.keep_record(settings, fingerprints)
-        options = options_of_space(resolved)
+        directory.refuse_changed(earlier, fingerprints)
+        record = ProxyCheckRecord(settings=settings, fingerprints=fingerprints)
+        directory.save(record)
         few = images.tensor[: choose_batch_size(session.traced)]
         with fastest_threads(lambda: session.model.run(few.clone()), session.device):
-            progress(PhaseStarted("calibration", len(options)))
-            bank.solve_into(folder / "bank", options, lambda done, _: progress(PhaseAdvanced("calibration", done)))
-            # Losses are means over images: each count's are those of the count before and of the images in between.
-            counts = image_counts(len(images.tensor), settings.calib_images)
-            slices = torch.split(images.tensor[: counts[-1]], _steps(counts))
-            evaluators = [
-                Evaluator(session.model, bank, each, cache_bytes=CACHE_BYTES // len(slices)) for each in slices
-            ]
-            tables = [
-                measure_into(folder / f"{proxy}.csv", options, evaluators[0], bank, calibration.tensor, proxy, progress)
-                for proxy in (FISHER, APH)
-            ]
-            recipes = choose_recipes(session.traced.sites, resolved, tables[0], settings.recipes, settings.seed)
-            additive = [(column(table.proxy, table.images), AdditiveMeasure(table)) for table in tables]
-            measure = _Measure(evaluators, counts, additive, _held(labelled))
-            rows = _measure_all(recipes, measure, folder, progress)
+            solve_bank(bank, options_of_space(inputs.space), directory.bank, progress)
+            rows = _measure_recipes(replace(inputs, session=session), bank, settings, directory.path, progress)
         check = rank(rows, labelled.count, settings.seed)
-        save_csv(rows[1:], folder / TABLE)
-        directory.keep_record(settings, fingerprints, **check.to_json())
-        return replace(check, out=os.fspath(folder))
+        save_csv(rows[1:], directory.path / TABLE)
+        directory.save(ProxyCheckRecord(**(check.to_json() | dict(record))))
+        return replace(check, out=os.fspath(out))
+
+
+def _refuse_small(space: ResolvedSpace) -> None:
+    if space.size_log10 < math.log10(_FEWEST):
+        count = round(10**space.size_log10)
+        raise SpaceError(f"space {space.name!r} leaves this model {count} recipes, too few to order: widen it")
+
+
+def _images_wanted(settings: ProxyCheckSettings) -> int:
+    """Return how many images joint proxies are means over, at most; no more than there are, if that is known."""
+    most = max(COUNTS)
+    there = most if is_python_name(settings.data) else len(open_source(settings.data, "calibration"))
+    return max(settings.calib_images, min(most, there))
+
+
+def _measure_recipes(
+    inputs: RunInputs, bank: Bank, settings: ProxyCheckSettings, folder: Path, progress: Progress
+) -> list[CheckedRow]:
+    """Measure full precision and recipes of all kinds by every proxy, and on labelled images."""
+    session, tensor = inputs.session, inputs.images.tensor
+    # Losses are means over images: each count's are those of the count before and of the images in between.
+    counts = image_counts(len(tensor), settings.calib_images)
+    slices = torch.split(tensor[: counts[-1]], _steps(counts))
+    evaluators = [Evaluator(session.model, bank, each, cache_bytes=CACHE_BYTES // len(slices)) for each in slices]
+    options, calibration = options_of_space(inputs.space), tensor[: settings.calib_images]
+    tables = [
+        measure_into(folder / f"{proxy}.csv", options, evaluators[0], bank, calibration, proxy, progress)
+        for proxy in (FISHER, APH)
+    ]
+    recipes = choose_recipes(session.traced.sites, inputs.space, tables[0], settings.recipes, settings.seed)
+    additive = [(column(table.proxy, table.images), AdditiveMeasure(table)) for table in tables]
+    assert inputs.labelled is not None  # noqa: S101 - required
+    measure = _Measure(evaluators, counts, additive, _held(inputs.labelled))
+    return _measure_all(recipes, measure, folder, progress)
 
 
 def image_counts(available: int, calib_images: int) -> list[int]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
 
 from autoq.calibration import Bank
 from autoq.events import Event, PhaseStarted, Progress, ignore
 from autoq.recipe import Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
-from autoq.runs.images import CalibrationImages, LabelledImages
+from autoq.runs.opening import RunInputs
 from autoq.runs.reconstruct import finish_recipe
-from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import ReconstructedEntry, RunRecord
-from autoq.runs.session import Session
+from autoq.runs.search.settings import SearchSettings
 from autoq.search.front import knee
 from autoq.search.trials import EvaluatedTrial, best_trial
 
@@ -34,13 +33,11 @@ def chosen_trials(front: list[EvaluatedTrial], budget_bops: int) -> list[Evaluat
 
 
 def reconstruct_chosen(
-    session: Session,
+    inputs: RunInputs,
     bank: Bank,
-    directory: RunDirectory,
+    directory: SearchDirectory,
     record: RunRecord,
     chosen: list[EvaluatedTrial],
-    scored_on: CalibrationImages,
-    labelled: LabelledImages | None,
     progress: Progress = ignore,
     on_finished: Callable[[Mapping[str, ReconstructedEntry]], None] = lambda _: None,
 ) -> None:
@@ -50,13 +47,11 @@ def reconstruct_chosen(
     neither is refused nor overwrites anything.
 
     Args:
-        session: the search's model.
+        inputs: model and images of the search; recipes are scored on its images.
         bank: the search's bank.
         directory: of the run, in which the trials' recipes have been written.
         record: of the run.
         chosen: the trials.
-        scored_on: the calibration images.
-        labelled: images to measure accuracy on, or None.
         progress: told what happens.
         on_finished: called with all that is reconstructed after each recipe; what it then writes is not done again.
 
@@ -64,39 +59,40 @@ def reconstruct_chosen(
         RunDirectoryError: a folder cannot be written, or holds another reconstruction.
         RunError: training failed, or the quantized model produces NaN.
     """
+    if not chosen:
+        return
     settings = record.settings
-    training = ReconstructionSettings(seed=settings.seed)
-    if settings.reconstruct_iterations is not None:
-        training = replace(training, iterations=settings.reconstruct_iterations)
-
-    @cache
-    def images() -> CalibrationImages:
-        progress(PhaseStarted("images", settings.reconstruct_images, settings.data))
-        return session.calibration_images(settings.data, settings.reconstruct_images, settings.seed)
-
+    training = _training(settings)
+    images = inputs.given.calibration_images(inputs.session, settings, settings.reconstruct_images, progress)
     finished = dict(record.reconstructed)
     for trial in chosen:
-        folder = f"{trial.id}-{training.iterations}it-{len(images().tensor)}img"
+        folder = directory.reconstructed / f"{trial.id}-{training.iterations}it-{len(images.tensor)}img"
         found = finish_recipe(
-            session,
+            inputs.session,
             bank,
             Recipe.load(directory.recipe_path(trial.id)),
-            images(),
-            directory.reconstructed / folder,
+            images,
+            folder,
             training,
-            scored_on=scored_on.tensor,
-            labelled=labelled,
+            scored_on=inputs.images.tensor,
+            labelled=inputs.labelled,
             progress=_naming(trial.label, progress),
         ).recipe
-        reference, score = found.reconstruction, found.score
-        assert reference is not None and score is not None  # noqa: S101, PT018 - both are filled
-        finished[trial.id] = ReconstructedEntry(
-            recipe=f"{directory.reconstructed.name}/{folder}/recipe.json",
-            iterations=reference.iterations,
-            images=reference.images,
-            score=score,
-        )
+        finished[trial.id] = _entry(found, f"{directory.reconstructed.name}/{folder.name}/recipe.json")
         on_finished(finished)
+
+
+def _training(settings: SearchSettings) -> ReconstructionSettings:
+    training = ReconstructionSettings(seed=settings.seed)
+    if settings.reconstruct_iterations is None:
+        return training
+    return replace(training, iterations=settings.reconstruct_iterations)
+
+
+def _entry(recipe: Recipe, path: str) -> ReconstructedEntry:
+    reference, score = recipe.reconstruction, recipe.score
+    assert reference is not None and score is not None  # noqa: S101, PT018 - both are filled
+    return ReconstructedEntry(recipe=path, iterations=reference.iterations, images=reference.images, score=score)
 
 
 def _naming(label: str, progress: Progress) -> Progress:

@@ -6,11 +6,12 @@ import platform
 from importlib.metadata import version
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 import autoq
 from autoq.cost import model_cost, uniform_bops
 from autoq.recipe import ModelReference, ScoreRecord
+from autoq.runs.directory import BaseSettingsRecord
 from autoq.runs.search.settings import RECONSTRUCTION_SETTINGS, SearchSettings
 from autoq.runs.session import Session
 
@@ -59,7 +60,7 @@ class ReconstructedEntry(BaseModel):
         return self.model_copy(update={"score": self.score.model_copy(update=dict.fromkeys(measured))})
 
 
-class RunRecord(BaseModel):
+class RunRecord(BaseSettingsRecord):
     """``run.json``: settings, versions, fingerprints, and what is measured once.
 
     Attributes:
@@ -94,8 +95,8 @@ class RunRecord(BaseModel):
     state: Literal["running", "interrupted", "finished"] = "running"
     seconds: float = 0.0
     full_precision: MeasuredAccuracy | None = None
-    accuracy: dict[str, MeasuredAccuracy] = {}
-    reconstructed: dict[str, ReconstructedEntry] = {}
+    accuracy: dict[str, MeasuredAccuracy] = Field(default_factory=dict)
+    reconstructed: dict[str, ReconstructedEntry] = Field(default_factory=dict)
 
     def is_search_for(self, settings: SearchSettings) -> bool:
         """Whether this is a finished search with the same settings, where it runs and reconstruction aside."""

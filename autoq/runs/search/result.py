@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import RunRecord
 from autoq.search.trials import EvaluatedTrial, best_trial, shown_trials
 
@@ -50,7 +50,7 @@ class SearchResult:
     reconstructed: tuple[ReconstructedPoint, ...] = ()
 
 
-def make_result(directory: RunDirectory, record: RunRecord, trials: list[EvaluatedTrial]) -> SearchResult:
+def make_result(directory: SearchDirectory, record: RunRecord, trials: list[EvaluatedTrial]) -> SearchResult:
     """The answer of a search.
 
     Args:

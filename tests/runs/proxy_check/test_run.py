@@ -17,6 +17,7 @@ from autoq.calibration import CalibrationSettings
 from autoq.errors import DataError, NonFiniteError, RunDirectoryError, SpaceError
 from autoq.events import Event, PhaseAdvanced
 from autoq.recipe import SiteConfig, hash_sites
+from autoq.runs.lock import hold_directory
 from autoq.runs.proxy_check import run as proxy_check
 from autoq.runs.proxy_check.ranks import ProxyCheck, load_rows
 from autoq.runs.proxy_check.recipes import choose_recipes
@@ -33,7 +34,6 @@ from autoq.runs.proxy_check.run import (
 from autoq.scoring import Evaluator, measure_accuracy
 from autoq.scoring.discrepancy import Score
 from autoq.search.space import load_space, resolve_space
-from autoq.search.storage import RunLock
 from autoq.sensitivity.proxies import LOSSES, PROXIES
 from autoq.sensitivity.table import SensitivityTable
 from tests.runs.small_run import PHOTOS, interrupt_at, small_session, trace_once, write_photos
@@ -213,14 +213,14 @@ def test_other_labelled_images_are_refused(copy: Path) -> None:
 
 def test_directories_of_something_else_are_refused(copy: Path) -> None:
     run = copy / "run"
-    with RunLock(run), pytest.raises(RunDirectoryError, match="in use by process"):
+    with hold_directory(run), pytest.raises(RunDirectoryError, match="in use by process"):
         run_proxy_check(settings_in(copy), run)
     for damage in ("{", "[]", "{}", '{"settings": {"seed": "a"}, "fingerprints": {}}'):
         (run / RECORD).write_text(damage)
-        with pytest.raises(RunDirectoryError, match=r"proxy_check\.json' is damaged; delete it"):
+        with pytest.raises(RunDirectoryError, match=r"proxy_check\.json' is damaged: .*; delete it"):
             run_proxy_check(settings_in(copy), run)
     (run / RECORD).unlink()
-    with pytest.raises(RunDirectoryError, match=r"proxy_check\.jsonl' has no proxy_check\.json beside it"):
+    with pytest.raises(RunDirectoryError, match=r"holds proxy_check\.jsonl without proxy_check\.json"):
         run_proxy_check(settings_in(copy), run)
     (run / "run.json").write_text("{}")
     with pytest.raises(RunDirectoryError, match="holds a search; choose another --out"):

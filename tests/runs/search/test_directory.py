@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import pytest
 from autoq.cost import uniform_bops
 from autoq.errors import RunDirectoryError
 from autoq.recipe import ModelReference, ScoreRecord
-from autoq.runs.search.directory import RunDirectory
+from autoq.runs.lock import LOCK_NAME
+from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import MeasuredAccuracy, ReconstructedEntry, RunRecord, SiteEntry, new_record
 from autoq.runs.search.settings import SearchSettings
 from tests.runs.small_run import small_session
@@ -41,8 +41,12 @@ def make_record(**changes: Any) -> RunRecord:
     return RunRecord(**(values | changes))
 
 
+def refuse_other(directory: SearchDirectory, settings: SearchSettings) -> RunRecord | None:
+    return directory.refuse_other(directory.identity_of_settings(settings))
+
+
 def test_a_record_comes_back(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path)
+    directory = SearchDirectory(tmp_path)
     assert directory.load() is None
     record = make_record()
     directory.save(record)
@@ -50,14 +54,15 @@ def test_a_record_comes_back(tmp_path: Path) -> None:
 
 
 def test_naming_a_directory_makes_nothing(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path / "run")
+    directory = SearchDirectory(tmp_path / "run")
     assert directory.load() is None
     directory.refuse_unwritable()
-    assert directory.refuse_other(SearchSettings()) is None
+    assert refuse_other(directory, SearchSettings()) is None
     assert not directory.path.exists()
-    directory.create()
-    directory.create()
-    assert [path.name for path in directory.path.iterdir()] == ["recipes"]
+    for _ in range(2):
+        with directory.held():
+            pass
+    assert {path.name for path in directory.path.iterdir()} == {"recipes", LOCK_NAME}
 
 
 def test_the_record_knows_uniform_costs() -> None:
@@ -67,48 +72,11 @@ def test_the_record_knows_uniform_costs() -> None:
         assert record.uniform_bops(weights, activations) == uniform_bops(vit(), weights, activations)
 
 
-@pytest.mark.parametrize("method", ["refuse_unwritable", "create"])
-def test_files_in_the_way(tmp_path: Path, method: str) -> None:
-    (tmp_path / "file").write_text("mine")
-    for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(RunDirectoryError, match=r"cannot write to run directory '.*'; choose another --out|: \w+"):
-            getattr(RunDirectory(path), method)()
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-@pytest.mark.parametrize("method", ["refuse_unwritable", "create"])
-def test_read_only(tmp_path: Path, method: str) -> None:
-    tmp_path.chmod(0o555)
-    for path in (tmp_path, tmp_path / "run"):
-        with pytest.raises(RunDirectoryError, match="Permission denied; choose another --out"):
-            getattr(RunDirectory(path), method)()
-    tmp_path.chmod(0o755)
-
-
-def test_read_only_is_asked_of_the_nearest_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As above, for root."""
-    asked = []
-    monkeypatch.setattr(os, "access", lambda path, mode: asked.append((path, mode)))
-    with pytest.raises(RunDirectoryError, match="Permission denied; choose another --out"):
-        RunDirectory(tmp_path / "a" / "b").refuse_unwritable()
-    assert asked == [(tmp_path, os.W_OK | os.X_OK)]
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema_version": 2}', "\x00"])
-def test_damaged_records(tmp_path: Path, content: str) -> None:
-    (tmp_path / "run.json").write_text(content)
-    with pytest.raises(RunDirectoryError) as caught:
-        RunDirectory(tmp_path).load()
-    assert "run.json' is no record of a run" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"is no run directory: it has no run\.json"):
-        RunDirectory(tmp_path).require()
+        SearchDirectory(tmp_path).require()
     with pytest.raises(RunDirectoryError, match="is no run directory"):
-        RunDirectory(tmp_path / "absent").require()
+        SearchDirectory(tmp_path / "absent").require()
 
 
 @pytest.mark.parametrize(
@@ -122,21 +90,21 @@ def test_no_run(tmp_path: Path) -> None:
     ],
 )
 def test_other_settings_are_refused_by_name(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
-    directory = RunDirectory(tmp_path)
+    directory = SearchDirectory(tmp_path)
     directory.save(make_record())
     with pytest.raises(RunDirectoryError) as caught:
-        directory.refuse_other(SearchSettings(**change))
+        refuse_other(directory, SearchSettings(**change))
     assert expected in str(caught.value)
     assert "choose another --out or delete it" in str(caught.value)
 
 
 def test_settings_that_may_differ(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path)
+    directory = SearchDirectory(tmp_path)
     directory.save(make_record())
     longer = SearchSettings(trials=500, time_limit_seconds=60, device="cuda", eval_data="photos")
-    assert directory.refuse_other(longer) == make_record()
+    assert refuse_other(directory, longer) == make_record()
     finer = SearchSettings(reconstruct=True, reconstruct_iterations=5, reconstruct_images=7)
-    assert directory.refuse_other(finer) == make_record()
+    assert refuse_other(directory, finer) == make_record()
 
 
 def test_whether_a_search_is_finished() -> None:
@@ -169,7 +137,7 @@ def test_what_is_taken_over_from_an_earlier_run() -> None:
 
 
 def test_a_record_of_an_older_version_is_read(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path)
+    directory = SearchDirectory(tmp_path)
     directory.save(make_record())
     document = json.loads((tmp_path / "run.json").read_text())
     del document["reconstructed"]
@@ -180,11 +148,10 @@ def test_a_record_of_an_older_version_is_read(tmp_path: Path) -> None:
 
 
 def test_what_changed_under_its_name_is_refused(tmp_path: Path) -> None:
-    directory, record = RunDirectory(tmp_path), make_record()
-    directory.refuse_changed(record, MODEL, FINGERPRINTS)
-    directory.refuse_changed(None, MODEL, FINGERPRINTS)
-    for name in FINGERPRINTS:
-        with pytest.raises(RunDirectoryError, match=name):
-            directory.refuse_changed(record, MODEL, FINGERPRINTS | {name: "ff" * 32})
-    with pytest.raises(RunDirectoryError, match="weights"):
-        directory.refuse_changed(record, ModelReference(name="vit_digits", weights_sha256="cd" * 32), FINGERPRINTS)
+    directory, record = SearchDirectory(tmp_path), make_record()
+    known = FINGERPRINTS | {"weights_sha256": MODEL.weights_sha256}
+    directory.refuse_changed(record, known)
+    directory.refuse_changed(None, known)
+    for name in known:
+        with pytest.raises(RunDirectoryError, match=rf"{name} \(was '\w{{12}}', is 'ffffffffffff'\)"):
+            directory.refuse_changed(record, known | {name: "ff" * 32})

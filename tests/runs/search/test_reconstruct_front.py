@@ -15,7 +15,7 @@ from autoq.export import pick
 from autoq.recipe import CostRecord, Recipe, ScoreRecord, hash_sites
 from autoq.report.from_run import summarize
 from autoq.runs.evaluate import evaluate_recipe
-from autoq.runs.search.directory import RunDirectory
+from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.reconstruct_front import chosen_trials
 from autoq.runs.search.result import SearchResult
 from autoq.runs.search.run import run_search
@@ -86,12 +86,12 @@ def test_a_finished_run_is_only_reconstructed(out: Path, evaluated: list[str]) -
     result = again(out)
     assert evaluated == [hash_sites(Recipe.load(out / "recipes" / f"{name}.json").sites) for name in expected]
     assert {path: path.read_bytes() for path in (out / "recipes").iterdir()} == before
-    assert len(RunDirectory(out).trials()) == TRIALS
+    assert len(SearchDirectory(out).trials()) == TRIALS
     assert result.best == expected[0]
     assert {point.id for point in result.reconstructed} == set(expected)
     assert [point.bops for point in result.reconstructed] == sorted(point.bops for point in result.reconstructed)
 
-    record = RunDirectory(out).require()
+    record = SearchDirectory(out).require()
     assert record.state == "finished"
     assert list(record.reconstructed) == expected
     shutil.rmtree(out / "bank")
@@ -119,7 +119,7 @@ def test_the_same_command_answers_again_and_another_one_keeps_the_first(out: Pat
     assert {point.id for point in other.reconstructed} == {point.id for point in first.reconstructed}
     assert all(Path(point.recipe).is_file() for point in (*first.reconstructed, *other.reconstructed))
     assert len({point.recipe for point in (*first.reconstructed, *other.reconstructed)}) == 4
-    assert all(entry.iterations == 3 for entry in RunDirectory(out).require().reconstructed.values())
+    assert all(entry.iterations == 3 for entry in SearchDirectory(out).require().reconstructed.values())
 
 
 def test_ctrl_c(out: Path, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_ctrl_c(out: Path, tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         again(out, interrupt_at(in_the_middle, 2 + 1))
-    record = RunDirectory(out).require()
+    record = SearchDirectory(out).require()
     assert (record.state, list(record.reconstructed)) == ("finished", [first])
     summary = summarize(out)
     assert not summary.interrupted
@@ -157,17 +157,17 @@ def test_no_time_is_left_for_more_trials(out: Path, evaluated: list[str]) -> Non
     document["settings"] |= {"trials": TRIALS + 4, "time_limit_seconds": 3600.0}
     (out / "run.json").write_text(json.dumps(document))
     again(out, trials=TRIALS + 4, time_limit_seconds=3600)
-    assert len(RunDirectory(out).trials()) == TRIALS
+    assert len(SearchDirectory(out).trials()) == TRIALS
     assert len(evaluated) == 2
     again(out, trials=TRIALS + 4, time_limit_seconds=3601, reconstruct=False)
-    assert len(RunDirectory(out).trials()) == TRIALS + 4, "another limit asks for more"
+    assert len(SearchDirectory(out).trials()) == TRIALS + 4, "another limit asks for more"
 
 
 def test_the_accuracy_of_what_is_chosen_is_known_before(out: Path) -> None:
     document = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(document | {"accuracy": {}}))
     again(out, eval_recipes=1)
-    record = RunDirectory(out).require()
+    record = SearchDirectory(out).require()
     assert set(record.accuracy) == {*picked(out), "w3a3", "w4a4", "w6a6"}
     assert all(found.point.top1_percent is not None for found in summarize(out).reconstructed)
 
@@ -176,7 +176,7 @@ def test_it_is_told_that_the_search_is_over(out: Path) -> None:
     happened: list[str] = []
 
     def on_searched() -> None:
-        assert RunDirectory(out).require().state == "finished"
+        assert SearchDirectory(out).require().state == "finished"
         happened.append("searched")
 
     def progress(event: Event) -> None:

@@ -22,13 +22,14 @@ from autoq.events import Event, PhaseAdvanced, PhaseStarted, TrialFinished
 from autoq.recipe import Recipe, hash_sites
 from autoq.report.from_run import summarize
 from autoq.runs.evaluate import evaluate_recipe
-from autoq.runs.search.directory import STUDY_NAME, RunDirectory
+from autoq.runs.lock import hold_directory
+from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
 from autoq.runs.search.result import SearchResult
 from autoq.runs.search.run import run_search
 from autoq.scoring import Evaluator
 from autoq.search.front import non_dominated
 from autoq.search.space import load_space, resolve_space
-from autoq.search.storage import RunLock, load_trials
+from autoq.search.storage import load_trials
 from autoq.search.trials import EvaluatedTrial, evaluated_trials
 from autoq.sensitivity.table import SensitivityTable
 from tests.runs.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, small_session, small_settings, trace_once
@@ -70,7 +71,7 @@ def search(folder: Path, **changes: Any) -> SearchResult:
 
 def check_finished(out: Path) -> None:
     """What every finished search has in common, whatever happened before."""
-    record = RunDirectory(out).require()
+    record = SearchDirectory(out).require()
     assert record.state == "finished"
     trials = trials_of(out)
     assert len(trials) == TRIALS
@@ -85,7 +86,7 @@ def check_finished(out: Path) -> None:
 def shown(out: Path) -> list[EvaluatedTrial]:
     """The front within the budget, and the uniform points."""
     trials = trials_of(out)
-    limit = RunDirectory(out).require().budget_bops
+    limit = SearchDirectory(out).require().budget_bops
     affordable = [trial for trial in trials if trial.cost.bops <= limit]
     front = [affordable[i].id for i in non_dominated([(t.cost.bops, t.score.kl_nats) for t in affordable])]
     return [trial for trial in trials if trial.id in front or trial.origin == "uniform"]
@@ -123,7 +124,7 @@ def test_the_record() -> None:
 
 def test_recipes_say_what_was_measured() -> None:
     out = finished_run()
-    record = RunDirectory(out).require()
+    record = SearchDirectory(out).require()
     for trial in shown(out):
         recipe = recipe_of(out, trial)
         assert recipe.cost == trial.cost == model_cost(small_session().traced.sites, recipe.sites).record()
@@ -196,7 +197,7 @@ def test_ctrl_c(tmp_path: Path, phase: str, evaluated: list[str]) -> None:
     if phase in ("model", "images"):
         assert not out.exists()
     else:
-        assert RunDirectory(out).require().state == "interrupted"
+        assert SearchDirectory(out).require().state == "interrupted"
         summary = summarize(out)
         assert summary.interrupted
         assert len(summary.points) == len(evaluated)
@@ -238,7 +239,7 @@ def test_kill(tmp_path: Path) -> None:
     process.stdout.close()
     assert process.wait() == -signal.SIGKILL
     watchdog.cancel()
-    assert RunDirectory(out).require().state == "running"
+    assert SearchDirectory(out).require().state == "running"
     assert len(trials_of(out)) >= finished, "no trial that was told of is lost"
     assert summarize(out).interrupted
     events: list[Event] = []
@@ -264,9 +265,9 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
 
 def test_labels_may_change(tmp_path: Path) -> None:
     search(tmp_path, trials=6)
-    first = RunDirectory(tmp_path / "run").require()
+    first = SearchDirectory(tmp_path / "run").require()
     search(tmp_path, trials=6, eval_data="digits/val")
-    second = RunDirectory(tmp_path / "run").require()
+    second = SearchDirectory(tmp_path / "run").require()
     assert first.full_precision is not None
     assert second.full_precision is not None
     assert (first.full_precision.images, second.full_precision.images) == (PHOTOS, 540)
@@ -276,7 +277,7 @@ def test_labels_may_change(tmp_path: Path) -> None:
 def test_a_run_in_use_is_refused(tmp_path: Path, evaluated: list[str]) -> None:
     search(tmp_path, trials=6)
     evaluated.clear()
-    with RunLock(tmp_path / "run"), pytest.raises(RunDirectoryError, match=f"in use by process {os.getpid()}"):
+    with hold_directory(tmp_path / "run"), pytest.raises(RunDirectoryError, match=f"in use by process {os.getpid()}"):
         search(tmp_path, trials=8)
     assert evaluated == []
 
@@ -284,7 +285,7 @@ def test_a_run_in_use_is_refused(tmp_path: Path, evaluated: list[str]) -> None:
 def test_a_time_limit_leaves_a_finished_run(tmp_path: Path) -> None:
     result = search(tmp_path, time_limit_seconds=1e-3)
     assert [trial.label for trial in trials_of(tmp_path / "run")] == ANCHORS
-    assert RunDirectory(tmp_path / "run").require().state == "finished"
+    assert SearchDirectory(tmp_path / "run").require().state == "finished"
     assert result.best is not None
 
 

@@ -1,0 +1,40 @@
+"""What results depend on: told apart by a fingerprint, and described where it differs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from autoq.files import sha256_hex
+
+
+def fingerprint_of(description: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that change when anything in a description, which is plain JSON, does.
+
+    >>> fingerprint_of({"seed": 0, "bits": [4, 8]}) == fingerprint_of({"bits": (4, 8), "seed": 0})
+    True
+    """
+    return sha256_hex([json.dumps(description, sort_keys=True).encode()])[:16]
+
+
+def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[str] | None = None) -> str:
+    """Describe what differs between two descriptions, which are plain JSON; an empty string where nothing does.
+
+    Args:
+        old: of what is there.
+        new: of what is wanted.
+        keys: those that are compared; None: those of ``new``.
+
+    >>> describe_changes({"seed": 0, "bits": [4]}, {"seed": 1, "bits": (4,)})
+    'seed (was 0, is 1)'
+    """
+    plain = json.loads(json.dumps(dict(new)))  # as it comes back from a file: tuples are lists there
+    differing = [key for key in (plain if keys is None else keys) if old.get(key) != plain.get(key)]
+    return ", ".join(f"{key} (was {_short(old.get(key))}, is {_short(plain.get(key))})" for key in differing)
+
+
+def _short(value: object) -> str:
+    """Shorten what nobody reads to its end: the digest of a file."""
+    return repr(value[:12] if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{40,}", value) else value)

@@ -1,0 +1,204 @@
+"""Opening a run: from settings to a model, its search space, its images and a directory that is held."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from autoq.calibration import Bank, CalibrationSettings
+from autoq.calibration.fpcs.search import FpcsSettings
+from autoq.calibration.transforms.reparameterization import rewritable_norms
+from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
+from autoq.recipe import OperandConfig
+from autoq.runs.directory import BaseSettingsDirectory, SettingsRecordT
+from autoq.runs.images import CalibrationImages, LabelledImages
+from autoq.runs.session import Session
+from autoq.runs.settings import CalibrationChoices
+from autoq.search.space import ResolvedSpace, load_space, resolve_space
+
+_RESCALED_FOR_BITS = 8
+"""Zero points at which reparameterized LayerNorms are brought together: the finest of the usual widths suits all."""
+
+
+@dataclass(frozen=True)
+class GivenObjects:
+    """What a caller has at hand, used in place of what settings name; settings still say what to call it.
+
+    Attributes:
+        session: the model, opened; None: as ``settings.model``.
+        data: calibration images, as in ``Session.calibration_images``; None: ``settings.data``.
+        eval_data: labelled images, as in ``Session.labelled_images``; None: those of the settings.
+    """
+
+    session: Session | None = None
+    data: object = None
+    eval_data: object = None
+
+    def open_session(self, settings: CalibrationChoices, progress: Progress = ignore) -> Session:
+        """Return the session that was given, or open the model that settings name.
+
+        Raises:
+            ModelError: there is no such model or device.
+            TraceError: the model cannot be traced.
+        """
+        progress(PhaseStarted("model", detail=settings.model))
+        if self.session is not None:
+            return self.session
+        return Session.open(settings.model, settings.pretrained, settings.device)
+
+    def calibration_images(
+        self, session: Session, settings: CalibrationChoices, count: int, progress: Progress = ignore
+    ) -> CalibrationImages:
+        """Load ``count`` of the images that were given or that settings name, chosen by the settings' seed.
+
+        Raises:
+            DataError: there are no such images, or one cannot be read.
+        """
+        progress(PhaseStarted("images", count, settings.data))
+        data = settings.data if self.data is None else self.data
+        return session.calibration_images(data, count, settings.seed)
+
+    def labelled_images(self, session: Session, name: str | None, required: bool = True) -> LabelledImages | None:
+        """Open the labelled images that were given, or those called ``name``; None if there are none.
+
+        Raises:
+            DataError: there are no such images, or (if required) their labels are not the model's.
+        """
+        data = name if self.eval_data is None else self.eval_data
+        return None if data is None else session.labelled_images(data, required=required)
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run works on.
+
+    Attributes:
+        session: the model.
+        space: the decisions that the search space leaves open for it.
+        space_fingerprint: of the search space.
+        images: to calibrate on, and to score on.
+        labelled: to measure accuracy on, or None.
+        given: from what they were made, for more images.
+    """
+
+    session: Session
+    space: ResolvedSpace
+    space_fingerprint: str
+    images: CalibrationImages
+    labelled: LabelledImages | None = None
+    given: GivenObjects = field(default_factory=GivenObjects)
+
+
+@contextmanager
+def open_run(
+    directory: BaseSettingsDirectory[SettingsRecordT],
+    settings: CalibrationChoices,
+    given: GivenObjects | None = None,
+    progress: Progress = ignore,
+    *,
+    check: Callable[[Session, ResolvedSpace], object] = lambda *_: None,
+    images: Callable[[], int] | None = None,
+    eval_data: str | None = None,
+    labels_required: bool = True,
+) -> Iterator[tuple[RunInputs, SettingsRecordT | None]]:
+    """Load what a run works on, and hold its directory for a ``with`` block; wrong input leaves nothing behind.
+
+    Args:
+        directory: of the run; made once all input is known to be good.
+        settings: the run's.
+        given: objects in place of names.
+        progress: told what happens.
+        check: called with the model and the space before images are loaded, to refuse what the run cannot do.
+        images: gives the number of calibration images; None: ``settings.calib_images``.
+        eval_data: name of labelled images, or None.
+        labels_required: whether to refuse images without labels.
+
+    Yields:
+        What the run works on, and the record to go on from, or None for a fresh start.
+
+    Raises:
+        InputError: a setting is wrong, or the directory belongs to another run.
+    """
+    given = GivenObjects() if given is None else given
+    space = load_space(settings.space)
+    with directory.opened(directory.identity_of_settings(settings)) as enter:
+        session = given.open_session(settings, progress)
+        resolved = resolve_space(space, session.traced.sites)
+        check(session, resolved)
+        labelled = given.labelled_images(session, eval_data, labels_required)
+        count = settings.calib_images if images is None else images()
+        loaded = given.calibration_images(session, settings, count, progress)
+        record = enter()
+        yield RunInputs(session, resolved, space.fingerprint, loaded, labelled, given), record
+
+
+def open_bank(
+    session: Session,
+    images: CalibrationImages,
+    settings: CalibrationChoices,
+    directory: str | os.PathLike[str],
+    progress: Progress = ignore,
+) -> tuple[Session, Bank]:
+    """Return the session, its LayerNorms rescaled if that is asked for, and its bank with what a directory has of it.
+
+    Args:
+        session: a model.
+        images: to calibrate on.
+        settings: how.
+        directory: of the bank; it need not exist.
+        progress: told when activations are observed.
+
+    Raises:
+        RunDirectoryError: the bank there was solved for something else.
+    """
+    observed = ObservedImages(len(images.tensor), progress)
+    if settings.reparameterize:
+        norms = dict.fromkeys(rewritable_norms(session.traced), _RESCALED_FOR_BITS)
+        session = session.rescaled(norms, lambda: images, directory)
+    # An option serves many recipes: it is solved with the rest of its site in full precision.
+    fpcs = FpcsSettings(rounds=0) if settings.observer == "fpcs" else FpcsSettings()
+    calibration = CalibrationSettings(observer=settings.observer, seed=settings.seed, fpcs=fpcs)
+    bank = session.bank(lambda: images, images.sha256, calibration, observed)
+    bank.load(directory)
+    return session, bank
+
+
+class ObservedImages:
+    """Reports the images that have been observed; a new pass over them starts the phase again."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        """Report passes over ``total`` images."""
+        self._total, self._progress, self._done = total, progress, 0
+
+    def __call__(self, batch: int) -> None:
+        """Count the images of a batch."""
+        if self._done == 0:
+            self._progress(PhaseStarted("capture", self._total))
+        self._done += batch
+        self._progress(PhaseAdvanced("capture", self._done))
+        if self._done >= self._total:
+            self._done = 0
+
+
+def solve_bank(
+    bank: Bank,
+    options: Sequence[tuple[str, str, OperandConfig]],
+    directory: str | os.PathLike[str],
+    progress: Progress = ignore,
+) -> None:
+    """Solve options ahead, saving what is solved from time to time.
+
+    Args:
+        bank: of a model.
+        options: site, operand and configuration of each.
+        directory: of the bank; it is made.
+        progress: told what happens, as phase ``calibration``.
+
+    Raises:
+        CalibrationError: an option does not fit its operand.
+        OSError: the bank cannot be written.
+    """
+    progress(PhaseStarted("calibration", len(options)))
+    bank.solve_into(directory, options, lambda done, _: progress(PhaseAdvanced("calibration", done)))

@@ -1,0 +1,168 @@
+"""The phases of a search: calibration, sensitivities, the study, accuracy, reconstruction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoq.calibration import Bank
+from autoq.events import PhaseAdvanced, PhaseStarted, Progress
+from autoq.recipe import SiteConfig
+from autoq.runs.images import LabelledImages
+from autoq.runs.opening import RunInputs, solve_bank
+from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
+from autoq.runs.search.recipes import RecipeWriter
+from autoq.runs.search.reconstruct_front import chosen_trials, reconstruct_chosen
+from autoq.runs.search.record import MeasuredAccuracy, RunRecord
+from autoq.runs.sensitivity import measure_into, options_of_space
+from autoq.scoring import Evaluator, choose_batch_size, measure_accuracy
+from autoq.scoring.threads import fastest_threads
+from autoq.search.allocation.problem import AllocationProblem
+from autoq.search.measuring import AdditiveMeasure, JointMeasure
+from autoq.search.samplers import SAMPLERS, AllocationPrior
+from autoq.search.storage import TrialStore
+from autoq.search.study import StudyDriver
+from autoq.search.trials import EvaluatedTrial, evaluated_trials, evenly_spread, shown_trials
+from autoq.sensitivity.proxies import ADDITIVE
+from autoq.sensitivity.table import SensitivityTable
+
+
+@dataclass
+class SearchRun:
+    """One search over what has been opened for it.
+
+    Attributes:
+        inputs: model, space and images.
+        bank: of the model.
+        directory: of the run, held.
+        progress: told what happens.
+        writer: of recipes.
+        record: of the run, as it is written.
+        is_searched: whether an earlier run has finished the search.
+        started: ``time.monotonic()`` when this run began.
+        seconds_before: what earlier runs took.
+        trials: all completed ones, once :meth:`search` is done.
+    """
+
+    inputs: RunInputs
+    bank: Bank
+    directory: SearchDirectory
+    progress: Progress
+    writer: RecipeWriter
+    record: RunRecord
+    is_searched: bool
+    started: float
+    seconds_before: float
+    trials: list[EvaluatedTrial] = field(default_factory=list)
+
+    @property
+    def deadline(self) -> float | None:
+        """The ``time.monotonic()`` after which nothing new is proposed."""
+        seconds = self.record.settings.time_limit_seconds
+        if self.is_searched:
+            return self.started
+        return None if seconds is None else self.started + seconds
+
+    def search(self) -> None:
+        """Calibrate, measure options alone, evaluate recipes, and measure the accuracy of those that are shown.
+
+        What was held in memory for it is given back.
+        """
+        session, settings, images = self.inputs.session, self.record.settings, self.inputs.images.tensor
+        few = images[: choose_batch_size(session.traced)]
+        store = TrialStore.open(self.directory.study, STUDY_NAME)
+        with fastest_threads(lambda: session.model.run(few), session.device):
+            solve_bank(self.bank, options_of_space(self.inputs.space), self.directory.bank, self.progress)
+            evaluator = Evaluator(session.model, self.bank, images)
+            table = self._sensitivities(evaluator) if settings.needs_sensitivities else None
+            self._run_study(store, evaluator, table)
+            self.trials = evaluated_trials(store.load_trials())
+            self._measure_accuracy(evaluator)
+        self.writer.write_all(self.trials, self.record.accuracy)
+        self.keep(state="finished", seconds=self._seconds())
+
+    def _run_study(self, store: TrialStore, evaluator: Evaluator, table: SensitivityTable | None) -> None:
+        """Evaluate recipes that the sampler proposes, and score the front."""
+        settings, space, sites = self.record.settings, self.inputs.space, self.inputs.session.traced.sites
+        budget = self.record.budget_bops
+        joint = JointMeasure(evaluator, "kl" if settings.proxy in ADDITIVE else settings.proxy)
+        driver = StudyDriver(
+            space,
+            sites,
+            budget,
+            store,
+            joint if table is None or settings.proxy not in ADDITIVE else AdditiveMeasure(table),
+            SAMPLERS[settings.sampler],
+            AllocationPrior.of(AllocationProblem(sites, space), table, budget),
+            settings.seed,
+            settings.proxy,
+        )
+        self.progress(PhaseStarted("search", settings.trials))
+        driver.run(settings.trials, self.deadline, self.progress, self.writer.keep_if_on_front)
+        driver.score_front(joint, self.writer.keep_if_on_front)
+
+    def _sensitivities(self, evaluator: Evaluator) -> SensitivityTable:
+        """Measure the losses of all options alone, once a run."""
+        settings = self.record.settings
+        return measure_into(
+            self.directory.sensitivities,
+            options_of_space(self.inputs.space),
+            evaluator,
+            self.bank,
+            self.inputs.images.tensor,
+            settings.proxy if settings.proxy in ADDITIVE else settings.sensitivity,
+            self.progress,
+        )
+
+    def _measure_accuracy(self, evaluator: Evaluator) -> None:
+        """Measure full precision, the front or a part of it, and the uniform points; each is kept at once."""
+        settings, budget, labelled = self.record.settings, self.record.budget_bops, self.inputs.labelled
+        front, uniform = shown_trials(self.trials, budget)
+        picked = chosen_trials(front, budget) if settings.reconstruct else []
+        spread = evenly_spread(front, settings.eval_recipes)
+        chosen = list({trial.id: trial for trial in [*spread, *picked, *uniform]}.values())
+        self.progress(PhaseStarted("front", len(chosen)))
+        if labelled is None:
+            return
+        if self.record.full_precision is None:
+            self.keep(full_precision=self._accuracy(evaluator, {}, labelled))
+        for done, trial in enumerate(chosen, start=1):
+            if trial.id not in self.record.accuracy:
+                measured = self._accuracy(evaluator, self.inputs.space.sites_for(trial.assignment), labelled)
+                self.keep(accuracy={**self.record.accuracy, trial.id: measured})
+            self.progress(PhaseAdvanced("front", done))
+
+    def _accuracy(
+        self, evaluator: Evaluator, sites: Mapping[str, SiteConfig], labelled: LabelledImages
+    ) -> MeasuredAccuracy:
+        evaluator.apply(sites)
+        return MeasuredAccuracy(**vars(measure_accuracy(self.inputs.session.model, labelled.batches())))
+
+    def reconstruct(self) -> None:
+        """Finish the recipes that a person would pick; each is kept at once."""
+        front, _ = shown_trials(self.trials, self.record.budget_bops)
+        reconstruct_chosen(
+            self.inputs,
+            self.bank,
+            self.directory,
+            self.record,
+            chosen_trials(front, self.record.budget_bops),
+            self.progress,
+            lambda finished: self.keep(reconstructed=dict(finished)),
+        )
+
+    def keep(self, **changes: Any) -> None:
+        """Change the run's record, and write it."""
+        self.record = self.record.model_copy(update=changes)
+        self.directory.save(self.record)
+
+    def leave(self) -> None:
+        """Save what is solved, and say how far the search came."""
+        self.bank.save(self.directory.bank)
+        state = "finished" if self.record.state == "finished" else "interrupted"
+        self.keep(state=state, seconds=self._seconds())
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started

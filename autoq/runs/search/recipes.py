@@ -1,0 +1,78 @@
+"""The recipes of a search in its directory: those that nothing beats, and the uniform ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from optuna.trial import FrozenTrial
+
+from autoq.calibration import Bank
+from autoq.recipe import CalibrationReference, Recipe, ScoreRecord
+from autoq.runs.search.directory import SearchDirectory
+from autoq.runs.search.record import MeasuredAccuracy
+from autoq.runs.session import Session
+from autoq.search.space import ResolvedSpace
+from autoq.search.trials import UNIFORM, EvaluatedTrial, evaluated_trials, shown_trials
+
+
+@dataclass
+class RecipeWriter:
+    """Writes the recipes of trials.
+
+    Attributes:
+        directory: of the search.
+        session: its model.
+        bank: of the session.
+        space: from which trials are made.
+        calibration: how recipes name their calibration.
+        budget_bops: the budget of the search.
+        kept: trials whose recipes were written by :meth:`keep_if_on_front`.
+    """
+
+    directory: SearchDirectory
+    session: Session
+    bank: Bank
+    space: ResolvedSpace
+    calibration: CalibrationReference
+    budget_bops: int
+    kept: list[EvaluatedTrial] = field(default_factory=list)
+
+    def keep_if_on_front(self, frozen: FrozenTrial) -> None:
+        """Write the recipe of a trial that nothing beats so far, so that a killed run can be picked from."""
+        for trial in evaluated_trials([frozen]):
+            front, _ = shown_trials([*self.kept, trial], self.budget_bops)
+            if trial.origin == UNIFORM or trial in front:
+                self.kept = [*(t for t in self.kept if t.origin == UNIFORM or t in front), trial]
+                self.write(trial)
+
+    def write_all(self, trials: list[EvaluatedTrial], accuracy: Mapping[str, MeasuredAccuracy]) -> None:
+        """Write the recipes of the front and the uniform points, and remove those that were beaten since.
+
+        Args:
+            trials: all completed ones.
+            accuracy: of measured recipes, by the id of their trial.
+        """
+        front, uniform = shown_trials(trials, self.budget_bops)
+        shown = {trial.id: trial for trial in [*front, *uniform]}
+        for trial in shown.values():
+            self.write(trial, accuracy.get(trial.id))
+        wanted = {self.directory.recipe_path(trial) for trial in shown}
+        for path in self.directory.recipes.glob("*.json"):
+            if path not in wanted:
+                path.unlink()
+
+    def write(self, trial: EvaluatedTrial, accuracy: MeasuredAccuracy | None = None) -> None:
+        """Write a trial's recipe, fitted bases spelled out."""
+        score = trial.score
+        if accuracy is not None:
+            measured = {"top1_percent": accuracy.top1_percent, "top5_percent": accuracy.top5_percent}
+            score = ScoreRecord(**{**score.model_dump(), **measured, "labelled_images": accuracy.images})
+        Recipe(
+            model=self.session.reference,
+            sites=self.bank.resolve(self.space.sites_for(trial.assignment)),
+            reparameterized=dict(self.session.reparameterized),
+            calibration=self.calibration,
+            cost=trial.cost,
+            score=score,
+        ).save(self.directory.recipe_path(trial.id))

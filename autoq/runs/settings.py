@@ -1,0 +1,36 @@
+"""What every run that calibrates a search space is asked to do."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from autoq.calibration.settings import Observer
+
+
+class CalibrationChoices(BaseModel):
+    """What every command that calibrates a search space is told.
+
+    Attributes:
+        model: timm name, ``local-dir:PATH``, ``hf-hub:NAME`` or ``vit_digits``.
+        pretrained: False for random weights.
+        data: calibration images.
+        space: name of a shipped search space, or the path of a TOML file.
+        observer: how quantizer ranges are chosen; ``fpcs``, by the error of each layer's output, is the most careful
+            one and takes longest.
+        reparameterize: whether LayerNorm outputs are rescaled channel by channel first (RepQ-ViT).
+        calib_images: images to calibrate and score on.
+        device: ``auto``, ``cpu`` or a CUDA device.
+        seed: of everything that is random.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "vit_digits"
+    pretrained: bool = True
+    data: str = "digits"
+    space: str = "vit_w2-8"
+    observer: Observer = "mse"
+    reparameterize: bool = False
+    calib_images: int = Field(default=128, ge=1)
+    device: str = "auto"
+    seed: int = Field(default=0, ge=0)
