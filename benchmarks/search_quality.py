@@ -35,7 +35,7 @@ from autoq.runs.session import Session
 from autoq.scoring import Evaluator, Score
 from autoq.search.allocation.problem import AllocationProblem
 from autoq.search.front import best_within, hypervolume
-from autoq.search.measuring import GoOn, JointMeasure, Measured
+from autoq.search.objective import Evaluation, JointObjective, KeepGoing
 from autoq.search.samplers import SAMPLERS, AllocationPrior
 from autoq.search.space import load_space, resolve_space
 from autoq.search.storage import TrialStore
@@ -49,15 +49,15 @@ BUDGETS = {"1.2 × w2a2": (2, 1.2), "w3a3": (3, 1.0), "w4a4": (4, 1.0), "w5a5": 
 class KeptMeasure:
     """Evaluates recipes, each once for all samplers, and remembers how long that took."""
 
-    def __init__(self, measure: JointMeasure, path: Path) -> None:
+    def __init__(self, measure: JointObjective, path: Path) -> None:
         """Take up what ``path`` has."""
         self._measure, self._path = measure, path
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         self._known = {line["recipe"]: line for line in map(json.loads, lines)}
         self.seconds = 0.0
 
-    def __call__(self, sites: Mapping[str, SiteConfig], go_on: GoOn | None = None) -> Measured:
-        """See ``autoq.search.measuring.Measure``; nothing is stopped."""
+    def __call__(self, sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:
+        """See ``autoq.search.objective.Objective``; nothing is stopped."""
         del go_on
         recipe = hash_sites(sites)
         if recipe not in self._known:
@@ -71,7 +71,7 @@ class KeptMeasure:
         line = self._known[recipe]
         self.seconds += line["seconds"]
         score = Score(**line["score"])
-        return Measured(score.kl_nats, score)
+        return Evaluation(score.kl_nats, score)
 
 
 def main() -> None:
@@ -128,7 +128,7 @@ def main() -> None:
             if json.dumps(key, sort_keys=True) in known:
                 continue
             known.add(json.dumps(key, sort_keys=True))
-            measure = KeptMeasure(JointMeasure(evaluator, "kl"), arguments.folder / "evaluations.jsonl")
+            measure = KeptMeasure(JointObjective(evaluator, "kl"), arguments.folder / "evaluations.jsonl")
             store = TrialStore(InMemoryStorage(), "search-quality", ("minimize", "minimize"))
             driver = StudyDriver(space, sites, limit, store, measure, kind, prior, seed, stop_hopeless=False)
             watch = _Watch(measure)

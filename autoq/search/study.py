@@ -19,7 +19,7 @@ from autoq.events import Progress, TrialFinished, ignore
 from autoq.graph.sites import Site
 from autoq.recipe import ScoreRecord, SiteConfig, hash_sites
 from autoq.search.front import best_within, non_dominated
-from autoq.search.measuring import GoOn, Measure, Measured
+from autoq.search.objective import Evaluation, KeepGoing, Objective
 from autoq.search.samplers import AllocationPrior, SamplerEntry
 from autoq.search.space import BudgetRepair, ResolvedSpace
 from autoq.search.storage import TrialStore
@@ -49,7 +49,7 @@ class StudyDriver:
         sites: Sequence[Site],
         budget_bops: int,
         store: TrialStore,
-        measure: Measure,
+        measure: Objective,
         kind: SamplerEntry,
         prior: AllocationPrior,
         seed: int = 0,
@@ -115,7 +115,7 @@ class StudyDriver:
             total = max(trials, self._done)
             progress(TrialFinished(self._done, total, least, len(non_dominated(affordable)), left, self._proxy))
 
-        for label, assignment in self._space.anchors:
+        for label, assignment in self._space.uniform_points:
             # Plain uniform points are worth knowing at any cost; those with groups only as a place to start from.
             sites = self._space.sites_for(assignment)
             is_start = not self._kind.needs_sensitivities and model_cost(self._sites, sites).bops <= self._budget
@@ -143,7 +143,7 @@ class StudyDriver:
             repeats = 0
             finish(self._record(assignment, SAMPLER, "", attributes))
 
-    def score_front(self, measure: Measure, on_trial: Callable[[FrozenTrial], None] | None = None) -> None:
+    def score_front(self, measure: Objective, on_trial: Callable[[FrozenTrial], None] | None = None) -> None:
         """Evaluate the front and the uniform points where that was not needed for their loss, and store them again.
 
         Args:
@@ -168,9 +168,9 @@ class StudyDriver:
         origin: str,
         label: str,
         system_attributes: Mapping[str, Any],
-        measure: Measure | None = None,
+        measure: Objective | None = None,
     ) -> FrozenTrial:
-        """Measure one recipe, store the outcome and tell the sampler."""
+        """Objective one recipe, store the outcome and tell the sampler."""
         sites = self._space.sites_for(assignment)
         cost = model_cost(self._sites, sites)
         attributes: dict[str, Any] = {
@@ -184,7 +184,7 @@ class StudyDriver:
             attributes["first_loss"] = first_loss
             return origin == UNIFORM or not self._is_hopeless(cost.bops, first_loss)
 
-        asked: GoOn | None = go_on if self._stop_hopeless else None
+        asked: KeepGoing | None = go_on if self._stop_hopeless else None
         started = time.monotonic()
         try:
             measured = (measure or self._measure)(sites, asked)
@@ -219,7 +219,7 @@ class StudyDriver:
         self,
         assignment: Mapping[str, Any],
         cost: ModelCost,
-        measured: Measured | None,
+        measured: Evaluation | None,
         attributes: Mapping[str, Any],
         system_attributes: Mapping[str, Any],
     ) -> FrozenTrial:
@@ -242,8 +242,8 @@ class StudyDriver:
 class _Scoring:
     """Evaluates recipes whose loss by another proxy is known."""
 
-    def __init__(self, measure: Measure, loss: float) -> None:
+    def __init__(self, measure: Objective, loss: float) -> None:
         self._measure, self._loss = measure, loss
 
-    def __call__(self, sites: Mapping[str, SiteConfig], go_on: GoOn | None = None) -> Measured:  # noqa: ARG002
-        return Measured(self._loss, self._measure(sites).score)
+    def __call__(self, sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:  # noqa: ARG002
+        return Evaluation(self._loss, self._measure(sites).score)

@@ -21,7 +21,7 @@ from autoq.graph.sites import Site
 from autoq.recipe import SiteConfig, hash_sites
 from autoq.scoring import Score
 from autoq.search.allocation.problem import AllocationProblem
-from autoq.search.measuring import GoOn, Measured
+from autoq.search.objective import Evaluation, KeepGoing
 from autoq.search.samplers import SAMPLERS, AllocationPrior, SamplerEntry
 from autoq.search.space import ResolvedSpace, parse_space, resolve_space
 from autoq.search.storage import TrialStore
@@ -45,14 +45,14 @@ fields = ["bits"]
 by = "site"
 """
 PLAIN = ["w2a2", "w4a4", "w6a6", "w8a8"]
-ANCHORS = [*PLAIN, "w2a2 g4", "w4a4 g4"]
+UNIFORM_POINTS = [*PLAIN, "w2a2 g4", "w4a4 g4"]
 """Uniform points without groups at any cost, those with groups within the budget: that of the last one."""
 ENDLESS = [name for name, kind in SAMPLERS.items() if not kind.is_finite]
 
 
-def anchors(sampler: str) -> list[str]:
+def uniform_points(sampler: str) -> list[str]:
     """Those that start from sensitivities need none with groups."""
-    return PLAIN if SAMPLERS[sampler].needs_sensitivities else ANCHORS
+    return PLAIN if SAMPLERS[sampler].needs_sensitivities else UNIFORM_POINTS
 
 
 def fake_kl(sites: Mapping[str, SiteConfig]) -> float:
@@ -79,10 +79,10 @@ class Problem:
         self.evaluated.append(hash_sites(sites))
         return Score(fake_kl(sites), 90.0, 20.0, 0.1, 4)
 
-    def measure(self, sites: Mapping[str, SiteConfig], go_on: GoOn | None = None) -> Measured:
+    def measure(self, sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:
         del go_on
         score = self.evaluate(sites)
-        return Measured(score.kl_nats, score)
+        return Evaluation(score.kl_nats, score)
 
     @property
     def prior(self) -> AllocationPrior:
@@ -117,7 +117,7 @@ def params(trials: list[FrozenTrial]) -> list[str]:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler(problem: Problem, sampler: str) -> None:
     trials = problem.run(40, sampler)
-    first = anchors(sampler)
+    first = uniform_points(sampler)
     assert len(trials) == 40 or (SAMPLERS[sampler].is_finite and len(first) <= len(trials) < 40)
     origins = [trial.user_attrs["origin"] for trial in trials]
     assert origins == [UNIFORM] * len(first) + [SAMPLER] * (len(trials) - len(first))
@@ -169,9 +169,9 @@ def test_taken_up_in_the_middle_of_the_uniform_points(problem: Problem) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         problem.driver().run(12, on_trial=stop_after_three)
-    assert [trial.user_attrs["label"] for trial in problem.stored()] == ANCHORS[:3]
+    assert [trial.user_attrs["label"] for trial in problem.stored()] == UNIFORM_POINTS[:3]
     trials = problem.run(12)
-    assert [trial.user_attrs["label"] for trial in trials[: len(ANCHORS)]] == ANCHORS
+    assert [trial.user_attrs["label"] for trial in trials[: len(UNIFORM_POINTS)]] == UNIFORM_POINTS
     assert len(problem.evaluated) == 12
 
 
@@ -227,7 +227,7 @@ def test_a_space_without_choices_is_one_recipe(tmp_path: Path) -> None:
 
 def test_uniform_points_are_evaluated_after_the_deadline_and_nothing_else(problem: Problem) -> None:
     problem.driver().run(100, deadline=time.monotonic() - 1, progress=problem.events.append)
-    assert [trial.user_attrs["label"] for trial in problem.stored()] == ANCHORS
+    assert [trial.user_attrs["label"] for trial in problem.stored()] == UNIFORM_POINTS
     last = problem.events[-1]
     assert isinstance(last, TrialFinished)
     assert last.seconds_left == 0
@@ -237,7 +237,7 @@ def test_a_deadline_ends_the_search(problem: Problem, monkeypatch: pytest.Monkey
     clock = iter(range(10_000))
     monkeypatch.setattr(study_module.time, "monotonic", lambda: float(next(clock)))
     problem.driver().run(1000, deadline=100.0)
-    assert len(ANCHORS) < len(problem.stored()) < 100
+    assert len(UNIFORM_POINTS) < len(problem.stored()) < 100
 
 
 def test_progress_tells_the_best_within_the_budget(problem: Problem) -> None:
@@ -253,26 +253,26 @@ def test_progress_tells_the_best_within_the_budget(problem: Problem) -> None:
 
 
 def test_more_uniform_points_than_trials(problem: Problem) -> None:
-    assert len(problem.run(3)) == len(ANCHORS)
+    assert len(problem.run(3)) == len(UNIFORM_POINTS)
     assert {event.total for event in problem.events if isinstance(event, TrialFinished)} == set(
-        range(3, len(ANCHORS) + 1)
+        range(3, len(UNIFORM_POINTS) + 1)
     )
 
 
 def small_nsga2(seed: int, _: AllocationPrior) -> NSGAIISampler:
-    return NSGAIISampler(population_size=len(ANCHORS), seed=seed)
+    return NSGAIISampler(population_size=len(UNIFORM_POINTS), seed=seed)
 
 
 def test_nsga2_starts_from_the_uniform_points(problem: Problem) -> None:
     """Without their generation, Optuna would start from a random population and never look at them."""
     driver = problem.driver(SamplerEntry("", small_nsga2))
-    driver.run(len(ANCHORS) + 1)
+    driver.run(len(UNIFORM_POINTS) + 1)
     child = problem.stored()[-1]
     assert child.system_attrs["NSGAIISampler:generation"] == 1
     sampler = driver._study.sampler
     assert isinstance(sampler, NSGAIISampler)
     parents = sampler.get_parent_population(driver._study, 1)
-    assert sorted(parent.user_attrs["label"] for parent in parents) == sorted(ANCHORS)
+    assert sorted(parent.user_attrs["label"] for parent in parents) == sorted(UNIFORM_POINTS)
 
 
 def test_nsga2_goes_on_with_its_generations(problem: Problem) -> None:
@@ -285,7 +285,10 @@ def test_nsga2_goes_on_with_its_generations(problem: Problem) -> None:
 
 def test_points_are_called_as_people_call_them(problem: Problem) -> None:
     found = evaluated_trials(problem.run(8))
-    assert [trial.id for trial in found] == [label.replace(" ", "-") for label in ANCHORS] + ["trial-6", "trial-7"]
+    assert [trial.id for trial in found] == [label.replace(" ", "-") for label in UNIFORM_POINTS] + [
+        "trial-6",
+        "trial-7",
+    ]
     assert [trial.label for trial in found][-2:] == ["trial 6", "trial 7"]
     assert found[0].score.kl_nats == fake_kl(problem.space.sites_for(problem.space.uniform_assignment(2)))
 
@@ -307,12 +310,12 @@ SLICE = 2.0
 class Sliced(Problem):
     """A problem whose first images lose twice as much as all of them."""
 
-    def measure(self, sites: Mapping[str, SiteConfig], go_on: GoOn | None = None) -> Measured:
+    def measure(self, sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:
         score = self.evaluate(sites)
         first = SLICE * score.kl_nats
         if go_on is not None and not go_on(first):
-            return Measured(first, dataclasses.replace(score, kl_nats=first, images=1), is_complete=False)
-        return Measured(score.kl_nats, score)
+            return Evaluation(first, dataclasses.replace(score, kl_nats=first, images=1), is_complete=False)
+        return Evaluation(score.kl_nats, score)
 
 
 def test_hopeless_recipes_are_stopped_and_never_compared(tmp_path: Path) -> None:
@@ -349,9 +352,9 @@ def test_what_was_not_evaluated_is_evaluated_at_the_end(problem: Problem) -> Non
     """A proxy that adds up sensitivities ranks recipes; those that come first are evaluated, once."""
     store = TrialStore.open(problem.path, "autoq")
 
-    def added(sites: Mapping[str, SiteConfig], go_on: GoOn | None = None) -> Measured:
+    def added(sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:
         del go_on
-        return Measured(2 * fake_kl(sites), None)
+        return Evaluation(2 * fake_kl(sites), None)
 
     arguments = (problem.space, problem.sites, problem.budget, store, added, SAMPLERS["progressive"], problem.prior)
     driver = StudyDriver(*arguments, proxy="aph")

@@ -30,7 +30,7 @@ from autoq.runs.settings import CalibrationChoices
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.evaluator import CACHE_BYTES
 from autoq.scoring.threads import fastest_threads
-from autoq.search.measuring import AdditiveMeasure
+from autoq.search.objective import AdditiveObjective
 from autoq.search.space import ResolvedSpace
 from autoq.sensitivity.proxies import APH, FISHER, LOSSES
 from autoq.validation import validate
@@ -161,7 +161,7 @@ def _measure_recipes(
         for proxy in (FISHER, APH)
     ]
     recipes = choose_recipes(session.traced.sites, inputs.space, tables[0], settings.recipes, settings.seed)
-    additive = [(column(table.proxy, table.images), AdditiveMeasure(table)) for table in tables]
+    additive = [(column(table.proxy, table.images), AdditiveObjective(table)) for table in tables]
     assert inputs.labelled is not None  # noqa: S101 - required
     measure = _Measure(evaluators, counts, additive, _held(inputs.labelled))
     return _measure_all(recipes, measure, folder, progress)
@@ -189,7 +189,7 @@ class _Measure:
 
     evaluators: Sequence[Evaluator]
     counts: Sequence[int]
-    additive: Sequence[tuple[str, AdditiveMeasure]]
+    additive: Sequence[tuple[str, AdditiveObjective]]
     batches: Iterable[tuple[Tensor, Tensor]]
 
     def __call__(self, recipe: CheckedRecipe) -> CheckedRow:

@@ -20,7 +20,7 @@ from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.scoring import Evaluator, choose_batch_size, measure_accuracy
 from autoq.scoring.threads import fastest_threads
 from autoq.search.allocation.problem import AllocationProblem
-from autoq.search.measuring import AdditiveMeasure, JointMeasure
+from autoq.search.objective import AdditiveObjective, JointObjective
 from autoq.search.samplers import SAMPLERS, AllocationPrior
 from autoq.search.storage import TrialStore
 from autoq.search.study import StudyDriver
@@ -87,13 +87,13 @@ class SearchRun:
         """Evaluate recipes that the sampler proposes, and score the front."""
         settings, space, sites = self.record.settings, self.inputs.space, self.inputs.session.traced.sites
         budget = self.record.budget_bops
-        joint = JointMeasure(evaluator, "kl" if settings.proxy in ADDITIVE else settings.proxy)
+        joint = JointObjective(evaluator, "kl" if settings.proxy in ADDITIVE else settings.proxy)
         driver = StudyDriver(
             space,
             sites,
             budget,
             store,
-            joint if table is None or settings.proxy not in ADDITIVE else AdditiveMeasure(table),
+            joint if table is None or settings.proxy not in ADDITIVE else AdditiveObjective(table),
             SAMPLERS[settings.sampler],
             AllocationPrior.of(AllocationProblem(sites, space), table, budget),
             settings.seed,

@@ -1,7 +1,8 @@
-"""Allocation: which option each site gets, so that losses that add up are least within a budget of bit operations.
+"""Allocation: one option for each operand, so that losses that add up are least within a budget of bit operations.
 
 A multiple-choice knapsack, as in HAWQ-V3 (Yao et al., ICML 2021, eq. 9). What a site costs is the product of the bits
-of its two operands plus the overhead of groups, so that the choice is made for each site, not for each operand.
+of its two operands plus the overhead of groups, so that its classes are the sites, and a class's items are the
+combinations of the options of a site's operands.
 """
 
 from __future__ import annotations
@@ -29,29 +30,29 @@ Loss = Callable[[str, str, OperandConfig], float]
 that is unusable."""
 
 Table = Sequence[FloatArray]
-"""For each operand of ``AllocationProblem.operands`` the losses of its ``operand_configs``."""
+"""For each operand of ``AllocationProblem.operands`` (options,): the losses of its ``AllocationProblem.options``."""
 
 
 @dataclass(frozen=True, eq=False)
-class SiteOptions:
-    """What one site with quantized operands can be.
+class SiteCombinations:
+    """The combinations of options that the operands of one site can have.
 
     Attributes:
         site: its name.
-        choices: for each option, values of the decisions that touch the site: a fragment of an assignment.
-        configs: for each option, the site's canonical operand configurations.
-        bops: (options,) cost of the site, group overhead included; 0 for LayerNorm and softmax.
-        operand_options: (options, operands) for each quantized operand, in the order of the space's plans, which of
-            its configurations it gets.
-        ties: (options, tied decisions) the choice that an option takes of each of ``AllocationProblem.tied``; −1 for
-            those that do not touch the site.
+        assignments: for each combination, values of the decisions that touch the site: a part of an assignment.
+        configs: for each combination, the site's canonical operand configurations.
+        bops: (combinations,) cost of the site, group overhead included; 0 for LayerNorm and softmax.
+        options: (combinations, operands) for each quantized operand, in the order of the space's plans, the number of
+            its option.
+        ties: (combinations, tied decisions) the choice that a combination takes of each of ``AllocationProblem.tied``;
+            −1 for those that do not touch the site.
     """
 
     site: str
-    choices: tuple[Mapping[str, Any], ...]
+    assignments: tuple[Mapping[str, Any], ...]
     configs: tuple[SiteConfig, ...]
     bops: IntArray
-    operand_options: IntArray
+    options: IntArray
     ties: IntArray
 
 
@@ -60,90 +61,97 @@ class Allocation:
     """A solution.
 
     Attributes:
-        options: (sites,) the option of each site.
+        combinations: (sites,) the combination of each site.
         assignment: of every decision of the space.
         loss: sum over the sites.
         bops: cost of the whole model.
         optimal: whether no other within the budget is better by more than the gap asked for.
     """
 
-    options: IntArray
+    combinations: IntArray
     assignment: dict[str, Any]
     loss: float
     bops: int
     optimal: bool
 
 
+_Partial = tuple[dict[str, Any], tuple[int, ...]]
+"""A part of an assignment, and the numbers of the options that it gives to operands."""
+
+
 class AllocationProblem:
-    """What can be allocated: sites, their options, costs and ties. Knows no losses, and does not change.
+    """What can be allocated: sites, their combinations, costs and ties. Knows no losses, and does not change.
 
     Attributes:
         space: whose decisions are allocated.
         sites: those with quantized operands, in the order of the model.
         operands: (site, operand) of all quantized operands, in the order of the space's plans.
-        operand_configs: the distinct canonical configurations of each operand, as ``space.options_for`` lists them.
+        options: the distinct canonical configurations of each operand, as ``space.options_for`` lists them.
         tied: names of the decisions that touch several sites.
         fixed_bops: cost of the sites that stay in floating point.
     """
 
     def __init__(self, sites: Sequence[Site], space: ResolvedSpace) -> None:
-        """List the options of every site."""
+        """List the combinations of every site."""
         self.space = space
         self.operands = tuple((plan.site, plan.operand.name) for plan in space.plans)
-        self.operand_configs = tuple(space.options_for(*operand) for operand in self.operands)
+        self.options = tuple(space.options_for(*operand) for operand in self.operands)
         self.tied = tuple(d.name for d in space.decisions if len({site for site, _ in d.targets}) > 1)
+        self._decisions = {decision.name: decision for decision in space.decisions}
         plans: dict[str, list[OperandPlan]] = {}
         for plan in space.plans:
             plans.setdefault(plan.site, []).append(plan)
-        self.sites = tuple(self._options(site, plans[site.name]) for site in sites if site.name in plans)
+        self.sites = tuple(self._combinations(site, plans[site.name]) for site in sites if site.name in plans)
         self.fixed_bops = sum(_site_bops(site, {}) for site in sites if site.name not in plans)
         position = {operand: index for index, operand in enumerate(self.operands)}
         self._columns = [[position[site.site, p.operand.name] for p in plans[site.site]] for site in self.sites]
         self._index = [
-            {_key(ties, configs): option for option, (ties, configs) in enumerate(zip(s.ties, s.configs, strict=True))}
+            {_key(ties, configs): number for number, (ties, configs) in enumerate(zip(s.ties, s.configs, strict=True))}
             for s in self.sites
         ]
 
-    def _options(self, site: Site, plans: list[OperandPlan]) -> SiteOptions:
-        decisions = {decision.name: decision for decision in self.space.decisions}
-        shared = {decision.name for decision in self.space.decisions if len(decision.targets) > 1}
-        # Ways that mean the same are one, unless a tie tells them apart: first for each operand, then for the site.
-        merged: list[tuple[dict[str, Any], tuple[int, ...]]] = [({}, ())]
+    def _combinations(self, site: Site, plans: list[OperandPlan]) -> SiteCombinations:
+        """List the combinations of a site: those with the same options are one, unless a tie tells them apart."""
+        merged: list[_Partial] = [({}, ())]
         for plan in plans:
-            configs = {c: index for index, c in enumerate(self.space.options_for(plan.site, plan.operand.name))}
-            names = [name for name, _ in plan.sources if name is not None]
-            ways: dict[Any, tuple[dict[str, Any], int]] = {}
-            for values in itertools.product(*(decisions[name].choices for name in names)):
-                fragment = dict(zip(names, values, strict=True))
-                config = configs[plan.config(fragment)]
-                ways.setdefault((config, *(fragment[n] for n in names if n in shared)), (fragment, config))
             merged = [
-                (chosen | fragment, (*indices, config))
-                for (chosen, indices), (fragment, config) in itertools.product(merged, ways.values())
-                if all(chosen.get(name, value) == value for name, value in fragment.items())
+                (assigned | partial, (*numbers, *number))
+                for (assigned, numbers), (partial, number) in itertools.product(merged, self._operand_options(plan))
+                if all(assigned.get(name, value) == value for name, value in partial.items())
             ]
-        distinct: dict[Any, tuple[dict[str, Any], tuple[int, ...]]] = {}
-        for chosen, indices in merged:
-            distinct.setdefault((indices, *(chosen.get(name) for name in self.tied)), (chosen, indices))
-        per_option = [
-            {
-                plan.operand.name: self.space.options_for(plan.site, plan.operand.name)[index]
-                for plan, index in zip(plans, indices, strict=True)
-            }
-            for _, indices in distinct.values()
+        distinct: dict[Any, _Partial] = {}
+        for assigned, numbers in merged:
+            distinct.setdefault((numbers, *(assigned.get(name) for name in self.tied)), (assigned, numbers))
+        listed = [self.space.options_for(plan.site, plan.operand.name) for plan in plans]
+        names = [plan.operand.name for plan in plans]
+        configs = [
+            dict(zip(names, (options[number] for options, number in zip(listed, numbers, strict=True)), strict=True))
+            for _, numbers in distinct.values()
         ]
         ties = [
-            [decisions[name].choices.index(chosen[name]) if name in chosen else -1 for name in self.tied]
-            for chosen, _ in distinct.values()
+            [self._decisions[name].choices.index(assigned[name]) if name in assigned else -1 for name in self.tied]
+            for assigned, _ in distinct.values()
         ]
-        return SiteOptions(
+        return SiteCombinations(
             site.name,
-            tuple(chosen for chosen, _ in distinct.values()),
-            tuple(per_option),
-            np.array([_site_bops(site, config) for config in per_option], dtype=np.int64),
-            np.array([indices for _, indices in distinct.values()], dtype=np.int64),
+            tuple(assigned for assigned, _ in distinct.values()),
+            tuple(configs),
+            np.array([_site_bops(site, config) for config in configs], dtype=np.int64),
+            np.array([numbers for _, numbers in distinct.values()], dtype=np.int64),
             np.array(ties, dtype=np.int64).reshape(len(distinct), len(self.tied)),
         )
+
+    def _operand_options(self, plan: OperandPlan) -> list[_Partial]:
+        """List the ways to give an operand one of its options that differ in the option or in a shared decision."""
+        numbers = {config: number for number, config in enumerate(self.space.options_for(plan.site, plan.operand.name))}
+        names = [name for name, _ in plan.sources if name is not None]
+        shared = [name for name in names if len(self._decisions[name].targets) > 1]
+        ways: dict[Any, _Partial] = {}
+        for values in itertools.product(*(self._decisions[name].choices for name in names)):
+            assigned = dict(zip(names, values, strict=True))
+            number = numbers[plan.config(assigned)]
+            ways.setdefault((number, *(assigned[name] for name in shared)), (assigned, (number,)))
+        return list(ways.values())
 
     @cached_property
     def minimum_bops(self) -> int:
@@ -161,22 +169,29 @@ class AllocationProblem:
         return self.fixed_bops + sign * (TiedKnapsack(costs, [np.zeros(len(t)) for t in ties], ties).least_cost or 0)
 
     def table(self, loss: Loss) -> list[FloatArray]:
-        """The losses of every configuration of every operand."""
+        """Compute the losses of every option of every operand."""
         return [
             np.array([loss(*operand, config) for config in configs], dtype=np.float64)
-            for operand, configs in zip(self.operands, self.operand_configs, strict=True)
+            for operand, configs in zip(self.operands, self.options, strict=True)
         ]
 
     def site_losses(self, table: Table) -> list[FloatArray]:
-        """For each site (options,): the sum over its operands, infinite where any of them is NaN or infinite."""
+        """Add the losses of operands up.
+
+        Args:
+            table: losses of options, as from ``table``.
+
+        Returns:
+            For each site (combinations,): the sum over its operands, infinite where any of them is NaN or infinite.
+        """
         usable = [np.where(np.isfinite(losses), losses, np.inf) for losses in table]
         return [
-            np.sum([usable[c][site.operand_options[:, j]] for j, c in enumerate(columns)], axis=0, dtype=np.float64)
+            np.sum([usable[c][site.options[:, j]] for j, c in enumerate(columns)], axis=0, dtype=np.float64)
             for site, columns in zip(self.sites, self._columns, strict=True)
         ]
 
     def allocate(self, table: Table, budget_bops: int, *, gap: float = 1e-6) -> Allocation:
-        """The options of least loss within a budget.
+        """Find the allocation of least loss within a budget.
 
         Args:
             table: losses, as from ``table``; options whose loss is NaN or infinite are not used.
@@ -190,23 +205,26 @@ class AllocationProblem:
         return self.sweep(table, [budget_bops], gap=gap)[0]
 
     def sweep(self, table: Table, budgets: Sequence[int], *, gap: float = 1e-6) -> list[Allocation]:
-        """As ``allocate`` for each of several budgets, in their order; what an earlier one gave is left out."""
+        """Allocate as ``allocate`` does for each of several budgets, in their order, without repeated solutions."""
         losses = self.site_losses(table)
         knapsack = self._knapsack(losses)
         allocations: dict[bytes, Allocation] = {}
         for budget in budgets:
-            options, optimal = knapsack.exact(self._share(budget, knapsack), gap)
-            loss = math.fsum(loss[option] for loss, option in zip(losses, options, strict=True))
-            allocation = Allocation(options, self.assignment(options), loss, self.bops(options), optimal)
-            allocations.setdefault(options.tobytes(), allocation)
+            chosen, optimal = knapsack.exact(self._share(budget, knapsack), gap)
+            loss = math.fsum(loss[combination] for loss, combination in zip(losses, chosen, strict=True))
+            allocation = Allocation(chosen, self.assignment(chosen), loss, self.bops(chosen), optimal)
+            allocations.setdefault(chosen.tobytes(), allocation)
         return list(allocations.values())
 
     def relaxed(self, site_losses: Sequence[FloatArray], budgets: Sequence[int]) -> list[IntArray]:
-        """Options within each budget and near the best, in less time than ``sweep`` takes; raises as it does.
+        """Find combinations within each budget and near the best, in less time than ``sweep`` takes; raise as it does.
 
         Args:
-            site_losses: (options,) for each site, as from ``site_losses``.
+            site_losses: (combinations,) for each site, as from ``site_losses``.
             budgets: the most that the model may cost.
+
+        Returns:
+            For each budget (sites,): the combination of each site.
         """
         knapsack = self._knapsack(site_losses)
         return [knapsack.relaxed(self._share(budget, knapsack)) for budget in budgets]
@@ -222,7 +240,7 @@ class AllocationProblem:
         return TiedKnapsack([site.bops for site in self.sites], losses, [site.ties for site in self.sites])
 
     def _share(self, budget_bops: int, knapsack: TiedKnapsack) -> int:
-        """What a budget leaves for the sites that are not fixed."""
+        """Subtract the cost of the fixed sites from a budget; refuse one that cannot be kept."""
         if knapsack.least_cost is None:
             raise NonFiniteError(
                 f"no common choices of {', '.join(self.tied)} have finite losses at all the sites that they tie; offer "
@@ -236,15 +254,14 @@ class AllocationProblem:
             )
         return int(budget_bops) - self.fixed_bops
 
-    def options_of(self, assignment: Mapping[str, Any]) -> IntArray:
-        """(sites,) The option of each site under an assignment.
+    def combinations_of(self, assignment: Mapping[str, Any]) -> IntArray:
+        """Find (sites,) the combination of each site under an assignment.
 
         Raises:
             SpaceError: a decision is missing or unknown, or gets a value that it does not offer.
         """
         recipe = self.space.sites_for(assignment)
-        decisions = {decision.name: decision for decision in self.space.decisions}
-        taken = np.array([decisions[name].choices.index(assignment[name]) for name in self.tied], dtype=np.int64)
+        taken = np.array([self._decisions[name].choices.index(assignment[name]) for name in self.tied], dtype=np.int64)
         return np.array(
             [
                 index[_key(np.where(site.ties[0] < 0, -1, taken), recipe[site.site])]
@@ -253,15 +270,15 @@ class AllocationProblem:
             dtype=np.int64,
         )
 
-    def assignment(self, options: Iterable[int]) -> dict[str, Any]:
-        """An assignment that gives each site its option.
+    def assignment(self, combinations: Iterable[int]) -> dict[str, Any]:
+        """Find an assignment that gives each site its combination.
 
         Raises:
             SpaceError: two sites disagree in a tied decision.
         """
         taken: dict[str, Any] = {}
-        for site, option in zip(self.sites, options, strict=True):
-            for name, value in site.choices[option].items():
+        for site, combination in zip(self.sites, combinations, strict=True):
+            for name, value in site.assignments[combination].items():
                 if taken.setdefault(name, value) != value:
                     raise SpaceError(
                         f"{name!r} is {taken[name]!r} elsewhere and {value!r} at {site.site}; tied sites need options "
@@ -269,9 +286,9 @@ class AllocationProblem:
                     )
         return {decision.name: taken[decision.name] for decision in self.space.decisions}
 
-    def bops(self, options: Iterable[int]) -> int:
-        """Cost of the whole model."""
-        return self.fixed_bops + sum(int(s.bops[o]) for s, o in zip(self.sites, options, strict=True))
+    def bops(self, combinations: Iterable[int]) -> int:
+        """Add up the cost of the whole model."""
+        return self.fixed_bops + sum(int(s.bops[c]) for s, c in zip(self.sites, combinations, strict=True))
 
 
 def _key(ties: IntArray, configs: SiteConfig) -> tuple[Any, ...]:

@@ -4,54 +4,56 @@ from __future__ import annotations
 
 import numpy as np
 
-from autoq.search.samplers._base import BasePriorSampler, places_of
-from autoq.search.samplers.landscape import IntArray
+from autoq.search.allocation.knapsack import IntArray
+from autoq.search.samplers._base import BasePriorSampler, operand_columns
 from autoq.search.samplers.prior import AllocationPrior
 
 
 class GreedySampler(BasePriorSampler):
-    """Walks from the dearest recipe down, taking the least sensitive option of all that is left each time.
+    """Goes from the dearest recipe down, by the least sensitive option of all that are left each time.
 
     What AIMET's automatic mixed precision does: options of all operands are sorted by their loss alone; each is taken
-    in turn where it costs less than what its operand has. Recipes on the way are proposed by the budgets they keep.
+    in turn where it costs less than the one that its operand has. Of the recipes on this path, the first within each of
+    a sequence of budgets is proposed.
     """
 
     def __init__(self, seed: int, prior: AllocationPrior) -> None:
-        """Walk the whole way; each recipe on it takes eight bytes a site."""
+        """Compute the whole path; each recipe on it takes eight bytes a site."""
         super().__init__(seed, prior)
-        self._way, self._costs = _greedy_way(prior)
+        self._path, self._costs = _greedy_path(prior)
 
     def at(self, position: int) -> IntArray:
-        """The first recipe on the way that keeps the budget with this number."""
-        kept = np.flatnonzero(self._costs <= self._prior.budget(position))
-        return self._way[int(kept[0]) if len(kept) else -1]
+        """Return the first recipe on the path within the budget with this number."""
+        within = np.flatnonzero(self._costs <= self._prior.budget(position))
+        return self._path[int(within[0]) if len(within) else -1]
 
 
-def _greedy_way(prior: AllocationPrior) -> tuple[list[IntArray], IntArray]:
+def _greedy_path(prior: AllocationPrior) -> tuple[list[IntArray], IntArray]:
+    """Compute the configurations, each (sites,), that the greedy order goes through, and (steps,) their costs."""
     problem = prior.problem
     losses = problem.site_losses(prior.table)
-    current = problem.allocate(prior.table, problem.maximum_bops, gap=0).options
-    way, costs = [current], [problem.bops(current)]
-    places = places_of(problem)
+    current = problem.allocate(prior.table, problem.maximum_bops, gap=0).combinations
+    path, costs = [current], [problem.bops(current)]
+    columns = operand_columns(problem)
     steps = sorted(
-        (float(loss), part, entry)
-        for part, losses_of_part in enumerate(prior.table)
-        for entry, loss in enumerate(losses_of_part)
+        (float(loss), operand, option)
+        for operand, losses_of_operand in enumerate(prior.table)
+        for option, loss in enumerate(losses_of_operand)
         if np.isfinite(loss)
     )
-    for _, part, entry in steps:
-        index, column = places[part]
-        site, now = problem.sites[index], current[index]
-        fitting = (site.operand_options[:, column] == entry) & (site.ties == site.ties[now]).all(1)
-        options = np.flatnonzero(fitting & np.isfinite(losses[index]))
-        if not len(options):
+    for _, operand, option in steps:
+        row, column = columns[operand]
+        site, now = problem.sites[row], current[row]
+        fitting = (site.options[:, column] == option) & (site.ties == site.ties[now]).all(1)
+        candidates = np.flatnonzero(fitting & np.isfinite(losses[row]))
+        if not len(candidates):
             continue
         # Operands whose bits are tied to this one's change with it; all others stay.
-        changed = (site.operand_options[options] != site.operand_options[now]).sum(1)
-        chosen = options[np.lexsort((losses[index][options], changed))[0]]
+        changed = (site.options[candidates] != site.options[now]).sum(1)
+        chosen = candidates[np.lexsort((losses[row][candidates], changed))[0]]
         if site.bops[chosen] < site.bops[now]:
             current = current.copy()
-            current[index] = chosen
-            way.append(current)
+            current[row] = chosen
+            path.append(current)
             costs.append(problem.bops(current))
-    return way, np.array(costs)
+    return path, np.array(costs)

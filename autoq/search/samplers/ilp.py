@@ -1,9 +1,9 @@
-"""The sampler that allocates by sensitivities alone: the first thing that a search has to beat."""
+"""The sampler of exact allocations by sensitivities alone: the baseline of every search."""
 
 from __future__ import annotations
 
+from autoq.search.allocation.knapsack import IntArray
 from autoq.search.samplers._base import BasePriorSampler
-from autoq.search.samplers.landscape import IntArray
 
 
 class IlpSampler(BasePriorSampler):
@@ -13,5 +13,5 @@ class IlpSampler(BasePriorSampler):
     """
 
     def at(self, position: int) -> IntArray:
-        """The allocation for the budget with this number."""
-        return self._prior.allocate(self._prior.budget(position)).options
+        """Allocate for the budget with this number."""
+        return self._prior.allocate(self._prior.budget(position)).combinations

@@ -1,4 +1,4 @@
-"""What samplers may know before the first trial: exact costs, and sensitivities that add up."""
+"""The knowledge of samplers before the first trial: exact costs, and sensitivities that add up."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class AllocationPrior:
 
     @classmethod
     def of(cls, problem: AllocationProblem, table: SensitivityTable | None, budget_bops: int) -> AllocationPrior:
-        """From measured sensitivities; without them, all losses are zero and only costs are known."""
+        """Make a prior of measured sensitivities; without them, all losses are zero and only costs are known."""
 
         def loss(site: str, operand: str, config: OperandConfig) -> float:
             return 0.0 if table is None else table.loss(site, operand, config)
@@ -46,7 +46,7 @@ class AllocationPrior:
         return problem.bops(problem.relaxed(costs, [enough])[0])
 
     def budget(self, position: int) -> int:
-        """A budget between the least cost and ``budget_bops``, even on a logarithmic scale; 0 gives the latter.
+        """Choose a budget between the least cost and ``budget_bops``, even on a logarithmic scale; 0 gives the latter.
 
         Positions 1, 2, … are the van der Corput sequence from the top: any number of first ones is spread evenly.
         """
@@ -60,5 +60,5 @@ class AllocationPrior:
         return round(self.budget_bops * math.pow(lowest / self.budget_bops, share))
 
     def allocate(self, budget_bops: int) -> Allocation:
-        """The options of least loss within a budget, exact to a thousandth."""
+        """Allocate within a budget, exact to a thousandth of the loss."""
         return self.problem.allocate(self.table, budget_bops, gap=1e-3)

@@ -1,4 +1,4 @@
-"""A Gaussian process over configurations: what trials have taught beyond the expected losses that add up."""
+"""A Gaussian process over configurations: corrections, learned from trials, to losses that add up."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import fields
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
-from autoq.search.samplers.landscape import FloatArray, IntArray, Landscape, Scales
+from autoq.search.allocation.knapsack import FloatArray, IntArray
+from autoq.search.samplers.additive_model import AdditiveModel, Scales
 
 _LENGTHS = (0.15, 0.4, 1.0)
-"""Shares of the loss, of which the likeliest is taken: what has to change for two configurations to have 1/e of their
-luck in common. Small images that are told apart easily need the least."""
+"""Length scales λ, as shares of the loss, of which the likeliest is taken: where that share differs, the covariance of
+two local deviations falls to 1/e. Small images that are told apart easily need the least."""
 _FACTORS = (0.3, 0.6, 1.0, 1.6)
-"""By which all scales are multiplied, the likeliest again."""
+"""Factors on all scales, of which the likeliest is taken."""
 _FITTED_TO = 120
-"""Trials that the likelihood is of."""
+"""Trials that the likelihood is computed from, at most."""
 _TREND = 0.4
-"""Standard deviation of what losses within a nat of each other differ by in common: large errors grow on each other."""
+"""Standard deviation of the trend t: large errors amplify each other. Its length scale is one nat."""
 _OFFSET = 3.0
 """Standard deviation of the constant c: sensitivities may have another unit than the loss."""
 
@@ -26,68 +27,80 @@ _OFFSET = 3.0
 class Surrogate:
     """The logarithm of the loss as that of the expected sum, plus a correction with a Gaussian prior.
 
-    With s_j(x) the share of part j in the expected loss of x, the correction is
-    c + t(m(x)) + Σ_j s_j(x)·(u_j + v_{j,x_j}) + l(x): a smooth function t of the expected loss m, sensitivities
-    corrected part by part (u) and entry by entry (v), and luck l, which configurations have in common as far as they
-    have their parts: k(x, x') = exp(−d(x, x') / λ), with d the share that differs. Rounding errors of a layer meet
-    those of all others, which sensitivities measured alone do not see: that is what l is for. λ and the size of all
-    corrections are those with the greatest marginal likelihood (Rasmussen and Williams 2006, eq. 5.8) of a few.
+    With s_j(x) the share of operand j in the expected loss of x, the correction is
+    c + t(m(x)) + Σ_j s_j(x)·(u_j + v_{j,x_j}) + l(x): a constant c, a smooth function t of the expected loss m,
+    corrections of the sensitivity of each operand (u) and of each option (v), and a local deviation l with covariance
+    k(x, x') = exp(−d(x, x') / λ), where d is the share of the loss whose options differ. Rounding errors of a layer
+    meet those of all others, which sensitivities measured alone do not see; l models that. λ and the size of all
+    corrections are, of a few values, those with the greatest marginal likelihood (Rasmussen and Williams 2006,
+    eq. 5.8).
     """
 
-    def __init__(self, landscape: Landscape, options: IntArray, logarithms: FloatArray) -> None:
+    def __init__(self, model: AdditiveModel, combinations: IntArray, logarithms: FloatArray) -> None:
         """Condition on trials.
 
         Args:
-            landscape: what is expected.
-            options: (n, items) configurations that were evaluated.
+            model: costs, and losses that are expected.
+            combinations: (n, sites) configurations that were evaluated.
             logarithms: (n,) of the losses that were found.
         """
-        self._landscape = landscape
-        few = np.linspace(0, len(options) - 1, min(len(options), _FITTED_TO)).round().astype(np.int64)
-        self._scales, self._length = _likeliest(landscape, options[few], logarithms[few])
-        self._known = _Described(landscape, options)
+        self._model = model
+        few = np.linspace(0, len(combinations) - 1, min(len(combinations), _FITTED_TO)).round().astype(np.int64)
+        self._scales, self._length = _likeliest(model, combinations[few], logarithms[few])
+        self._known = _Features(model, combinations)
         self._residual = logarithms - self._known.expected
         covariance = _Covariance(self._known, self._known)(self._scales, self._length)
         self._factor = _factorized(covariance, self._scales)
         self._weights = cho_solve((self._factor, True), self._residual)
 
-    def predict(self, options: IntArray) -> tuple[FloatArray, FloatArray]:
-        """(m,) Mean and standard deviation of the logarithm of the loss of configurations of shape (m, items)."""
-        asked = _Described(self._landscape, options)
+    def predict(self, combinations: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Predict the logarithm of the loss.
+
+        Args:
+            combinations: (m, sites) configurations.
+
+        Returns:
+            Its mean and its standard deviation, (m,) each, in nats.
+        """
+        asked = _Features(self._model, combinations)
         covariance = _Covariance(asked, self._known)(self._scales, self._length)
         explained = solve_triangular(self._factor, covariance.T, lower=True)
         scales = self._scales
         prior = (
-            _OFFSET**2 + _TREND**2 + scales.own**2 + scales.local**2 + scales.part**2 * np.square(asked.shares).sum(1)
+            _OFFSET**2
+            + _TREND**2
+            + scales.nugget**2
+            + scales.local**2
+            + scales.operand**2 * np.square(asked.shares).sum(1)
         )
-        prior += scales.entry**2 * np.square(asked.features).sum(1)
+        prior += scales.option**2 * np.square(asked.features).sum(1)
         variance = np.maximum(prior - np.square(explained).sum(0), 1e-12)
         return asked.expected + covariance @ self._weights, np.sqrt(variance)
 
     def draw_losses(self, rng: np.random.Generator) -> FloatArray:
-        """(entries,) Expected losses times one draw of their corrections (Thompson sampling).
+        """Draw losses of options, (options,), from the posterior (Thompson sampling).
 
-        By Matheron's rule: a draw of the prior, moved by what it would have had to explain.
+        By Matheron's rule: a draw from the prior is corrected by the residuals that it leaves.
         """
-        landscape, scales = self._landscape, self._scales
-        basis, part_of = landscape.basis, _part_of_entry(landscape)
-        part = rng.normal(0, scales.part, len(landscape.part_item))
-        feature = rng.normal(0, scales.entry, len(landscape.loss) if basis is None else basis.shape[1])
+        model, scales = self._model, self._scales
+        basis, operand_of = model.basis, _operand_of_option(model)
+        operand = rng.normal(0, scales.operand, len(model.operand_site))
+        feature = rng.normal(0, scales.option, len(model.loss) if basis is None else basis.shape[1])
         known = self._known
-        explained = known.shares @ part + known.features @ feature + rng.normal(0, _OFFSET)
-        rest = math.sqrt(_TREND**2 + scales.local**2 + scales.own**2) * rng.normal(size=len(self._residual))
+        explained = known.shares @ operand + known.features @ feature + rng.normal(0, _OFFSET)
+        rest = math.sqrt(_TREND**2 + scales.local**2 + scales.nugget**2) * rng.normal(size=len(self._residual))
         weights = cho_solve((self._factor, True), self._residual - explained - rest)
-        part = part + scales.part**2 * (known.shares.T @ weights)
-        feature = feature + scales.entry**2 * (known.features.T @ weights)
-        corrections = part[part_of] + (feature if basis is None else basis @ feature)
-        losses: FloatArray = landscape.loss * np.exp(np.clip(corrections, -2, 2))
+        operand = operand + scales.operand**2 * (known.shares.T @ weights)
+        feature = feature + scales.option**2 * (known.features.T @ weights)
+        corrections = operand[operand_of] + (feature if basis is None else basis @ feature)
+        losses: FloatArray = model.loss * np.exp(np.clip(corrections, -2, 2))
         return losses
 
 
-def _likeliest(landscape: Landscape, options: IntArray, logarithms: FloatArray) -> tuple[Scales, float]:
-    """The scales and the length under which what was found is likeliest."""
-    base = landscape.scales(logarithms)
-    known = _Described(landscape, options)
+def _likeliest(model: AdditiveModel, combinations: IntArray, logarithms: FloatArray) -> tuple[Scales, float]:
+    """Choose the scales and the length under which the losses of trials are likeliest."""
+    base = model.scales(logarithms)
+    known = _Features(model, combinations)
     residual = logarithms - known.expected
     covariance = _Covariance(known, known)
     best = (math.inf, base, _LENGTHS[0])
@@ -102,59 +115,61 @@ def _likeliest(landscape: Landscape, options: IntArray, logarithms: FloatArray) 
 
 
 def _factorized(covariance: FloatArray, scales: Scales) -> FloatArray:
-    covariance[np.diag_indices_from(covariance)] += scales.own**2
+    """Compute the Cholesky factor, (n, n), of a covariance to which the nugget is added in place."""
+    covariance[np.diag_indices_from(covariance)] += scales.nugget**2
     root: FloatArray = cholesky(covariance, lower=True, check_finite=False)
     return root
 
 
 class _Covariance:
-    """Between configurations, for any scales; what does not depend on those is worked out once."""
+    """The covariance between configurations for any scales; what does not depend on those is computed once."""
 
-    def __init__(self, some: _Described, others: _Described) -> None:
+    def __init__(self, some: _Features, others: _Features) -> None:
         alike = 0.5 * (some.weighted @ others.chosen.T + some.chosen @ others.weighted.T)
         self._differing: FloatArray = 1 - alike.astype(np.float64)
         distance = np.subtract.outer(some.expected, others.expected)
         self._common: FloatArray = _OFFSET**2 + _TREND**2 * np.exp(-0.5 * np.square(distance))
-        self._parts: FloatArray = some.shares @ others.shares.T
-        self._entries: FloatArray = (some.features @ others.features.T).astype(np.float64)
+        self._operands: FloatArray = some.shares @ others.shares.T
+        self._options: FloatArray = (some.features @ others.features.T).astype(np.float64)
 
     def __call__(self, scales: Scales, length: float) -> FloatArray:
         covariance: FloatArray = (
             self._common
-            + scales.part**2 * self._parts
-            + scales.entry**2 * self._entries
+            + scales.operand**2 * self._operands
+            + scales.option**2 * self._options
             + scales.local**2 * np.exp(-self._differing / length)
         )
         return covariance
 
 
-class _Described:
-    """Configurations as the surrogate sees them.
+class _Features:
+    """The quantities of configurations that covariances are computed from.
 
     Attributes:
         expected: (n,) logarithm of the expected loss.
-        shares: (n, parts) in the expected loss.
-        chosen: (n, entries) one where an entry is chosen; single precision, as only products need them.
-        weighted: (n, entries) a part's share where an entry is chosen.
-        features: (n, features) of the entries' corrections.
+        shares: (n, operands) of each operand in the expected loss.
+        chosen: (n, options) one where an option is chosen; single precision, as only products need them.
+        weighted: (n, options) the operand's share where an option is chosen.
+        features: (n, features) of the options' corrections.
     """
 
-    def __init__(self, landscape: Landscape, options: IntArray) -> None:
-        entries = landscape.entries(options)
-        losses = landscape.loss[entries]
+    def __init__(self, model: AdditiveModel, combinations: IntArray) -> None:
+        options = model.options(combinations)
+        losses = model.loss[options]
         total = losses.sum(1)
         self.expected: FloatArray = np.log(total)
         self.shares: FloatArray = losses / total[:, None]
-        rows = np.arange(len(options))[:, None]
-        self.chosen = np.zeros((len(options), len(landscape.loss)), dtype=np.float32)
-        self.chosen[rows, entries] = 1
+        rows = np.arange(len(combinations))[:, None]
+        self.chosen = np.zeros((len(combinations), len(model.loss)), dtype=np.float32)
+        self.chosen[rows, options] = 1
         self.weighted = np.zeros_like(self.chosen)
-        self.weighted[rows, entries] = self.shares
-        self.features = self.weighted if landscape.basis is None else self.weighted @ landscape.basis
+        self.weighted[rows, options] = self.shares
+        self.features = self.weighted if model.basis is None else self.weighted @ model.basis
 
 
-def _part_of_entry(landscape: Landscape) -> IntArray:
-    owner = np.zeros(len(landscape.loss), dtype=np.int64)
-    for part, entries in enumerate(landscape.part_entry):
-        owner[entries[np.isfinite(landscape.cost[landscape.part_item[part]])]] = part
+def _operand_of_option(model: AdditiveModel) -> IntArray:
+    """Find (options,) the operand of each option."""
+    owner = np.zeros(len(model.loss), dtype=np.int64)
+    for operand, options in enumerate(model.operand_option):
+        owner[options[np.isfinite(model.cost[model.operand_site[operand]])]] = operand
     return owner

@@ -1,16 +1,16 @@
-"""The sampler that mixes nothing: one width for all weights and one for all activations."""
+"""The sampler of uniform recipes: one width for all weights and one for all activations."""
 
 from __future__ import annotations
 
+from autoq.search.allocation.knapsack import IntArray
 from autoq.search.samplers._base import BasePriorSampler
-from autoq.search.samplers.landscape import IntArray
 
 
 class UniformSampler(BasePriorSampler):
     """Every pair of a width for weights and one for activations, equal ones first, then with more groups."""
 
     def at(self, position: int) -> IntArray:
-        """The recipe with this number, or the last one."""
+        """Return the recipe with this number, or the last one."""
         space = self.problem.space
         bits = sorted({c for d in space.decisions if d.field == "bits" for c in d.choices}) or [0]
         groups = sorted({c for d in space.decisions if d.field == "groups" for c in d.choices}) or [0]
@@ -22,4 +22,4 @@ class UniformSampler(BasePriorSampler):
         for decision in space.decisions:
             if decision.field == "bits" and all(operand == "weight" for _, operand in decision.targets):
                 assignment[decision.name] = of_weights[decision.name]
-        return self.problem.options_of(assignment)
+        return self.problem.combinations_of(assignment)

@@ -182,7 +182,7 @@ class ResolvedSpace:
         return assignment
 
     @cached_property
-    def anchors(self) -> list[tuple[str, dict[str, Any]]]:
+    def uniform_points(self) -> list[tuple[str, dict[str, Any]]]:
         """Uniform points, to start from and to compare with: labels such as ``w4a4`` and ``w4a4 g8``, and assignments.
 
         One for each bit-width that a decision offers, first with the fewest groups, then with each larger count; points

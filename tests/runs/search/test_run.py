@@ -34,7 +34,7 @@ from autoq.search.trials import EvaluatedTrial, evaluated_trials
 from autoq.sensitivity.table import SensitivityTable
 from tests.runs.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, small_session, small_settings, trace_once
 
-ANCHORS = ["w3a3", "w4a4", "w6a6"]
+UNIFORM_POINTS = ["w3a3", "w4a4", "w6a6"]
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def check_finished(out: Path) -> None:
     trials = trials_of(out)
     assert len(trials) == TRIALS
     assert len({hash_sites(recipe_of(out, trial).sites) for trial in shown(out)}) == len(shown(out))
-    assert scores(out, ANCHORS) == scores(finished_run(), ANCHORS)
+    assert scores(out, UNIFORM_POINTS) == scores(finished_run(), UNIFORM_POINTS)
     assert {path.stem for path in (out / "recipes").iterdir()} == {trial.id for trial in shown(out)}
     assert record.full_precision is not None
     assert record.accuracy.keys() >= {trial.id for trial in shown(out)}
@@ -102,7 +102,7 @@ def test_what_a_run_leaves() -> None:
     left = {".lock", "bank", "recipes", "run.json", "sensitivity.csv", "study.log"}
     assert {path.name for path in out.iterdir()} == left
     assert {path.name for path in (out / "bank").iterdir()} == {"bank.json", "bank.safetensors"}
-    assert [trial.label for trial in trials_of(out)[: len(ANCHORS)]] == ANCHORS
+    assert [trial.label for trial in trials_of(out)[: len(UNIFORM_POINTS)]] == UNIFORM_POINTS
 
 
 def test_the_record() -> None:
@@ -184,7 +184,7 @@ PHASES: dict[str, tuple[Any, int]] = {
     "calibration": (lambda e: isinstance(e, PhaseAdvanced) and e.phase == "calibration", 20),
     "sensitivity": (lambda e: isinstance(e, PhaseAdvanced) and e.phase == "sensitivity", 1),
     "uniform": (lambda e: isinstance(e, TrialFinished), 2),
-    "search": (lambda e: isinstance(e, TrialFinished), len(ANCHORS) + 3),
+    "search": (lambda e: isinstance(e, TrialFinished), len(UNIFORM_POINTS) + 3),
     "front": (lambda e: isinstance(e, PhaseAdvanced) and e.phase == "front", 2),
 }
 
@@ -233,7 +233,7 @@ def test_kill(tmp_path: Path) -> None:
     finished = 0
     for line in process.stdout:
         finished += line.strip() == "TrialFinished"
-        if finished == len(ANCHORS) + 2:
+        if finished == len(UNIFORM_POINTS) + 2:
             process.send_signal(signal.SIGKILL)
             break
     process.stdout.close()
@@ -284,7 +284,7 @@ def test_a_run_in_use_is_refused(tmp_path: Path, evaluated: list[str]) -> None:
 
 def test_a_time_limit_leaves_a_finished_run(tmp_path: Path) -> None:
     result = search(tmp_path, time_limit_seconds=1e-3)
-    assert [trial.label for trial in trials_of(tmp_path / "run")] == ANCHORS
+    assert [trial.label for trial in trials_of(tmp_path / "run")] == UNIFORM_POINTS
     assert SearchDirectory(tmp_path / "run").require().state == "finished"
     assert result.best is not None
 

@@ -76,7 +76,7 @@ class Everything:
         assert len(self.assignments) < 6000, "keep cases small"
         recipes = [self.space.sites_for(assignment) for assignment in self.assignments]
         self.costs = np.array([model_cost(self.sites, recipe).bops for recipe in recipes])
-        numbers = [{c: i for i, c in enumerate(configs)} for configs in self.problem.operand_configs]
+        numbers = [{c: i for i, c in enumerate(configs)} for configs in self.problem.options]
         self.configs = np.array(
             [
                 [number[recipe[site][operand]] for number, (site, operand) in zip(numbers, operands, strict=True)]
@@ -97,7 +97,7 @@ def everything(case: str) -> Everything:
 def random_table(problem: AllocationProblem, seed: int, kind: str, unusable: float = 0.0) -> Table:
     rng = np.random.default_rng(seed)
     tables = []
-    for configs in problem.operand_configs:
+    for configs in problem.options:
         values = {
             "wide": 10 ** rng.uniform(-9, 1, len(configs)),
             "equal": rng.integers(0, 3, len(configs)).astype(float),
@@ -112,10 +112,8 @@ def check(allocation: Allocation, reference: Everything, table: Table, budget: i
     problem = reference.problem
     recipe = reference.space.sites_for(allocation.assignment)
     assert allocation.bops == model_cost(reference.sites, recipe).bops <= budget
-    assert list(problem.options_of(allocation.assignment)) == list(allocation.options)
-    numbers = [
-        configs.index(recipe[s][o]) for (s, o), configs in zip(problem.operands, problem.operand_configs, strict=True)
-    ]
+    assert list(problem.combinations_of(allocation.assignment)) == list(allocation.combinations)
+    numbers = [configs.index(recipe[s][o]) for (s, o), configs in zip(problem.operands, problem.options, strict=True)]
     assert allocation.loss == pytest.approx(
         sum(t[i] for t, i in zip(table, numbers, strict=True)), rel=1e-12, abs=1e-14
     )
@@ -157,7 +155,7 @@ def test_no_assignment_is_better(
     check(allocation, reference, table, budget)
     assert allocation.loss == pytest.approx(losses[fits].min(), rel=1e-12, abs=1e-14)
     assert reference.problem.bops(near) <= budget
-    assert near.tolist() == reference.problem.options_of(reference.problem.assignment(near)).tolist()
+    assert near.tolist() == reference.problem.combinations_of(reference.problem.assignment(near)).tolist()
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 12])
@@ -173,7 +171,7 @@ def test_least_and_most_cost(case: str, limit: int, monkeypatch: pytest.MonkeyPa
 def test_each_option_is_there_once_and_has_its_cost(case: str) -> None:
     reference = everything(case)
     problem = reference.problem
-    reached = {tuple(problem.options_of(assignment)) for assignment in reference.assignments}
+    reached = {tuple(problem.combinations_of(assignment)) for assignment in reference.assignments}
     for column, site in enumerate(problem.sites):
         assert {options[column] for options in reached} == set(range(len(site.bops)))
         if not any(site.ties.ravel() >= 0):
@@ -181,17 +179,17 @@ def test_each_option_is_there_once_and_has_its_cost(case: str) -> None:
     for options in reached:
         assignment = problem.assignment(options)
         recipe = reference.space.sites_for(assignment)
-        assert tuple(problem.options_of(assignment)) == options
+        assert tuple(problem.combinations_of(assignment)) == options
         assert {site.site: site.configs[o] for site, o in zip(problem.sites, options, strict=True)} == recipe
         assert problem.bops(options) == model_cost(reference.sites, recipe).bops
-    for (site, operand), configs in zip(problem.operands, problem.operand_configs, strict=True):
+    for (site, operand), configs in zip(problem.operands, problem.options, strict=True):
         assert configs == reference.space.options_for(site, operand)
 
 
 @pytest.mark.parametrize("case", TIED)
 def test_options_that_disagree_in_a_tie_are_refused(case: str) -> None:
     problem = everything(case).problem
-    kept = {tuple(problem.options_of(a)) for a in everything(case).assignments}
+    kept = {tuple(problem.combinations_of(a)) for a in everything(case).assignments}
     ways = list(itertools.product(*(range(len(site.bops)) for site in problem.sites)))
     for options in random.Random(0).sample(ways, min(50, len(ways))):
         if options in kept:
@@ -216,7 +214,7 @@ def test_shipped_spaces(name: str, model: str, capfd: pytest.CaptureFixture[str]
     rng = random.Random(0)
     for _ in range(5):
         assignment = {decision.name: rng.choice(decision.choices) for decision in space.decisions}
-        options = problem.options_of(assignment)
+        options = problem.combinations_of(assignment)
         budget = problem.bops(options)
         assert budget == model_cost(sites, space.sites_for(assignment)).bops
         assert space.sites_for(problem.assignment(options)) == space.sites_for(assignment)
@@ -230,7 +228,10 @@ def test_shipped_spaces(name: str, model: str, capfd: pytest.CaptureFixture[str]
         limit = 1.1 if len(problem.sites) < 10 else 1.03  # one step of one site weighs more where there are few
         assert allocation.loss * (1 - 1e-6) <= loss <= limit * allocation.loss
         again = AllocationProblem(sites, space).allocate(table, budget)
-        assert (again.options.tolist(), again.assignment) == (allocation.options.tolist(), allocation.assignment)
+        assert (again.combinations.tolist(), again.assignment) == (
+            allocation.combinations.tolist(),
+            allocation.assignment,
+        )
     assert capfd.readouterr() == ("", "")
 
 
@@ -253,7 +254,9 @@ def test_a_sweep_is_its_allocations_without_repetitions() -> None:
     budgets = np.linspace(problem.minimum_bops, 1.2 * problem.maximum_bops, 40).astype(int).tolist()
     sweep = problem.sweep(table, budgets)
     single = [problem.allocate(table, budget) for budget in budgets]
-    assert [a.options.tolist() for a in sweep] == [list(o) for o in dict.fromkeys(tuple(a.options) for a in single)]
+    assert [a.combinations.tolist() for a in sweep] == [
+        list(o) for o in dict.fromkeys(tuple(a.combinations) for a in single)
+    ]
     assert 3 < len(sweep) < len(budgets)
     assert all(one.loss > other.loss for one, other in itertools.pairwise(sweep))
 
@@ -262,7 +265,7 @@ def test_the_table_asks_for_each_configuration_once() -> None:
     problem = everything("groups").problem
     asked: list[Any] = []
     problem.table(lambda *key: asked.append(key) or 0.0)
-    assert len(asked) == len(set(asked)) == sum(map(len, problem.operand_configs))
+    assert len(asked) == len(set(asked)) == sum(map(len, problem.options))
 
 
 def test_an_unreachable_budget_tells_the_least() -> None:
@@ -290,7 +293,7 @@ def test_a_site_without_usable_options_is_named(value: float) -> None:
 def test_wrong_assignments_are_refused() -> None:
     problem = everything("bits").problem
     with pytest.raises(SpaceError, match="nothing is assigned"):
-        problem.options_of({})
+        problem.combinations_of({})
 
 
 def test_large_costs_are_counted_to_the_last_one() -> None:

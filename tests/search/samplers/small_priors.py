@@ -59,19 +59,19 @@ def prior_of(space: str = "groups", seed: int = 0, infinite: float = 0.0, share:
     """
     problem, rng = problem_of(space), np.random.default_rng(seed)
     table = []
-    for configs in problem.operand_configs:
+    for configs in problem.options:
         scale = np.exp(rng.normal(0, 1.5))
         loss = scale * np.array([4.0**-c.bits * (0.7 if c.groups > 1 else 1) for c in configs])
         loss *= np.exp(rng.normal(0, 0.1, len(configs)))
-        # The widest stay usable, so that every site has an option left whatever its ties.
+        # The widest stay usable, so that every site has an combination left whatever its ties.
         widest = np.array([c.bits == 8 for c in configs])
         table.append(np.where((rng.random(len(configs)) < infinite) & ~widest, np.inf, loss))
     budget = round(problem.minimum_bops + share * (problem.maximum_bops - problem.minimum_bops))
     return AllocationPrior(problem, table, budget)
 
 
-def random_options(problem: AllocationProblem, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
+def random_combinations(problem: AllocationProblem, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
     """(count, sites) Options of random assignments, which keep all ties."""
     decisions = problem.space.decisions
     drawn = [{d.name: d.choices[rng.integers(len(d.choices))] for d in decisions} for _ in range(count)]
-    return np.array([problem.options_of(assignment) for assignment in drawn])
+    return np.array([problem.combinations_of(assignment) for assignment in drawn])

@@ -70,17 +70,17 @@ def test_budgets_suffice_for_what_is_usable(space: str) -> None:
 
 
 def usable(prior: AllocationPrior) -> list[tuple[object, np.ndarray]]:
-    """The sites with the losses of their options."""
+    """The sites with the losses of their combinations."""
     return list(zip(prior.problem.sites, prior.problem.site_losses(prior.table), strict=True))
 
 
 def test_losses_are_read_from_the_sensitivities() -> None:
     problem = problem_of("groups")
-    pairs = list(zip(problem.operands, problem.operand_configs, strict=True))
-    options = [(*operand, config) for operand, configs in pairs for config in configs]
-    rows = [Sensitivity(*option, float(number)) for number, option in enumerate(options)]
+    pairs = list(zip(problem.operands, problem.options, strict=True))
+    combinations = [(*operand, config) for operand, configs in pairs for config in configs]
+    rows = [Sensitivity(*combination, float(number)) for number, combination in enumerate(combinations)]
     prior = AllocationPrior.of(problem, SensitivityTable("kl", 8, tuple(reversed(rows))), 10)
-    assert np.concatenate(list(prior.table)).tolist() == list(range(len(options)))
+    assert np.concatenate(list(prior.table)).tolist() == list(range(len(combinations)))
     assert [len(losses) for losses in prior.table] == [len(configs) for _, configs in pairs]
     nothing = AllocationPrior.of(problem, None, 10)
     assert [losses.tolist() for losses in nothing.table] == [[0.0] * len(configs) for _, configs in pairs]

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from autoq.cli.combinations import named
 from optuna.samplers import BaseSampler
 
-from autoq.cli.options import named
 from autoq.runs.search.directory import STUDY_NAME
 from autoq.runs.search.run import run_search
 from autoq.search.allocation.knapsack import IntArray
@@ -50,12 +50,12 @@ def test_a_new_sampler_is_found_and_searches(registered: str, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_every_entry_makes_a_sampler(name: str) -> None:
-    entry = SAMPLERS[name]
-    sampler: BaseSampler = entry.make(0, prior_of())
+def test_every_option_makes_a_sampler(name: str) -> None:
+    option = SAMPLERS[name]
+    sampler: BaseSampler = option.make(0, prior_of())
     assert isinstance(sampler, BaseSampler)
-    assert entry.description
-    assert not entry.description.endswith(".")
+    assert option.description
+    assert not option.description.endswith(".")
 
 
 def test_the_registry_is_light() -> None:

@@ -1,4 +1,4 @@
-"""Spaces met with models: decisions, ties, canonical recipes, anchors."""
+"""Spaces met with models: decisions, ties, canonical recipes, uniform points."""
 
 from __future__ import annotations
 
@@ -181,11 +181,11 @@ def test_wrong_assignments_are_refused() -> None:
             resolved.sites_for(assignment)
 
 
-def test_anchors_of_the_default_space() -> None:
-    anchors = dict(resolve_space(load_space("vit_w2-8"), vit()).anchors)
-    assert list(anchors) == [f"w{b}a{b}{g}" for g in ("", " g4", " g8") for b in range(2, 9)]
+def test_uniform_points_of_the_default_space() -> None:
+    uniform_points = dict(resolve_space(load_space("vit_w2-8"), vit()).uniform_points)
+    assert list(uniform_points) == [f"w{b}a{b}{g}" for g in ("", " g4", " g8") for b in range(2, 9)]
     resolved = resolve_space(load_space("vit_w2-8"), vit())
-    plain, grouped = (resolved.sites_for(anchors[label]) for label in ("w4a4", "w4a4 g8"))
+    plain, grouped = (resolved.sites_for(uniform_points[label]) for label in ("w4a4", "w4a4 g8"))
     assert plain["patch_embed.proj"]["input"] == OperandConfig(scheme="uniform", bits=4)
     assert plain["blocks.0.attn.qkv"]["input"] == OperandConfig(scheme="uniform", bits=4)
     assert plain["blocks.0.attn.av"]["lhs"] == OperandConfig(scheme="adalog", bits=4)
@@ -193,14 +193,14 @@ def test_anchors_of_the_default_space() -> None:
     assert grouped["head"]["input"] == OperandConfig(scheme="uniform", bits=4)
 
 
-def test_anchors_where_bits_are_fixed() -> None:
-    anchors = resolve_space(load_space("groups_only"), vit()).anchors
-    assert [label for label, _ in anchors] == ["w4a4", *(f"w4a4 g{groups}" for groups in (2, 4, 6, 8, 12, 16))]
+def test_uniform_points_where_bits_are_fixed() -> None:
+    uniform_points = resolve_space(load_space("groups_only"), vit()).uniform_points
+    assert [label for label, _ in uniform_points] == ["w4a4", *(f"w4a4 g{groups}" for groups in (2, 4, 6, 8, 12, 16))]
 
 
-def test_anchors_take_the_nearest_choice_and_say_so() -> None:
+def test_uniform_points_take_the_nearest_choice_and_say_so() -> None:
     resolved = resolve(UNIFORM + '[[rules]]\noperand = "input"\nbits = [2, 8]\n', [FC])
-    assert [label for label, _ in resolved.anchors] == ["w4a2", "w8a8"]
+    assert [label for label, _ in resolved.uniform_points] == ["w4a2", "w8a8"]
 
 
 def test_cheapest_avoids_schemes_that_come_with_groups() -> None:
@@ -226,7 +226,7 @@ def test_shipped_spaces_resolve(name: str, model: str, caplog: pytest.LogCapture
     for decision in resolved.decisions:
         assert len(decision.choices) > 1
         assert tuple(json.loads(json.dumps(decision.choices))) == decision.choices
-    recipes = [resolved.sites_for(assignment) for _, assignment in resolved.anchors] + [resolved.cheapest()]
+    recipes = [resolved.sites_for(assignment) for _, assignment in resolved.uniform_points] + [resolved.cheapest()]
     expected = {(site.name, operand.name) for site in sites if site.macs for operand in site.operands}
     for recipe in recipes:
         assert {(site, operand) for site, operands in recipe.items() for operand in operands} == expected

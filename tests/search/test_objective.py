@@ -12,7 +12,7 @@ from autoq.errors import NonFiniteError, RunError
 from autoq.recipe import OperandConfig, SiteConfig
 from autoq.scoring.discrepancy import Score
 from autoq.scoring.evaluator import Evaluator
-from autoq.search.measuring import AdditiveMeasure, JointMeasure, Measured
+from autoq.search.objective import AdditiveObjective, Evaluation, JointObjective
 from autoq.sensitivity.proxies import ADDITIVE, LOSSES, PROXIES
 from autoq.sensitivity.table import Sensitivity, SensitivityTable
 
@@ -35,15 +35,15 @@ class FakeEvaluator:
         return FIRST if go_on is not None and not go_on(FIRST) else ALL
 
 
-def joint(proxy: str) -> tuple[JointMeasure, FakeEvaluator]:
+def joint(proxy: str) -> tuple[JointObjective, FakeEvaluator]:
     evaluator = FakeEvaluator()
-    return JointMeasure(cast(Evaluator, evaluator), proxy), evaluator
+    return JointObjective(cast(Evaluator, evaluator), proxy), evaluator
 
 
 @pytest.mark.parametrize("proxy", EXPECTED)
 def test_a_recipe_is_evaluated(proxy: str) -> None:
     measure, evaluator = joint(proxy)
-    assert measure(RECIPE) == Measured(EXPECTED[proxy][1], ALL, is_complete=True)
+    assert measure(RECIPE) == Evaluation(EXPECTED[proxy][1], ALL, is_complete=True)
     assert evaluator.recipes == [RECIPE]
 
 
@@ -58,7 +58,7 @@ def test_the_first_loss_decides_whether_to_go_on(proxy: str, goes_on: bool) -> N
         return goes_on
 
     first, complete = EXPECTED[proxy]
-    expected = Measured(complete, ALL, is_complete=True) if goes_on else Measured(first, FIRST, is_complete=False)
+    expected = Evaluation(complete, ALL, is_complete=True) if goes_on else Evaluation(first, FIRST, is_complete=False)
     assert measure(RECIPE, go_on) == expected
     assert asked == [first], "by the proxy, not by the KL divergence"
 
@@ -91,9 +91,9 @@ def test_sensitivities_are_added_up(proxy: str) -> None:
         ("a", "weight", EIGHT): 1e-17,
         ("b", "input", EIGHT): -1.0 + 0.25 + 1.0,
     }
-    measure = AdditiveMeasure(SensitivityTable(proxy, 8, tuple(Sensitivity(*key, x) for key, x in losses.items())))
-    assert measure(RECIPE) == Measured(1.25, None, is_complete=True)
-    assert measure({}) == Measured(0.0, None)
+    measure = AdditiveObjective(SensitivityTable(proxy, 8, tuple(Sensitivity(*key, x) for key, x in losses.items())))
+    assert measure(RECIPE) == Evaluation(1.25, None, is_complete=True)
+    assert measure({}) == Evaluation(0.0, None)
     assert measure(RECIPE, lambda _: pytest.fail("there is nothing to stop")).loss == 1.25
     with pytest.raises(RunError, match="b:input"):
         measure({"b": {"input": FOUR}})
@@ -101,5 +101,5 @@ def test_sensitivities_are_added_up(proxy: str) -> None:
 
 def test_an_unusable_option_makes_the_sum_infinite() -> None:
     rows = (Sensitivity("a", "input", FOUR, math.inf), Sensitivity("b", "input", EIGHT, 1.0))
-    measure = AdditiveMeasure(SensitivityTable("aph", 8, rows))
+    measure = AdditiveObjective(SensitivityTable("aph", 8, rows))
     assert measure({"a": {"input": FOUR}, "b": {"input": EIGHT}}).loss == math.inf

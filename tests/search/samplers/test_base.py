@@ -1,4 +1,4 @@
-"""Samplers that start from a prior: sequences, allocations, uniform points, greedy ways and swaps."""
+"""Samplers that start from a prior: sequences, allocations, uniform points, greedy paths and swaps."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from optuna.trial import Trial
 from autoq.cost import model_cost
 from autoq.recipe import SiteConfig
 from autoq.search.samplers import AllocationPrior
-from autoq.search.samplers._base import BasePriorSampler, places_of, with_entries
+from autoq.search.samplers._base import BasePriorSampler, operand_columns, with_options
 from autoq.search.samplers.greedy import GreedySampler
 from autoq.search.samplers.ilp import IlpSampler
 from autoq.search.samplers.lampq import LampQSampler
 from autoq.search.samplers.uniform import UniformSampler
 from tests.search.synthetic_sites import vit
 
-from .small_priors import SPACES, prior_of, problem_of, random_options
+from .small_priors import SPACES, prior_of, problem_of, random_combinations
 
 IntArray = NDArray[np.int64]
 
@@ -46,12 +46,12 @@ def proposals(sampler: BaseSampler, prior: AllocationPrior, trials: int) -> list
 
     def objective(trial: Trial) -> tuple[float, float]:
         params = {d.name: trial.suggest_categorical(d.name, d.choices) for d in problem.space.decisions}
-        options = problem.options_of(params)
-        loss = sum(f * min(x[o], 9.0) for f, x, o in zip(factor, sites, options, strict=True))
-        return problem.bops(options), float(loss)
+        combinations = problem.combinations_of(params)
+        loss = sum(f * min(x[o], 9.0) for f, x, o in zip(factor, sites, combinations, strict=True))
+        return problem.bops(combinations), float(loss)
 
     study.optimize(objective, n_trials=trials)
-    return [problem.options_of(trial.params) for trial in study.trials]
+    return [problem.combinations_of(trial.params) for trial in study.trials]
 
 
 class Listed(BasePriorSampler):
@@ -69,7 +69,7 @@ class Listed(BasePriorSampler):
 def test_a_sequence_is_gone_through_without_repeats() -> None:
     prior = prior_of("groups")
     prior = replace(prior, budget_bops=prior.problem.maximum_bops)
-    first, second, third = random_options(prior.problem, np.random.default_rng(0), 3)
+    first, second, third = random_combinations(prior.problem, np.random.default_rng(0), 3)
     sampler = Listed(prior, [first, second, first, first, third])
     found = proposals(sampler, prior, 6)
     assert [row.tolist() for row in found] == [row.tolist() for row in (first, second, third, third, third, third)]
@@ -78,48 +78,48 @@ def test_a_sequence_is_gone_through_without_repeats() -> None:
 
 def test_other_trials_are_skipped() -> None:
     prior = prior_of("groups")
-    listed = list(random_options(prior.problem, np.random.default_rng(0), 3))
+    listed = list(random_combinations(prior.problem, np.random.default_rng(0), 3))
     sampler = Listed(prior, listed)
     study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler)
     kinds = sampler.infer_relative_search_space(study, study.ask())
     assert list(kinds) == [decision.name for decision in prior.problem.space.decisions]
     states = (optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.COMPLETE)
-    for options, state in zip(listed, states, strict=False):
-        params = prior.problem.assignment(options)
+    for combinations, state in zip(listed, states, strict=False):
+        params = prior.problem.assignment(combinations)
         values = [1.0, 1.0] if state == optuna.trial.TrialState.COMPLETE else None
         study.add_trial(optuna.trial.create_trial(state=state, params=params, distributions=kinds, values=values))
     params = study.ask(kinds).params
-    assert prior.problem.options_of(params).tolist() == listed[2].tolist()
+    assert prior.problem.combinations_of(params).tolist() == listed[2].tolist()
 
 
 @pytest.mark.parametrize("space", SPACES)
 def test_operands_are_found_in_their_sites(space: str) -> None:
     problem = problem_of(space)
-    for operand, (index, column) in zip(problem.operands, places_of(problem), strict=True):
+    for operand, (index, column) in zip(problem.operands, operand_columns(problem), strict=True):
         assert problem.sites[index].site == operand[0]
         assert list(problem.sites[index].configs[0])[column] == operand[1]
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_options_with_other_entries(space: str) -> None:
-    """Against a search of all options; what is tied to other sites stays."""
+def test_combinations_with_other_options(space: str) -> None:
+    """Against a search of all combinations; what is tied to other sites stays."""
     problem, rng = problem_of(space), np.random.default_rng(0)
     missing = 0
-    for options in random_options(problem, rng, 15):
+    for combinations in random_combinations(problem, rng, 15):
         index = int(rng.integers(len(problem.sites)))
         site = problem.sites[index]
-        wanted = [int(rng.integers(site.operand_options[:, c].max() + 1)) for c in range(len(site.configs[0]))]
+        wanted = [int(rng.integers(site.options[:, c].max() + 1)) for c in range(len(site.configs[0]))]
         expected = [
-            option
-            for option, (entries, ties) in enumerate(zip(site.operand_options, site.ties, strict=True))
-            if list(entries) == wanted and list(ties) == list(site.ties[options[index]])
+            combination
+            for combination, (options, ties) in enumerate(zip(site.options, site.ties, strict=True))
+            if list(options) == wanted and list(ties) == list(site.ties[combinations[index]])
         ]
-        moved = with_entries(problem, index, options, wanted)
+        moved = with_options(problem, index, combinations, wanted)
         missing += moved is None
         assert (moved is None) == (not expected)
         if moved is not None:
             assert moved[index] == expected[0]
-            assert np.delete(moved, index).tolist() == np.delete(options, index).tolist()
+            assert np.delete(moved, index).tolist() == np.delete(combinations, index).tolist()
     assert (missing > 0) == space.startswith("tied")
 
 
@@ -130,9 +130,9 @@ def test_ilp_allocates_for_one_budget_after_the_other(space: str) -> None:
     expected: list[list[int]] = []
     position = 0
     while len(expected) < 8:
-        options = prior.problem.allocate(prior.table, prior.budget(position), gap=1e-3).options.tolist()
-        if options not in expected:
-            expected.append(options)
+        combinations = prior.problem.allocate(prior.table, prior.budget(position), gap=1e-3).combinations.tolist()
+        if combinations not in expected:
+            expected.append(combinations)
         position += 1
     assert [row.tolist() for row in found] == expected
     assert max(prior.problem.bops(row) for row in found) <= prior.budget_bops
@@ -169,20 +169,20 @@ def greedy_way(prior: AllocationPrior) -> list[tuple[int, Recipe]]:
     problem, sites = prior.problem, vit()
     loss = {
         (*operand, config): value
-        for operand, configs, values in zip(problem.operands, problem.operand_configs, prior.table, strict=True)
+        for operand, configs, values in zip(problem.operands, problem.options, prior.table, strict=True)
         for config, value in zip(configs, values, strict=True)
     }
     offered = {site.site: site.configs for site in problem.sites}
     bops = {site.site: site.bops for site in problem.sites}
 
     def worst_first(name: str) -> SiteConfig:
-        options = range(len(offered[name]))
-        lost = [sum(loss[name, operand, c] for operand, c in offered[name][o].items()) for o in options]
-        return offered[name][min(options, key=lambda o: (lost[o], bops[name][o]))]
+        combinations = range(len(offered[name]))
+        lost = [sum(loss[name, operand, c] for operand, c in offered[name][o].items()) for o in combinations]
+        return offered[name][min(combinations, key=lambda o: (lost[o], bops[name][o]))]
 
     recipe = {name: dict(worst_first(name)) for name in offered}
     way = [(model_cost(sites, recipe).bops, recipe)]
-    for (name, operand, config), value in sorted(loss.items(), key=lambda item: item[1]):
+    for (name, operand, config), value in sorted(loss.items(), key=lambda site: site[1]):
         changed = {**recipe, name: {**recipe[name], operand: config}}
         cheaper = model_cost(sites, changed).bops < way[-1][0]
         if math.isfinite(value) and changed[name] in offered[name] and cheaper:
@@ -228,18 +228,18 @@ def test_lampq_swaps_one_step_up_for_one_down(space: str, by_site: bool) -> None
     prior = prior_of(space)
     problem = prior.problem
     found = proposals(LampQSampler(0, prior), prior, 45)
-    recipes = [problem.space.sites_for(problem.assignment(options)) for options in found]
+    recipes = [problem.space.sites_for(problem.assignment(combinations)) for combinations in found]
     first: list[bytes] = []
     for position in range(12):
-        allocation = prior.allocate(prior.budget(position)).options
+        allocation = prior.allocate(prior.budget(position)).combinations
         if allocation.tobytes() not in first:
             first.append(allocation.tobytes())
-    assert [options.tobytes() for options in found[: len(first)]] == first
+    assert [combinations.tobytes() for combinations in found[: len(first)]] == first
     for number in range(len(first), len(found)):
         assert problem.bops(found[number]) <= prior.budget_bops
         steps = [steps_between(earlier, recipes[number], (2, 3, 4, 6, 8), by_site) for earlier in recipes[:number]]
         assert [-1, 1] in steps
-    assert len({options.tobytes() for options in found}) > 40
+    assert len({combinations.tobytes() for combinations in found}) > 40
 
 
 def test_lampq_is_told_by_its_seed() -> None:
@@ -260,8 +260,10 @@ def test_lampq_improves_on_its_allocations() -> None:
 
     def objective(trial: Trial) -> tuple[float, float]:
         params = {d.name: trial.suggest_categorical(d.name, d.choices) for d in problem.space.decisions}
-        options = problem.options_of(params)
-        return problem.bops(options), float(sum(f * x[o] for f, x, o in zip(factor, sites, options, strict=True)))
+        combinations = problem.combinations_of(params)
+        return problem.bops(combinations), float(
+            sum(f * x[o] for f, x, o in zip(factor, sites, combinations, strict=True))
+        )
 
     study.optimize(objective, n_trials=150)
     losses = [trial.values[1] for trial in study.trials]

@@ -13,12 +13,12 @@ from autoq.scoring.evaluator import Evaluator
 from autoq.sensitivity.proxies import LOSSES
 from autoq.sensitivity.table import SensitivityTable
 
-GoOn = Callable[[float], bool]
+KeepGoing = Callable[[float], bool]
 """Asked with the loss over the first images whether the others are worth their time."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class Evaluation:
     """The outcome for one recipe.
 
     Attributes:
@@ -33,10 +33,10 @@ class Measured:
     is_complete: bool = True
 
 
-class Measure(Protocol):
+class Objective(Protocol):
     """Measures recipes by one proxy."""
 
-    def __call__(self, sites: Mapping[str, SiteConfig], go_on: GoOn | None = None) -> Measured:
+    def __call__(self, sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:
         """The loss of a recipe.
 
         Raises:
@@ -44,28 +44,28 @@ class Measure(Protocol):
         """
 
 
-class JointMeasure:
+class JointObjective:
     """By evaluating the recipe: ``kl``, ``mse``, ``agreement``."""
 
     def __init__(self, evaluator: Evaluator, proxy: str) -> None:
-        """Measure by the loss that ``autoq.sensitivity.proxies.LOSSES`` has under the name ``proxy``."""
+        """Objective by the loss that ``autoq.sensitivity.proxies.LOSSES`` has under the name ``proxy``."""
         self._evaluator, self._loss_of = evaluator, LOSSES[proxy]
 
-    def __call__(self, sites: Mapping[str, SiteConfig], go_on: GoOn | None = None) -> Measured:
-        """See ``Measure``."""
+    def __call__(self, sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:
+        """See ``Objective``."""
         asked = None if go_on is None else lambda score: go_on(self._loss_of(score))
         score = self._evaluator.evaluate(sites, asked)
-        return Measured(self._loss_of(score), score, score.images == self._evaluator.images)
+        return Evaluation(self._loss_of(score), score, score.images == self._evaluator.images)
 
 
-class AdditiveMeasure:
+class AdditiveObjective:
     """By adding up sensitivities, without an evaluation: ``fisher``, ``aph``."""
 
     def __init__(self, table: SensitivityTable) -> None:
         """Add up the losses of ``table``."""
         self._table = table
 
-    def __call__(self, sites: Mapping[str, SiteConfig], go_on: GoOn | None = None) -> Measured:  # noqa: ARG002
-        """See ``Measure``."""
+    def __call__(self, sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:  # noqa: ARG002
+        """See ``Objective``."""
         options = ((site, operand, config) for site, operands in sites.items() for operand, config in operands.items())
-        return Measured(math.fsum(self._table.loss(*option) for option in options), None)
+        return Evaluation(math.fsum(self._table.loss(*option) for option in options), None)

@@ -1,4 +1,4 @@
-"""ProgressiveSampler in a plain Optuna study; the study driver runs every sampler in test_study.py."""
+"""ProgressiveSampler without a prior, in a plain Optuna study."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_without_constraints_and_with_failures() -> None:
     def moody(trial: Trial) -> tuple[float, float]:
         bits = trial.suggest_categorical("bits", BITS)
         if trial.number % 3 == 1:
-            raise ValueError("no luck")
+            raise ValueError("a failure")
         return float(bits), 4.0**-bits
 
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=ProgressiveSampler(0))
@@ -116,3 +116,10 @@ def test_other_parameters_are_drawn_at_random() -> None:
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=ProgressiveSampler(0))
     study.optimize(mixed, n_trials=10)
     assert len({trial.params["rate"] for trial in study.trials}) == 10
+
+
+@pytest.mark.parametrize("directions", [["minimize"], ["minimize", "maximize"], ["minimize"] * 3])
+def test_other_objectives_are_refused(directions: list[str]) -> None:
+    study = optuna.create_study(directions=directions, sampler=ProgressiveSampler(0))
+    with pytest.raises(ValueError, match=r"directions are \['minimize'.*needs two objectives to minimise"):
+        study.ask()

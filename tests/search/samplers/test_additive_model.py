@@ -13,10 +13,10 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, create_trial
 
 from autoq.cost import model_cost
-from autoq.search.samplers.landscape import Landscape, from_prior, from_study
+from autoq.search.samplers.additive_model import AdditiveModel, model_from_prior, model_from_study
 from tests.search.synthetic_sites import vit
 
-from .small_priors import SPACES, prior_of, random_options
+from .small_priors import SPACES, prior_of, random_combinations
 
 FINEST = 1e-9
 
@@ -26,29 +26,29 @@ FINEST = 1e-9
 @given(seed=st.integers(0, 2**32 - 1), infinite=st.sampled_from([0.0, 0.3]))
 def test_costs_and_losses_are_those_of_the_problem(space: str, seed: int, infinite: float) -> None:
     prior = prior_of(space, seed, infinite)
-    problem, landscape = prior.problem, from_prior(prior)
-    options = random_options(problem, np.random.default_rng(seed), 5)
+    problem, model = prior.problem, model_from_prior(prior)
+    combinations = random_combinations(problem, np.random.default_rng(seed), 5)
     losses = problem.site_losses(prior.table)
-    for row, cost, entries in zip(options, landscape.costs(options), landscape.entries(options), strict=True):
-        loss = sum(site[option] for site, option in zip(losses, row, strict=True))
+    for row, cost, options in zip(combinations, model.costs(combinations), model.options(combinations), strict=True):
+        loss = sum(site[combination] for site, combination in zip(losses, row, strict=True))
         # Exactly: costs are whole numbers that a float can hold.
         assert cost == (problem.bops(row) if np.isfinite(loss) else np.inf)
         assert problem.bops(row) == model_cost(vit(), problem.space.sites_for(problem.assignment(row))).bops
-        assert landscape.loss[entries].sum() == pytest.approx(loss, abs=FINEST * len(entries))
-        assert len(set(entries)) == len(problem.operands), "every operand has entries of its own"
+        assert model.loss[options].sum() == pytest.approx(loss, abs=FINEST * len(options))
+        assert len(set(options)) == len(problem.operands), "every operand has options of its own"
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_infinite_losses_make_options_infinitely_dear(space: str) -> None:
+def test_infinite_losses_make_combinations_infinitely_dear(space: str) -> None:
     prior = prior_of(space, infinite=0.4)
-    landscape = from_prior(prior)
+    model = model_from_prior(prior)
     unusable = 0
-    for item, (site, loss) in enumerate(zip(prior.problem.sites, prior.problem.site_losses(prior.table), strict=True)):
+    for row, (site, loss) in enumerate(zip(prior.problem.sites, prior.problem.site_losses(prior.table), strict=True)):
         count = len(site.bops)
-        assert (np.isfinite(landscape.cost[item, :count]) == np.isfinite(loss)).all()
-        assert np.isinf(landscape.cost[item, count:]).all()
-        np.testing.assert_allclose(landscape.option_losses(landscape.loss)[item, :count], loss, atol=2 * FINEST)
-        assert np.isinf(landscape.option_losses(landscape.loss)[item, count:]).all()
+        assert (np.isfinite(model.cost[row, :count]) == np.isfinite(loss)).all()
+        assert np.isinf(model.cost[row, count:]).all()
+        np.testing.assert_allclose(model.combination_losses(model.loss)[row, :count], loss, atol=2 * FINEST)
+        assert np.isinf(model.combination_losses(model.loss)[row, count:]).all()
         unusable += np.isinf(loss).sum()
     assert unusable > 20
 
@@ -58,37 +58,37 @@ def test_infinite_losses_make_options_infinitely_dear(space: str) -> None:
 @given(seed=st.integers(0, 2**32 - 1))
 def test_parameters_survive_the_round_trip(space: str, seed: int) -> None:
     prior = prior_of(space)
-    landscape, resolved = from_prior(prior), prior.problem.space
+    model, resolved = model_from_prior(prior), prior.problem.space
     rng = np.random.default_rng(seed)
     params = {d.name: d.choices[rng.integers(len(d.choices))] for d in resolved.decisions}
-    options = landscape.encode(params)
-    again = landscape.decode(options)
+    combinations = model.encode(params)
+    again = model.decode(combinations)
     assert resolved.sites_for(again) == resolved.sites_for(params), "choices without effect may differ"
-    assert (landscape.encode(again) == options).all()
+    assert (model.encode(again) == combinations).all()
 
 
 def test_only_sites_without_ties_to_others_can_be_moved() -> None:
     for space in SPACES:
         prior = prior_of(space)
         tied = [site.site.endswith("attn.qk") and space == "tied across sites" for site in prior.problem.sites]
-        assert (from_prior(prior).movable == ~np.array(tied)).all()
+        assert (model_from_prior(prior).movable == ~np.array(tied)).all()
 
 
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("infinite", [0.0, 0.4])
 def test_allocations_by_other_losses(space: str, infinite: float) -> None:
     prior = prior_of(space, infinite=infinite)
-    landscape = from_prior(prior)
-    assert landscape.allocate is not None
-    assert landscape.limit == prior.budget_bops
-    losses = landscape.loss * np.exp(np.random.default_rng(1).normal(size=len(landscape.loss)))
-    limits = np.linspace(landscape.least, landscape.limit, 5)
-    for limit, options in zip(limits, landscape.allocate(losses, limits), strict=True):
-        (cost,) = landscape.costs(options[None])
-        assert landscape.least <= cost <= limit
+    model = model_from_prior(prior)
+    assert model.allocate is not None
+    assert model.limit == prior.budget_bops
+    losses = model.loss * np.exp(np.random.default_rng(1).normal(size=len(model.loss)))
+    limits = np.linspace(model.least, model.limit, 5)
+    for limit, combinations in zip(limits, model.allocate(losses, limits), strict=True):
+        (cost,) = model.costs(combinations[None])
+        assert model.least <= cost <= limit
         starts = np.cumsum([len(table) for table in prior.table])[:-1]
         best = prior.problem.allocate(np.split(losses, starts), int(limit), gap=0)
-        assert 1 - 1e-12 <= losses[landscape.entries(options[None])].sum() / best.loss <= 1.2
+        assert 1 - 1e-12 <= losses[model.options(combinations[None])].sum() / best.loss <= 1.2
 
 
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -123,9 +123,9 @@ def trials_of(cost: Cost, count: int, limit: float = np.inf, constrained: bool =
 @pytest.mark.parametrize("seed", range(3))
 def test_costs_that_add_up_are_learned(seed: int) -> None:
     cost = random_cost(seed)
-    landscape = from_study(SPACE, trials_of(cost, 100))
+    model = model_from_study(SPACE, trials_of(cost, 100))
     unseen = trials_of(cost, 200)[100:]
-    told = landscape.costs(np.array([landscape.encode(trial.params) for trial in unseen]))
+    told = model.costs(np.array([model.encode(trial.params) for trial in unseen]))
     truth = np.array([trial.values[0] for trial in unseen])
     assert np.abs(told - truth).max() < 0.02 * truth.std()
     # Not only in sum: what changing one choice costs.
@@ -134,50 +134,50 @@ def test_costs_that_add_up_are_learned(seed: int) -> None:
         amounts = []
         for choice in choices:
             params[name] = choice
-            amounts.append(float(landscape.costs(landscape.encode(params)[None])[0]))
+            amounts.append(float(model.costs(model.encode(params)[None])[0]))
         expected = np.array([cost(name, choice) for choice in choices])
         np.testing.assert_allclose(np.subtract(amounts, amounts[0]), expected - expected[0], atol=1.5)
 
 
 def test_few_trials_do_not_fit_less_than_their_mean() -> None:
     trials = trials_of(random_cost(0), 3)
-    landscape = from_study(SPACE, trials)
-    told = landscape.costs(np.array([landscape.encode(trial.params) for trial in trials]))
+    model = model_from_study(SPACE, trials)
+    told = model.costs(np.array([model.encode(trial.params) for trial in trials]))
     np.testing.assert_allclose(told, [trial.values[0] for trial in trials], rtol=1e-2)
-    alone = from_study(SPACE, trials[:1])
+    alone = model_from_study(SPACE, trials[:1])
     assert alone.costs(alone.encode(trials[2].params)[None])[0] == pytest.approx(trials[0].values[0])
 
 
-def test_parameters_are_items_with_one_part_each() -> None:
+def test_parameters_are_sites_with_one_operand_each() -> None:
     trials = trials_of(random_cost(0), 20)
-    landscape = from_study(SPACE, trials)
+    model = model_from_study(SPACE, trials)
     for trial in trials:
-        options = landscape.encode(trial.params)
-        assert landscape.decode(options) == trial.params
-        assert len(set(landscape.entries(options[None])[0])) == len(CHOICES)
+        combinations = model.encode(trial.params)
+        assert model.decode(combinations) == trial.params
+        assert len(set(model.options(combinations[None])[0])) == len(CHOICES)
     names = sorted(CHOICES)
-    usable = [int(np.isfinite(row).sum()) for row in landscape.cost]
+    usable = [int(np.isfinite(row).sum()) for row in model.cost]
     assert usable == [len(CHOICES[name]) for name in names]
-    assert landscape.part_item.tolist() == list(range(len(names)))
-    assert landscape.movable.all()
-    assert landscape.allocate is None
-    assert len(landscape.loss) == sum(map(len, CHOICES.values()))
-    assert landscape.loss.sum() == pytest.approx(len(landscape.loss) / len(names))
+    assert model.operand_site.tolist() == list(range(len(names)))
+    assert model.movable.all()
+    assert model.allocate is None
+    assert len(model.loss) == sum(map(len, CHOICES.values()))
+    assert model.loss.sum() == pytest.approx(len(model.loss) / len(names))
 
 
 def test_numbers_are_in_order_and_like_their_neighbours() -> None:
-    """Two entries' corrections have in common what their basis has: more the nearer, nothing for names."""
-    landscape = from_study(SPACE, trials_of(random_cost(0), 20))
-    assert landscape.basis is not None
+    """Two options' corrections have in common what their basis has: more the nearer, nothing for names."""
+    model = model_from_study(SPACE, trials_of(random_cost(0), 20))
+    assert model.basis is not None
 
     def common(name: str) -> np.ndarray:
-        item = sorted(CHOICES).index(name)
-        entries = landscape.part_entry[item, : len(CHOICES[name])]
-        basis = landscape.basis[entries]  # type: ignore[index]
-        np.testing.assert_array_equal(np.delete(landscape.basis, entries, axis=0) @ basis.T, 0)  # type: ignore[arg-type]
+        site = sorted(CHOICES).index(name)
+        options = model.operand_option[site, : len(CHOICES[name])]
+        basis = model.basis[options]  # type: ignore[index]
+        np.testing.assert_array_equal(np.delete(model.basis, options, axis=0) @ basis.T, 0)  # type: ignore[arg-type]
         return np.asarray(basis @ basis.T)
 
-    assert landscape.decode(np.array([0, 0, 0, 0, 0])) == {"a": "plain", "b": 2, "c": 0.1, "d": False, "e": 1}
+    assert model.decode(np.array([0, 0, 0, 0, 0])) == {"a": "plain", "b": 2, "c": 0.1, "d": False, "e": 1}
     np.testing.assert_allclose(common("a"), np.eye(3))
     steps = 1 - common("e") / np.sqrt(np.outer(np.diag(common("e")), np.diag(common("e"))))
     for row in range(6):
@@ -185,27 +185,27 @@ def test_numbers_are_in_order_and_like_their_neighbours() -> None:
         assert (np.diff(steps[row, : row + 1]) < 0).all()
 
 
-def landscape_with(limit: float, constrained: bool = True) -> tuple[Landscape, np.ndarray]:
+def model_with(limit: float, constrained: bool = True) -> tuple[AdditiveModel, np.ndarray]:
     trials = trials_of(random_cost(0), 60, limit, constrained)
-    return from_study(SPACE, trials), np.array([trial.values[0] for trial in trials])
+    return model_from_study(SPACE, trials), np.array([trial.values[0] for trial in trials])
 
 
 def test_the_limit_is_what_constraints_have_shown() -> None:
-    landscape, costs = landscape_with(980.0)
+    model, costs = model_with(980.0)
     assert (costs <= 980).sum() > 5
     assert (costs > 980).sum() > 5
-    assert landscape.limit == (costs[costs <= 980].max() + costs[costs > 980].min()) / 2
-    assert landscape.least == costs.min()
+    assert model.limit == (costs[costs <= 980].max() + costs[costs > 980].min()) / 2
+    assert model.least == costs.min()
 
 
 def test_the_limit_where_nothing_or_everything_is_feasible() -> None:
     cost = random_cost(0)
     dearest = CONSTANT + sum(max(cost(name, choice) for choice in choices) for name, choices in CHOICES.items())
-    for landscape, costs in (landscape_with(np.inf), landscape_with(0.0, constrained=False)):
-        assert landscape.limit == pytest.approx(dearest, rel=0.01)
-        assert landscape.limit >= costs.max()
-    landscape, costs = landscape_with(0.0)
-    assert landscape.limit == costs.min() == landscape.least
+    for model, costs in (model_with(np.inf), model_with(0.0, constrained=False)):
+        assert model.limit == pytest.approx(dearest, rel=0.01)
+        assert model.limit >= costs.max()
+    model, costs = model_with(0.0)
+    assert model.limit == costs.min() == model.least
 
 
 def test_the_limit_where_other_constraints_decide() -> None:
@@ -216,4 +216,4 @@ def test_the_limit_where_other_constraints_decide() -> None:
     trials[0] = create_trial(
         values=first.values, params=first.params, distributions=SPACE, constraints={"budget": -1.0, "other": 1.0}
     )
-    assert from_study(SPACE, trials).limit == trials[-1].values[0]
+    assert model_from_study(SPACE, trials).limit == trials[-1].values[0]
