@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from autoq.cli.combinations import named
+from autoq.cli.options import named
 from optuna.samplers import BaseSampler
 
 from autoq.runs.search.directory import STUDY_NAME
