@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from autoq.cli.options import named
 from optuna.samplers import BaseSampler
 
+from autoq.cli.options import named
 from autoq.runs.search.directory import STUDY_NAME
 from autoq.runs.search.run import run_search
 from autoq.search.allocation.knapsack import IntArray
