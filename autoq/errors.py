@@ -8,6 +8,7 @@
     │   ├── ModelError            a model cannot be loaded or used
     │   │   ├── ModelNotFoundError    there is no such model (FileNotFoundError)
     │   │   └── TraceError        torch.export cannot trace the model
+    │   ├── TaskError             a model's output is not what its task needs, or there is no such task
     │   ├── DataError             images cannot be read or labelled
     │   │   └── DataNotFoundError     there are no such images (FileNotFoundError)
     │   ├── RecipeError           a recipe is malformed, or belongs to another model
@@ -49,6 +50,10 @@ class ModelNotFoundError(ModelError, FileNotFoundError):
 
 class TraceError(ModelError):
     """``torch.export`` cannot trace the model."""
+
+
+class TaskError(InputError):
+    """A model's output or its labels are not what the task needs, or there is no such task."""
 
 
 class DataError(InputError):

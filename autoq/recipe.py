@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
 
 from autoq.errors import RecipeError, RecipeNotFoundError
 from autoq.files import sha256_hex, write_text
@@ -109,7 +109,7 @@ class ReconstructionReference(_Frozen):
 
 
 class CostRecord(_Frozen):
-    """Cost of a recipe, as DESIGN.md §5 defines it."""
+    """Cost of a recipe."""
 
     bops: int
     group_bops: int
@@ -117,17 +117,43 @@ class CostRecord(_Frozen):
     weight_bytes: int
 
 
-class ScoreRecord(_Frozen):
-    """Discrepancy of a recipe's predictions from full precision, and accuracy where labels exist."""
+class ScoreRecord(BaseModel):
+    """Discrepancy of a recipe's predictions from full precision, and the task's metrics where labels exist.
+
+    JSON has a metric beside the other keys, by its name (``top1_percent``, ``rmse``).
+
+    Attributes:
+        kl_nats: mean divergence of an image's prediction, in nats.
+        agreement_percent: images on which both predict the same; None for tasks that do not say so.
+        sqnr_db: 10 log10 of the output's power over its squared error, in dB.
+        output_mse: mean squared error of an element of the output; None in recipes of early versions. A recipe for
+            classification has it as ``logit_mse``.
+        images: that these are means over.
+        labelled_images: that the metrics are measured on; None where there were no labels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, float | None]
 
     kl_nats: float
-    agreement_percent: float
+    agreement_percent: float | None = None
     sqnr_db: float
-    logit_mse: float | None = None
+    output_mse: float | None = Field(default=None, validation_alias=AliasChoices("output_mse", "logit_mse"))
     images: int
-    top1_percent: float | None = None
-    top5_percent: float | None = None
     labelled_images: int | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The task's metrics on the labelled images, by name."""
+        return {name: value for name, value in self.__pydantic_extra__.items() if value is not None}
+
+    def with_metrics(self, metrics: Mapping[str, float], images: int) -> ScoreRecord:
+        """Return the same, measured on labelled images."""
+        return ScoreRecord(**self.without_metrics().model_dump() | dict(metrics) | {"labelled_images": images})
+
+    def without_metrics(self) -> ScoreRecord:
+        """Return the same before it was measured on labelled images."""
+        return ScoreRecord(**self.model_dump(include=set(ScoreRecord.model_fields) - {"labelled_images"}))
 
 
 class Recipe(_Frozen):
@@ -143,6 +169,7 @@ class Recipe(_Frozen):
         calibration: what made the quantizer parameters.
         reconstruction: where they and the weights are, if they were learned since.
         cost: BOPs and size when the recipe was written.
+        task: what the model's output means, by name and settings; None: classification by its defaults.
         score: discrepancy (and accuracy) when the recipe was written.
     """
 
@@ -154,6 +181,7 @@ class Recipe(_Frozen):
     calibration: CalibrationReference | None = None
     reconstruction: ReconstructionReference | None = None
     cost: CostRecord | None = None
+    task: dict[str, Any] | None = None
     score: ScoreRecord | None = None
     _folder: Path | None = PrivateAttr(default=None)
     _kept: object = PrivateAttr(default=None)
@@ -201,6 +229,8 @@ class Recipe(_Frozen):
             del document["calibration"]["settings"]
         if self.reconstruction is not None and not self.reconstruction.settings:
             del document["reconstruction"]["settings"]
+        if self.score is not None:
+            document["score"] = _score_to_json(document["score"], is_classification=self.task is None)
         ordered = {key: document[key] for key in ("schema_version", "model")}
         ordered["sites"] = sites_to_json(self.sites)
         return ordered | {key: value for key, value in document.items() if key not in ordered}
@@ -230,6 +260,13 @@ def hash_sites(sites: Mapping[str, SiteConfig]) -> str:
 def sites_to_json(sites: Mapping[str, SiteConfig]) -> dict[str, dict[str, dict[str, Any]]]:
     """Operand configurations as plain data, defaults left out."""
     return {site: {name: config.to_json() for name, config in operands.items()} for site, operands in sites.items()}
+
+
+def _score_to_json(score: dict[str, Any], *, is_classification: bool) -> dict[str, Any]:
+    """A score as a recipe has it: metrics before the number of their images, and logits called so."""
+    last = {key: value for key, value in score.items() if key == "labelled_images"}
+    names = {"output_mse": "logit_mse"} if is_classification else {}
+    return {names.get(key, key): value for key, value in score.items() if key not in last} | last
 
 
 def _format(document: dict[str, Any]) -> str:

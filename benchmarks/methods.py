@@ -136,7 +136,7 @@ def _measure(session: Session, row: Row, seed: int, data: str, eval_data: str) -
     assert recipe.cost is not None
     assert recipe.calibration is not None
     return {
-        "top1_percent": recipe.score.top1_percent,
+        "top1_percent": recipe.score.metrics["top1_percent"],
         "kl_nats": recipe.score.kl_nats,
         "bops": recipe.cost.bops,
         "images": recipe.calibration.images,
@@ -151,7 +151,7 @@ def _key(entry: dict[str, Any]) -> str:
 
 def _full_precision(session: Session, labelled: LabelledImages) -> float:
     session.model.remove_()
-    return measure_accuracy(session.model, labelled.batches()).top1_percent
+    return measure_accuracy(session.model, labelled.batches()).metrics["top1_percent"]
 
 
 def _print_tables(

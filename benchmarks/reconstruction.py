@@ -33,6 +33,7 @@ from autoq.runs.recipes import options_of
 from autoq.runs.session import Session
 from autoq.scoring import measure_accuracy
 from autoq.scoring.discrepancy import Discrepancy
+from autoq.scoring.outputs import predict
 from autoq.scoring.solved_operands import SolvedOperands
 
 KEY = ("model", "method", "bits", "importance", "iterations", "seed", "images", "drop", "scale_rate")
@@ -83,7 +84,7 @@ def _measure(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, An
     sites, norms = method.sites(session.traced, bits), method.reparameterized(session.traced, bits)
     batches = torch.split(few.tensor, 32)
     with torch.inference_mode():  # KL is from the original model, also for one whose GELUs were replaced
-        references = [original.model.run(batch)[0] for batch in batches]
+        references = [predict(original.model, batch) for batch in batches]
     session = session.rescaled(norms, lambda: few)
     bank = session.bank(lambda: few, few.sha256, method.settings(row["seed"]), recipe_sites=sites)
     bank.solve_all(options_of(sites))
@@ -109,12 +110,12 @@ def _measure(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, An
     discrepancy = Discrepancy()
     with torch.inference_mode():
         for expected, batch in zip(references, batches, strict=True):
-            discrepancy.add(expected, session.model.run(batch)[0])
+            discrepancy.add(expected, predict(session.model, batch))
     accuracy = measure_accuracy(session.model, labelled.batches())
     return {
         **row,
         "relu": row["model"] == arguments.relu_model,
-        "top1_percent": accuracy.top1_percent,
+        "top1_percent": accuracy.metrics["top1_percent"],
         "full_precision_top1_percent": _full_precision(original, labelled),
         "kl_nats": discrepancy.score().kl_nats,
         "seconds": seconds,
@@ -127,7 +128,7 @@ def _measure(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, An
 
 def _full_precision(original: Session, labelled: LabelledImages) -> float:
     original.model.remove_()
-    return measure_accuracy(original.model, labelled.batches()).top1_percent
+    return measure_accuracy(original.model, labelled.batches()).metrics["top1_percent"]
 
 
 def _tell(report: BlockReport) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from autoq.cli.measured import metrics_text
 from autoq.cli.options import DATA_HELP, CalibData, Device, Json, RecipeModel, print_json
 
 
@@ -27,6 +28,7 @@ def evaluate(
 
     loaded = Recipe.load(recipe)
     found = evaluate_recipe(loaded, data, model, device, calib_data)
+    metrics = found.accuracy.metrics if found.accuracy else {}
     document: dict[str, Any] = {
         "bops": found.cost.bops,
         "group_bops": found.cost.group_bops,
@@ -35,8 +37,7 @@ def evaluate(
         "kl_nats": found.score.kl_nats,
         "agreement_percent": found.score.agreement_percent,
         "sqnr_db": found.score.sqnr_db,
-        "top1_percent": found.accuracy.top1_percent if found.accuracy else None,
-        "top5_percent": found.accuracy.top5_percent if found.accuracy else None,
+        **{metric.name: metrics.get(metric.name) for metric in found.task.metrics},
         "images": found.score.images,
     }
     if as_json:
@@ -48,8 +49,12 @@ def evaluate(
     typer.echo(f"           {format_bops(found.cost.weight_layers_only_bops)} in weight layers alone")
     typer.echo(f"weights    {format_digits(found.cost.weight_bytes / 1e6)} MB")
     typer.echo(f"KL         {format_kl(found.score.kl_nats)} nats over {found.score.images} images")
-    typer.echo(f"agreement  {found.score.agreement_percent:.2f} %, logit SQNR {found.score.sqnr_db:.1f} dB")
+    sqnr = f"{found.task.element} SQNR {found.score.sqnr_db:.1f} dB"
+    if found.score.agreement_percent is None:
+        typer.echo(f"           {sqnr}")
+    else:
+        typer.echo(f"agreement  {found.score.agreement_percent:.2f} %, {sqnr}")
     if found.accuracy:
-        typer.echo(f"accuracy   top-1 {found.accuracy.top1_percent:.2f} %, top-5 {found.accuracy.top5_percent:.2f} %")
+        typer.echo(f"accuracy   {metrics_text(found.task, found.accuracy)}")
     else:
         typer.echo("accuracy   not measured: no labels")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from autoq.cli.measured import accuracy_line, measured_json
 from autoq.cli.options import (
     Data,
     Device,
@@ -103,14 +104,13 @@ def quantize(
     cost, score = recipe.cost, recipe.score
     assert cost is not None and score is not None  # noqa: S101, PT018 - quantize fills both
     if as_json:
-        measured = {**cost.model_dump(), **score.model_dump()}
-        print_json({"out": str(folder), "recipe": str(path), "method": recipe.method, **measured})
+        print_json({"out": str(folder), "recipe": str(path), "method": recipe.method, **measured_json(recipe)})
         return
     from autoq.units import format_bops, format_kl
 
     typer.echo(
         f"{recipe.method}: KL {format_kl(score.kl_nats)} nats over {score.images} images, {format_bops(cost.bops)}"
     )
-    if score.top1_percent is not None:
-        typer.echo(f"top-1 {score.top1_percent:.2f} % of {score.labelled_images} images")
+    if (accuracy := accuracy_line(recipe)) is not None:
+        typer.echo(accuracy)
     typer.echo(f"recipe: {path}")

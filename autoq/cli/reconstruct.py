@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from autoq.cli.measured import accuracy_line, measured_json
 from autoq.cli.options import (
     DATA_HELP,
     CalibData,
@@ -95,8 +96,7 @@ def reconstruct(
         reports = [
             {"block": report.name, **{k: v for k, v in vars(report).items() if k != "name"}} for report in found.reports
         ]
-        measured = {**cost.model_dump(), **score.model_dump()}
-        print_json({"out": str(folder), "recipe": str(path), **measured, "blocks": reports})
+        print_json({"out": str(folder), "recipe": str(path), **measured_json(found.recipe), "blocks": reports})
         return
     from autoq.units import format_bops, format_kl
 
@@ -104,6 +104,6 @@ def reconstruct(
     if calibrated.score is not None and calibrated.score.images == score.images:
         before = f"{format_kl(calibrated.score.kl_nats)} -> "
     typer.echo(f"KL {before}{format_kl(score.kl_nats)} nats over {score.images} images, {format_bops(cost.bops)}")
-    if score.top1_percent is not None:
-        typer.echo(f"top-1 {score.top1_percent:.2f} % of {score.labelled_images} images")
+    if (accuracy := accuracy_line(found.recipe)) is not None:
+        typer.echo(accuracy)
     typer.echo(f"recipe: {path}")

@@ -135,10 +135,10 @@ def _rows(result: SensitivityResult) -> list[dict[str, Any]]:
 
 
 def _importance_rows(result: SensitivityResult) -> list[dict[str, Any]]:
-    from autoq.sensitivity.importance_files import rows_of
+    from autoq.sensitivity.importance_files import summary_rows
 
     assert result.importance is not None  # noqa: S101 - as its caller has seen
-    return rows_of(result.importance.outputs)
+    return summary_rows(result.importance.outputs)
 
 
 def _most_sensitive(result: SensitivityResult) -> list[str]:

@@ -123,8 +123,3 @@ def cuts_of_stages(model: QuantizedModel, image: Tensor, stages: Sequence[int]) 
                 for leaf, value in enumerate(state)
             ]
     return {index: cuts[index] for index in stages}
-
-
-def logits_of(state: State) -> Tensor:
-    """The first tensor that the model returns."""
-    return next(value for value in state if isinstance(value, Tensor))

@@ -12,7 +12,7 @@ from autoq.methods._base import BaseMethod
 from autoq.methods.bit_widths import BitWidths
 from autoq.recipe import OperandConfig
 from autoq.reconstruction.mlp_training import MlpSettings
-from autoq.reconstruction.settings import Importance, ReconstructionSettings
+from autoq.reconstruction.settings import ErrorWeighting, ReconstructionSettings
 
 
 class AphqVit(BaseMethod):
@@ -27,7 +27,7 @@ class AphqVit(BaseMethod):
     images: ClassVar[int] = 1024
     taken_options: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "iterations": (),
-        "importance": get_args(Importance),
+        "importance": get_args(ErrorWeighting),
         "mlp": (),
         "bfloat16": (),
         "on_disk": (),

@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from autoq.graph.cuts import logits_of
 from autoq.graph.stages import State
 from autoq.reconstruction.states import Entry, StateStore
+from autoq.tasks import BaseTask
 
 
 class BlockLoss(Protocol):
@@ -86,7 +86,13 @@ def normalized(hessians: Mapping[int, Tensor]) -> dict[int, Tensor]:
     return {leaf: each / mean if mean > 0 else torch.ones_like(each) for leaf, each in hessians.items()}
 
 
-def prediction_divergence(output: State, target: State, images: Tensor | slice) -> Tensor:  # noqa: ARG001
-    """KL(softmax(z) ‖ softmax(ẑ)) of the logits, in nats: the loss of the last block."""
-    expected, found = (torch.log_softmax(logits_of(state).float().flatten(0, -2), -1) for state in (target, output))
-    return (expected.exp() * (expected - found)).sum(-1).mean()
+class PredictionDivergence:
+    """The task's divergence of the model's outputs from full precision, in nats: the loss of the last block."""
+
+    def __init__(self, task: BaseTask, names: Sequence[str] = ()) -> None:
+        """Compare what ``task``, which is fitted, says of the model's output, whose tensors have these names."""
+        self._task, self._names = task, names
+
+    def __call__(self, output: State, target: State, images: Tensor | slice) -> Tensor:  # noqa: ARG002
+        """See :class:`BlockLoss`."""
+        return self._task.loss(*(self._task.outputs_of(state, self._names) for state in (output, target)))

@@ -32,6 +32,7 @@ from autoq.reconstruction.mlp_training import (
 from autoq.reconstruction.states import Entry, StateStore, find_layouts
 from autoq.reconstruction.tensor_folder import Kept, TensorFolder
 from autoq.sensitivity.perturbation_hessian import stage_hessians
+from autoq.tasks import CLASSIFICATION, BaseTask, task_to_record
 
 _VERSION = 1
 """Changes when the same settings give other parameters than before."""
@@ -94,6 +95,8 @@ def reconstruct_mlps(
     states_folder: Path | None = None,
     progress: Callable[[MlpProgress], None] | None = None,
     hessian_progress: Callable[[int], None] | None = None,
+    *,
+    task: BaseTask = CLASSIFICATION,
 ) -> ReconstructedMlps:
     """Replace GELU by ReLU in every MLP and train its layers and their LayerNorm, one MLP after the other.
 
@@ -109,6 +112,7 @@ def reconstruct_mlps(
         states_folder: an existing folder for temporary files with the states of all images; None: in memory.
         progress: called every few iterations.
         hessian_progress: called with the number of images of each few whose importance is known.
+        task: says what the model's output means; fitted.
 
     Raises:
         ModelError: the model has no MLP with GELU.
@@ -123,8 +127,8 @@ def reconstruct_mlps(
     with torch.inference_mode(False), torch.no_grad():
         original = QuantizedModel(traced).to(images.device)
         spans = [span_of(original, mlp) for mlp in mlps]
-        kept = TensorFolder(folder, _fingerprint(traced, images, settings, mlps))
-        hessians = _hessians(original, images, spans, settings, kept, hessian_progress)
+        kept = TensorFolder(folder, _fingerprint(traced, images, settings, mlps, task))
+        hessians = _hessians(original, images, spans, settings, kept, hessian_progress, task)
         layouts = find_layouts(original, images[:1])
         inputs = _States(layouts, images, states_folder, settings.batch_size)
         targets = _States(layouts, images, states_folder, settings.batch_size)
@@ -191,13 +195,14 @@ def _hessians(
     settings: MlpSettings,
     kept: TensorFolder,
     progress: Callable[[int], None] | None,
+    task: BaseTask,
 ) -> dict[int, dict[int, Tensor]]:
     """By stage with an MLP's end, H of the entries of its state that have one."""
     stages = list(dict.fromkeys(span.last for span in spans))
     found = kept.load("hessians")
     if found is None:
         batches = torch.split(images, settings.batch_size)
-        states = stage_hessians(model, batches, stages, settings.perturbation, progress)
+        states = stage_hessians(model, batches, stages, settings.perturbation, progress, task=task)
         found = Kept({f"{s}.{leaf}": h for s in stages for leaf, h in enumerate(states[s]) if h is not None})
         kept.save("hessians", found)
     result: dict[int, dict[int, Tensor]] = {stage: {} for stage in stages}
@@ -211,7 +216,9 @@ def _parameters(traced: TracedModel, mlp: Mlp) -> dict[str, nn.Parameter]:
     return {name: attrgetter(name)(traced.graph_module) for name in mlp.parameters}
 
 
-def _fingerprint(traced: TracedModel, images: Tensor, settings: MlpSettings, mlps: Sequence[Mlp]) -> str:
+def _fingerprint(
+    traced: TracedModel, images: Tensor, settings: MlpSettings, mlps: Sequence[Mlp], task: BaseTask
+) -> str:
     graph_module = traced.graph_module
     names = sorted({str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"})
     tensors = {name: attrgetter(name)(graph_module) for name in names}
@@ -222,7 +229,8 @@ def _fingerprint(traced: TracedModel, images: Tensor, settings: MlpSettings, mlp
         "weights_sha256": sha256_hex(_chunks(tensors)),
         "images_sha256": sha256_hex(_chunks({"images": images})),
     }
-    return fingerprint_of(description)
+    record = task_to_record(task)
+    return fingerprint_of(description if record is None else {**description, "task": record})
 
 
 def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:

@@ -17,13 +17,15 @@ from autoq.errors import CalibrationError
 from autoq.graph.blocks import Block, choose_blocks, find_blocks
 from autoq.graph.insert import QuantizedModel
 from autoq.reconstruction.block_folder import BlockFolder, BlockReport
-from autoq.reconstruction.losses import BlockLoss, PerImageSquaredError, WeightedSquaredError, prediction_divergence
+from autoq.reconstruction.losses import BlockLoss, PerImageSquaredError, PredictionDivergence, WeightedSquaredError
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.reconstruction.squared_gradients import squared_gradients
 from autoq.reconstruction.states import StateStore, find_layouts
 from autoq.reconstruction.training import BlockData, train_block
+from autoq.scoring.outputs import fitted_task
 from autoq.scoring.solved_operands import SolvedOperands
 from autoq.sensitivity.perturbation_hessian import PerturbationSettings, stage_hessians
+from autoq.tasks import CLASSIFICATION, BaseTask
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def reconstruct(
     *,
     blocks: Collection[str] | None = None,
     operations: Mapping[str, nn.Module] | None = None,
+    task: BaseTask = CLASSIFICATION,
     directory: str | os.PathLike[str] | None = None,
     identity: Mapping[str, Any] | None = None,
     on_disk: bool = False,
@@ -75,6 +78,8 @@ def reconstruct(
         blocks: names of those to reconstruct (``find_blocks``); None: all. The others stay as calibrated.
         operations: integer LayerNorms and softmaxes of the quantized model, by site; scales are not learned then, since
             those rest on them.
+        task: says what the model's output means, by which the last block learns; fitted to full precision here, if
+            that has not been done.
         directory: where what each block learned is kept as soon as it is known; a later call goes on from there, and
             gives what an uninterrupted one does.
         identity: what the model, its quantizers and the images are; decides, with the settings, whether what is kept
@@ -88,6 +93,7 @@ def reconstruct(
 
     Raises:
         RecipeError: there is no such block.
+        TaskError: the model has no such output, or the task cannot be fitted to it.
         CalibrationError: full precision is not finite, the model's activations cannot be told apart by image, or there
             are no images.
     """
@@ -95,13 +101,14 @@ def reconstruct(
         raise CalibrationError("there are no calibration images to reconstruct on")
     known = find_blocks(model)
     chosen = choose_blocks(known, blocks)
+    task = fitted_task(task, model, torch.split(images, settings.batch))
     folder = None if directory is None else Path(directory)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(model, calibrated, images, settings, operations or {}, folder, identity or {}, on_disk)
+    run = _Run(model, calibrated, images, settings, operations or {}, task, folder, identity or {}, on_disk)
     reports: list[BlockReport] = []
     with _frozen(model):
-        weights = _hessians(model, chosen, images, settings)
+        weights = _hessians(model, chosen, images, settings, task)
         for block in known[: known.index(chosen[-1]) + 1] if chosen else ():
             if block not in chosen:
                 run.pass_(block)
@@ -129,13 +136,14 @@ class _Run:
         images: Tensor,
         settings: ReconstructionSettings,
         operations: Mapping[str, nn.Module],
+        task: BaseTask,
         folder: Path | None,
         identity: Mapping[str, Any],
         on_disk: bool,
     ) -> None:
         model.remove_()
         self._model, self.operands, self._settings = model, calibrated, settings
-        self._operations = operations
+        self._operations, self._task = operations, task
         described = {**identity, "settings": asdict(settings), "images": len(images)}
         self._kept = None if folder is None else BlockFolder(folder, described)
         self._layouts = find_layouts(model, images[:1])
@@ -197,10 +205,11 @@ class _Run:
         """The last block's is the divergence of the predictions."""
         layout = self._layouts[block.last + 1]
         if block.last == len(self._model.stages) - 1:
-            return prediction_divergence, "kl"
+            return PredictionDivergence(self._task, self._model.output_names), "kl"
         if self._settings.importance == "brecq":
             self._enter(block, own)
-            return PerImageSquaredError(layout, squared_gradients(self._model, block, self._quantized, target)), "brecq"
+            weights_of_images = squared_gradients(self._model, block, self._quantized, target, self._task)
+            return PerImageSquaredError(layout, weights_of_images), "brecq"
         return WeightedSquaredError(layout, weights), self._settings.importance
 
     def _mean_loss(self, block: Block, operands: SolvedOperands, target: StateStore, loss: BlockLoss) -> float:
@@ -245,14 +254,14 @@ class _Run:
 
 
 def _hessians(
-    model: QuantizedModel, blocks: Collection[Block], images: Tensor, settings: ReconstructionSettings
+    model: QuantizedModel, blocks: Collection[Block], images: Tensor, settings: ReconstructionSettings, task: BaseTask
 ) -> dict[str, tuple[Tensor | None, ...]]:
     """By block, the average perturbation Hessian of its output; none of the last, whose loss is another."""
     stages = {block.name: block.last for block in blocks if block.last < len(model.stages) - 1}
     if settings.importance != "aph" or not stages:
         return {}
     batches = torch.split(images[: settings.importance_images], settings.batch)
-    found = stage_hessians(model, batches, list(stages.values()), PerturbationSettings(seed=settings.seed))
+    found = stage_hessians(model, batches, list(stages.values()), PerturbationSettings(seed=settings.seed), task=task)
     return {name: found[stage] for name, stage in stages.items()}
 
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from autoq.errors import CalibrationError
 
-Importance = Literal["aph", "brecq", "mse"]
+ErrorWeighting = Literal["aph", "brecq", "mse"]
 """By what squared errors of a block's output are weighted: the average perturbation Hessian (APHQ-ViT), squared
 gradients (BRECQ), or nothing."""
 
@@ -40,7 +40,7 @@ class ReconstructionSettings:
 
     iterations: int = 1000
     batch: int = 32
-    importance: Importance = "aph"
+    importance: ErrorWeighting = "aph"
     weight_rate: float | None = None
     scale_rate: float | None = None
     drop: float = 0.5
@@ -56,7 +56,7 @@ class ReconstructionSettings:
         """Check the values."""
         self._require(self.iterations >= 1, "iterations", "at least 1")
         self._require(self.batch >= 1, "batch", "at least 1")
-        self._require(self.importance in get_args(Importance), "importance", " or ".join(get_args(Importance)))
+        self._require(self.importance in get_args(ErrorWeighting), "importance", " or ".join(get_args(ErrorWeighting)))
         self._require(self.weight_rate is None or self.weight_rate > 0, "weight_rate", "positive")
         self._require(self.scale_rate is None or self.scale_rate >= 0, "scale_rate", "0 or more")
         self._require(0 <= self.drop < 1, "drop", "in 0..1, without 1")

@@ -7,12 +7,15 @@ from torch import Tensor
 
 from autoq.graph.blocks import Block
 from autoq.graph.insert import QuantizedModel
-from autoq.reconstruction.losses import prediction_divergence
+from autoq.reconstruction.losses import PredictionDivergence
 from autoq.reconstruction.states import StateStore
 from autoq.sensitivity.perturbation_hessian import images_at_once
+from autoq.tasks import CLASSIFICATION, BaseTask
 
 
-def squared_gradients(model: QuantizedModel, block: Block, quantized: StateStore, target: StateStore) -> StateStore:
+def squared_gradients(
+    model: QuantizedModel, block: Block, quantized: StateStore, target: StateStore, task: BaseTask = CLASSIFICATION
+) -> StateStore:
     """g² of each image's output of a block, their mean one (BRECQ; Li et al., ICLR 2021, equation 10).
 
     g is the gradient of KL(full precision ‖ model with the blocks up to this one quantized), as in the authors' code:
@@ -23,11 +26,13 @@ def squared_gradients(model: QuantizedModel, block: Block, quantized: StateStore
         block: which.
         quantized: its input as the quantized blocks before it give it.
         target: its output in full precision.
+        task: says what the model's output means; fitted.
 
     Returns:
         Of the layout of ``target``.
     """
     weights = StateStore(target.layout, target.images)
+    divergence_of = PredictionDivergence(task, model.output_names)
     device = next(model.parameters()).device
     size = images_at_once(model)
     after = range(block.last + 1, len(model.stages))
@@ -42,7 +47,7 @@ def squared_gradients(model: QuantizedModel, block: Block, quantized: StateStore
             for leaf, value in enumerate(output)
         )
         with torch.enable_grad():
-            divergence = prediction_divergence(model.run_stages(after, state), reference, images)
+            divergence = divergence_of(model.run_stages(after, state), reference, images)
             # The mean over images has each image's gradient divided by their number, which the last line undoes.
             gradients = torch.autograd.grad(divergence, [state[leaf] for leaf in learned], allow_unused=True)  # type: ignore[arg-type]
         found = dict(zip(learned, gradients, strict=True))

@@ -41,7 +41,7 @@ class Point:
     weight_layers_only_bops: int
     weight_bytes: int
     kl_nats: float
-    agreement_percent: float
+    agreement_percent: float | None
     sqnr_db: float
     top1_percent: float | None = None
     feasible: bool = True
@@ -72,7 +72,7 @@ class Reconstructed:
 
     point: Point
     kl_nats: float
-    agreement_percent: float
+    agreement_percent: float | None
     sqnr_db: float
     top1_percent: float | None
     iterations: int

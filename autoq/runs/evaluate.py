@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -14,19 +14,21 @@ from autoq.graph.insert import QuantizedModel
 from autoq.recipe import Recipe, SiteConfig
 from autoq.runs.recipes import calibrated_on, find_quantizers, open_model, own_images
 from autoq.runs.session import Session
-from autoq.scoring.accuracy import Accuracy, Hits
 from autoq.scoring.discrepancy import Discrepancy, Score
-from autoq.scoring.evaluator import Evaluator, finite_logits
+from autoq.scoring.evaluator import Evaluator
+from autoq.scoring.outputs import finite_outputs
 from autoq.scoring.sources import QuantizerSource
+from autoq.tasks import CLASSIFICATION, Accuracy, BaseTask, task_from_record
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Cost, discrepancy and (where there are labels) accuracy of a recipe."""
+    """Cost, discrepancy and (where there are labels) accuracy of a recipe, and the task that says what these mean."""
 
     cost: ModelCost
     score: Score
     accuracy: Accuracy | None
+    task: BaseTask = CLASSIFICATION
 
 
 def evaluate_recipe(
@@ -56,19 +58,21 @@ def evaluate_recipe(
         session = open_model(recipe, model, device)
     else:
         session.check(recipe)
-    recipe = calibrated_on(recipe, calib_data)
-    images = cache(lambda: own_images(session, recipe, calib_data))
+        session = replace(session, task=task_from_record(recipe.task))
+    recipe, opened = calibrated_on(recipe, calib_data), session
+    images = cache(lambda: own_images(opened, recipe, calib_data))
+    session = opened.fitted(images)
     calibrated, source = find_quantizers(session, recipe, images)
     cost = model_cost(session.traced.sites, recipe.sites)
     if data is None:
-        evaluator = Evaluator(calibrated.model, source, images().tensor)
-        return Measurement(cost, evaluator.evaluate(recipe.sites), None)
+        evaluator = Evaluator(calibrated.model, source, images().tensor, task=session.task)
+        return Measurement(cost, evaluator.evaluate(recipe.sites), None, session.task)
     labelled = session.labelled_images(data, required=False)
     batches: Iterable[tuple[Tensor, Tensor | None]] = (
         labelled.batches() if labelled else ((images, None) for images in session.unlabelled_batches(data))
     )
-    score, accuracy = measure(calibrated.model, source, recipe.sites, batches)
-    return Measurement(cost, score, accuracy)
+    score, accuracy = measure(calibrated.model, source, recipe.sites, batches, session.task)
+    return Measurement(cost, score, accuracy, session.task)
 
 
 def measure(
@@ -76,28 +80,30 @@ def measure(
     source: QuantizerSource,
     sites: Mapping[str, SiteConfig],
     batches: Iterable[tuple[Tensor, Tensor | None]],
+    task: BaseTask = CLASSIFICATION,
 ) -> tuple[Score, Accuracy | None]:
-    """Full precision and a recipe's sites side by side, batch by batch.
+    """Compare full precision and a recipe's sites side by side, batch by batch.
 
     Args:
         model: the model that ``source`` is for.
         source: gives the quantizers.
         sites: the recipe's.
-        batches: images of shape (N, C, H, W) and their class indices, or None where there are no labels.
+        batches: images of shape (N, C, H, W) and the task's labels, or None where there are none.
+        task: says what the model's output means; fitted.
 
     Raises:
+        TaskError: the model has no such output, the task is not fitted, or labels do not fit the outputs.
         NonFiniteError: the quantized model produces NaN or infinity.
         ValueError: there is no image.
     """
-    discrepancy = Discrepancy()
-    hits = Hits()
+    discrepancy, meter = Discrepancy(task), task.meter()
     with torch.inference_mode():
         for images, labels in batches:
             model.remove_()
-            reference = finite_logits(model, images)
+            reference = finite_outputs(model, images, task)
             source.apply_(sites)
-            logits = finite_logits(model, images)
-            discrepancy.add(reference, logits)
+            outputs = finite_outputs(model, images, task)
+            discrepancy.add(reference, outputs)
             if labels is not None:
-                hits.add(logits, labels)
-    return discrepancy.score(), hits.accuracy() if hits.images else None
+                meter.add(outputs, labels)
+    return discrepancy.score(), meter.accuracy() if meter.images else None

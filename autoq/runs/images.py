@@ -15,6 +15,7 @@ from autoq.data import GivenImages, ImageSource, class_indices, fingerprint, loa
 from autoq.errors import DataError
 from autoq.models import LoadedModel
 from autoq.python_names import call_python_name, is_python_name
+from autoq.tasks import CLASSIFICATION, BaseTask
 
 _logger = logging.getLogger(__name__)
 _IMAGES_AT_ONCE = 256
@@ -67,6 +68,7 @@ class ImageReader:
         batch_size: images in a batch.
         device: of the batches.
         dtype: of the batches.
+        task: of the model; says what labels are.
     """
 
     loaded: LoadedModel
@@ -74,6 +76,7 @@ class ImageReader:
     batch_size: int
     device: torch.device
     dtype: torch.dtype
+    task: BaseTask = CLASSIFICATION
 
     def calibration_images(self, data: object, count: int, seed: int) -> CalibrationImages:
         """Load a seeded subset of images, whose labels are not looked at.
@@ -109,6 +112,13 @@ class ImageReader:
         if (given := self._given(data)) is not None:
             return self._given_labels(_name(data, given), given, required)
         name = str(data)
+        if self.task.labels != "class":
+            if required:
+                raise DataError(
+                    f"labels of images in {name!r} are classes, but those of the task {self.task.name!r} are tensors: "
+                    "give (images, labels) by python:package.module:function, or from Python"
+                )
+            return None
         source = open_source(name, "evaluation")
         if source.class_names is None:
             if required:
@@ -164,7 +174,7 @@ class ImageReader:
         return LabelledImages(name, given.count(), batches)
 
     def _check_classes(self, labels: Tensor) -> None:
-        if labels.is_floating_point():
+        if self.task.labels != "class" or labels.is_floating_point():
             return
         least, most = int(labels.min()), int(labels.max())
         if least < 0 or most >= self.num_classes:

@@ -143,6 +143,8 @@ def open_bank(
 ) -> tuple[Session, Bank]:
     """Return the session, its LayerNorms rescaled if that is asked for, and its bank with what a directory has of it.
 
+    The session's task is fitted to the images.
+
     Args:
         session: a model.
         images: to calibrate on.
@@ -151,9 +153,11 @@ def open_bank(
         progress: told when activations are observed.
 
     Raises:
+        TaskError: the model has no output such as its task compares.
         RunDirectoryError: the bank there was solved for something else.
     """
     observed = ObservedImages(len(images.tensor), progress)
+    session = session.fitted(lambda: images)
     if settings.reparameterize:
         norms = dict.fromkeys(rewritable_norms(session.traced), _RESCALED_FOR_BITS)
         session = session.rescaled(norms, lambda: images, directory)

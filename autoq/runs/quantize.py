@@ -19,6 +19,7 @@ from autoq.runs.reconstruction_dir import ReconstructionDirectory
 from autoq.runs.relu_model import open_relu_model
 from autoq.runs.session import Session
 from autoq.runs.steps import Observed, refuse_unwritable, score_recipe
+from autoq.tasks import task_to_record
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def quantize(
     progress(PhaseStarted("images", count, settings.data))
     images = session.calibration_images(settings.data, count, settings.seed)
     refuse_unwritable(folder, make_writable)  # wrong input leaves nothing behind: made once all of it is known good
+    session = session.fitted(lambda: images)
     if mlps is not None:
         session = open_relu_model(session, images, mlps, folder, on_disk, progress)
     many = images
@@ -100,6 +102,7 @@ def quantize(
         method=f"{method.name} {bits}",
         calibration=session.calibration_reference(images, bank),
         cost=model_cost(session.traced.sites, sites).record(),
+        task=task_to_record(session.task),
     )
     if training is not None:
         return finish_recipe(
@@ -114,7 +117,7 @@ def quantize(
             on_disk=on_disk,
             progress=progress,
         ).recipe
-    score = score_recipe(session.model, bank, sites, images.tensor, labelled, progress)
+    score = score_recipe(session.model, bank, sites, images.tensor, labelled, progress, session.task)
     recipe = recipe.model_copy(update={"score": score})
     recipe.save(folder / "recipe.json")
     return recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from autoq.calibration import Bank, CalibrationSettings
@@ -15,6 +16,7 @@ from autoq.runs.images import CalibrationImages
 from autoq.runs.session import Session
 from autoq.scoring.solved_operands import SolvedOperands, read_operands
 from autoq.scoring.sources import QuantizerSource, SolvedSource
+from autoq.tasks import task_from_record
 
 MODEL_FOLDER = "model"
 """Where a model lies that was made for recipes: beside them, or beside their folder."""
@@ -39,8 +41,10 @@ def open_model(recipe: Recipe, model: str | None = None, device: str = "auto") -
 
     Raises:
         ModelError: there is no such model.
+        TaskError: the recipe is for a task that does not exist.
         RecipeError: it has other weights, or lacks a site or operand of the recipe.
     """
+    task = task_from_record(recipe.task)
     try:
         session = Session.open(model or recipe.model.name, recipe.model.pretrained, device)
     except ModelError:
@@ -51,7 +55,7 @@ def open_model(recipe: Recipe, model: str | None = None, device: str = "auto") -
     if model is None and session.loaded.weights_sha256 != recipe.model.weights_sha256:
         session = _model_beside(recipe, device) or session
     session.check(recipe)
-    return session
+    return replace(session, task=task)
 
 
 def _model_beside(recipe: Recipe, device: str) -> Session | None:

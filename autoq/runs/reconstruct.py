@@ -116,7 +116,7 @@ def reconstruct_recipe(
     progress(PhaseStarted("images", settings.images, data or ""))
     own = own_images(session, recipe)
     images = session.calibration_images(data or own.data, settings.images, settings.training.seed)
-    session, bank = find_bank(session, recipe, lambda: own)
+    session, bank = find_bank(session.fitted(lambda: own), recipe, lambda: own)
     options = options_of(recipe.sites)
     if not len(bank):  # it was not found
         progress(PhaseStarted("calibration", len(options)))
@@ -203,6 +203,7 @@ def finish_recipe(
             training,
             blocks=names,
             operations=integer_operations(session.traced, recipe.sites, bank.quantizer),
+            task=session.task,
             directory=directory.blocks,
             identity=identity,
             on_disk=on_disk,
@@ -223,7 +224,7 @@ def finish_recipe(
             blocks=names,
         )
     source = SolvedSource(session.model, operands)
-    score = score_recipe(session.model, source, recipe.sites, scored_on, labelled, progress)
+    score = score_recipe(session.model, source, recipe.sites, scored_on, labelled, progress, session.task)
     cost = model_cost(session.traced.sites, recipe.sites).record()
     finished = recipe.model_copy(update={"reconstruction": reference, "score": score, "cost": cost})
     finished.save(directory.recipe)

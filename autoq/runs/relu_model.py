@@ -80,13 +80,15 @@ def open_relu_model(
         progress(BlockAdvanced("mlp", now.name, now.index + 1, now.total, now.iteration, now.iterations, now.loss))
 
     states = folder if on_disk else None
-    made = reconstruct_mlps(session.traced, images.tensor, settings, folder / _PARTS, states, advance)
+    made = reconstruct_mlps(
+        session.traced, images.tensor, settings, folder / _PARTS, states, advance, task=session.task
+    )
     for number, (name, errors) in enumerate(made.errors.items(), start=1):
         progress(BlockFinished("mlp", name, number, len(made.errors), "aph", errors.before, errors.after))
     with torch.no_grad():
         expected = made.traced.graph_module(few)
     save_relu_variant(session.loaded, made.parameters, target, few, expected, activations)
-    opened = Session.open(f"local-dir:{target}", device=str(session.device))
+    opened = Session.open(f"local-dir:{target}", device=str(session.device), task=session.task)
     _write(folder, identity, opened.loaded.weights_sha256)
     shutil.rmtree(folder / _PARTS, ignore_errors=True)
     return opened
@@ -97,7 +99,7 @@ def _reopened(target: Path, sha256: object, session: Session) -> Session | None:
     if sha256 is None:
         return None
     try:
-        opened = Session.open(f"local-dir:{target}", device=str(session.device))
+        opened = Session.open(f"local-dir:{target}", device=str(session.device), task=session.task)
     except ModelError:
         return None
     return opened if opened.loaded.weights_sha256 == sha256 else None

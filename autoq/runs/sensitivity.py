@@ -126,7 +126,7 @@ def run_sensitivity(
         few = images.tensor[: choose_batch_size(session.traced)]
         with fastest_threads(lambda: session.model.run(few), session.device):
             solve_bank(bank, options, directory.bank, progress)
-            evaluator = Evaluator(session.model, bank, images.tensor)
+            evaluator = Evaluator(session.model, bank, images.tensor, task=session.task)
             table = measure_into(
                 directory.path / TABLE,
                 options,
@@ -179,7 +179,7 @@ def measure_into(
         RunDirectoryError: the file is no table, or of another proxy or number of images.
         CalibrationError: an option does not fit its operand.
     """
-    check_proxy_name(proxy)
+    check_proxy_name(proxy, evaluator.task)
     known = SensitivityTable.load(path) if Path(path).exists() else None
     stage_of = evaluator.model.stage_of
     ordered = sorted(options, key=lambda option: stage_of[option[:2]])
@@ -192,7 +192,7 @@ def measure_into(
             return known
         passes = 2 if proxy == APH else 1  # one for the Hessians, one for the errors
         progress(PhaseStarted("sensitivity", passes * len(images)))
-        table = measure_additive_sensitivities(proxy, bank, images, ordered, on_progress)
+        table = measure_additive_sensitivities(proxy, bank, images, ordered, on_progress, task=evaluator.task)
         table.save(path)
         return table
     progress(PhaseStarted("sensitivity", len(ordered)))
@@ -242,7 +242,7 @@ def importance_into(
             progress(PhaseAdvanced("sensitivity", done))
 
         batches = torch.split(images.tensor, choose_batch_size(session.traced))
-        outputs = measure_importance(session.model, batches, settings, progress=on_batch)
+        outputs = measure_importance(session.model, batches, settings, progress=on_batch, task=session.task)
         importance = Importance(session.loaded.name, *wanted, outputs)
         save_importance(importance, folder / IMPORTANCE)
     save_table(importance.outputs, folder / IMPORTANCE_TABLE)

@@ -21,6 +21,8 @@ from autoq.models import LoadedModel, dtype_of, load_model
 from autoq.recipe import CalibrationReference, ModelReference, Recipe, SiteConfig
 from autoq.runs.images import CalibrationImages, ImageReader, LabelledImages
 from autoq.scoring.evaluator import choose_batch_size
+from autoq.scoring.outputs import fitted_task, predict
+from autoq.tasks import CLASSIFICATION, BaseTask
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Session:
         device: where it runs.
         reparameterized: LayerNorm sites that were rescaled, and the bits for which they were.
         factors: by which they were.
+        task: what the model's output means.
     """
 
     loaded: LoadedModel
@@ -44,15 +47,17 @@ class Session:
     device: torch.device
     reparameterized: Mapping[str, int] = field(default_factory=dict)
     factors: Mapping[str, ChannelFactors] = field(default_factory=dict)
+    task: BaseTask = CLASSIFICATION
 
     @classmethod
-    def open(cls, name: str, pretrained: bool = True, device: str = "auto") -> Session:
+    def open(cls, name: str, pretrained: bool = True, device: str = "auto", task: BaseTask = CLASSIFICATION) -> Session:
         """Load and trace a model.
 
         Args:
             name: as in ``--model``.
             pretrained: whether to load weights.
             device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``.
+            task: what the model's output means.
 
         Raises:
             ModelError: the model or the device does not exist.
@@ -61,15 +66,16 @@ class Session:
         chosen = _device(device)
         loaded = load_model(name, pretrained=pretrained)
         loaded.module.to(chosen)
-        return cls._traced(loaded, pretrained, chosen)
+        return cls._traced(loaded, pretrained, chosen, task)
 
     @classmethod
-    def of(cls, loaded: LoadedModel, device: str = "auto") -> Session:
+    def of(cls, loaded: LoadedModel, device: str = "auto", task: BaseTask = CLASSIFICATION) -> Session:
         """Trace a model that was given as an object; the object itself is left as and where it is.
 
         Args:
             loaded: the model.
             device: ``auto`` (where the model is), or a device as in :meth:`open`, to which a copy is made.
+            task: what the model's output means.
 
         Raises:
             ModelError: there is no such device.
@@ -79,13 +85,13 @@ class Session:
         chosen = own if device == "auto" else _device(device)
         if chosen != own:
             loaded = replace(loaded, module=copy.deepcopy(loaded.module).to(chosen))
-        return cls._traced(loaded, True, chosen)
+        return cls._traced(loaded, True, chosen, task)
 
     @classmethod
-    def _traced(cls, loaded: LoadedModel, pretrained: bool, device: torch.device) -> Session:
+    def _traced(cls, loaded: LoadedModel, pretrained: bool, device: torch.device, task: BaseTask) -> Session:
         example = torch.zeros(2, *loaded.input_size, device=device, dtype=dtype_of(loaded.module))
         traced = trace(loaded.module, example)
-        return cls(loaded, pretrained, traced, QuantizedModel(traced).to(device), device)
+        return cls(loaded, pretrained, traced, QuantizedModel(traced).to(device), device, task=task)
 
     @cached_property
     def num_classes(self) -> int:
@@ -94,7 +100,7 @@ class Session:
             return self.loaded.num_classes
         example = torch.zeros(1, *self.loaded.input_size, device=self.device, dtype=dtype_of(self.loaded.module))
         with torch.inference_mode():
-            return self.model.run(example)[0].shape[-1]
+            return predict(self.model, example, self.task)[0].shape[-1]
 
     @property
     def reference(self) -> ModelReference:
@@ -120,8 +126,28 @@ class Session:
     def reader(self) -> ImageReader:
         """Makes the model's input of images."""
         return ImageReader(
-            self.loaded, self.num_classes, choose_batch_size(self.traced), self.device, dtype_of(self.loaded.module)
+            self.loaded,
+            self.num_classes,
+            choose_batch_size(self.traced),
+            self.device,
+            dtype_of(self.loaded.module),
+            self.task,
         )
+
+    def fitted(self, images: Callable[[], CalibrationImages]) -> Session:
+        """Return the same model, its task with what it has to know of full precision on the calibration images.
+
+        Args:
+            images: gives the calibration images; not called if the task has to know nothing, or knows it already.
+
+        Raises:
+            TaskError: the model has no output such as the task compares, or the task cannot be fitted to it.
+        """
+
+        def batches() -> Iterator[Tensor]:
+            yield from torch.split(images().tensor, choose_batch_size(self.traced))
+
+        return replace(self, task=fitted_task(self.task, self.model, batches()))
 
     def calibration_images(self, data: object, count: int, seed: int) -> CalibrationImages:
         """Load a seeded subset of unlabelled images; see ``ImageReader.calibration_images``."""

@@ -15,6 +15,7 @@ from autoq.recipe import ScoreRecord, SiteConfig
 from autoq.runs.images import LabelledImages
 from autoq.scoring import Evaluator, measure_accuracy
 from autoq.scoring.sources import QuantizerSource
+from autoq.tasks import CLASSIFICATION, BaseTask
 
 
 class Observed:
@@ -41,6 +42,7 @@ def score_recipe(
     images: Tensor,
     labelled: LabelledImages | None,
     progress: Progress,
+    task: BaseTask = CLASSIFICATION,
 ) -> ScoreRecord:
     """Discrepancy on the calibration images, accuracy on the labelled ones.
 
@@ -51,12 +53,13 @@ def score_recipe(
         images: of shape (N, C, H, W).
         labelled: or None.
         progress: told what happens.
+        task: says what the model's output means.
 
     Raises:
         NonFiniteError: the quantized model produces NaN or infinity.
     """
     progress(PhaseStarted("score", len(images)))
-    evaluator = Evaluator(model, source, images)
+    evaluator = Evaluator(model, source, images, task=task)
     score = evaluator.evaluate(sites)
     progress(PhaseAdvanced("score", len(images)))
     if labelled is None:
@@ -69,13 +72,8 @@ def score_recipe(
         done += batch
         progress(PhaseAdvanced("accuracy", done))
 
-    accuracy = measure_accuracy(model, labelled.batches(), on_measured)
-    return ScoreRecord(
-        **vars(score),
-        top1_percent=accuracy.top1_percent,
-        top5_percent=accuracy.top5_percent,
-        labelled_images=accuracy.images,
-    )
+    accuracy = measure_accuracy(model, labelled.batches(), on_measured, task=evaluator.task)
+    return ScoreRecord(**vars(score)).with_metrics(accuracy.metrics, accuracy.images)
 
 
 def refuse_unwritable(folder: Path, check: Callable[[Path], None]) -> None:

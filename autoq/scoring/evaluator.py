@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from autoq.errors import NonFiniteError, RunError
+from autoq.errors import RunError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.stages import State
 from autoq.graph.trace import TracedModel
 from autoq.recipe import SiteConfig, hash_sites
 from autoq.scoring.discrepancy import Discrepancy, Score
+from autoq.scoring.outputs import finite_outputs, require_finite
 from autoq.scoring.prefix_cache import PrefixCache, ReuseStatistics
 from autoq.scoring.sources import QuantizerSource
+from autoq.tasks import CLASSIFICATION, BaseTask, Outputs
 
 _OPERAND_BYTES = 24 << 20
 """Most bytes of one activation in a batch: the C library hands out larger blocks afresh, at ten times the cost."""
@@ -34,6 +35,7 @@ class Evaluator:
     Attributes:
         model: its slots are changed by every evaluation.
         images: how many images a complete score is the mean over.
+        task: fitted.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Evaluator:
         *,
         cache_bytes: int = CACHE_BYTES,
         autocast: torch.dtype | None = None,
+        task: BaseTask = CLASSIFICATION,
     ) -> None:
         """Run full precision once, to compare with.
 
@@ -56,8 +59,10 @@ class Evaluator:
             cache_bytes: most memory for outputs of stages; 0 runs all stages of every recipe.
             autocast: type in which candidates' products are computed, such as ``torch.bfloat16``; full precision is
                 not changed by it.
+            task: says what the model's output means; fitted to full precision here, if that has not been done.
 
         Raises:
+            TaskError: the model has no such output, or the task cannot be fitted to it.
             NonFiniteError: full precision itself produces NaN or infinity.
         """
         self.model = model
@@ -68,7 +73,8 @@ class Evaluator:
         self._autocast = autocast
         model.remove_()
         with torch.inference_mode():
-            self._reference = [finite_logits(model, batch) for batch in self._batches]
+            self._reference = [finite_outputs(model, batch, task) for batch in self._batches]
+        self.task = task.fitted(self._reference)
 
     def evaluate(self, sites: Mapping[str, SiteConfig], go_on: Callable[[Score], bool] | None = None) -> Score:
         """Discrepancy of a recipe from full precision over all images.
@@ -81,14 +87,14 @@ class Evaluator:
         Raises:
             RecipeError: the model has no such site or operand.
             CalibrationError: an option does not fit its operand.
-            NonFiniteError: a logit is NaN or infinite; names the first site that produced one.
+            NonFiniteError: an output is NaN or infinite; names the first site that produced one.
         """
         self.apply(sites)
         path = self._cache.path(self._signatures(sites))
-        discrepancy = Discrepancy()
+        discrepancy = Discrepancy(self.task)
         with torch.inference_mode():
             for index, reference in enumerate(self._reference):
-                discrepancy.add(reference, self._logits(index, path))
+                discrepancy.add(reference, self._outputs(index, path))
                 asked = go_on is not None and index == 0 and len(self._batches) > 1
                 if asked and go_on is not None and not go_on(discrepancy.score()):
                     break
@@ -122,8 +128,8 @@ class Evaluator:
                 stages[stage].append(whole)
         return [tuple(stage) for stage in stages]
 
-    def _logits(self, batch: int, path: Sequence[int]) -> Tensor:
-        """The finite logits of one batch under what the slots hold, run from the first stage that has to be."""
+    def _outputs(self, batch: int, path: Sequence[int]) -> Outputs:
+        """The finite outputs of one batch under what the slots hold, run from the first stage that has to be."""
         images = self._batches[batch]
         first, state = self._cache.longest(batch, path)
         current: State = (images,) if state is None else state
@@ -131,30 +137,7 @@ class Evaluator:
             for stage in range(first, len(path)):
                 current = self.model.run_stage(stage, current)
                 self._cache.offer(batch, path, stage, current)
-            logits = next(leaf for leaf in current if isinstance(leaf, Tensor))
-            return require_finite(logits, self.model, images)
-
-
-def finite_logits(model: QuantizedModel, batch: Tensor) -> Tensor:
-    """The logits of one batch.
-
-    Raises:
-        NonFiniteError: one of them is NaN or infinite; names the first site that produced one.
-    """
-    return require_finite(model.run(batch)[0], model, batch)
-
-
-def require_finite(logits: Tensor, model: QuantizedModel, batch: Tensor) -> Tensor:
-    """``logits`` themselves, which ``model`` gave for ``batch``.
-
-    Raises:
-        NonFiniteError: one of them is NaN or infinite; names the first site that produced one.
-    """
-    if not bool(torch.isfinite(logits).all()):
-        site = first_non_finite_site(model, batch)
-        where = f"first at site {site!r}" if site else "at no site in particular"
-        raise NonFiniteError(f"the model's output is not finite; NaN or infinity arises {where}", site)
-    return logits
+            return require_finite(self.task.outputs_of(current, self.model.output_names), self.model, images)
 
 
 def choose_batch_size(traced: TracedModel) -> int:
@@ -162,37 +145,3 @@ def choose_batch_size(traced: TracedModel) -> int:
     largest = max((math.prod(operand.shape) for _, operand in traced.operands() if not operand.is_weight), default=1)
     fitting = max(1, _OPERAND_BYTES // (4 * largest))
     return int(min(_MOST_IMAGES, 1 << (fitting.bit_length() - 1)))
-
-
-def first_non_finite_site(model: QuantizedModel, batch: Tensor) -> str | None:
-    """Run node by node and name the first site whose output has NaN or infinity, or None."""
-    state: tuple[Any, ...] = (batch,)
-    for stage in model.stages:
-        watch = _Watch(stage.graph_module, stage.site_nodes)
-        try:
-            result = watch.run(*state)
-        except _Found as found:
-            return found.site
-        state = tuple(result) if isinstance(result, tuple | list) else (result,)
-    return None
-
-
-class _Found(Exception):  # noqa: N818 - a signal, not an error
-    def __init__(self, site: str) -> None:
-        super().__init__(site)
-        self.site = site
-
-
-class _Watch(fx.Interpreter):
-    """Interprets a stage and stops at the first site with a non-finite output."""
-
-    def __init__(self, graph_module: fx.GraphModule, site_nodes: Mapping[str, str]) -> None:
-        super().__init__(graph_module)
-        self._site_nodes = site_nodes
-
-    def run_node(self, n: fx.Node) -> Any:
-        result = super().run_node(n)
-        site = self._site_nodes.get(n.name)
-        if site is not None and isinstance(result, Tensor) and not bool(torch.isfinite(result).all()):
-            raise _Found(site)
-        return result

@@ -6,14 +6,18 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
+from autoq.errors import CalibrationError
 from autoq.graph.blocks import Block, choose_blocks, find_blocks
 from autoq.graph.insert import QuantizedModel
 from autoq.sensitivity.perturbation_hessian import PerturbationSettings, stage_hessians
+from autoq.tasks import CLASSIFICATION, BaseTask
 
 TOP_SHARE = 0.01
 """Of elements, for :attr:`Summary.top_share`."""
@@ -105,6 +109,8 @@ def measure_importance(
     settings: PerturbationSettings,
     blocks: Collection[str] | None = None,
     progress: Callable[[int], None] | None = None,
+    *,
+    task: BaseTask = CLASSIFICATION,
 ) -> tuple[OutputImportance, ...]:
     """The average perturbation Hessian (APHQ-ViT; Wu et al., CVPR 2025) of what leaves each block.
 
@@ -116,6 +122,7 @@ def measure_importance(
         settings: how outputs are perturbed.
         blocks: names of those wanted; None: all.
         progress: called with the number of images after each few of them.
+        task: says what the model's output means; fitted.
 
     Returns:
         One for each tensor that leaves a block and follows the image, in execution order.
@@ -127,20 +134,36 @@ def measure_importance(
     """
     every = find_blocks(model)
     wanted = choose_blocks(every, blocks)
-    hessians = stage_hessians(model, batches, [block.last for block in wanted], settings, progress)
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None or not len(first):
+        raise CalibrationError("there are no calibration images")
+    classes = _classes(model, first[:1], task)
+    hessians = stage_hessians(
+        model, chain([first], batches), [block.last for block in wanted], settings, progress, task=task
+    )
     grids: list[tuple[int, int]] = []
     found: list[OutputImportance] = []
     for block in wanted:
         entries = {leaf: value.cpu() for leaf, value in enumerate(hessians[block.last]) if value is not None}
+        logits = classes if block == every[-1] else ()
         for leaf, hessian in entries.items():
             axis = _channel_axis(hessian.shape, _widths(model, block))
             grid = _grid(hessian.shape, axis, grids)
             if grid is not None:
                 grids.append(grid)
             name = block.name if len(entries) == 1 else f"{block.name}.{leaf}"
-            is_logits = block == every[-1] and leaf == min(entries)
-            found.append(OutputImportance(name, block.name, leaf, hessian, axis, grid, is_logits))
+            found.append(OutputImportance(name, block.name, leaf, hessian, axis, grid, leaf in logits))
     return tuple(found)
+
+
+def _classes(model: QuantizedModel, image: Tensor, task: BaseTask) -> tuple[int, ...]:
+    """Positions of the model's outputs whose channels are classes."""
+    if task.labels != "class":
+        return ()
+    with torch.no_grad():
+        leaves = model.run_stages(range(len(model.stages)), (image,))
+    return task.select(leaves, model.output_names)
 
 
 def _widths(model: QuantizedModel, block: Block) -> set[int]:

@@ -1,10 +1,11 @@
 """What each option of each operand costs, by random projections of the KL divergence's Hessian: the ``fisher`` proxy.
 
 To second order, an error e of a site's output O changes an image's predictions by ½ eᵀ Jᵀ F J e nats, where J = dz/dO
-for logits z and F = diag(p) − p pᵀ for p = softmax(z): the Gauss-Newton matrix, which for the KL divergence is the
-Fisher information (Martens, "New Insights and Perspectives on the Natural Gradient Method", JMLR 2020). It is never
-formed. For random ξ with E ξ ξᵀ = I, g = Jᵀ F^½ ξ has E g gᵀ = Jᵀ F J (as in Hutchinson's estimator), so that
-½ (g · e)² has the expectation wanted, and g is one backward pass for all sites together. F^½ = (I − p 1ᵀ) diag(p)^½.
+for the model's output z, and F is the Fisher information of the distribution that z stands for (``autoq.tasks``; for
+logits of classes diag(p) − p pᵀ with p = softmax(z)): the Gauss-Newton matrix (Martens, "New Insights and Perspectives
+on the Natural Gradient Method", JMLR 2020). It is never formed. The task draws F^½ ξ for random ξ with E ξ ξᵀ = I;
+then g = Jᵀ F^½ ξ has E g gᵀ = Jᵀ F J (as in Hutchinson's estimator), so that ½ (g · e)² has the expectation wanted, and
+g is one backward pass for all sites together.
 
 Products are linear in an operand, so that g · e is the gradient with respect to the operand times the operand's own
 error: for activations, nothing is multiplied again.
@@ -13,7 +14,7 @@ error: for activations, nothing is multiplied again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeGuard
@@ -24,19 +25,19 @@ from torch import Tensor
 from autoq.calibration.bank.bank import Bank
 from autoq.calibration.bank.files import SolvedKey
 from autoq.errors import CalibrationError
-from autoq.graph.cuts import Call, logits_of, run_stage_with
+from autoq.graph.cuts import Call, run_stage_with
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.stages import State
-from autoq.sensitivity.fisher_probes import Probes
 from autoq.sensitivity.perturbation_hessian import images_at_once
 from autoq.sensitivity.weighted_errors import Losses, quantized_call
+from autoq.tasks import CLASSIFICATION, BaseTask
 
 _OPTIONS_AT_ONCE = 8
 """Errors that are multiplied with gradients together: gradients are read from memory once for all of them."""
 _Point = tuple[str, str | None]
 """Where a gradient is taken: an operand of a site, or (None) its output."""
 _Gradients = Sequence[Tensor | None]
-"""Of the entries of a state, None where the logits do not depend on one."""
+"""Of the entries of a state, None where the output does not depend on one."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def fisher_losses(
     options: Iterable[SolvedKey],
     settings: FisherSettings = FisherSettings(),
     progress: Callable[[int], None] | None = None,
+    *,
+    task: BaseTask = CLASSIFICATION,
 ) -> dict[SolvedKey, float]:
     """½ E (g · e)² for every option, e the error of its site's output with all other operands in full precision.
 
@@ -74,13 +77,13 @@ def fisher_losses(
     images, and the activations and gradients of one stage.
 
     Args:
-        bank: gives the quantizers; its model's slots are emptied; the model's first output has the logits, of shape
-            (N, ..., classes), and positions between are averaged over.
+        bank: gives the quantizers; its model's slots are emptied.
         batches: images of shape (N, C, H, W) on the model's device. How they are divided into batches makes no
             difference beyond rounding.
         options: site, operand and configuration; solved where the bank does not have them yet.
         settings: see there.
         progress: called with the number of images after each few of them.
+        task: says what the model's output means; fitted.
 
     Returns:
         The mean over images for each option, an estimate of its KL divergence in nats; infinite where an error is not
@@ -88,12 +91,13 @@ def fisher_losses(
 
     Raises:
         RecipeError: the model has no such site or operand.
+        TaskError: the model has no such output, or the task is not fitted.
         CalibrationError: there are no images, an option does not fit its operand, or full precision or its derivatives
             are not finite.
     """
     model = bank.model
     losses = Losses(bank, options)
-    noise = Probes(settings.probes, settings.seed)
+    noise = task.probes(settings.probes, settings.seed)
     in_order: set[str] | None = None
     # Whatever mode the caller is in: images made in inference mode cannot be differentiated, copies can.
     with torch.inference_mode(False), torch.no_grad():
@@ -103,16 +107,20 @@ def fisher_losses(
                 if in_order is None:
                     in_order = _sites_in_image_order(model, images[:1], losses.by_site)
                 states = _states(model, images)
-                logits = logits_of(states[-1])
-                if not bool(torch.isfinite(logits).all()):
-                    raise CalibrationError("logits have NaN or infinite values in full precision: check the weights")
-                probes = noise.draw(logits)
+                selected = task.select(states[-1], model.output_names)
+                outputs = task.outputs_of(states[-1], model.output_names)
+                if not all(bool(torch.isfinite(leaf).all()) for leaf in outputs):
+                    raise CalibrationError(
+                        f"{task.element}s have NaN or infinite values in full precision: check the weights"
+                    )
+                probes = dict(zip(selected, noise.draw(outputs), strict=True))
                 _add_(losses, bank, states, probes, in_order)
                 losses.images += len(images)
                 if rest := losses.by_site.keys() - in_order:
                     for image in range(len(images)):
                         alone = _states(model, images[image : image + 1])
-                        _add_(losses, bank, alone, probes[:, image : image + 1], rest)
+                        own = {leaf: drawn[:, image : image + 1] for leaf, drawn in probes.items()}
+                        _add_(losses, bank, alone, own, rest)
                 if progress is not None:
                     progress(len(images))
     return losses.means()
@@ -126,36 +134,39 @@ def _states(model: QuantizedModel, images: Tensor) -> list[State]:
     return states
 
 
-def _add_(losses: Losses, bank: Bank, states: Sequence[State], probes: Tensor, sites: Iterable[str]) -> None:
+def _add_(
+    losses: Losses, bank: Bank, states: Sequence[State], probes: Mapping[int, Tensor], sites: Iterable[str]
+) -> None:
     """Add the losses of some images, from the last stage to the first, so that one stage's gradients are alive.
 
     Args:
         losses: added to.
         bank: gives the quantizers.
         states: before the first stage and after each, without gradients.
-        probes: gradients with respect to the logits, of shape (K, N, ..., classes).
+        probes: gradients with respect to the compared leaves of the output, by position, each of shape (K, N, ...).
         sites: whose options; images lie one after the other in their operands and outputs.
     """
-    images = probes.shape[1]
+    count, images = next(iter(probes.values())).shape[:2]
     stages, chosen = bank.model.stages, set(sites)
     wanted = [
         [key for keys in losses.by_node(index).values() for key in keys if key[0] in chosen]
         for index in range(len(stages))
     ]
     first = next((index for index, keys in enumerate(wanted) if keys), len(stages))
-    logits = next(entry for entry, value in enumerate(states[-1]) if isinstance(value, Tensor))
-    upstream: list[_Gradients] = [[None] * logits + [probe] for probe in probes]
+    upstream: list[_Gradients] = [
+        [probes[leaf][probe] if leaf in probes else None for leaf in range(len(states[-1]))] for probe in range(count)
+    ]
     for index in range(len(stages) - 1, first - 1, -1):
         stage = _Stage(bank, index, states[index], wanted[index], has_earlier=index > first)
         gradients, upstream = stage.differentiate(upstream, images)
         for point, gradient in gradients.items():
-            if gradient is None:  # the logits do not depend on it
+            if gradient is None:  # the output does not depend on it
                 continue
             keys = [key for key in wanted[index] if stage.point_of(key) == point]
             for some in (keys[start : start + _OPTIONS_AT_ONCE] for start in range(0, len(keys), _OPTIONS_AT_ONCE)):
                 errors = torch.stack([stage.error(key).reshape(images, -1) for key in some], 1)
                 changes = torch.bmm(gradient, errors.mT).double()  # of shape (N, K, options)
-                found = (changes.square().sum((0, 1)) / (2 * len(probes))).tolist()
+                found = (changes.square().sum((0, 1)) / (2 * count)).tolist()
                 if not all(map(math.isfinite, found)) and not bool(torch.isfinite(gradient).all()):
                     raise CalibrationError(
                         f"derivatives at {point[0]!r} have NaN or infinite values in full precision: check the weights"

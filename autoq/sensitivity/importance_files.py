@@ -101,7 +101,7 @@ def load_importance(path: str | os.PathLike[str]) -> Importance:
         raise RunDirectoryError(f"{os.fspath(path)!r} holds no importance: {error}; delete it") from error
 
 
-def rows_of(outputs: Sequence[OutputImportance]) -> list[dict[str, Any]]:
+def summary_rows(outputs: Sequence[OutputImportance]) -> list[dict[str, Any]]:
     """A summary of each output, by column; floats are in nats per squared unit, the share is between 0 and 1."""
     rows = []
     for each in outputs:
@@ -120,7 +120,7 @@ def save_table(outputs: Sequence[OutputImportance], path: str | os.PathLike[str]
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for row in rows_of(outputs):
+    for row in summary_rows(outputs):
         writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
     write_text(path, text.getvalue())
 

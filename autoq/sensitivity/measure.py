@@ -21,6 +21,7 @@ from autoq.sensitivity.perturbation_hessian import PerturbationSettings, average
 from autoq.sensitivity.proxies import FISHER
 from autoq.sensitivity.table import Option, Sensitivity, SensitivityTable
 from autoq.sensitivity.weighted_errors import aph_losses
+from autoq.tasks import CLASSIFICATION, BaseTask
 
 __all__ = [
     "Option",
@@ -130,6 +131,8 @@ def measure_additive_sensitivities(
     images: Tensor,
     options: Sequence[Option],
     progress: Callable[[int, int], None] | None = None,
+    *,
+    task: BaseTask = CLASSIFICATION,
 ) -> SensitivityTable:
     """Losses of all options by a proxy that reads them off the errors of the sites' own operands and outputs.
 
@@ -139,8 +142,10 @@ def measure_additive_sensitivities(
         images: of shape (N, C, H, W).
         options: in canonical form.
         progress: gets (images done, N); 2 N for ``aph``, which passes over them for the Hessians and for the errors.
+        task: says what the model's output means; fitted.
 
     Raises:
+        TaskError: the model has no such output, or the task is not fitted.
         CalibrationError: an option does not fit its operand, or full precision or its derivatives are not finite.
     """
     batches = torch.split(images, choose_batch_size(bank.model.traced))
@@ -155,10 +160,11 @@ def measure_additive_sensitivities(
 
     seed = bank.settings.seed
     if proxy == FISHER:
-        losses = fisher_losses(bank, batches, options, FisherSettings(seed=seed), on_batch)
+        losses = fisher_losses(bank, batches, options, FisherSettings(seed=seed), on_batch, task=task)
     else:
         sites = dict.fromkeys(site for site, _, _ in options)
-        hessians = average_perturbation_hessian(bank.model, batches, sites, PerturbationSettings(seed=seed), on_batch)
+        settings = PerturbationSettings(seed=seed)
+        hessians = average_perturbation_hessian(bank.model, batches, sites, settings, on_batch, task=task)
         losses = aph_losses(bank, batches, hessians, options, on_batch)
     return SensitivityTable(proxy, len(images), tuple(Sensitivity(*option, losses[option]) for option in options))
 

@@ -2,7 +2,7 @@
 
 APHQ-ViT (Wu et al., CVPR 2025) weighs squared errors of an output O by H = E |g(O + δ) − g(O − δ)|, where g is the
 gradient with respect to O of KL(softmax(z / T) ‖ softmax(ẑ / T)) for logits z, and δ = 1e-6 for every element of O.
-What is computed here differs in three ways, each for a reason.
+What is computed here differs in four ways, each for a reason.
 
 - **The limit δ → 0, by differentiating twice.** g is zero at the full-precision output, so that the KL's
   Hessian there is exactly Jᵀ F J, with J = dz/dO, F = (diag(p) − p pᵀ) / T² and p = softmax(z / T). The difference
@@ -13,6 +13,7 @@ What is computed here differs in three ways, each for a reason.
   takes it away after whatever goes into the residual stream (outputs of blocks, ``attn.proj``, ``mlp.fc2``,
   ``patch_embed.proj``), softmax takes it away after ``attn.qk`` and after the logits. There, H is zero for s = 1, and
   the published difference is rounding error divided by δ.
+- **Any task's output.** J and F are those of its distribution (``autoq.tasks``); the temperature is one of classes.
 - **Times T²**, which undoes the flattening of the logits, so that ½ Σ (Ô − O)² H is in nats, like the KL. It is larger
   than the KL that independent errors cause: an element of |H s| has the influence of all elements in it.
 """
@@ -31,9 +32,10 @@ import torch
 from torch import Tensor
 
 from autoq.errors import CalibrationError
-from autoq.graph.cuts import Call, Cut, cut_of_site, cuts_of_stages, logits_of, run_stage_with
+from autoq.graph.cuts import Call, Cut, cut_of_site, cuts_of_stages, run_stage_with
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.stages import State
+from autoq.tasks import CLASSIFICATION, BaseTask
 
 _ACTIVATION_BYTES = 4 << 20
 """Most bytes of one activation while all are kept for a backward pass, about two hundred in a model."""
@@ -69,19 +71,22 @@ def average_perturbation_hessian(
     sites: Iterable[str],
     settings: PerturbationSettings = PerturbationSettings(),
     progress: Callable[[int], None] | None = None,
+    *,
+    task: BaseTask = CLASSIFICATION,
 ) -> dict[str, Tensor]:
     """Weights H of the squared errors of sites' outputs, from full precision.
 
-    Costs two passes from each site to the logits, forward and back, and two over the whole model. Memory holds what a
+    Costs two passes from each site to the output, forward and back, and two over the whole model. Memory holds what a
     backward pass over a few images needs, however many there are.
 
     Args:
-        model: its slots are emptied; its first output has the logits, of shape (N, ..., classes).
+        model: its slots are emptied.
         batches: images of shape (N, C, H, W) on the model's device. How they are divided into batches makes no
             difference beyond rounding.
         sites: LayerNorms and softmaxes among them if wanted.
         settings: see there.
         progress: called with the number of images after each few of them.
+        task: says what the model's output means; fitted.
 
     Returns:
         By site, H in nats per squared unit of O: float32, of the shape of the site's output for one image (where
@@ -93,7 +98,7 @@ def average_perturbation_hessian(
             its derivatives are not finite.
     """
     cuts = [cut_of_site(model, site) for site in dict.fromkeys(sites)]
-    return _hessians(model, batches, cuts, settings, progress)
+    return _hessians(model, batches, cuts, settings, progress, task)
 
 
 def stage_hessians(
@@ -102,6 +107,8 @@ def stage_hessians(
     stages: Sequence[int],
     settings: PerturbationSettings = PerturbationSettings(),
     progress: Callable[[int], None] | None = None,
+    *,
+    task: BaseTask = CLASSIFICATION,
 ) -> dict[int, tuple[Tensor | None, ...]]:
     """The same for what is alive at the end of stages, as ``model.run_stage`` returns it.
 
@@ -111,6 +118,7 @@ def stage_hessians(
         stages: indices of ``model.stages``.
         settings: as above.
         progress: as above.
+        task: as above.
 
     Returns:
         By stage, H of each entry of its state, which are perturbed one at a time; None for sizes, integers and what is
@@ -126,7 +134,7 @@ def stage_hessians(
     model.remove_()
     cuts = cuts_of_stages(model, first[:1], stages)
     perturbed = [cut for entries in cuts.values() for cut in entries if cut is not None]
-    found = _hessians(model, chain([first], batches), perturbed, settings, progress)
+    found = _hessians(model, chain([first], batches), perturbed, settings, progress, task)
     return {index: tuple(None if cut is None else found[cut.name] for cut in cuts[index]) for index in stages}
 
 
@@ -148,6 +156,7 @@ def _hessians(
     cuts: Sequence[Cut],
     settings: PerturbationSettings,
     progress: Callable[[int], None] | None,
+    task: BaseTask,
 ) -> dict[str, Tensor]:
     model.remove_()
     if not cuts:
@@ -159,7 +168,7 @@ def _hessians(
         for part in torch.split(batch, images_at_once(model)) if len(batch) else ():
             # Whatever mode the caller is in: images made in inference mode cannot be differentiated, copies can.
             with torch.inference_mode(False):
-                for name, total in _of_images(model, part.clone(), cuts, settings, directions):
+                for name, total in _of_images(model, part.clone(), cuts, settings, directions, task):
                     totals[name] = totals[name] + total if name in totals else total
             images += len(part)
             if progress is not None:
@@ -180,6 +189,7 @@ def _of_images(
     cuts: Sequence[Cut],
     settings: PerturbationSettings,
     directions: Mapping[str, _Directions],
+    task: BaseTask,
 ) -> Iterator[tuple[str, Tensor]]:
     """By cut, the sum over a few images, float64."""
     outputs: dict[str, Tensor] = {}
@@ -194,12 +204,12 @@ def _of_images(
                     value = state[cut.leaf]
                     assert isinstance(value, Tensor)  # noqa: S101 - only such entries are cut
                     outputs[cut.name] = value
-        logits = logits_of(state)
+        results = task.outputs_of(state, model.output_names)
         # Backward passes are linear, so that differentiating one with respect to what it starts from runs it forward:
         # J s = d⟨Jᵀ v, s⟩ / dv, whatever v is.
-        start = torch.zeros_like(logits).requires_grad_()
+        starts = [torch.zeros_like(result).requires_grad_() for result in results]
         tensors = [outputs[cut.name] for cut in cuts]
-        gradients = torch.autograd.grad(logits, tensors, start, create_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(results, tensors, starts, create_graph=True, allow_unused=True)
     for cut, output, gradient in zip(cuts, tensors, gradients, strict=True):
         if not output.ndim or output.shape[0] % len(images):
             raise CalibrationError(
@@ -207,24 +217,18 @@ def _of_images(
                 "leave it out, its leading axis does not hold one image after the other"
             )
         product = torch.zeros_like(output)
-        if gradient is not None:  # the logits depend on it
+        if gradient is not None:  # the results depend on it
             signs = directions[cut.name].draw(output, len(images))
-            (change,) = torch.autograd.grad(gradient, start, signs, retain_graph=True)
-            upstream = _kl_hessian_product(logits.detach(), change, settings.temperature)
-            (product,) = torch.autograd.grad(logits, output, upstream, retain_graph=True)
+            change = torch.autograd.grad(gradient, starts, signs, retain_graph=True, materialize_grads=True)
+            detached = tuple(result.detach() for result in results)
+            upstream = task.fisher_product(detached, change, settings.temperature)
+            (product,) = torch.autograd.grad(results, output, upstream, retain_graph=True)
         yield cut.name, product.detach().double().abs().reshape(len(images), -1, *output.shape[1:]).sum(0)
 
 
 def _keep_(outputs: dict[str, Tensor], name: str, call: Call) -> Tensor:
     outputs[name] = call.run()
     return outputs[name]
-
-
-def _kl_hessian_product(logits: Tensor, change: Tensor, temperature: float) -> Tensor:
-    """T² times the Hessian of an image's KL, times a change of the logits; positions between N and classes share it."""
-    p = torch.softmax(logits.double() / temperature, -1)
-    positions = logits.shape[1:-1].numel()
-    return (p * (change - (p * change).sum(-1, keepdim=True)) / positions).to(logits)
 
 
 class _Directions:

@@ -125,11 +125,11 @@ def test_evaluate(command: Command, run: Path) -> None:
 
     labelled = one_json(command("evaluate", path, "--data", run.parent / "photos", "--json"))
     assert labelled["images"] == PHOTOS
-    assert labelled["top1_percent"] == pytest.approx(recipe.score.top1_percent)
+    assert labelled["top1_percent"] == pytest.approx(recipe.score.metrics["top1_percent"])
 
     lines = command("evaluate", path, "--data", run.parent / "photos").out
     assert "55.9 M BOPs" in lines
-    assert f"top-1 {recipe.score.top1_percent:.2f} %" in lines
+    assert f"top-1 {recipe.score.metrics['top1_percent']:.2f} %" in lines
     assert "accuracy   not measured: no labels" in command("evaluate", path).out
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoq.reconstruction.losses import PerImageSquaredError, WeightedSquaredError, prediction_divergence
+from autoq.reconstruction.losses import PerImageSquaredError, PredictionDivergence, WeightedSquaredError
 from autoq.reconstruction.states import Entry, StateStore
+from autoq.tasks import CLASSIFICATION
 
 TWO_WINDOWS = Entry("images", 2, shape=(2, 3, 4))
 """Two windows of three tokens of four channels an image."""
@@ -70,4 +71,6 @@ def test_the_last_blocks_loss_is_the_divergence_of_the_predictions() -> None:
     for image in range(5):
         p, q = ([math.exp(float(z)) for z in logits[image]] for logits in (target, output))
         total += sum(a / sum(p) * (math.log(a / sum(p)) - math.log(b / sum(q))) for a, b in zip(p, q, strict=True))
-    assert float(prediction_divergence((output,), (target,), slice(0, 5))) == pytest.approx(total / 5, rel=1e-5)
+    assert float(PredictionDivergence(CLASSIFICATION)((output,), (target,), slice(0, 5))) == pytest.approx(
+        total / 5, rel=1e-5
+    )

@@ -72,7 +72,7 @@ def test_a_fresh_process_reproduces_the_score_exactly(run: Path, recipe: Recipe,
     command = [sys.executable, "-c", textwrap.dedent(PROCESS), *map(str, (inside, beside, alone))]
     process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert recipe.score is not None
-    stored = recipe.score.model_dump(include={"kl_nats", "agreement_percent", "sqnr_db", "logit_mse", "images"})
+    stored = recipe.score.model_dump(include={"kl_nats", "agreement_percent", "sqnr_db", "output_mse", "images"})
     assert recipe.cost is not None
     found = [json.loads(line) for line in process.stdout.splitlines()]
     assert found == [[stored, recipe.cost.model_dump()]] * 3
@@ -109,8 +109,8 @@ def test_on_labelled_images(run: Path, recipe: Recipe) -> None:
     assert found.accuracy is not None
     assert recipe.score is not None
     assert found.accuracy.images == found.score.images == recipe.score.labelled_images == PHOTOS
-    assert found.accuracy.top1_percent == pytest.approx(recipe.score.top1_percent)
-    assert found.accuracy.top5_percent == pytest.approx(recipe.score.top5_percent)
+    assert found.accuracy.metrics == pytest.approx(recipe.score.metrics)
+    assert found.accuracy.metrics.keys() == {"top1_percent", "top5_percent"}
 
 
 @pytest.mark.usefixtures("_traced_once")
@@ -215,7 +215,7 @@ def test_a_fresh_process_reproduces_the_score_of_a_reconstructed_recipe(reconstr
     process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     score = Recipe.load(reconstructed / "recipe.json").score
     assert score is not None
-    stored = score.model_dump(include={"kl_nats", "agreement_percent", "sqnr_db", "logit_mse", "images"})
+    stored = score.model_dump(include={"kl_nats", "agreement_percent", "sqnr_db", "output_mse", "images"})
     assert json.loads(process.stdout)[0] == stored
     assert process.stderr == ""
 

@@ -78,8 +78,7 @@ def test_accuracy_where_there_are_labels(tmp_path: Path) -> None:
     score = quantize(small_session(), create_method("rtn"), BitWidths.parse("w8a8"), settings).score
     assert score is not None
     assert score.labelled_images == PHOTOS
-    assert score.top1_percent is not None
-    assert score.top1_percent > 90
+    assert score.metrics["top1_percent"] > 90
 
 
 def test_fully_quantized_runs_in_integers(tmp_path: Path) -> None:

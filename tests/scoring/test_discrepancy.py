@@ -33,7 +33,7 @@ def measure(reference: Array, quantized: Array, *splits: int) -> Score:
     discrepancy = Discrepancy()
     parts = (np.split(logits.astype(np.float32), splits) for logits in (reference, quantized))
     for expected, found in zip(*parts, strict=True):
-        discrepancy.add(torch.from_numpy(expected), torch.from_numpy(found))
+        discrepancy.add((torch.from_numpy(expected),), (torch.from_numpy(found),))
     return discrepancy.score()
 
 
@@ -92,7 +92,7 @@ def test_logits_far_apart_stay_finite() -> None:
 def test_bfloat16_is_compared_in_double_precision() -> None:
     reference, quantized = (torch.from_numpy(part).bfloat16() for part in logits(6, 10))
     discrepancy = Discrepancy()
-    discrepancy.add(reference, quantized)
+    discrepancy.add((reference,), (quantized,))
     kl, _, sqnr = closed_form(*(part.double().numpy() for part in (reference, quantized)))
     assert discrepancy.score().kl_nats == pytest.approx(kl, rel=1e-9)
     assert discrepancy.score().sqnr_db == pytest.approx(sqnr, rel=1e-9)

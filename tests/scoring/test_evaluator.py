@@ -24,7 +24,7 @@ from autoq.methods.fq_vit import FqVit
 from autoq.recipe import OperandConfig, SiteConfig
 from autoq.runs.images import CalibrationImages
 from autoq.runs.session import Session
-from autoq.scoring import Accuracy, Discrepancy, Evaluator, Score, choose_batch_size, measure_accuracy
+from autoq.scoring import Discrepancy, Evaluator, Score, choose_batch_size
 from autoq.search.space import ResolvedSpace, parse_space, resolve_space
 from tests.graph.small import traced
 from tests.runs.small_run import SPACE, small_session
@@ -169,33 +169,6 @@ def test_batches_are_powers_of_two_that_fit(session: Session) -> None:
         assert choose_batch_size(dataclasses.replace(session.traced, sites=sites)) == expected
 
 
-def test_accuracy_counts_the_labelled(session: Session) -> None:
-    """Top-5 contains top-1; a model of ten classes whose head is zero knows nothing."""
-    labelled = session.labelled_images("digits/calib")
-    assert labelled is not None
-    session.model.remove_()
-    right = measure_accuracy(session.model, labelled.batches())
-    assert right.images == labelled.count == 256
-    assert 95 < right.top1_percent <= right.top5_percent <= 100
-    assert right.top1_percent == 100 * round(2.56 * right.top1_percent) / 256
-    wrong = measure_accuracy(session.model, ((x, (y + 1) % 10) for x, y in labelled.batches()))
-    assert wrong.top1_percent < 5
-    with pytest.raises(ValueError, match="no images"):
-        measure_accuracy(session.model, [])
-
-
-def test_accuracy_by_hand() -> None:
-    class Constant:
-        def run(self, x: Tensor) -> tuple[Tensor, ...]:
-            return (torch.arange(8.0).repeat(len(x), 1),)
-
-    seen: list[int] = []
-    batches = [(torch.zeros(3, 1), torch.tensor([7, 6, 2])), (torch.zeros(1, 1), torch.tensor([3]))]
-    accuracy = measure_accuracy(cast(QuantizedModel, Constant()), batches, seen.append)
-    assert accuracy == Accuracy(top1_percent=25.0, top5_percent=75.0, images=4)
-    assert seen == [3, 1]
-
-
 # Recipes that begin alike.
 
 PHOTOS, BATCH = 12, 5
@@ -216,7 +189,7 @@ def slow_score(bank: Bank, images: Tensor, sites: Mapping[str, SiteConfig]) -> S
         expected = [model.run(batch.clone())[0] for batch in torch.split(images, BATCH)]
         bank.apply_(sites)
         for reference, batch in zip(expected, torch.split(images, BATCH), strict=True):
-            discrepancy.add(reference, model.run(batch.clone())[0])
+            discrepancy.add((reference,), (model.run(batch.clone())[0],))
     return discrepancy.score()
 
 
@@ -383,8 +356,9 @@ def test_candidates_in_bfloat16(session: Session, bank: Bank, images: Calibratio
     sites = uniform(session.traced, 4)
     single = Evaluator(session.model, bank, images.tensor, BATCH)
     half = Evaluator(session.model, bank, images.tensor, BATCH, autocast=torch.bfloat16)
-    assert all(map(torch.equal, half._reference, single._reference))
-    assert all(reference.dtype == torch.float32 for reference in half._reference)
+    for (one,), (other,) in zip(half._reference, single._reference, strict=True):
+        assert torch.equal(one, other)
+        assert one.dtype == torch.float32
     expected, found = single.evaluate(sites), half.evaluate(sites)
     assert found != expected
     assert found.kl_nats == pytest.approx(expected.kl_nats, rel=0.5)

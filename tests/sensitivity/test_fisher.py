@@ -13,7 +13,6 @@ from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from autoq.recipe import OperandConfig
 from autoq.sensitivity.fisher import FisherSettings, fisher_losses
-from autoq.sensitivity.fisher_probes import Probes
 from tests.calibration.samples import Block, block_model, images
 from tests.graph.small import tokens
 
@@ -311,27 +310,3 @@ def test_what_cannot_be_had() -> None:
     with pytest.raises(CalibrationError, match="0 probes"):
         FisherSettings(probes=0)
     assert fisher_losses(bank, [images(2)], []) == {}
-
-
-@pytest.mark.parametrize(("count", "classes"), [(8, 8), (16, 8), (8, 5), (4, 3), (1, 1)])
-def test_probes_of_all_classes_are_exact(count: int, classes: int) -> None:
-    logits = torch.randn(3, 2, classes, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    p = logits.softmax(-1)
-    drawn = Probes(count, 0).draw(logits)
-    assert drawn.shape == (count, *logits.shape)
-    found = torch.einsum("knqi,knqj->nqij", drawn, drawn) / count
-    expected = (p.diag_embed() - p.unsqueeze(-1) * p.unsqueeze(-2)) / 2  # two positions share an image
-    torch.testing.assert_close(found, expected)
-
-
-def test_probes_are_unbiased_and_exact_for_the_likeliest() -> None:
-    logits = torch.tensor([[0.0, -1.0, 3.0, -30.0, 2.0, 1.0]], dtype=torch.float64)
-    p = logits.softmax(-1)[0]
-    expected = p.diag() - p.outer(p)
-    logits = logits.expand(4000, -1)
-    for count in (1, 3, 4):
-        drawn = Probes(count, 1).draw(logits)
-        squares = torch.einsum("kni,knj->nij", drawn, drawn) / count
-        torch.testing.assert_close(squares.mean(0), expected, atol=0.02, rtol=0)
-        # Among four classes, four probes leave no noise; the fifth and sixth are too unlikely to add much.
-        assert (squares.std(0).max() < 0.05) == (count == 4)

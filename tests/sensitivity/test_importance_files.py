@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from autoq.errors import RunDirectoryError
 from autoq.sensitivity import importance_files
 from autoq.sensitivity.block_importance import OutputImportance
-from autoq.sensitivity.importance_files import Importance, load_importance, rows_of, save_importance, save_table
+from autoq.sensitivity.importance_files import Importance, load_importance, save_importance, save_table, summary_rows
 from autoq.sensitivity.perturbation_hessian import PerturbationSettings
 
 
@@ -73,7 +73,7 @@ def test_table(tmp_path: Path) -> None:
         assert float(row["p99"]) == pytest.approx(float(values.quantile(0.99)), rel=1e-5)
         assert float(row["max"]) == pytest.approx(float(values.max()), rel=1e-5)
         assert float(row["top_1_percent_share"]) == pytest.approx(float(top.sum() / values.sum()), rel=1e-5)
-    assert rows_of(outputs)[0].keys() == rows[0].keys()
+    assert summary_rows(outputs)[0].keys() == rows[0].keys()
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

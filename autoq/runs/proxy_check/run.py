@@ -29,10 +29,12 @@ from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.settings import CalibrationChoices
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.evaluator import CACHE_BYTES
+from autoq.scoring.outputs import predict
 from autoq.scoring.threads import fastest_threads
 from autoq.search.objective import AdditiveObjective
 from autoq.search.space import ResolvedSpace
 from autoq.sensitivity.proxies import APH, FISHER, LOSSES
+from autoq.tasks import CLASSIFICATION, BaseTask
 from autoq.validation import validate
 
 ROWS, TABLE, RECORD = "proxy_check.jsonl", "proxy_check.csv", "proxy_check.json"
@@ -154,7 +156,10 @@ def _measure_recipes(
     # Losses are means over images: each count's are those of the count before and of the images in between.
     counts = image_counts(len(tensor), settings.calib_images)
     slices = torch.split(tensor[: counts[-1]], _steps(counts))
-    evaluators = [Evaluator(session.model, bank, each, cache_bytes=CACHE_BYTES // len(slices)) for each in slices]
+    evaluators = [
+        Evaluator(session.model, bank, each, cache_bytes=CACHE_BYTES // len(slices), task=session.task)
+        for each in slices
+    ]
     options, calibration = options_of_space(inputs.space), tensor[: settings.calib_images]
     tables = [
         measure_into(folder / f"{proxy}.csv", options, evaluators[0], bank, calibration, proxy, progress)
@@ -205,7 +210,7 @@ class _Measure:
                 losses[column(proxy, count)] = sums[proxy] / count
         losses |= {name: measure(recipe.sites).loss for name, measure in self.additive}
         self.evaluators[0].apply(recipe.sites)
-        right = which_right(self.evaluators[0].model, self.batches)
+        right = which_right(self.evaluators[0].model, self.batches, self.evaluators[0].task)
         return CheckedRow(
             id=recipe.id,
             origin=recipe.origin,
@@ -235,18 +240,23 @@ def _measure_all(
     return rows
 
 
-def which_right(model: QuantizedModel, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[bool, ...]:
-    """For each image whether its label is the most likely class; where a logit is not finite it is not.
+def which_right(
+    model: QuantizedModel, batches: Iterable[tuple[Tensor, Tensor]], task: BaseTask = CLASSIFICATION
+) -> tuple[bool, ...]:
+    """Tell for each image whether the model's answer is right.
 
     Args:
         model: with whatever its slots hold.
-        batches: images of shape (N, C, H, W) and class indices of shape (N,), on the model's device.
+        batches: images of shape (N, C, H, W) and the task's labels, on the model's device.
+        task: says what a right answer is.
+
+    Raises:
+        TaskError: answers of this task are not right or wrong.
     """
     right: list[bool] = []
     with torch.inference_mode():
         for images, labels in batches:
-            logits = model.run(images)[0]
-            right += ((logits.argmax(-1) == labels) & torch.isfinite(logits).all(-1)).tolist()
+            right += task.correct(predict(model, images, task), labels).tolist()
     return tuple(right)
 
 

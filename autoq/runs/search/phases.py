@@ -75,7 +75,7 @@ class SearchRun:
         store = TrialStore.open(self.directory.study, STUDY_NAME)
         with fastest_threads(lambda: session.model.run(few), session.device):
             solve_bank(self.bank, options_of_space(self.inputs.space), self.directory.bank, self.progress)
-            evaluator = Evaluator(session.model, self.bank, images)
+            evaluator = Evaluator(session.model, self.bank, images, task=session.task)
             table = self._sensitivities(evaluator) if settings.needs_sensitivities else None
             self._run_study(store, evaluator, table)
             self.trials = evaluated_trials(store.load_trials())
@@ -138,7 +138,8 @@ class SearchRun:
         self, evaluator: Evaluator, sites: Mapping[str, SiteConfig], labelled: LabelledImages
     ) -> MeasuredAccuracy:
         evaluator.apply(sites)
-        return MeasuredAccuracy(**vars(measure_accuracy(self.inputs.session.model, labelled.batches())))
+        model = self.inputs.session.model
+        return MeasuredAccuracy.of(measure_accuracy(model, labelled.batches(), task=evaluator.task))
 
     def reconstruct(self) -> None:
         """Finish the recipes that a person would pick; each is kept at once."""

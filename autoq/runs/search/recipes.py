@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from optuna.trial import FrozenTrial
 
 from autoq.calibration import Bank
-from autoq.recipe import CalibrationReference, Recipe, ScoreRecord
+from autoq.recipe import CalibrationReference, Recipe
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import MeasuredAccuracy
 from autoq.runs.session import Session
 from autoq.search.space import ResolvedSpace
 from autoq.search.trials import UNIFORM, EvaluatedTrial, evaluated_trials, shown_trials
+from autoq.tasks import task_to_record
 
 
 @dataclass
@@ -66,13 +67,13 @@ class RecipeWriter:
         """Write a trial's recipe, fitted bases spelled out."""
         score = trial.score
         if accuracy is not None:
-            measured = {"top1_percent": accuracy.top1_percent, "top5_percent": accuracy.top5_percent}
-            score = ScoreRecord(**{**score.model_dump(), **measured, "labelled_images": accuracy.images})
+            score = score.with_metrics(accuracy.metrics, accuracy.images)
         Recipe(
             model=self.session.reference,
             sites=self.bank.resolve(self.space.sites_for(trial.assignment)),
             reparameterized=dict(self.session.reparameterized),
             calibration=self.calibration,
             cost=trial.cost,
+            task=task_to_record(self.session.task),
             score=score,
         ).save(self.directory.recipe_path(trial.id))

@@ -14,6 +14,7 @@ from autoq.recipe import ModelReference, ScoreRecord
 from autoq.runs.directory import BaseSettingsRecord
 from autoq.runs.search.settings import RECONSTRUCTION_SETTINGS, SearchSettings
 from autoq.runs.session import Session
+from autoq.tasks import Accuracy
 
 
 class SiteEntry(BaseModel):
@@ -28,13 +29,22 @@ class SiteEntry(BaseModel):
 
 
 class MeasuredAccuracy(BaseModel):
-    """Accuracy on the labelled images, in percent."""
+    """The task's metrics on the labelled images; JSON has them by name beside ``images``."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, float]
 
-    top1_percent: float
-    top5_percent: float
     images: int
+
+    @classmethod
+    def of(cls, accuracy: Accuracy) -> MeasuredAccuracy:
+        """Record what was measured."""
+        return cls.model_validate({**accuracy.metrics, "images": accuracy.images})
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """By name."""
+        return dict(self.__pydantic_extra__)
 
 
 class ReconstructedEntry(BaseModel):
@@ -56,8 +66,7 @@ class ReconstructedEntry(BaseModel):
 
     def without_accuracy(self) -> ReconstructedEntry:
         """The same before it was measured on labelled images."""
-        measured = ("top1_percent", "top5_percent", "labelled_images")
-        return self.model_copy(update={"score": self.score.model_copy(update=dict.fromkeys(measured))})
+        return self.model_copy(update={"score": self.score.without_metrics()})
 
 
 class RunRecord(BaseSettingsRecord):

@@ -66,7 +66,7 @@ def make_result(directory: SearchDirectory, record: RunRecord, trials: list[Eval
             recipe=os.fspath(directory.path / entry.recipe),
             bops=trial.cost.bops,
             kl_nats=entry.score.kl_nats,
-            top1_percent=entry.score.top1_percent,
+            top1_percent=entry.score.metrics.get("top1_percent"),
         )
         for trial in trials
         if (entry := record.reconstructed.get(trial.id)) is not None

@@ -149,10 +149,10 @@ def test_every_measure_is_that_of_the_recipe() -> None:
             sum(table.loss(s, o, config) for s, operands in recipe.sites.items() for o, config in operands.items())
         )
         bank.apply_(recipe.sites)
-        assert row.top1_percent == measure_accuracy(session.model, labelled.batches()).top1_percent
+        assert row.top1_percent == measure_accuracy(session.model, labelled.batches()).metrics["top1_percent"]
     session.model.remove_()
     full = measure_accuracy(session.model, labelled.batches())
-    assert check.full_precision_top1_percent == full.top1_percent
+    assert check.full_precision_top1_percent == full.metrics["top1_percent"]
     assert check.labelled_images == full.images == PHOTOS
     assert {rank.proxy for rank in check.ranks} == {*PROXIES, "bops"}
     assert len({row.top1_percent for row in check.rows}) > 3

@@ -132,7 +132,7 @@ def test_what_is_taken_over_from_an_earlier_run() -> None:
     assert (other.accuracy, other.full_precision) == ({}, None)
     kept = other.reconstructed["w4a4"]
     assert (kept.recipe, kept.score.kl_nats) == (entry.recipe, 0.1)
-    assert (kept.score.top1_percent, kept.score.top5_percent, kept.score.labelled_images) == (None, None, None)
+    assert (kept.score.metrics, kept.score.labelled_images) == ({}, None)
     assert new_record(SearchSettings(), session, 4, 16, {}, None).reconstructed == {}
 
 

@@ -105,7 +105,7 @@ def test_a_finished_run_is_only_reconstructed(out: Path, evaluated: list[str]) -
         assert recipe.score.labelled_images == PHOTOS
         assert recipe.score.kl_nats != searched.score.kl_nats
         assert record.reconstructed[point.id].score == recipe.score
-        assert (point.kl_nats, point.top1_percent) == (recipe.score.kl_nats, recipe.score.top1_percent)
+        assert (point.kl_nats, point.top1_percent) == (recipe.score.kl_nats, recipe.score.metrics["top1_percent"])
         assert evaluate_recipe(recipe).score.kl_nats == point.kl_nats, "needs no bank"
 
 

@@ -130,7 +130,7 @@ def test_recipes_say_what_was_measured() -> None:
         assert recipe.cost == trial.cost == model_cost(small_session().traced.sites, recipe.sites).record()
         assert recipe.score is not None
         assert recipe.score.kl_nats == trial.score.kl_nats
-        assert recipe.score.top1_percent == record.accuracy[trial.id].top1_percent
+        assert recipe.score.metrics == record.accuracy[trial.id].metrics
         assert recipe.calibration is not None
         assert recipe.calibration.bank_fingerprint == record.fingerprints["bank_fingerprint"]
         logarithmic = [c for operands in recipe.sites.values() for c in operands.values() if c.scheme == "adalog"]
@@ -365,7 +365,7 @@ def test_another_proxy(tmp_path: Path, proxy: str) -> None:
     by_hash = {trial.user_attrs["recipe_hash"]: trial for trial in trials if "score" in trial.user_attrs}
     if proxy == "mse":
         assert len(trials) == 10
-        assert all(trial.values[1] == trial.user_attrs["score"]["logit_mse"] for trial in trials)
+        assert all(trial.values[1] == trial.user_attrs["score"]["output_mse"] for trial in trials)
     else:
         assert len(trials) == 10 + len(by_hash), "evaluated at the end"
         table = SensitivityTable.load(tmp_path / "run" / "sensitivity.csv")

@@ -1,0 +1,33 @@
+"""What commands say of a measured recipe: one wording, one set of JSON keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoq.recipe import Recipe
+    from autoq.tasks import Accuracy, BaseTask
+
+
+def measured_json(recipe: Recipe) -> dict[str, Any]:
+    """Return cost, discrepancy and the task's metrics as JSON has them; null for metrics that were not measured."""
+    from autoq.tasks import task_from_record
+
+    document = recipe.to_json()
+    names = [metric.name for metric in task_from_record(recipe.task).metrics]
+    return {**document["cost"], **dict.fromkeys([*names, "labelled_images"]), **document["score"]}
+
+
+def accuracy_line(recipe: Recipe) -> str | None:
+    """Return the main metric in words, or None if it was not measured."""
+    from autoq.tasks import task_from_record
+
+    metric = task_from_record(recipe.task).main_metric
+    if recipe.score is None or (value := recipe.score.metrics.get(metric.name)) is None:
+        return None
+    return f"{metric.title} {metric.format(value, 2)} of {recipe.score.labelled_images} images"
+
+
+def metrics_text(task: BaseTask, accuracy: Accuracy) -> str:
+    """Return all metrics in a line: ``top-1 71.34 %, top-5 90.17 %``."""
+    return ", ".join(f"{metric.title} {metric.format(accuracy.metrics[metric.name], 2)}" for metric in task.metrics)

@@ -1,0 +1,75 @@
+"""Tasks: what a model's output means, one a file.
+
+To add a task, write a frozen dataclass derived from :class:`BaseTask` in a file of its own and add it to ``TASKS``
+below; the contract tests in ``tests/contracts/tasks.py`` say what it must fulfil.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from autoq.errors import TaskError
+from autoq.registry import Registry
+from autoq.tasks._base import Accuracy, BaseMeter, BaseProbes, BaseTask, Metric, Outputs
+from autoq.tasks.classification import CLASSIFICATION, ClassificationTask
+from autoq.tasks.dense import DenseTask
+from autoq.validation import did_you_mean
+
+TASKS: Registry[type[BaseTask]] = Registry(
+    "task", TaskError, {cls.name: cls for cls in (ClassificationTask, DenseTask)}
+)
+"""Task classes by name, which ``--task`` takes."""
+
+
+def make_task(name: str, **settings: Any) -> BaseTask:
+    """Return a task by its name, with settings other than its defaults.
+
+    >>> make_task("dense", output="depth")
+    DenseTask(output='depth', variance=None)
+
+    Raises:
+        TaskError: there is no such task, or it has no such setting or value.
+    """
+    kind = TASKS.lookup(name)
+    known = [field.name for field in fields(kind)]
+    for key in settings:
+        if key not in known:
+            there = ", ".join(known)
+            raise TaskError(f"task {name!r} has no setting {key!r}, it has {there}.{did_you_mean(key, known)}")
+    return kind(**settings)
+
+
+def task_to_record(task: BaseTask) -> dict[str, Any] | None:
+    """Return what files say of a task: its name and its settings, or nothing for plain classification."""
+    return None if task == CLASSIFICATION else task.to_json()
+
+
+def task_from_record(record: Mapping[str, Any] | None) -> BaseTask:
+    """Return the task that a file names; see :func:`task_to_record`.
+
+    >>> task_from_record({"name": "dense", "variance": 0.25}).variance
+    0.25
+
+    Raises:
+        TaskError: there is no such task, or it has no such setting or value.
+    """
+    return CLASSIFICATION if record is None else make_task(**{"name": "", **record})
+
+
+__all__ = [
+    "CLASSIFICATION",
+    "TASKS",
+    "Accuracy",
+    "BaseMeter",
+    "BaseProbes",
+    "BaseTask",
+    "ClassificationTask",
+    "DenseTask",
+    "Metric",
+    "Outputs",
+    "make_task",
+    "task_from_record",
+    "task_to_record",
+]

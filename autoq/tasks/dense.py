@@ -1,0 +1,148 @@
+"""Dense prediction and regression: a map of numbers, or a vector, compared by its squared error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from autoq.errors import TaskError
+from autoq.tasks._base import BaseMeter, BaseProbes, BaseTask, Metric, Outputs, per_image
+from autoq.tasks._orthogonal_signs import OrthogonalSigns
+
+
+@dataclass(frozen=True)
+class DenseTask(BaseTask):
+    """Numbers of any shape (N, ...): depth, saliency, an embedding, a vector of regressed values.
+
+    Every element is the mean of a Gaussian of variance σ², the variance of all elements of the full-precision outputs
+    over the calibration images: an error counts by how large it is beside what the model has to say. Then
+    KL = (ẑ − z)² / (2 σ²), the mean over an image's elements, and F = I / (σ² · elements).
+
+    >>> import torch
+    >>> task = DenseTask().fitted([(torch.tensor([[1.0, 3.0]]),)])
+    >>> task.variance
+    1.0
+    >>> float(task.divergence((torch.zeros(1, 2),), (torch.tensor([[0.0, 2.0]]),)))  # (0 + ½ 2²) / 2
+    1.0
+
+    Attributes:
+        variance: σ², in squared units of the output; None: not fitted yet.
+    """
+
+    variance: float | None = None
+
+    name: ClassVar[str] = "dense"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("rmse", "RMSE", "root mean squared error", higher_is_better=False),
+        Metric("mae", "MAE", "mean absolute error", higher_is_better=False),
+    )
+    element: ClassVar[str] = "output element"
+    labels: ClassVar[Literal["class", "tensor"]] = "tensor"
+    preferred: ClassVar[tuple[str, ...]] = ("predicted_depth", "logits")
+
+    def __post_init__(self) -> None:
+        """Check the variance.
+
+        Raises:
+            TaskError: it is not a positive number.
+        """
+        if self.variance is not None and not 0 < self.variance < math.inf:
+            raise TaskError(f"variance {self.variance} of an output divides nothing: give a positive number")
+
+    def fitted(self, outputs: Iterable[Outputs]) -> Self:
+        """Return the task with σ², the variance of all elements of ``outputs`` in double precision.
+
+        Raises:
+            TaskError: there are no elements, or all are equal or one is not finite.
+        """
+        if self.variance is not None:
+            return self
+        count, mean, squares = 0, 0.0, 0.0  # Chan, Golub and LeVeque: batches are merged without cancellation
+        for (batch,) in outputs:
+            values = batch.detach().double()
+            own = values.numel()
+            if not own:
+                continue
+            own_mean = float(values.mean())
+            shift = own_mean - mean
+            squares += float((values - own_mean).square().sum()) + shift**2 * count * own / (count + own)
+            mean += shift * own / (count + own)
+            count += own
+        variance = squares / count if count else 0.0
+        if not 0 < variance < math.inf:
+            raise TaskError(
+                f"the outputs of the calibration images have the variance {variance:g} in full precision, by which "
+                "errors cannot be divided: give other images, or check the weights and which output is compared"
+            )
+        return replace(self, variance=variance)
+
+    def divergence(self, reference: Outputs, quantized: Outputs) -> Tensor:
+        """Return (ẑ − z)² / (2 σ²), the mean over an image's elements."""
+        (expected,), (found,) = reference, quantized
+        return per_image((expected - found).square()).mean(1) / (2 * self._known_variance)
+
+    def fisher_product(self, outputs: Outputs, change: Outputs, temperature: float = 1.0) -> Outputs:
+        """Return Δ / (σ² · elements); there are no classes for a temperature to bring closer."""
+        del temperature
+        (values,), (delta,) = outputs, change
+        return ((delta / (self._known_variance * values.shape[1:].numel())).to(values),)
+
+    def probes(self, count: int, seed: int) -> BaseProbes:
+        """Return what draws signs, divided by σ times the square root of the number of elements."""
+        return _SignProbes(count, seed, self._known_variance)
+
+    def meter(self) -> BaseMeter:
+        """Add up squared and absolute errors."""
+        return _Errors()
+
+    @property
+    def _known_variance(self) -> float:
+        if self.variance is None:
+            raise TaskError("the variance of the outputs is not known yet: call fitted() with full precision's outputs")
+        return self.variance
+
+
+class _SignProbes(BaseProbes):
+    """F^½ ξ for signs ξ; those of an image are orthogonal on any K consecutive elements, K a power of two."""
+
+    def __init__(self, count: int, seed: int, variance: float) -> None:
+        self._signs, self._variance = OrthogonalSigns(count, seed), variance
+
+    def draw(self, outputs: Outputs) -> Outputs:
+        """See :class:`BaseProbes`."""
+        (values,) = outputs
+        rows = per_image(values)  # (N, elements)
+        signs = self._signs.draw(torch.arange(rows.shape[1], device=values.device).expand(rows.shape))
+        scaled = signs / math.sqrt(self._variance * rows.shape[1])  # (K, N, elements)
+        return (scaled.reshape(-1, *values.shape).to(values.dtype),)
+
+
+class _Errors(BaseMeter):
+    """Adds up squared and absolute errors of elements."""
+
+    def __init__(self) -> None:
+        self._squared = self._absolute = 0.0
+        self._elements = 0
+
+    def add(self, outputs: Outputs, labels: Tensor) -> None:
+        """Add one batch: outputs and labels of the same shape (N, ...)."""
+        (values,) = outputs
+        if labels.shape != values.shape:
+            raise TaskError(
+                f"labels have shape {tuple(labels.shape)}, but the output has {tuple(values.shape)}: give one label "
+                "for each element"
+            )
+        errors = values.double() - labels.double()
+        self._squared += float(errors.square().sum())
+        self._absolute += float(errors.abs().sum())
+        self._elements += errors.numel()
+        self.images += len(labels)
+
+    def metrics(self) -> dict[str, float]:
+        """Return means over all elements of all images."""
+        return {"rmse": math.sqrt(self._squared / self._elements), "mae": self._absolute / self._elements}
