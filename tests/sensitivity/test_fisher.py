@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from autoq.calibration import Bank, CalibrationSettings, fisher
+from autoq.calibration import Bank, CalibrationSettings
 from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from autoq.recipe import OperandConfig
+from autoq.sensitivity import fisher
 from autoq.sensitivity.fisher import FisherSettings, fisher_losses
 from tests.calibration.samples import Block, block_model, images
 from tests.graph.small import tokens

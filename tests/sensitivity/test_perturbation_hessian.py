@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoq.calibration import Bank, CalibrationSettings, perturbation_hessian
+from autoq.calibration import Bank, CalibrationSettings
 from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from autoq.recipe import OperandConfig
+from autoq.sensitivity import perturbation_hessian
 from autoq.sensitivity.perturbation_hessian import (
     PerturbationSettings,
     average_perturbation_hessian,
