@@ -39,14 +39,14 @@ from autoq.search.objective import Evaluation, JointObjective, KeepGoing
 from autoq.search.samplers import SAMPLERS, AllocationPrior
 from autoq.search.space import load_space, resolve_space
 from autoq.search.storage import TrialStore
-from autoq.search.study import StudyDriver
+from autoq.search.study import StudyDriver, StudySettings
 from autoq.search.trials import UNIFORM
 
 _KEY = ("model", "observer", "reparameterize", "sensitivity", "images", "limit_bits", "sampler", "seed", "counts")
 BUDGETS = {"1.2 × w2a2": (2, 1.2), "w3a3": (3, 1.0), "w4a4": (4, 1.0), "w5a5": (5, 1.0), "w6a6": (6, 1.0)}
 
 
-class KeptMeasure:
+class KeptObjective:
     """Evaluates recipes, each once for all samplers, and remembers how long that took."""
 
     def __init__(self, measure: JointObjective, path: Path) -> None:
@@ -56,9 +56,9 @@ class KeptMeasure:
         self._known = {line["recipe"]: line for line in map(json.loads, lines)}
         self.seconds = 0.0
 
-    def __call__(self, sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:
-        """See ``autoq.search.objective.Objective``; nothing is stopped."""
-        del go_on
+    def __call__(self, sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:
+        """See ``autoq.search.objective.Objective``; nothing is pruned."""
+        del keep_going
         recipe = hash_sites(sites)
         if recipe not in self._known:
             started = time.perf_counter()
@@ -128,9 +128,9 @@ def main() -> None:
             if json.dumps(key, sort_keys=True) in known:
                 continue
             known.add(json.dumps(key, sort_keys=True))
-            measure = KeptMeasure(JointObjective(evaluator, "kl"), arguments.folder / "evaluations.jsonl")
+            measure = KeptObjective(JointObjective(evaluator, "kl"), arguments.folder / "evaluations.jsonl")
             store = TrialStore(InMemoryStorage(), "search-quality", ("minimize", "minimize"))
-            driver = StudyDriver(space, sites, limit, store, measure, kind, prior, seed, stop_hopeless=False)
+            driver = StudyDriver(prior, sites, store, measure, StudySettings(kind, seed, prunes=False))
             watch = _Watch(measure)
             driver.run(max(counts), on_trial=watch)
             line = {
@@ -152,7 +152,7 @@ def main() -> None:
 class _Watch:
     """Collects, for every trial, its cost, its loss and the time until then, evaluations at their own time."""
 
-    def __init__(self, measure: KeptMeasure) -> None:
+    def __init__(self, measure: KeptObjective) -> None:
         self._measure = measure
         self._last = time.perf_counter()
         self._proposing = 0.0

@@ -1,4 +1,4 @@
-"""What a search asks of a recipe: its loss by one proxy, and its score where it was evaluated for that."""
+"""Objectives of a search: the loss of a recipe by one proxy, and its score where it was evaluated for that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from autoq.sensitivity.proxies import LOSSES
 from autoq.sensitivity.table import SensitivityTable
 
 KeepGoing = Callable[[float], bool]
-"""Asked with the loss over the first images whether the others are worth their time."""
+"""Told the loss over the first images, says whether the others are worth their time."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Evaluation:
 
     Attributes:
         loss: by the proxy, to be minimised.
-        score: all that the evaluation has told; None if the recipe was not evaluated.
+        score: all that the evaluation measured; None if the recipe was not evaluated.
         is_complete: False if it was stopped: ``loss`` and ``score`` are then over the first images alone, not to be
             compared with complete ones.
     """
@@ -34,10 +34,14 @@ class Evaluation:
 
 
 class Objective(Protocol):
-    """Measures recipes by one proxy."""
+    """What is minimised: measures recipes by one proxy."""
 
-    def __call__(self, sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:
-        """The loss of a recipe.
+    def __call__(self, sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:
+        """Measure a recipe.
+
+        Args:
+            sites: the recipe, in canonical form.
+            keep_going: asked after the first images, if there are more; None: all images are evaluated.
 
         Raises:
             NonFiniteError: the quantized model produces NaN or infinity.
@@ -45,27 +49,27 @@ class Objective(Protocol):
 
 
 class JointObjective:
-    """By evaluating the recipe: ``kl``, ``mse``, ``agreement``."""
+    """The loss by a proxy that is read off an evaluation of the recipe."""
 
     def __init__(self, evaluator: Evaluator, proxy: str) -> None:
-        """Objective by the loss that ``autoq.sensitivity.proxies.LOSSES`` has under the name ``proxy``."""
+        """Read off the loss that ``autoq.sensitivity.proxies.LOSSES`` has under the name ``proxy``."""
         self._evaluator, self._loss_of = evaluator, LOSSES[proxy]
 
-    def __call__(self, sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:
-        """See ``Objective``."""
-        asked = None if go_on is None else lambda score: go_on(self._loss_of(score))
+    def __call__(self, sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:
+        """Measure a recipe, see ``Objective``."""
+        asked = None if keep_going is None else lambda score: keep_going(self._loss_of(score))
         score = self._evaluator.evaluate(sites, asked)
         return Evaluation(self._loss_of(score), score, score.images == self._evaluator.images)
 
 
 class AdditiveObjective:
-    """By adding up sensitivities, without an evaluation: ``fisher``, ``aph``."""
+    """The sum of the sensitivities of a recipe's options, without an evaluation."""
 
     def __init__(self, table: SensitivityTable) -> None:
         """Add up the losses of ``table``."""
         self._table = table
 
-    def __call__(self, sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:  # noqa: ARG002
-        """See ``Objective``."""
+    def __call__(self, sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:  # noqa: ARG002
+        """Measure a recipe, see ``Objective``."""
         options = ((site, operand, config) for site, operands in sites.items() for operand, config in operands.items())
         return Evaluation(math.fsum(self._table.loss(*option) for option in options), None)

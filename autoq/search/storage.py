@@ -99,7 +99,7 @@ class TrialStore:
         Raises:
             RunDirectoryError: the study exists with other directions.
         """
-        with _quiet_optuna():
+        with quiet_optuna():
             self._study = optuna.create_study(
                 storage=storage, study_name=study_name, directions=list(directions), load_if_exists=True
             )
@@ -174,6 +174,17 @@ def load_trials(path: str | os.PathLike[str], study_name: str) -> list[FrozenTri
         raise RunDirectoryError(_damaged(journal, error)) from error
 
 
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Keep what Optuna logs of a new study off the terminal, for a ``with`` block."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
 def _journal_lock(journal: Path) -> JournalLock:
     return FlockJournalLock(journal) if fcntl is not None else JournalFileOpenLock(os.fspath(journal))
 
@@ -210,14 +221,3 @@ def _repair_(journal: Path) -> None:
 
 def _damaged(journal: Path, error: Exception) -> str:
     return f"study {os.fspath(journal)!r} is damaged ({error}); move it away to start again"
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Keep Optuna's "a new study created" off the terminal."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(verbosity)

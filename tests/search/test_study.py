@@ -25,7 +25,7 @@ from autoq.search.objective import Evaluation, KeepGoing
 from autoq.search.samplers import SAMPLERS, AllocationPrior, SamplerEntry
 from autoq.search.space import ResolvedSpace, parse_space, resolve_space
 from autoq.search.storage import TrialStore
-from autoq.search.study import StudyDriver
+from autoq.search.study import StudyDriver, StudySettings
 from autoq.search.trials import SAMPLER, UNIFORM, evaluated_trials
 from tests.search.synthetic_sites import vit
 
@@ -79,8 +79,8 @@ class Problem:
         self.evaluated.append(hash_sites(sites))
         return Score(fake_kl(sites), 90.0, 20.0, 0.1, 4)
 
-    def measure(self, sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:
-        del go_on
+    def measure(self, sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:
+        del keep_going
         score = self.evaluate(sites)
         return Evaluation(score.kl_nats, score)
 
@@ -95,7 +95,7 @@ class Problem:
     def driver(self, sampler: str | SamplerEntry = "random", seed: int = 0) -> StudyDriver:
         store = TrialStore.open(self.path, "autoq")
         kind = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
-        return StudyDriver(self.space, self.sites, self.budget, store, self.measure, kind, self.prior, seed)
+        return StudyDriver(self.prior, self.sites, store, self.measure, StudySettings(kind, seed))
 
     def run(self, trials: int, sampler: str | SamplerEntry = "random", seed: int = 0) -> list[FrozenTrial]:
         self.driver(sampler, seed).run(trials, progress=self.events.append)
@@ -310,15 +310,15 @@ SLICE = 2.0
 class Sliced(Problem):
     """A problem whose first images lose twice as much as all of them."""
 
-    def measure(self, sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:
+    def measure(self, sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:
         score = self.evaluate(sites)
         first = SLICE * score.kl_nats
-        if go_on is not None and not go_on(first):
+        if keep_going is not None and not keep_going(first):
             return Evaluation(first, dataclasses.replace(score, kl_nats=first, images=1), is_complete=False)
         return Evaluation(score.kl_nats, score)
 
 
-def test_hopeless_recipes_are_stopped_and_never_compared(tmp_path: Path) -> None:
+def test_recipes_that_lose_too_much_are_pruned_and_never_compared(tmp_path: Path) -> None:
     problem = Sliced(tmp_path)
     trials = problem.run(80, "random")
     stopped = [trial for trial in trials if trial.state == TrialState.PRUNED]
@@ -337,13 +337,11 @@ def test_hopeless_recipes_are_stopped_and_never_compared(tmp_path: Path) -> None
     assert len(set(problem.evaluated)) == len(problem.evaluated), "stopped recipes are not tried again"
 
 
-def test_nothing_is_stopped_where_that_is_not_wanted(tmp_path: Path) -> None:
+def test_nothing_is_pruned_where_that_is_not_wanted(tmp_path: Path) -> None:
     problem = Sliced(tmp_path)
     store = TrialStore.open(problem.path, "autoq")
-    driver = StudyDriver(
-        *(problem.space, problem.sites, problem.budget, store, problem.measure, SAMPLERS["random"], problem.prior),
-        stop_hopeless=False,
-    )
+    settings = StudySettings(SAMPLERS["random"], prunes=False)
+    driver = StudyDriver(problem.prior, problem.sites, store, problem.measure, settings)
     driver.run(40)
     assert {trial.state for trial in problem.stored()} == {TrialState.COMPLETE}
 
@@ -352,12 +350,12 @@ def test_what_was_not_evaluated_is_evaluated_at_the_end(problem: Problem) -> Non
     """A proxy that adds up sensitivities ranks recipes; those that come first are evaluated, once."""
     store = TrialStore.open(problem.path, "autoq")
 
-    def added(sites: Mapping[str, SiteConfig], go_on: KeepGoing | None = None) -> Evaluation:
-        del go_on
+    def added(sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:
+        del keep_going
         return Evaluation(2 * fake_kl(sites), None)
 
-    arguments = (problem.space, problem.sites, problem.budget, store, added, SAMPLERS["progressive"], problem.prior)
-    driver = StudyDriver(*arguments, proxy="aph")
+    settings = StudySettings(SAMPLERS["progressive"], proxy="aph")
+    driver = StudyDriver(problem.prior, problem.sites, store, added, settings)
     driver.run(40)
     assert problem.evaluated == []
     assert evaluated_trials(problem.stored()) == []

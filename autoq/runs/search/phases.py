@@ -23,7 +23,7 @@ from autoq.search.allocation.problem import AllocationProblem
 from autoq.search.objective import AdditiveObjective, JointObjective
 from autoq.search.samplers import SAMPLERS, AllocationPrior
 from autoq.search.storage import TrialStore
-from autoq.search.study import StudyDriver
+from autoq.search.study import StudyDriver, StudySettings
 from autoq.search.trials import EvaluatedTrial, evaluated_trials, evenly_spread, shown_trials
 from autoq.sensitivity.proxies import ADDITIVE
 from autoq.sensitivity.table import SensitivityTable
@@ -86,18 +86,13 @@ class SearchRun:
     def _run_study(self, store: TrialStore, evaluator: Evaluator, table: SensitivityTable | None) -> None:
         """Evaluate recipes that the sampler proposes, and score the front."""
         settings, space, sites = self.record.settings, self.inputs.space, self.inputs.session.traced.sites
-        budget = self.record.budget_bops
         joint = JointObjective(evaluator, "kl" if settings.proxy in ADDITIVE else settings.proxy)
         driver = StudyDriver(
-            space,
-            sites,
-            budget,
-            store,
-            joint if table is None or settings.proxy not in ADDITIVE else AdditiveObjective(table),
-            SAMPLERS[settings.sampler],
-            AllocationPrior.of(AllocationProblem(sites, space), table, budget),
-            settings.seed,
-            settings.proxy,
+            prior=AllocationPrior.of(AllocationProblem(sites, space), table, self.record.budget_bops),
+            sites=sites,
+            store=store,
+            objective=joint if table is None or settings.proxy not in ADDITIVE else AdditiveObjective(table),
+            settings=StudySettings(SAMPLERS[settings.sampler], settings.seed, settings.proxy),
         )
         self.progress(PhaseStarted("search", settings.trials))
         driver.run(settings.trials, self.deadline, self.progress, self.writer.keep_if_on_front)
