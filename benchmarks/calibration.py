@@ -21,7 +21,7 @@ import torch
 
 from autoq.calibration import OBSERVERS, Bank, CalibrationSettings
 from autoq.calibration.bank.files import SolvedKey
-from autoq.calibration.fpcs.search import FpcsSettings
+from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.data import load_images, open_source, subset
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace

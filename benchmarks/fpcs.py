@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from autoq.calibration import CalibrationSettings
-from autoq.calibration.fpcs.layer_error import QuadraticError, log_loss, uniform_loss
+from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss, log_loss
 from autoq.calibration.fpcs.output_search import convolution_of, solve_jobs
-from autoq.calibration.fpcs.search import FpcsSettings, Loss, exhaustive, progressive_search
+from autoq.calibration.fpcs.search import Loss, progressive_search
+from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.calibration.fpcs.site_solver import SiteSolver
 from autoq.data import load_images, open_source, subset
 from autoq.graph.insert import QuantizedModel
@@ -32,11 +33,12 @@ from autoq.graph.sites import Operand, Site
 from autoq.graph.trace import trace
 from autoq.methods import BitWidths, create_method
 from autoq.models import load_model
-from autoq.quantizers import BaseQuantizer
+from autoq.quantizers import BaseQuantizer, quantizer_class
 from autoq.quantizers.adalog import GREATEST_NUMERATOR, LEAST_NUMERATOR
 from autoq.recipe import OperandConfig, SiteConfig
 
 _BATCH = 32
+_ALL = 1 << 40
 _T = TypeVar("_T")
 _SETTINGS = CalibrationSettings()
 
@@ -118,13 +120,15 @@ def _against_brute_force(
 ) -> None:
     config = configs[operand.name]
     solver = SiteSolver(site, operands, replace(_SETTINGS, fpcs=fpcs), convolution_of(model, site))
-    if config.scheme == "adalog":
+    if quantizer_class(config.scheme).fitted_fields:
         _against_every_base(solver, site, operand, config)
         return
     other = next(each.name for each in site.operands if each.name != operand.name)
     error = solver.error(operand.name, config, other, None)
-    observed = solver._observed(operand, config)
-    grid, start, loss, screen = solver.uniform_problem(operand, config, error, observed)
+    search = solver.searches[operand.name]
+    problem = search.affine_problem(config, error, search.observed(config))
+    grid, start, loss, screen = problem.grid, problem.incumbent, problem.loss, problem.screen
+    assert start is not None
     if operand.is_weight:
         part = slice(0, rows)
         error = replace(error, values=error.values[part])
@@ -140,7 +144,8 @@ def _against_brute_force(
     seconds, found = _least_time(
         lambda: progressive_search(loss, grid, fpcs.kept, fpcs.steps, screen=screen, incumbent=start), 3
     )
-    slow, best = _least_time(lambda: exhaustive(loss, grid, fpcs.steps, incumbent=start), 1)
+    # To keep everything is to evaluate every combination within reach.
+    slow, best = _least_time(lambda: progressive_search(loss, grid, _ALL, fpcs.steps, incumbent=start), 1)
     ratio = found[2].sum() / best[2].sum()
     neighbours = fpcs.candidates // fpcs.kept
     reached = grid.first.shape[1] * sum(neighbours**level for level in range(fpcs.steps))
@@ -169,7 +174,7 @@ def _against_every_base(solver: SiteSolver, site: Site, operand: Operand, config
 
 def _losses(solver: SiteSolver, error: QuadraticError, config: OperandConfig) -> tuple[Loss, Loss | None]:
     screened = error.screened(solver._fpcs.screening, 0)
-    return uniform_loss(error, config.bits), None if screened is None else uniform_loss(screened, config.bits)
+    return affine_loss(error, config.bits), None if screened is None else affine_loss(screened, config.bits)
 
 
 def _passes(model: QuantizedModel, images: Tensor, jobs: dict[str, SiteConfig], fpcs: FpcsSettings) -> None:
@@ -214,7 +219,7 @@ def _tokens(model: QuantizedModel, images: Tensor, jobs: dict[str, SiteConfig], 
             solved = solver.solve(jobs[site.name])
             totals[name] += time.perf_counter() - started
             reached[name] = _layer_error(site, operands, solved, model)
-        observed = {each.name: solver._observed(each, jobs[site.name][each.name]) for each in site.operands}
+        observed = {name: solver.searches[name].observed(config) for name, config in jobs[site.name].items()}
         reached["min-max"] = _layer_error(site, operands, observed, model)
         print(f"{site.name:28}" + "".join(f"{error / reached['all']:12.4f}" for error in reached.values()))
     print(

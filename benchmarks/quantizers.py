@@ -37,13 +37,10 @@ class Operand:
 
     def make(self, config: OperandConfig) -> BaseQuantizer:
         """A quantizer between the tensor's bounds."""
-        if config.scheme == "instance_groups":
-            shrink = torch.linspace(0.3, 1.0, config.groups)
-            lower, upper = self.tensor.min() * shrink, self.tensor.max() * shrink
-        else:
-            shape = self.layout.parameter_shape(self.tensor.shape, config)
-            lower, upper = (bound.expand(shape) for bound in (self.tensor.min(), self.tensor.max()))
-        return quantizer_class(config.scheme).from_range(config, self.layout, lower, upper)
+        cls = quantizer_class(config.scheme)
+        shape = cls.range_shape(config, self.layout, self.tensor.shape)
+        shrink = torch.linspace(0.3, 1.0, torch.Size(shape).numel()).view(shape)
+        return cls.from_range(config, self.layout, self.tensor.min() * shrink, self.tensor.max() * shrink)
 
 
 def config(scheme: str, bits: int, **options: object) -> OperandConfig:

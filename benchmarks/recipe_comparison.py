@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from autoq.files import atomic_path
+from autoq.quantizers import quantizer_class
 from autoq.recipe import OperandConfig, SiteConfig
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.session import Session
@@ -63,7 +64,8 @@ def _caption(name: str, trial: EvaluatedTrial) -> str:
 
 def _words(config: OperandConfig) -> str:
     groups = f", {config.groups} groups" if config.groups > 1 else ""
-    base = f", log base 2^({config.log_base_numerator or '?'}/37)" if config.scheme == "adalog" else ""
+    label = quantizer_class(config.scheme).label(config)
+    base = f", log base {label.log_base}" if label.log_base else ""
     return f"{config.bits} bits{groups}{base}"
 
 

@@ -2,7 +2,8 @@
 
 from autoq.calibration.bank.bank import Bank
 from autoq.calibration.capture import OperandSample, capture
-from autoq.calibration.settings import OBSERVERS, CalibrationSettings
-from autoq.calibration.solvers.operand_solver import solve
+from autoq.calibration.observers import OBSERVERS
+from autoq.calibration.settings import CalibrationSettings
+from autoq.calibration.solvers import solve
 
 __all__ = ["OBSERVERS", "Bank", "CalibrationSettings", "OperandSample", "capture", "solve"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from autoq.calibration.observers.ranges import Bounds, MinMaxObserver, create_observers
+from autoq.calibration.observers import Bounds, MinMaxObserver, create_observers
 from autoq.calibration.settings import CalibrationSettings
 from autoq.errors import CalibrationError
 from autoq.graph.insert import OperandKey, QuantizedModel

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 from pydantic import ConfigDict
 
-from autoq.calibration.fpcs.search import FpcsSettings
+from autoq.calibration.fpcs.settings import FpcsSettings
+from autoq.calibration.observers import OBSERVERS
 from autoq.errors import CalibrationError, RecipeError
 from autoq.validation import validate
-
-Observer = Literal["mse", "min_max", "ema", "percentile", "omse", "best_percentile", "fpcs"]
-OBSERVERS: tuple[Observer, ...] = get_args(Observer)
 
 
 @dataclass(frozen=True)
@@ -36,10 +34,11 @@ class CalibrationSettings:
         fpcs: of the progressive search; see :class:`FpcsSettings`.
 
     Raises:
-        CalibrationError: ``percentile`` is not in 50..100, or ``averaging_constant`` not in 0..1.
+        CalibrationError: there is no such observer, ``percentile`` is not in 50..100, or ``averaging_constant`` not in
+            0..1.
     """
 
-    observer: Observer = "mse"
+    observer: str = "mse"
     percentile: float = 99.99
     averaging_constant: float = 0.01
     sample_images: int = 32
@@ -51,20 +50,21 @@ class CalibrationSettings:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
-        """Check what would silently turn bounds around."""
+        """Refuse unknown observers, and what would silently turn bounds around."""
+        OBSERVERS.lookup(self.observer)
         if not 50 <= self.percentile <= 100:
             raise CalibrationError(f"percentile must be between 50 and 100, got {self.percentile:g}")
         if not 0 <= self.averaging_constant <= 1:
             raise CalibrationError(f"averaging_constant must be between 0 and 1, got {self.averaging_constant:g}")
 
     def to_json(self) -> dict[str, Any]:
-        """The settings that differ from their defaults, but for ``observer`` and ``seed``, as recipes keep them."""
+        """Return what differs from the defaults, but for ``observer`` and ``seed``, as recipes keep it."""
         own, default = asdict(self), asdict(type(self)())
         return {name: value for name, value in own.items() if name not in _APART and value != default[name]}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Settings from plain data; what is missing has its default.
+        """Make settings from plain data; what is missing has its default.
 
         Raises:
             RecipeError: a setting does not exist or cannot have that value.

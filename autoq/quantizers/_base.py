@@ -143,6 +143,15 @@ class BaseQuantizer(nn.Module, ABC):
         return None
 
     @classmethod
+    def range_shape(cls, config: OperandConfig, layout: OperandLayout, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the bounds that :meth:`from_range` takes for an operand of a shape.
+
+        Raises:
+            CalibrationError: the granularity does not fit the operand.
+        """
+        return layout.parameter_shape(shape, config)
+
+    @classmethod
     @abstractmethod
     def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:
         """A quantizer for values between two bounds, as minimum-maximum and percentile observers find them.
@@ -150,7 +159,7 @@ class BaseQuantizer(nn.Module, ABC):
         Args:
             config: how the operand is quantized.
             layout: where the operand's channels, heads and images lie.
-            lower: least values, of shape ``layout.parameter_shape(...)`` (``instance_groups``: one a group).
+            lower: least values, of shape :meth:`range_shape`.
             upper: greatest values, of the same shape.
         """
 

@@ -51,6 +51,11 @@ class InstanceGroupQuantizer(BaseQuantizer):
     zero_point: Tensor
 
     @classmethod
+    def range_shape(cls, config: OperandConfig, layout: OperandLayout, shape: Sequence[int]) -> tuple[int, ...]:  # noqa: ARG003
+        """Return (groups,): the groups have bounds of their own."""
+        return (config.groups,)
+
+    @classmethod
     def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:
         """Use the bounds as they are, one a group; a single bound serves all groups."""
         lower, upper = (bound.detach().flatten().expand(config.groups) for bound in (lower, upper))

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from autoq.calibration import Bank, CalibrationSettings
-from autoq.calibration.fpcs.search import FpcsSettings
+from autoq.calibration.fpcs.settings import FpcsSettings
+from autoq.calibration.observers import OBSERVERS
 from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.recipe import OperandConfig
@@ -162,7 +163,8 @@ def open_bank(
         norms = dict.fromkeys(rewritable_norms(session.traced), _RESCALED_FOR_BITS)
         session = session.rescaled(norms, lambda: images, directory)
     # An option serves many recipes: it is solved with the rest of its site in full precision.
-    fpcs = FpcsSettings(rounds=0) if settings.observer == "fpcs" else FpcsSettings()
+    by_output = OBSERVERS.lookup(settings.observer).by_layer_output
+    fpcs = FpcsSettings(rounds=0) if by_output else FpcsSettings()
     calibration = CalibrationSettings(observer=settings.observer, seed=settings.seed, fpcs=fpcs)
     bank = session.bank(lambda: images, images.sha256, calibration, observed)
     bank.load(directory)

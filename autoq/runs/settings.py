@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from autoq.calibration.settings import Observer
+from autoq.errors import CalibrationError
 
 
 class CalibrationChoices(BaseModel):
@@ -29,8 +29,19 @@ class CalibrationChoices(BaseModel):
     pretrained: bool = True
     data: str = "digits"
     space: str = "vit_w2-8"
-    observer: Observer = "mse"
+    observer: str = "mse"
     reparameterize: bool = False
     calib_images: int = Field(default=128, ge=1)
     device: str = "auto"
     seed: int = Field(default=0, ge=0)
+
+    @field_validator("observer")
+    @classmethod
+    def _check_observer(cls, name: str) -> str:
+        from autoq.calibration.observers import OBSERVERS
+
+        try:
+            OBSERVERS.lookup(name)
+        except CalibrationError as error:
+            raise ValueError(str(error)) from None
+        return name

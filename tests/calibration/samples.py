@@ -5,14 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autoq.calibration import OperandSample
+from autoq.calibration import CalibrationSettings, OperandSample
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.sites import GroupGeometry, Operand, Producer
 from autoq.graph.trace import trace
 from autoq.quantizers import BaseQuantizer, InstanceGroupQuantizer, OperandLayout
 from autoq.quantizers.instance_groups import entry_bounds
+from autoq.recipe import OperandConfig
 
 TOKENS, CHANNELS = 6, 8
+SETTINGS = CalibrationSettings()
+SHAPE = (1, 64, 24)
+"""Of a linear input."""
 
 
 class Block(nn.Module):
@@ -99,3 +103,19 @@ def uniform_reference(values: Tensor, scale: float, zero_point: float, bits: int
     """Squared error of a uniform quantizer, value by value."""
     levels = (torch.arange(2**bits, dtype=torch.float64) - zero_point) * scale
     return float((values.double().unsqueeze(1) - levels).abs().amin(1).square().sum())
+
+
+def config(scheme: str, bits: int, **fields: object) -> OperandConfig:
+    return OperandConfig.model_validate({"scheme": scheme, "bits": bits} | fields)
+
+
+def draw(kind: str) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    normal = torch.randn(4, *SHAPE[1:], generator=generator)
+    return {
+        "normal": normal,
+        "gelu": torch.nn.functional.gelu(normal),
+        "heavy": normal.sign() * normal.abs() ** 3,
+        "positive": normal.exp(),
+        "outliers": torch.where(torch.rand(normal.shape, generator=generator) > 0.999, 30 * normal.abs(), normal),
+    }[kind]

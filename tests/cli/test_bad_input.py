@@ -123,7 +123,7 @@ def test_study_files(command: Command, tmp_path: Path) -> None:
             ["search", "--sampler", "tpa"],
             "tpe, random, uniform. Did you mean 'tpe'?",
         ),
-        (["search", "--observer", "mze"], "observer: Input should be 'mse'"),
+        (["search", "--observer", "mze"], "observer: unknown observer 'mze'; there are mse, min_max"),
         (["search", "--trials", "0"], "trials: Input should be greater than or equal to 1 (got 0)"),
         (["search", "--trials", "many"], "'--trials'"),
         (["search", "--time-limit", "soon"], "cannot read time limit 'soon': write it as 90s, 10m or 1.5h"),

@@ -33,9 +33,7 @@ class Case:
     upper: float = 2.0
 
     def bounds_shape(self) -> tuple[int, ...]:
-        if self.config.scheme == "instance_groups":
-            return (self.config.groups,)
-        return self.layout.parameter_shape(self.shape, self.config)
+        return quantizer_class(self.config.scheme).range_shape(self.config, self.layout, self.shape)
 
     def make(self) -> BaseQuantizer:
         """Every unit gets bounds of its own, 50 % to 100 % of the case's."""

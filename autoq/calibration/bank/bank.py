@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict
 from typing import Any
@@ -17,15 +17,13 @@ from torch import Tensor, nn
 
 from autoq.calibration.bank.files import SolvedKey, read_bank, refuse_stale, write_bank
 from autoq.calibration.bank.quantized_weights import QuantizedWeights
-from autoq.calibration.capture import OperandSample, capture
-from autoq.calibration.fpcs.output_search import solve_jobs
+from autoq.calibration.bank.solving import OptionSolver
+from autoq.calibration.observers import OBSERVERS
 from autoq.calibration.settings import CalibrationSettings
-from autoq.calibration.solvers.operand_solver import OperandSolver
-from autoq.calibration.threads import in_threads
 from autoq.calibration.transforms.integer_operations import integer_operations
 from autoq.calibration.transforms.reparameterization import ChannelFactors
 from autoq.errors import CalibrationError, RecipeError
-from autoq.graph.insert import FixedTensor, OperandKey, QuantizedModel
+from autoq.graph.insert import FixedTensor, QuantizedModel
 from autoq.identity import fingerprint_of
 from autoq.quantizers import BaseQuantizer, create_quantizer, quantizer_class
 from autoq.recipe import OperandConfig, SiteConfig, hash_sites
@@ -36,7 +34,6 @@ _SAVE_SECONDS = 20.0
 """How often a bank that is being solved is written: what a kill may cost."""
 _logger = logging.getLogger(__name__)
 
-_Solved = Generator[dict[SolvedKey, BaseQuantizer], None, None]
 SolveProgress = Callable[[int, int], None]
 """Gets (options solved, options to solve)."""
 
@@ -84,16 +81,21 @@ class Bank:
         self.settings = settings
         self.model = model
         described: dict[str, Any] = {**description, "bank_version": BANK_VERSION, "settings": asdict(settings)}
-        is_joint = settings.observer == "fpcs" and settings.fpcs.rounds > 0
-        self._recipe_sites = dict(recipe_sites or {}) if is_joint else {}
-        if self._recipe_sites:
-            described["solved_for"] = hash_sites(self._recipe_sites)[:16]
+        is_joint = OBSERVERS.lookup(settings.observer).by_layer_output and settings.fpcs.rounds > 0
+        together = dict(recipe_sites or {}) if is_joint else {}
+        if together:
+            described["solved_for"] = hash_sites(together)[:16]
         # As it comes back from a file: tuples are lists there.
         self.description: dict[str, Any] = json.loads(json.dumps(described))
-        self._images, self._batch_size = images, batch_size
         self._factors = dict(factors or {})
-        self._capture_progress = capture_progress
-        self._samples: dict[OperandKey, OperandSample] = {}
+        self._solver = OptionSolver(
+            model,
+            images,
+            settings,
+            batch_size=batch_size,
+            recipe_sites=together,
+            capture_progress=capture_progress,
+        )
         self._quantizers: dict[SolvedKey, BaseQuantizer] = {}
         self._weights = QuantizedWeights(cached_weight_bytes)
         self._in_use: WeakValueDictionary[SolvedKey, FixedTensor] = WeakValueDictionary()
@@ -159,9 +161,9 @@ class Bank:
             CalibrationError: an option does not fit its operand.
         """
         missing = [key for key in dict.fromkeys(options) if key not in self._quantizers]
-        solve = self._solve_by_site if self.settings.observer == "fpcs" else self._solve_by_operand
         done = 0
-        with closing(solve(missing, workers or torch.get_num_threads())) as results:  # whatever stops it, at once
+        solving = self._solver.solve(missing, workers or torch.get_num_threads())
+        with closing(solving) as results:  # so that whatever stops this stops the threads at once
             for solved in results:
                 self._quantizers |= solved
                 self._unsaved = True
@@ -193,54 +195,6 @@ class Bank:
             self.solve_all(wanted, on_solved)
         finally:
             self.save(directory)
-
-    def _solve_by_operand(self, missing: list[SolvedKey], workers: int) -> _Solved:
-        """From each operand's own values."""
-        by_operand: dict[OperandKey, list[SolvedKey]] = {}
-        for key in missing:
-            by_operand.setdefault(key[:2], []).append(key)
-        if any(not self._is_weight(*operand) for operand in by_operand):
-            self._capture(by_operand)
-
-        def solve(operand: OperandKey) -> dict[SolvedKey, BaseQuantizer]:
-            described = self.model.traced.sites_by_name[operand[0]].operand(operand[1])
-            data = self.model.traced.weight(*operand) if described.is_weight else self._samples[operand]
-            solver = OperandSolver(described, data, self.settings)
-            return {key: _solve(solver, key) for key in by_operand[operand]}
-
-        yield from in_threads(solve, by_operand, min(workers, len(by_operand)))
-
-    def _capture(self, operands: Iterable[OperandKey]) -> None:
-        """Observe all operands of products, or all LayerNorm and softmax inputs, once one of them is asked for."""
-        for is_product in (True, False):
-            group = [
-                (site.name, operand.name)
-                for site, operand in self.model.traced.operands()
-                if bool(site.macs) is is_product and not operand.is_weight
-            ]
-            if any(key in group and key not in self._samples for key in operands):
-                batches = torch.split(self._calibration_images(), self._batch_size)
-                self._samples |= capture(self.model, batches, self.settings, self._capture_progress, group)
-
-    def _solve_by_site(self, missing: list[SolvedKey], workers: int) -> _Solved:
-        """For the error of each site's output, site after site."""
-        del workers  # a site's products use all threads
-        jobs: dict[str, list[SiteConfig]] = {}
-        for site, operand, config in missing:
-            together = self._recipe_sites.get(site, {})
-            job = together if together.get(operand) == config else {operand: config}
-            if job not in jobs.setdefault(site, []):
-                jobs[site].append(job)
-        wanted = set(missing)
-        images = self._calibration_images()
-        for site, _, solved in solve_jobs(self.model, images, self._batch_size, jobs, self.settings):
-            keys = {(site, operand, quantizer.config): quantizer for operand, quantizer in solved.items()}
-            yield {key: quantizer for key, quantizer in keys.items() if key in wanted}
-
-    def _calibration_images(self) -> Tensor:
-        if callable(self._images):
-            self._images = self._images()
-        return self._images
 
     def _is_weight(self, site: str, operand: str) -> bool:
         return self.model.traced.sites_by_name[site].operand(operand).is_weight
@@ -291,11 +245,3 @@ class Bank:
         layout = self.model.traced.sites_by_name[site].operand(operand).layout
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
         return create_quantizer(config, layout, qparams).to(device)
-
-
-def _solve(solver: OperandSolver, key: SolvedKey) -> BaseQuantizer:
-    site, operand, config = key
-    try:
-        return solver.solve(config)
-    except CalibrationError as error:
-        raise CalibrationError(f"{site}:{operand} at {config.to_json()}: {error}") from error

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from autoq.calibration.fpcs.search import Loss
-from autoq.quantizers import BaseQuantizer, OperandLayout, create_quantizer
+from autoq.quantizers import BaseQuantizer, OperandLayout, create_quantizer, quantizer_class
 from autoq.recipe import OperandConfig
 
 ELEMENTS_AT_ONCE = 1 << 17
@@ -56,7 +56,7 @@ class QuadraticError:
     mask: Tensor | None = None
 
     def screened(self, share: int, seed: int) -> QuadraticError | None:
-        """The same with 1/``share`` of the directions, the leading ones, and only the diagonal of the others' part.
+        """Return the same with 1/``share`` of the directions, the leading ones, and the diagonal of the others' part.
 
         Args:
             share: see above.
@@ -78,7 +78,7 @@ class QuadraticError:
         return replace(self, factor=leading, diagonal=rest.clamp(min=0).unsqueeze(-2))
 
     def evaluate(self, rounding: _Rounding, count: int) -> Tensor:
-        """Errors of ``count`` candidates a row, of shape (R, count), float64; memory is bounded."""
+        """Compute the errors of ``count`` candidates a row, of shape (R, count), float64, in bounded memory."""
         rows, blocks, vectors, length = self.values.shape
         m = min(vectors, max(1, ELEMENTS_AT_ONCE // length))
         k = min(count, max(1, _LEAST_PRODUCT // m))
@@ -104,9 +104,9 @@ class QuadraticError:
         return total
 
     def _weigh(self, errors: Tensor, part: tuple[slice, slice, slice]) -> Tensor:
-        """From quantization errors (R, B, K, m, I), which are overwritten, to output errors (R, K)."""
+        """Turn quantization errors (R, B, K, m, I), which are overwritten, into output errors (R, K)."""
         rows, blocks, count, vectors, length = errors.shape
-        total = torch.zeros(rows, count, device=errors.device)
+        total = torch.zeros(rows, count, device=errors.device)  # (R, K)
         if self.factor is not None:
             factor = _part(self.factor, part)
             if factor.shape[:2] == (1, 1):
@@ -127,8 +127,8 @@ class QuadraticError:
         return total
 
 
-def uniform_loss(error: QuadraticError, bits: int, *, binary: bool = False) -> Loss:
-    """Error as a function of scale and zero point, each of shape (R, n).
+def affine_loss(error: QuadraticError, bits: int, *, binary: bool = False) -> Loss:
+    """Make the error a function of scale and zero point, each of shape (R, n).
 
     Args:
         error: the quadratic form.
@@ -151,7 +151,7 @@ def uniform_loss(error: QuadraticError, bits: int, *, binary: bool = False) -> L
 
 
 def log_loss(error: QuadraticError, config: OperandConfig, shift: Tensor, scale: Tensor) -> Loss:
-    """Error of all rows together, which share the base, as a function of base and relative scale, each (1, n).
+    """Make the error of all rows, which share the base, a function of base and relative scale, each (1, n).
 
     Args:
         error: the quadratic form.
@@ -180,16 +180,15 @@ def log_loss(error: QuadraticError, config: OperandConfig, shift: Tensor, scale:
 
 @lru_cache(maxsize=1024)
 def _unit_quantizer(config: OperandConfig, base: int, device: torch.device) -> BaseQuantizer:
-    """A logarithmic quantizer of scale one without shift."""
+    """Make a logarithmic quantizer of scale one without shift."""
     option = config.model_copy(update={"granularity": "tensor", "log_base_numerator": None})
     qparams = {"scale": torch.ones(1), "shift": torch.zeros(1)}
-    if config.scheme == "adalog":
-        qparams["log_base_numerator"] = torch.tensor(float(base))
+    qparams |= dict.fromkeys(quantizer_class(config.scheme).fitted_fields, torch.tensor(float(base)))
     return create_quantizer(option, OperandLayout(1, -1), qparams).to(device)
 
 
 def _part(tensor: Tensor, part: tuple[slice, slice, slice]) -> Tensor:
-    """Rows and blocks of a tensor that may have one for all."""
+    """Take rows and blocks of a tensor that may have one for all."""
     row, block, _ = part
     return tensor[row if tensor.shape[0] > 1 else slice(None), block if tensor.shape[1] > 1 else slice(None)]
 

@@ -8,14 +8,13 @@ and repeat. What is minimised is a callable; nothing here knows a layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from autoq.errors import CalibrationError
+from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.quantizers._affine import symmetric_zero_point
 from autoq.quantizers.adalog import GREATEST_NUMERATOR, LEAST_NUMERATOR
 
@@ -24,57 +23,6 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Pair = tuple[Tensor, Tensor]
 _MOST_ZERO_POINTS = 16
 _TINY = torch.finfo(torch.float32).tiny
-
-
-@dataclass(frozen=True)
-class FpcsSettings:
-    """Settings of the progressive search and of the layer-output error that it minimises.
-
-    The defaults are the paper's where it has them; the authors' code takes 6 ``steps``.
-
-    Attributes:
-        candidates: n, combinations evaluated in a step.
-        kept: k, combinations whose neighbours are evaluated in the next step.
-        steps: p, steps of evaluation.
-        rounds: alternations between the two operands of a site; 0: each is searched with the other in full precision,
-            so that it does not depend on the other's option.
-        quantile: the least scale of the first grid spans this quantile (and its mirror image), the greatest all values.
-        zero_point_window: first zero points lie around the middle code (``centre``, as published) or around the zero
-            point of the observed range (``observed``), which suits skewed operands.
-        log_bases: bases in the first grid of base and scale (after GELU).
-        log_kept: combinations of base and scale that are kept.
-        tokens: vectors (token rows of an input; rows or columns of an attention head's matrix) on which candidates for
-            activations are compared.
-        images: calibration images used.
-        screening: rank candidates by the leading directions of the quadratic form and evaluate only the best in full;
-            1 / ``screening`` of the directions are used, 0: all.
-    """
-
-    candidates: int = 128
-    kept: int = 16
-    steps: int = 4
-    rounds: int = 3
-    quantile: float = 0.9
-    zero_point_window: Literal["centre", "observed"] = "centre"
-    log_bases: int = 8
-    log_kept: int = 32
-    tokens: int = 512
-    images: int = 32
-    screening: int = 8
-
-    def __post_init__(self) -> None:
-        """Refuse numbers with which nothing would be searched.
-
-        Raises:
-            CalibrationError: names the setting.
-        """
-        for name in ("candidates", "kept", "steps", "log_bases", "log_kept", "tokens", "images"):
-            if getattr(self, name) < 1:
-                raise CalibrationError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if self.rounds < 0:
-            raise CalibrationError(f"rounds must be 0 or more, got {self.rounds}")
-        if not 0.5 <= self.quantile <= 1:
-            raise CalibrationError(f"quantile must be between 0.5 and 1, got {self.quantile}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +44,7 @@ class Axis:
     whole: bool = False
 
     def around(self, kept: Tensor, level: int) -> Tensor:
-        """Neighbours of values (rows, k) kept in step ``level`` (from 0), of shape (rows, k, neighbours)."""
+        """Place neighbours around values (rows, k) kept in step ``level`` (from 0), of shape (rows, k, neighbours)."""
         if self.neighbours == 1:
             return kept.unsqueeze(2)
         offsets = torch.linspace(-0.5, 0.5, self.neighbours, dtype=kept.dtype, device=kept.device)
@@ -122,14 +70,14 @@ class Grid:
     second_axis: Axis
 
     def around(self, first: Tensor, second: Tensor, level: int) -> Pair:
-        """Neighbours of combinations (rows, k) kept in step ``level``, of shape (rows, k · neighbours)."""
+        """Place neighbours around combinations (rows, k) kept in step ``level``, of shape (rows, k · neighbours)."""
         a, b = self.first_axis.around(first, level), self.second_axis.around(second, level)
         shape = (*a.shape, b.shape[2])
         return a.unsqueeze(3).expand(shape).flatten(1), b.unsqueeze(2).expand(shape).flatten(1)
 
 
-def uniform_grid(low: Pair, high: Pair, bits: int, settings: FpcsSettings, *, symmetric: bool) -> Grid:
-    """Scales from a quantile's span to the whole span, times a window of zero points.
+def affine_grid(low: Pair, high: Pair, bits: int, settings: FpcsSettings, *, symmetric: bool) -> Grid:
+    """Combine scales from a quantile's span to the whole span with a window of zero points.
 
     Args:
         low: lower quantile (1 − q) and least value, each of shape (rows,).
@@ -156,7 +104,7 @@ def uniform_grid(low: Pair, high: Pair, bits: int, settings: FpcsSettings, *, sy
 
 
 def log_grid(narrow: float, wide: float, base: int | None, settings: FpcsSettings, device: torch.device) -> Grid:
-    """Logarithm bases times scales, in one row, as used after GELU.
+    """Combine logarithm bases with scales, in one row, as used after GELU.
 
     Args:
         narrow: least scale.
@@ -180,7 +128,7 @@ def log_grid(narrow: float, wide: float, base: int | None, settings: FpcsSetting
 
 
 def base_grid(scale: float, device: torch.device) -> Grid:
-    """Every base at one scale, in one row: after softmax, where the scale is one, one step of search is enough."""
+    """Combine every base with one scale, in one row: after softmax the scale is one, and one step of search enough."""
     bases = torch.arange(LEAST_NUMERATOR, GREATEST_NUMERATOR + 1.0, device=device).unsqueeze(0)
     fixed = Axis(torch.zeros(1, 1, device=device), 1)
     return _combine(bases, torch.full((1, 1), scale, device=device), fixed, fixed)
@@ -196,7 +144,7 @@ def progressive_search(
     finalists: int = 8,
     incumbent: Pair | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best combination of each row that the search comes across, in whichever step.
+    """Find the best combination of each row that the search evaluates in any step.
 
     Args:
         loss: to minimise.
@@ -229,40 +177,8 @@ def progressive_search(
     return _best(None, (first, second, errors), 1)
 
 
-def exhaustive(
-    loss: Loss, grid: Grid, steps: int, *, incumbent: Pair | None = None, at_once: int = 1
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Brute force over every combination that ``progressive_search`` could reach; for comparison.
-
-    Args:
-        loss: as in ``progressive_search``.
-        grid: as in ``progressive_search``.
-        steps: as in ``progressive_search``.
-        incumbent: as in ``progressive_search``.
-        at_once: combinations of the first grid whose descendants are evaluated together; bounds memory.
-    """
-    best: tuple[Tensor, Tensor, Tensor] | None = None
-    if incumbent is not None:
-        best = (*incumbent, loss(*incumbent))
-    for first, second in reachable(grid, steps, at_once):
-        best = _best(best, (first, second, loss(first, second)), 1)
-    if best is None:
-        raise ValueError(f"a search needs at least one step, got {steps}")
-    return best
-
-
-def reachable(grid: Grid, steps: int, at_once: int = 1) -> Iterator[Pair]:
-    """Every combination that ``steps`` of search could reach, in pieces of shape (rows, any)."""
-    pieces = zip(torch.split(grid.first, at_once, 1), torch.split(grid.second, at_once, 1), strict=True)
-    for first, second in pieces:
-        for level in range(steps):
-            yield first, second
-            if level + 1 < steps:
-                first, second = grid.around(first, second, level)
-
-
 def _zero_points(low: Tensor, high: Tensor, bits: int, settings: FpcsSettings) -> Tensor:
-    """Whole numbers in 0..2^bits − 1, of shape (rows, count)."""
+    """Choose a window of whole numbers in 0..2^bits − 1, of shape (rows, count)."""
     width = min(_MOST_ZERO_POINTS, 2 ** (bits - 1))
     window = torch.arange(width, dtype=torch.float32, device=low.device)
     first: Tensor = torch.full((len(low), 1), float(2 ** (bits - 1) - width // 2), device=low.device)
@@ -274,7 +190,7 @@ def _zero_points(low: Tensor, high: Tensor, bits: int, settings: FpcsSettings) -
 
 
 def _combine(first: Tensor, second: Tensor, first_axis: Axis, second_axis: Axis) -> Grid:
-    """All combinations of a row's values (rows, a) and (rows, b)."""
+    """Combine each of a row's values (rows, a) with each of (rows, b)."""
     shape = (len(first), first.shape[1], second.shape[1])
     return Grid(
         first.unsqueeze(2).expand(shape).flatten(1),
@@ -285,7 +201,7 @@ def _combine(first: Tensor, second: Tensor, first_axis: Axis, second_axis: Axis)
 
 
 def _least(errors: Tensor, count: int) -> Tensor:
-    """Where the least errors of each row are, of shape (rows, count); the first of equals, NaN last."""
+    """Find where the least errors of each row are, of shape (rows, count); the first of equals, NaN last."""
     order: Tensor = errors.sort(dim=1, stable=True).indices
     return order[:, :count]
 
@@ -293,7 +209,7 @@ def _least(errors: Tensor, count: int) -> Tensor:
 def _best(
     before: tuple[Tensor, Tensor, Tensor] | None, now: tuple[Tensor, Tensor, Tensor], count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The ``count`` best of what was found before and now."""
+    """Merge what was found before and now, and keep the ``count`` best."""
     first, second, errors = now if before is None else (torch.cat(pair, 1) for pair in zip(before, now, strict=True))
     chosen = _least(errors, count)
     return first.gather(1, chosen), second.gather(1, chosen), errors.gather(1, chosen)

@@ -1,4 +1,4 @@
-"""Fit the bounds of instance-aware groups (IGQ-ViT; Moon et al., CVPR 2024).
+"""Instance-aware groups: bounds of least squared error (IGQ-ViT; Moon et al., CVPR 2024).
 
 At run time an entry (channel or row) goes to the group whose bounds are nearest to its own, so bounds do two things:
 they quantize and they assign. Bounds that merely hold the members of a cluster assign others, which they then clip.
@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from autoq.calibration.capture import OperandSample
+from autoq.calibration.solvers._base import BaseSolver
+from autoq.calibration.solvers.bound_cells import split_into_cells
 from autoq.calibration.solvers.tables import LinearTable
+from autoq.errors import CalibrationError
 from autoq.graph.sites import Operand
+from autoq.quantizers import BaseQuantizer, InstanceGroupQuantizer
 from autoq.quantizers.instance_groups import spread_over_windows
+from autoq.recipe import OperandConfig
 
 _CELLS = 112
 _SEEDS = 40
@@ -36,6 +40,28 @@ _STARTS = 3
 _ALTERNATIONS = 10
 
 
+class InstanceGroupSolver(BaseSolver):
+    """Solves ``instance_groups`` for least squared error, or by IGQ-ViT's alternation; see :class:`GroupFit`."""
+
+    quantizer: ClassVar[type] = InstanceGroupQuantizer
+
+    def solve(self, config: OperandConfig) -> BaseQuantizer:
+        """Fit the groups' bounds: by error where the observer offers ranges, else by percentiles of the members."""
+        data, operand = self.data, self.data.operand
+        if data.sample.entry_bounds is None:
+            raise CalibrationError(
+                f"operand {operand.name!r} of shape {operand.shape} cannot have instance-aware groups"
+            )
+        fit = data.cached(("groups",), lambda: GroupFit(data.sample, operand))
+        if data.observer.chooses_by_error:
+            bounds = fit.least_error_bounds(config.bits, config.groups)
+        else:
+            percentile = data.observer.kept_percent(data.settings)
+            key = ("percentiles", config.groups)
+            bounds = data.cached(key, lambda: fit.percentile_bounds(config.groups, percentile))
+        return InstanceGroupQuantizer.from_range(config, operand.layout, *bounds)
+
+
 class GroupFit:
     """Group bounds for one operand at any bit-width and number of groups.
 
@@ -44,7 +70,7 @@ class GroupFit:
     """
 
     def __init__(self, sample: OperandSample, operand: Operand) -> None:
-        """Nothing is computed yet; ``sample`` has entry bounds."""
+        """Compute nothing yet; ``sample`` has entry bounds."""
         assert sample.entry_bounds is not None  # noqa: S101 - checked by the caller
         self.sample = sample
         self._layout = operand.layout
@@ -56,7 +82,7 @@ class GroupFit:
         self._greedy: dict[int, list[int]] = {}
 
     def least_error_bounds(self, bits: int, groups: int) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds, of shape (groups,), of (nearly) least squared error; never worse for more groups."""
+        """Fit bounds of shape (groups,) of (nearly) least squared error; never worse for more groups."""
         if bits not in self._library:
             self._library[bits] = self._costs(self._candidates, bits)
             self._greedy[bits] = []
@@ -71,7 +97,7 @@ class GroupFit:
         return bounds[:, 0], bounds[:, 1]
 
     def _grown(self, bits: int, groups: int) -> list[int]:
-        """Candidates added one by one, each the best beside those before."""
+        """Add candidates one by one, each the best beside those before."""
         errors, distances = self._library[bits]
         chosen = self._greedy[bits]
         while len(chosen) < groups:
@@ -79,7 +105,7 @@ class GroupFit:
         return chosen[:groups]
 
     def _spaced(self, groups: int) -> list[list[int]]:
-        """Seeds evenly spaced by width, all shrunk by the same factor."""
+        """Take seeds evenly spaced by width, all shrunk by the same factor."""
         width = self._seeds[:, 1] - self._seeds[:, 0]
         places = (torch.arange(groups) + 0.5) / groups * len(width)
         by_width = width.argsort().cpu()[places.long()].tolist()
@@ -118,12 +144,12 @@ class GroupFit:
         return bounds
 
     def _costs(self, bounds: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-        """Squared error of each cell at each pair of bounds (K, 2), and the distance by which cells choose."""
+        """Compute each cell's squared error at each pair of bounds (K, 2), and the distance by which it chooses."""
         lower, upper = bounds[:, 0].double(), bounds[:, 1].double()
         scale = ((upper - lower) / (2**bits - 1)).clamp(min=torch.finfo(torch.float32).tiny)
         zero_point = (-lower / scale).round()
         rows = len(self._centres)
-        errors = self._table.uniform_errors(
+        errors = self._table.affine_errors(
             scale.expand(rows, -1), zero_point.expand(rows, -1), bits, exact=bits <= _EXACT_BITS
         )
         return errors.float(), (self._centres.unsqueeze(1) - bounds).square().sum(2)
@@ -139,7 +165,7 @@ class GroupFit:
         return self._means(self._cells)
 
     def _split(self, count: int) -> Tensor:
-        return torch.from_numpy(_split_into_cells(self._points.cpu().numpy(), count)).to(self._points.device)
+        return torch.from_numpy(split_into_cells(self._points.cpu().numpy(), count)).to(self._points.device)
 
     def _means(self, cells: Tensor) -> Tensor:
         count = int(cells.max()) + 1
@@ -178,12 +204,12 @@ class GroupFit:
         return torch.cat([(anchor + factors * (seeds - anchor)).flatten(0, 1), whole])
 
     def _spread(self, of_entries: Tensor) -> Tensor:
-        """From one number an entry to one that broadcasts against the sampled values."""
+        """Shape one number an entry so that it broadcasts against the sampled values."""
         assert self.sample.entry_bounds is not None  # noqa: S101
         return spread_over_windows(of_entries.view_as(self.sample.entry_bounds[0]), self._layout)
 
     def percentile_bounds(self, groups: int, percentile: float) -> tuple[Tensor, Tensor]:
-        """IGQ-ViT's own fit: alternate assigning entries to the nearest bounds and taking percentiles of the members.
+        """Alternate, as IGQ-ViT does, assigning entries to the nearest bounds and taking percentiles of the members.
 
         Args:
             groups: number of groups.
@@ -217,7 +243,7 @@ class GroupFit:
 
 
 def _best_with(errors: Tensor, distances: Tensor, other_errors: Tensor, other_distances: Tensor) -> int:
-    """The candidate that, beside other groups, gives the least error when every cell goes to its nearest bounds.
+    """Find the candidate that, beside other groups, gives the least error when cells go to their nearest bounds.
 
     Args:
         errors: of each cell at each candidate, of shape (cells, K).
@@ -232,33 +258,5 @@ def _best_with(errors: Tensor, distances: Tensor, other_errors: Tensor, other_di
 
 
 def _error(errors: Tensor, distances: Tensor) -> float:
-    """Error when every cell goes to its nearest bounds; both of shape (cells, groups)."""
+    """Compute the error when every cell goes to its nearest bounds; both of shape (cells, groups)."""
     return float(errors.gather(1, distances.argmin(1, keepdim=True)).sum())
-
-
-def _split_into_cells(points: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Cell of each point: the cell of greatest squared deviation is halved at its mean until there are ``count``."""
-    cell_of = np.zeros(len(points), dtype=np.int64)
-    members = [np.arange(len(points))]
-    deviation = [_deviation(points)]
-    while len(members) < count:
-        cell = int(np.argmax([spread.max() for spread in deviation]))
-        if not deviation[cell].max() > 0:
-            break
-        mine = members[cell]
-        along = points[mine, int(deviation[cell].argmax())].astype(np.float64)
-        is_above = along > along.mean()
-        if is_above.all() or not is_above.any():  # equal but for rounding
-            deviation[cell][:] = 0
-            continue
-        members[cell], above = mine[~is_above], mine[is_above]
-        cell_of[above] = len(members)
-        members.append(above)
-        deviation[cell] = _deviation(points[members[cell]])
-        deviation.append(_deviation(points[above]))
-    return cell_of
-
-
-def _deviation(points: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Squared deviation from the mean along each axis, summed over the points."""
-    return np.asarray(points.astype(np.float64).var(0) * len(points))

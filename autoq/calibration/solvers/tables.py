@@ -1,6 +1,6 @@
 """Prefix sums over histograms, from which squared errors follow without touching a value again.
 
-For a uniform quantizer with values v_0 < … < v_L a step s apart and thresholds t_c half-way between them, summation by
+For an affine quantizer with values v_0 < … < v_L a step s apart and thresholds t_c half-way between them, summation by
 parts gives the squared error over a row of numbers x::
 
     Σ (x − q(x))² = Σ (x − v_L)² − 2 s Σ_c F(t_c),    F(t) = Σ_{x < t} (t − x)
@@ -39,14 +39,14 @@ class LinearTable:
 
     @classmethod
     def of_rows(cls, rows: Tensor, bins: int) -> LinearTable:
-        """From numbers of shape (rows, n)."""
+        """Count numbers of shape (rows, n)."""
         count = rows.shape[0]
         row_of = torch.arange(count, device=rows.device).unsqueeze(1).expand_as(rows)
         return cls._of(rows, row_of, rows.amin(1, keepdim=True), rows.amax(1, keepdim=True), bins)
 
     @classmethod
     def of_members(cls, values: Tensor, row_of: Tensor, weights: Tensor, count: int, bins: int) -> LinearTable:
-        """From numbers, the row of each and the weight of each, of shape (n,); some of ``count`` rows may be empty."""
+        """Count numbers, given the row and the weight of each, of shape (n,); some of ``count`` rows may be empty."""
         empty = torch.zeros(count, device=values.device)
         low = empty.scatter_reduce(0, row_of, values, "amin", include_self=False).unsqueeze(1)
         high = empty.scatter_reduce(0, row_of, values, "amax", include_self=False).unsqueeze(1)
@@ -65,8 +65,8 @@ class LinearTable:
             position = (values.double() - low.flatten()[row_of]) / width.flatten()[row_of]
         return cls(low.double(), width, prefix_sums(position, position, row_of, count, bins, weights))
 
-    def uniform_errors(self, scale: Tensor, zero_point: Tensor, bits: int, *, exact: bool) -> Tensor:
-        """Squared errors of uniform quantizers.
+    def affine_errors(self, scale: Tensor, zero_point: Tensor, bits: int, *, exact: bool) -> Tensor:
+        """Compute the squared errors of affine quantizers.
 
         Args:
             scale: K candidates for each row or for all, of shape (rows or 1, K).
@@ -91,7 +91,7 @@ class LinearTable:
 
     def _exact(self, sums: Tensor, first: Tensor, step: Tensor, bits: int) -> Tensor:
         codes = torch.arange(2**bits - 1, dtype=torch.float64, device=sums.device) + 0.5
-        thresholds = torch.addcmul(first.unsqueeze(2), step.unsqueeze(2), codes).flatten(1)
+        thresholds = torch.addcmul(first.unsqueeze(2), step.unsqueeze(2), codes).flatten(1)  # (rows, K · thresholds)
         edge = thresholds.round().clamp_(0, sums.shape[2] - 1).long()
         below = thresholds.mul_(sums[0].gather(1, edge)).sub_(sums[1].gather(1, edge))
         last = first + step * (2**bits - 1)
@@ -129,7 +129,7 @@ class LogTable:
 
     @classmethod
     def of_rows(cls, rows: Tensor, bins: int, octaves: float = 40.0) -> LogTable:
-        """From numbers of shape (rows, n)."""
+        """Count numbers of shape (rows, n)."""
         top = rows.amax(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         relative = rows / top
         position = (torch.log2(relative.clamp(min=2.0**-octaves)) / octaves + 1) * bins
@@ -137,7 +137,7 @@ class LogTable:
         return cls(top.double(), prefix_sums(relative.double(), position, row_of, rows.shape[0], bins), octaves)
 
     def log_errors(self, scale: Tensor, octaves_per_code: Tensor, values: Tensor) -> Tensor:
-        """Squared errors of logarithmic quantizers with the last code for zero.
+        """Compute the squared errors of logarithmic quantizers with the last code for zero.
 
         Args:
             scale: K candidates for each row, of shape (rows, K).
@@ -174,7 +174,7 @@ class LogTable:
 def prefix_sums(
     values: Tensor, position: Tensor, row_of: Tensor, count: int, bins: int, weights: Tensor | None = None
 ) -> Tensor:
-    """Number, sum and sum of squares of the values below each edge.
+    """Compute number, sum and sum of squares of the values below each edge.
 
     Args:
         values: numbers, of any shape.

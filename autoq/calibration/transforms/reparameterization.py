@@ -44,30 +44,24 @@ class ChannelFactors:
 
 
 def choose_factors(lower: Tensor, upper: Tensor, bits: int) -> ChannelFactors:
-    """The factors with which one scale and zero point do what one for each channel would.
+    """Choose the factors with which one scale and zero point do what one for each channel would.
 
-    With s and z, the scale and zero point of each channel between its bounds, and s̃ and z̃ as :func:`shared_qparams`
-    has them, round(X' / s̃) + z̃ = round(X / s) + z. Channels without a range of their own stay as they are.
+    With s and z, the scale and zero point of each channel between its bounds, and s̃ and z̃, their means over the
+    channels that have a range, round(X' / s̃) + z̃ = round(X / s) + z. The published code does not round z̃; zero points
+    are codes, and r2 takes up the difference exactly. Channels without a range of their own stay as they are.
 
     Args:
         lower: least value of each channel, C numbers in any shape.
         upper: greatest value of each channel, likewise.
         bits: code width.
     """
-    scale, zero_point, has_range = _channel_qparams(lower, upper, bits)
-    shared_scale, shared_zero_point = _means(scale, zero_point, has_range)
+    scale, zero_point = choose_affine_qparams(lower.flatten(), upper.flatten(), bits, include_zero=True)  # (C,)
+    # A channel that is always zero would be blown up without end, and its neighbours' mean scale drawn towards zero.
+    has_range = scale > scale.max() * torch.finfo(torch.float32).eps
+    shared_scale, shared_zero_point = scale[has_range].mean(), zero_point[has_range].mean().round()
     ratio = torch.where(has_range, scale / shared_scale, torch.ones_like(scale))
     offset = torch.where(has_range, scale * (zero_point - shared_zero_point), torch.zeros_like(scale))
     return ChannelFactors(ratio, offset)
-
-
-def shared_qparams(lower: Tensor, upper: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """The scale s̃ and zero point z̃, one number each, of X' after :func:`choose_factors` with the same arguments.
-
-    They are the means over the channels that have a range. z̃ is rounded, which the published code leaves out: zero
-    points are codes, and r2 takes up the difference exactly.
-    """
-    return _means(*_channel_qparams(lower, upper, bits))
 
 
 def rewritable_norms(traced: TracedModel) -> tuple[str, ...]:
@@ -155,17 +149,6 @@ class _ChannelRange(nn.Module):
         if not (torch.isfinite(lower).all() and torch.isfinite(upper).all()):
             raise CalibrationError(f"{norm} has NaN or infinite values in full precision: check the weights")
         return lower, upper
-
-
-def _channel_qparams(lower: Tensor, upper: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale and zero point of each channel, of shape (C,), and which channels have a range worth scaling to."""
-    scale, zero_point = choose_affine_qparams(lower.flatten(), upper.flatten(), bits, include_zero=True)
-    # A channel that is always zero would be blown up without end, and its neighbours' mean scale drawn towards zero.
-    return scale, zero_point, scale > scale.max() * torch.finfo(torch.float32).eps
-
-
-def _means(scale: Tensor, zero_point: Tensor, has_range: Tensor) -> tuple[Tensor, Tensor]:
-    return scale[has_range].mean(), zero_point[has_range].mean().round()
 
 
 def _rewritable(traced: TracedModel) -> dict[str, tuple[str, ...]]:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autoq.calibration import CalibrationSettings
-from autoq.calibration.fpcs.layer_error import QuadraticError, log_loss, uniform_loss
+from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss, log_loss
 from autoq.calibration.fpcs.layer_product import Convolution, Sample, gram_factor
-from autoq.calibration.fpcs.search import FpcsSettings
+from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.calibration.fpcs.site_solver import SiteSolver
 from autoq.errors import CalibrationError
 from autoq.quantizers import BaseQuantizer, create_quantizer, quantizer_class
@@ -62,7 +62,7 @@ def check(sample: SiteSample, name: str, config: OperandConfig, other: OperandCo
     starts = [from_range(sample, name, config, factor).qparams() for factor in (1.0, 0.5, 1.3)]
     rows = len(form.values)
     scale, zero_point = (torch.cat([start[p].reshape(rows, 1) for start in starts], 1) for p in ("scale", "zero_point"))
-    loss = uniform_loss(form, config.bits, binary=config.symmetric and config.bits == 1)
+    loss = affine_loss(form, config.bits, binary=config.symmetric and config.bits == 1)
     found = loss(scale, zero_point)
     assert found.dtype == torch.float64
     for index, start in enumerate(starts):
@@ -198,10 +198,10 @@ def test_memory_is_bounded_and_blocks_make_no_difference(monkeypatch: pytest.Mon
     ]
     for form in forms:
         scale = torch.rand(len(form.values), 9, generator=generator(0)) + 0.1
-        whole = uniform_loss(form, 3)(scale, torch.full_like(scale, 3.0))
+        whole = affine_loss(form, 3)(scale, torch.full_like(scale, 3.0))
         for size in (1, 20, 100, 1000):
             monkeypatch.setattr("autoq.calibration.fpcs.layer_error.ELEMENTS_AT_ONCE", size)
-            split = uniform_loss(form, 3)(scale, torch.full_like(scale, 3.0))
+            split = affine_loss(form, 3)(scale, torch.full_like(scale, 3.0))
             torch.testing.assert_close(split, whole, rtol=1e-5, atol=0)
         monkeypatch.undo()
 
@@ -215,7 +215,7 @@ def test_screening_ranks_like_the_whole_form() -> None:
     assert screened.factor is not None
     assert screened.factor.shape[-1] == inputs // 8
     scale = torch.linspace(0.1, 0.6, 50).expand(outputs, -1)
-    exact, cheap = (uniform_loss(each, 4)(scale, torch.full_like(scale, 8.0)) for each in (form, screened))
+    exact, cheap = (affine_loss(each, 4)(scale, torch.full_like(scale, 8.0)) for each in (form, screened))
     chosen = exact.gather(1, cheap.sort(1).indices[:, :8]).amin(1)
     assert (chosen <= 1.02 * exact.amin(1)).all()
     assert form.screened(0, 0) is None
@@ -231,7 +231,7 @@ def test_screening_is_exact_where_the_rest_is_diagonal() -> None:
     screened = form.screened(8, 0)
     assert screened is not None
     scale = torch.full((5, 1), 0.4)
-    exact, cheap = (uniform_loss(each, 4)(scale, torch.full_like(scale, 8.0)) for each in (form, screened))
+    exact, cheap = (affine_loss(each, 4)(scale, torch.full_like(scale, 8.0)) for each in (form, screened))
     torch.testing.assert_close(cheap, exact, rtol=0.1, atol=0)
 
 
@@ -294,7 +294,7 @@ def test_a_large_convolution_is_looked_at_in_part(monkeypatch: pytest.MonkeyPatc
     assert form.mask is not None
     assert form.mask.shape == form.values.shape
     weights = solver.error("weight", uniform(3, "channel"), "input", from_range(sample, "input", uniform()))
-    assert torch.isfinite(uniform_loss(weights, 3)(torch.ones(6, 2), torch.full((6, 2), 4.0))).all()
+    assert torch.isfinite(affine_loss(weights, 3)(torch.ones(6, 2), torch.full((6, 2), 4.0))).all()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autoq.calibration import CalibrationSettings, OperandSample, solve
 from autoq.calibration.fpcs.layer_error import QuadraticError
 from autoq.calibration.fpcs.output_search import solve_jobs, solve_site
-from autoq.calibration.fpcs.search import FpcsSettings
+from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.calibration.fpcs.site_solver import SiteSolver
 from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.insert import QuantizedModel
@@ -128,7 +128,7 @@ def test_stops_when_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         SiteSolver,
         "_search",
-        lambda self, name, config, *_: calls.append(name) or self._observed(self._site.operand(name), config),
+        lambda self, name, config, *_: calls.append(name) or self.searches[name].observed(config),
     )
     solve_sample(sample, {"input": uniform(2), "weight": uniform(3, "channel")})
     assert calls == ["weight", "input", "weight"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from autoq.calibration import CalibrationSettings, OperandSample, solve
-from autoq.calibration.solvers.instance_groups import GroupFit, _split_into_cells
+from autoq.calibration.solvers.instance_groups import GroupFit
 from autoq.graph.sites import GroupGeometry, Operand
 from autoq.quantizers import InstanceGroupQuantizer, OperandLayout
 from autoq.quantizers.instance_groups import entry_bounds
@@ -121,10 +120,3 @@ def test_rows_of_an_attention_map_are_grouped() -> None:
     sample = sample_of(described, values)
     errors = [squared_error(solve(described, grouped(3, groups), sample, SETTINGS), sample) for groups in (1, 4)]
     assert errors[1] < 0.5 * errors[0]
-
-
-def test_cells_split_where_entries_differ_most() -> None:
-    points = np.concatenate([np.zeros((50, 2)), np.full((3, 2), 9.0), np.full((5, 2), 1.0)]).astype(np.float32)
-    cells = _split_into_cells(points, 8)
-    assert len(set(cells)) == 3
-    assert all(len(set(part)) == 1 for part in (cells[:50], cells[50:53], cells[53:]))

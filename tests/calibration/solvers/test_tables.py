@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoq.calibration.solvers.log_search import NUMERATORS, log_errors
-from autoq.calibration.solvers.tables import LinearTable, LogTable
-from autoq.quantizers import OperandLayout, quantizer_class
-from autoq.recipe import OperandConfig
+from autoq.calibration.solvers.tables import LinearTable
 from tests.calibration.samples import uniform_reference
 
 VALUES = torch.stack(
@@ -20,11 +17,11 @@ VALUES = torch.stack(
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8])
-def test_uniform_errors_match_the_values(bits: int) -> None:
+def test_affine_errors_match_the_values(bits: int) -> None:
     table = LinearTable.of_rows(VALUES, 4096)
     scale = torch.tensor([[6.0, 3.0, 8.0], [9.0, 4.0, 1.0]]) / (2**bits - 1)
     zero_point = (torch.tensor([[0.5, 0.4, 0.9], [0.1, 0.0, 0.5]]) * (2**bits - 1)).round()
-    errors = table.uniform_errors(scale, zero_point, bits, exact=True)
+    errors = table.affine_errors(scale, zero_point, bits, exact=True)
     for row in range(2):
         for k in range(3):
             expected = uniform_reference(VALUES[row], float(scale[row, k]), float(zero_point[row, k]), bits)
@@ -36,8 +33,8 @@ def test_integrated_errors_are_near_the_exact_ones(bits: int) -> None:
     table = LinearTable.of_rows(VALUES, 4096)
     scale = torch.tensor([[6.0, 3.0], [30.0, 10.0]]) / (2**bits - 1)
     zero_point = (torch.tensor([[0.5, 0.4], [0.02, 0.05]]) * (2**bits - 1)).round()
-    exact = table.uniform_errors(scale, zero_point, bits, exact=True)
-    torch.testing.assert_close(table.uniform_errors(scale, zero_point, bits, exact=False), exact, rtol=0.06, atol=0)
+    exact = table.affine_errors(scale, zero_point, bits, exact=True)
+    torch.testing.assert_close(table.affine_errors(scale, zero_point, bits, exact=False), exact, rtol=0.06, atol=0)
 
 
 def test_members_are_rows_with_weights() -> None:
@@ -45,35 +42,16 @@ def test_members_are_rows_with_weights() -> None:
     weights = torch.ones(5000)
     table = LinearTable.of_members(VALUES[0], row_of, weights, count=3, bins=512)
     scale, zero_point = torch.full((3, 1), 0.5), torch.full((3, 1), 7.0)
-    errors = table.uniform_errors(scale, zero_point, 4, exact=True)
+    errors = table.affine_errors(scale, zero_point, 4, exact=True)
     for row in range(2):
         expected = uniform_reference(VALUES[0][row::2], 0.5, 7.0, 4)
         assert float(errors[row]) == pytest.approx(expected, rel=0.02)
     assert float(errors[2]) == 0
     doubled = LinearTable.of_members(VALUES[0], row_of, 2 * weights, count=3, bins=512)
-    torch.testing.assert_close(doubled.uniform_errors(scale, zero_point, 4, exact=True), 2 * errors)
+    torch.testing.assert_close(doubled.affine_errors(scale, zero_point, 4, exact=True), 2 * errors)
 
 
 def test_equal_values_have_a_table() -> None:
     table = LinearTable.of_rows(torch.full((1, 50), 3.0), 64)
-    errors = table.uniform_errors(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2), 3, exact=True)
+    errors = table.affine_errors(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2), 3, exact=True)
     assert errors[0].tolist() == pytest.approx([0.0, 50.0], abs=1e-3)
-
-
-@pytest.mark.parametrize("scheme", ["adalog", "log2", "log_sqrt2"])
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("overflow", ["zero_code", "extra_zero"])
-def test_log_errors_match_the_quantizers(scheme: str, bits: int, overflow: str) -> None:
-    values = torch.rand(2, 4000, generator=torch.Generator().manual_seed(2)) ** 6
-    config = OperandConfig.model_validate({"scheme": scheme, "bits": bits, "overflow": overflow})
-    scales = torch.tensor([[1.0, 0.6], [0.8, 1.0]])
-    errors = log_errors(LogTable.of_rows(values, 4096), scales, config)
-    layout = OperandLayout(ndim=2, channel_axis=-2)
-    for base in (0, 27, 64, 127) if scheme == "adalog" else (0,):
-        numerator = NUMERATORS[base] if scheme == "adalog" else None
-        by_row = config.model_copy(update={"granularity": "channel", "log_base_numerator": numerator})
-        for k in range(2):
-            upper = scales[:, k : k + 1]
-            quantizer = quantizer_class(scheme).from_range(by_row, layout, torch.zeros_like(upper), upper)
-            expected = (quantizer(values) - values).double().square().sum(1)
-            torch.testing.assert_close(errors[base, :, k], expected, rtol=0.02, atol=0)

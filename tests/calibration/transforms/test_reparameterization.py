@@ -13,20 +13,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from autoq.calibration.bias_shift import shifted_bias
 from autoq.calibration.transforms.reparameterization import (
     ChannelFactors,
     choose_factors,
     observe_factors,
     reparameterize,
     rewritable_norms,
-    shared_qparams,
 )
 from autoq.errors import CalibrationError
 from autoq.graph.consumers import linears_by_norm
 from autoq.graph.insert import FixedTensor, QuantizedModel
 from autoq.graph.trace import TracedModel
-from autoq.quantizers import AdaLogQuantizer, OperandLayout, UniformQuantizer
+from autoq.quantizers import UniformQuantizer
+from autoq.quantizers._affine import choose_affine_qparams
 from autoq.recipe import Granularity, OperandConfig
 from tests.graph.small import tokens, traced
 from tests.graph.zoo import example
@@ -286,6 +285,13 @@ bounds = st.lists(st.tuples(st.floats(-50, 50, width=32), st.floats(0, 50, width
 )
 
 
+def shared_qparams(lower: Tensor, upper: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """The paper's scale s̃ and zero point z̃ of all channels: the means over those that have a range, z̃ rounded."""
+    scale, zero_point = choose_affine_qparams(lower, upper, bits, include_zero=True)
+    has_range = scale > scale.max() * torch.finfo(torch.float32).eps
+    return scale[has_range].mean(), zero_point[has_range].mean().round()
+
+
 @given(bounds, st.integers(2, 8))
 @settings(deadline=None, max_examples=60)
 def test_one_scale_does_what_one_per_channel_would(pair: tuple[Tensor, Tensor], bits: int) -> None:
@@ -397,29 +403,3 @@ def test_observed_factors_are_those_of_the_bounds() -> None:
         observe_factors(model, [tokens() * torch.inf], {"norm2": 3})
     with pytest.raises(CalibrationError, match="no LayerNorm 'fc'"):
         observe_factors(model, batches, {"fc": 3})
-
-
-@pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize("numerator", [17, 37, 101])
-def test_a_shift_moves_into_the_bias(numerator: int, with_bias: bool) -> None:
-    generator = torch.Generator().manual_seed(numerator)
-    x = F.gelu(3 * torch.randn(4, 6, 32, generator=generator))
-    weight_hat = torch.randn(5, 32, generator=generator).mul(8).round() / 8
-    bias = torch.randn(5, generator=generator) if with_bias else None
-    config = OperandConfig(scheme="adalog", bits=4, log_base_numerator=numerator)
-    layout = OperandLayout(3, -1)
-    quantizer = AdaLogQuantizer.from_range(config, layout, x.min().view(1, 1, 1), x.max().view(1, 1, 1))
-    shift = float(quantizer.shift)
-    assert shift > 0.1
-    x_hat = quantizer(x)
-    moved = shifted_bias(weight_hat, bias, shift)
-    assert moved.shape == (5,)
-    torch.testing.assert_close(F.linear(x_hat + shift, weight_hat, moved), F.linear(x_hat, weight_hat, bias))
-    assert (x_hat + shift).min() > -1e-6  # what the codes stand for is never negative
-    assert not torch.allclose(moved, torch.zeros(5) if bias is None else bias)
-    torch.testing.assert_close(shifted_bias(weight_hat, bias, 0.0), torch.zeros(5) if bias is None else bias)
-
-
-def test_a_shifted_bias_has_the_type_of_the_weight() -> None:
-    assert shifted_bias(torch.ones(2, 3, dtype=torch.bfloat16), None, 0.5).tolist() == [-1.5, -1.5]
-    assert shifted_bias(torch.ones(2, 3, dtype=torch.bfloat16), torch.zeros(2), 0.5).dtype == torch.bfloat16

@@ -38,7 +38,7 @@ def test_labelled_images() -> None:
         ({"time_limit_seconds": float("nan")}, "time_limit_seconds"),
         ({"sampler": "tpa"}, "option: sampler: unknown sampler 'tpa'; there are progressive, "),
         ({"sampler": "tpa"}, "Did you mean 'tpe'?"),
-        ({"observer": "fpcz"}, "(got 'fpcz'). Did you mean 'fpcs'?"),
+        ({"observer": "fpcz"}, "best_percentile, fpcs. Did you mean 'fpcs'?"),
     ],
 )
 def test_wrong_values_are_named(values: dict[str, object], expected: str) -> None:

@@ -1,4 +1,4 @@
-"""An operand as rows of numbers, one for each set of quantizer parameters."""
+"""Rows of an operand's numbers, one for each set of quantizer parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from autoq.calibration.capture import OperandSample
-from autoq.calibration.observers.ranges import quantile_bounds
+from autoq.calibration.observers import OBSERVERS
 from autoq.calibration.settings import CalibrationSettings
 from autoq.graph.sites import Operand
 from autoq.quantizers.granularity import group_ids
@@ -33,18 +33,30 @@ class Rows:
     shape: tuple[int, ...]
 
 
-def rows_of(operand: Operand, config: OperandConfig, sample: OperandSample, settings: CalibrationSettings) -> Rows:
+def operand_rows(operand: Operand, config: OperandConfig, sample: OperandSample, settings: CalibrationSettings) -> Rows:
     """Bring the axes along which parameters vary to the front; bounds are the observer's.
 
-    What was not observed at this resolution (weights, static groups) is taken for one batch.
+    What was not observed at this granularity (weights, static groups) is taken for one batch.
+
+    Args:
+        operand: the operand.
+        config: its granularity decides which values share parameters.
+        sample: of the operand's values.
+        settings: which observer, and what it needs.
+
+    Raises:
+        CalibrationError: the granularity does not fit the operand.
     """
     rows = _rows_of_sample(operand, config, sample)
     if config.granularity in sample.observed:
         lower, upper = (bound.flatten() for bound in sample.observed[config.granularity])
-    elif settings.observer == "percentile":
-        lower, upper = (bound[0] for bound in quantile_bounds(rows.values, (settings.percentile,)))
-    else:
+        return replace(rows, lower=lower, upper=upper)
+    cls = OBSERVERS.lookup(settings.observer)
+    if not cls.needs_each_granularity:
         return rows
+    observer = cls.from_settings((0,), settings)
+    observer.update(rows.values)
+    lower, upper = (bound.flatten() for bound in observer.bounds())
     return replace(rows, lower=lower, upper=upper)
 
 
@@ -62,7 +74,7 @@ def _rows_of_sample(operand: Operand, config: OperandConfig, sample: OperandSamp
 
 
 def _grouped_rows(operand: Operand, sample: OperandSample, shape: tuple[int, ...]) -> Rows:
-    """Static groups: consecutive channels side by side; shorter groups are padded with their own values."""
+    """Put consecutive channels, a static group, side by side; pad shorter groups with their own values."""
     layout, values = operand.layout, sample.values
     assert layout.group_axis is not None  # noqa: S101 - checked by the caller
     axis = layout.group_axis % layout.ndim

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autoq.calibration import OBSERVERS, CalibrationSettings, solve
-from autoq.calibration.solvers.twin_search import MOST_BITS, _SortedSums, search_twin, twin_levels
+from autoq.calibration.solvers.twin_uniform import MOST_BITS, _SortedSums, search_twin, twin_levels
 from autoq.quantizers import OperandLayout, TwinUniformQuantizer
 from autoq.recipe import OperandConfig
 from tests.calibration.samples import operand, sample_of, squared_error

@@ -87,13 +87,3 @@ def test_constant_operands_are_solved(observer: str, value: float) -> None:
     sample = sample_of(operand(SHAPE), torch.full((2, *SHAPE[1:]), value))
     solved = solve(operand(SHAPE), factors(3), sample, CalibrationSettings(observer))  # type: ignore[arg-type]
     torch.testing.assert_close(solved(sample.values), sample.values, rtol=0.01, atol=1e-6)
-
-
-def test_log_int_softmax_is_the_same_whatever_the_values() -> None:
-    described = operand((1, 3, 20, 20), "softmax", heads=True)
-    sample = sample_of(described, torch.rand(2, 3, 20, 20) * 0.3)
-    for observer in OBSERVERS:
-        option = OperandConfig(scheme="log_int_softmax", bits=4)
-        qparams = solve(described, option, sample, CalibrationSettings(observer)).qparams()
-        assert qparams["scale"].flatten().tolist() == [1.0]
-        assert qparams["shift"].item() == 0.0

@@ -1,12 +1,18 @@
-"""The coarse scale and the shift of least squared error for twin uniform quantizers."""
+"""Twin uniform quantizers: the coarse scale and the shift of least squared error."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from autoq.calibration.observers.ranges import SortedRows
+from autoq.calibration.solvers._base import BaseSolver
+from autoq.calibration.solvers.by_range import RangeSolver
+from autoq.calibration.solvers.sorted_rows import SortedRows
 from autoq.calibration.solvers.tables import ELEMENTS_AT_ONCE
+from autoq.quantizers import BaseQuantizer, TwinUniformQuantizer
+from autoq.recipe import OperandConfig
 
 MOST_BITS = 10
 """Beyond, there are too many thresholds to look up, and so little error that a range does."""
@@ -17,8 +23,26 @@ _FURTHER_SHIFTS = 5
 """Shifts are tried up to this many beyond ``bits``: GELU outputs reach some hundred times as far up as down."""
 
 
+class TwinUniformSolver(BaseSolver):
+    """Solves ``twin_uniform`` for least squared error, or by its range."""
+
+    quantizer: ClassVar[type] = TwinUniformQuantizer
+
+    def solve(self, config: OperandConfig) -> BaseQuantizer:
+        """Search scale and shift where the observer tries scales; else, and at many bits, choose by the range."""
+        rows = self.data.rows(config)
+        layout, bounds = self.data.operand.layout, (bound.view(rows.shape) for bound in (rows.lower, rows.upper))
+        if config.bits > MOST_BITS:
+            return TwinUniformQuantizer.from_range(config, layout, *bounds)
+        if not self.data.observer.shrinks:
+            return RangeSolver(self.data).solve(config)
+        fine_sign = -1 if bool((rows.lower < 0).any()) else 1
+        scale, shift_bits = search_twin(rows.values, config.bits, fine_sign)
+        return TwinUniformQuantizer.with_scale(config, layout, scale.view(rows.shape), shift_bits, fine_sign)
+
+
 def search_twin(values: Tensor, bits: int, fine_sign: int) -> tuple[Tensor, int]:
-    """Scale of each row and shift of all rows with which the squared error is least.
+    """Search the scale of each row and the shift of all rows with which the squared error is least.
 
     Every shift is tried; with each, scales on a grid of equal ratios and then on finer ones around the best. Errors are
     exact: sums between thresholds, looked up in sorted values.
@@ -50,7 +74,7 @@ def search_twin(values: Tensor, bits: int, fine_sign: int) -> tuple[Tensor, int]
 
 
 def twin_levels(bits: int, shift_bits: int, fine_sign: int) -> tuple[Tensor, Tensor]:
-    """What ``TwinUniformQuantizer`` of scale one makes of a number: level i above i thresholds.
+    """Compute what ``TwinUniformQuantizer`` of scale one makes of a number: level i above i thresholds.
 
     Returns:
         Thresholds, ascending, and the levels, one more; float64.
@@ -74,7 +98,7 @@ class _SortedSums:
         self._sorted, self._sums, self._squares = rows.values.double(), rows.sums, rows.squares
 
     def best(self, scales: Tensor, thresholds: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-        """Least squared error of each row, of shape (rows, 1), and its scale, among candidates (rows, K)."""
+        """Find the least squared error of each row, of shape (rows, 1), and its scale, among candidates (rows, K)."""
         at_once = max(1, ELEMENTS_AT_ONCE // (scales.shape[0] * len(levels)))
         errors = torch.cat([self._errors(some, thresholds, levels) for some in torch.split(scales, at_once, 1)], 1)
         least, index = errors.min(1, keepdim=True)
@@ -82,7 +106,7 @@ class _SortedSums:
 
     def _errors(self, scales: Tensor, thresholds: Tensor, levels: Tensor) -> Tensor:
         rows, count = scales.shape
-        edges = (scales.unsqueeze(2) * thresholds).flatten(1)
+        edges = (scales.unsqueeze(2) * thresholds).flatten(1)  # (rows, K · thresholds)
         below = torch.searchsorted(self._sorted, edges)
         mass_below = self._sums.gather(1, below)
         ends = torch.full((rows, count, 1), self._sorted.shape[1], device=scales.device)

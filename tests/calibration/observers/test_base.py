@@ -7,30 +7,25 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoq.calibration import CalibrationSettings
-from autoq.calibration.observers.ranges import (
+from autoq.calibration import OBSERVERS, CalibrationSettings
+from autoq.calibration.observers import (
     BaseObserver,
     EmaObserver,
     MinMaxObserver,
     PercentileObserver,
-    SortedRows,
     create_observers,
-    least_error_range,
-    quantile_bounds,
-    shrunk_ranges,
 )
-from autoq.calibration.settings import OBSERVERS
 from autoq.errors import CalibrationError
-from autoq.quantizers import OperandLayout, create_quantizer
-from autoq.recipe import OperandConfig
-from tests.calibration.samples import uniform_reference
+from autoq.quantizers import OperandLayout
 
 SHAPE = (3, 2, 5, 4)
 """Images, heads, tokens, channels."""
+
+
 MAKERS: dict[str, Callable[[tuple[int, ...]], BaseObserver]] = {
     "min_max": MinMaxObserver,
     "ema": lambda axes: EmaObserver(axes, 0.3),
@@ -114,26 +109,6 @@ def test_one_batch_is_its_range(numbers: list[float]) -> None:
         assert torch.equal(torch.cat(observe(observer, [batch])).flatten(), expected)
 
 
-@given(
-    st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=60),
-    st.floats(50, 100),
-)
-def test_quantiles_are_those_of_torch(numbers: list[float], percentile: float) -> None:
-    lower, upper = quantile_bounds(torch.tensor([numbers]), (percentile, 75.0))
-    for index, share in enumerate((percentile / 100, 0.75)):
-        assert float(lower[index]) == pytest.approx(quantile(numbers, 1 - share), rel=1e-4, abs=1e-3)
-        assert float(upper[index]) == pytest.approx(quantile(numbers, share), rel=1e-4, abs=1e-3)
-
-
-@pytest.mark.parametrize("percentile", [60.0, 99.0, 99.99, 99.999])
-def test_quantiles_of_large_batches_are_exact(percentile: float) -> None:
-    rows = torch.randn(2, 300_001, generator=torch.Generator().manual_seed(0))
-    lower, upper = quantile_bounds(rows, (percentile,))
-    shares = torch.tensor([1 - percentile / 100, percentile / 100], dtype=torch.float64)
-    expected = torch.quantile(rows.double(), shares, dim=1).float()
-    torch.testing.assert_close(torch.cat([lower, upper]), expected, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("value", [0.0, -2.5, 7.0])
 def test_a_constant_is_its_own_bounds(kind: str, value: float) -> None:
@@ -207,61 +182,3 @@ def test_only_the_observers_that_are_asked_for_run() -> None:
     axes = {key: each.kept_axes for key, each in create_observers(heads, CalibrationSettings(observer="ema")).items()}
     assert axes == {"tensor": (), "channel": (-1,), "head": (-3,)}
     assert set(create_observers(plain, CalibrationSettings(observer="ema"))) == {"tensor", "channel"}
-
-
-@pytest.mark.parametrize("value", [49.0, 100.5, float("nan")])
-def test_percentiles_that_turn_bounds_around_are_refused(value: float) -> None:
-    with pytest.raises(CalibrationError, match=f"percentile must be between 50 and 100, got {value:g}"):
-        CalibrationSettings(percentile=value)
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.5])
-def test_averaging_constants_beyond_one_are_refused(value: float) -> None:
-    with pytest.raises(CalibrationError, match=f"averaging_constant must be between 0 and 1, got {value:g}"):
-        CalibrationSettings(averaging_constant=value)
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=50),
-    st.floats(2**-10, 10, width=32),
-    st.integers(0, 15),
-    st.sampled_from([1, 2, 4]),
-)
-def test_errors_from_sorted_values_are_those_of_the_values(
-    numbers: list[float], scale: float, zero_point: int, bits: int
-) -> None:
-    row = torch.tensor([numbers, numbers])
-    scales = torch.tensor([[scale, 2 * scale]] * 2)
-    zero_points = torch.full_like(scales, min(zero_point, 2**bits - 1))
-    found = SortedRows.of_rows(row).uniform_errors(scales, zero_points, bits)
-    for index in range(2):
-        expected = uniform_reference(row[0], float(scales[0, index]), float(zero_points[0, index]), bits)
-        assert found[:, index].tolist() == pytest.approx([expected] * 2, rel=1e-6, abs=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["normal", "heavy", "positive"])
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("length", [60, 20_000])
-def test_omse_takes_the_best_of_ninety(length: int, bits: int, kind: str) -> None:
-    """By quantizing the values with every candidate; lengths on either side of where thresholds are looked up."""
-    normal = torch.randn(2, length, generator=torch.Generator().manual_seed(1))
-    rows = {"normal": normal, "heavy": normal.sign() * normal.abs() ** 4, "positive": normal.exp()}[kind]
-    config = OperandConfig(scheme="uniform", bits=bits)
-    candidates = shrunk_ranges(rows.amin(1), rows.amax(1))
-    assert candidates[0].shape == (90, 2)
-    lower, upper = least_error_range(rows, config, candidates, lambda: SortedRows.of_rows(rows))
-    for row, low, high in zip(rows, lower.tolist(), upper.tolist(), strict=True):
-
-        def error(low: float, high: float, row: Tensor = row) -> float:
-            low, high = min(low, 0.0), max(high, 0.0)
-            scale = (high - low) / (2**bits - 1)
-            parameters = {"scale": torch.tensor([scale]), "zero_point": torch.tensor([-low / scale]).round()}
-            quantizer = create_quantizer(config, OperandLayout(1, -1), parameters)
-            return float((quantizer(row).double() - row).square().sum())
-
-        shrinks = [1 - 0.01 * step for step in range(90)]
-        every = [error(shrink * float(row.min()), shrink * float(row.max())) for shrink in shrinks]
-        assert error(low, high) == pytest.approx(min(every), rel=1e-4)
-        assert high == pytest.approx(shrinks[every.index(min(every))] * float(row.max()), rel=1e-5)
-        assert low == pytest.approx(shrinks[every.index(min(every))] * float(row.min()), rel=1e-5)

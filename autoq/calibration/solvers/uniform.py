@@ -1,4 +1,4 @@
-"""The scale and zero point of least squared error, coarse to fine on both together.
+"""Uniform quantizers: scale and zero point of least squared error, coarse to fine on both together.
 
 A small form of AdaLog's progressive search (Wu et al., ECCV 2024, §3.3): a grid of scales and zero points, then ever
 finer grids around the best pair. Zero points are whole numbers, so searching them as such leaves none out.
@@ -6,29 +6,46 @@ finer grids around the best pair. Zero points are whole numbers, so searching th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from autoq.calibration.solvers.tables import ELEMENTS_AT_ONCE, LinearTable
+from autoq.calibration.observers import Bounds
+from autoq.calibration.solvers.affine_errors import Errors, affine_errors
+from autoq.calibration.solvers.by_range import RangeSolver
+from autoq.calibration.solvers.rows import Rows
+from autoq.quantizers import UniformQuantizer
 from autoq.quantizers._affine import symmetric_zero_point
-
-Errors = Callable[[Tensor, Tensor], Tensor]
-"""From candidate scales and zero points, of shape (rows, K), to squared errors of the same shape."""
+from autoq.recipe import OperandConfig
 
 _RATIO = 0.86
 _ZOOMS = 4
 _ALL_ZERO_POINTS_BITS = 3
-_EXACT_BITS = 6
-_MOST_THRESHOLDS = 1 << 18
-"""Beyond ``_EXACT_BITS``, look thresholds up only if they are few: values share one code less and less often."""
+_THOROUGH_ROWS = 16
+"""Up to here, as activations have them, a wide search costs next to nothing."""
+
+
+class UniformSolver(RangeSolver):
+    """Solves ``uniform`` by its range; scale and zero point are searched together."""
+
+    quantizer: ClassVar[type] = UniformQuantizer
+
+    def _search(self, config: OperandConfig, rows: Rows) -> Bounds:
+        return search_uniform(
+            affine_errors(rows.values, lambda: self.data.linear_table(rows), config.bits),
+            config.bits,
+            rows.lower,
+            rows.upper,
+            symmetric=config.symmetric,
+            thorough=len(rows.values) <= _THOROUGH_ROWS,
+        )
 
 
 def search_uniform(
     errors: Errors, bits: int, lower: Tensor, upper: Tensor, *, symmetric: bool, thorough: bool
 ) -> tuple[Tensor, Tensor]:
-    """Bounds of least squared error.
+    """Search the bounds of least squared error.
 
     Args:
         errors: of candidates.
@@ -69,35 +86,9 @@ def search_uniform(
 
 
 def _best(errors: Errors, scales: Tensor, zero_points: Tensor) -> tuple[Tensor, Tensor]:
-    """Best of all pairs of a row's scales (rows, S) and zero points (rows, Z)."""
+    """Find the best of all pairs of a row's scales (rows, S) and zero points (rows, Z)."""
     shape = (scales.shape[0], scales.shape[1], zero_points.shape[1])
     scale = scales.unsqueeze(2).expand(shape).flatten(1)
     zero_point = zero_points.unsqueeze(1).expand(shape).flatten(1)
     best = errors(scale, zero_point).argmin(1, keepdim=True)
     return scale.gather(1, best), zero_point.gather(1, best)
-
-
-def uniform_errors(values: Tensor, table: Callable[[], LinearTable], bits: int) -> Errors:
-    """How to compute errors fastest: from the values themselves where they are few beside the codes."""
-    if values.shape[1] <= 8 * 2**bits and bits > 1:
-        return lambda scale, zero_point: direct_errors(values, scale, zero_point, bits)
-
-    def errors(scale: Tensor, zero_point: Tensor) -> Tensor:
-        exact = scale.numel() * 2**bits <= _MOST_THRESHOLDS or bits <= _EXACT_BITS
-        return table().uniform_errors(scale, zero_point, bits, exact=exact)
-
-    return errors
-
-
-def direct_errors(values: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """Squared errors of K candidates a row, by quantizing the values (rows, n); zero points are whole."""
-    errors = torch.empty_like(scale)
-    rows = max(1, ELEMENTS_AT_ONCE // values.shape[1])
-    for start in range(0, len(values), rows):
-        block = values[start : start + rows]
-        step, least = scale[start : start + rows], -zero_point[start : start + rows]
-        for k in range(scale.shape[1]):
-            low, s = least[:, k : k + 1], step[:, k : k + 1]
-            rounded = (block / s).round_().clamp_min_(low).clamp_max_(low + (2**bits - 1))
-            errors[start : start + rows, k] = rounded.mul_(s).sub_(block).square_().sum(1)
-    return errors

@@ -1,0 +1,126 @@
+"""Solving what a bank lacks: operand by operand on samples of their values, or site by site on the layers' outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from autoq.calibration.bank.files import SolvedKey
+from autoq.calibration.capture import OperandSample, capture
+from autoq.calibration.fpcs.output_search import solve_jobs
+from autoq.calibration.observers import OBSERVERS
+from autoq.calibration.settings import CalibrationSettings
+from autoq.calibration.solvers import OperandSolver
+from autoq.calibration.threads import in_threads
+from autoq.errors import CalibrationError
+from autoq.graph.insert import OperandKey, QuantizedModel
+from autoq.quantizers import BaseQuantizer
+from autoq.recipe import SiteConfig
+
+Solved = Generator[dict[SolvedKey, BaseQuantizer], None, None]
+
+
+class OptionSolver:
+    """Solves options of a model's operands; what is observed on the images is kept for further options.
+
+    Attributes:
+        model: whose operands are solved; its slots are emptied.
+        settings: how parameters are chosen.
+        recipe_sites: sites of which both operands are solved together.
+    """
+
+    def __init__(
+        self,
+        model: QuantizedModel,
+        images: Tensor | Callable[[], Tensor],
+        settings: CalibrationSettings,
+        *,
+        batch_size: int,
+        recipe_sites: Mapping[str, SiteConfig],
+        capture_progress: Callable[[int], None] | None,
+    ) -> None:
+        """Observe nothing yet.
+
+        Args:
+            model: whose operands are solved.
+            images: of shape (N, C, H, W) on the model's device, or a function that returns them when the first
+                activation is solved.
+            settings: how parameters are chosen.
+            batch_size: images that run at a time.
+            recipe_sites: what ``fpcs`` solves jointly.
+            capture_progress: gets the number of images of each batch that is observed.
+        """
+        self.model, self.settings, self.recipe_sites = model, settings, recipe_sites
+        self._images, self._batch_size = images, batch_size
+        self._capture_progress = capture_progress
+        self._samples: dict[OperandKey, OperandSample] = {}
+
+    def solve(self, options: Sequence[SolvedKey], workers: int) -> Solved:
+        """Yield solved options, an operand's or a site's at a time.
+
+        Args:
+            options: operands and configurations.
+            workers: operands solved side by side; sites are solved one after the other, as a product uses all threads.
+
+        Raises:
+            CalibrationError: an option does not fit its operand.
+        """
+        if OBSERVERS.lookup(self.settings.observer).by_layer_output:
+            return self._solve_by_site(options)
+        return self._solve_by_operand(options, workers)
+
+    def _solve_by_operand(self, options: Sequence[SolvedKey], workers: int) -> Solved:
+        by_operand: dict[OperandKey, list[SolvedKey]] = {}
+        for key in options:
+            by_operand.setdefault(key[:2], []).append(key)
+        described = {(site.name, operand.name): operand for site, operand in self.model.traced.operands()}
+        if any(not described[key].is_weight for key in by_operand):
+            self._capture(by_operand)
+
+        def solve(key: OperandKey) -> dict[SolvedKey, BaseQuantizer]:
+            operand = described[key]
+            data = self.model.traced.weight(*key) if operand.is_weight else self._samples[key]
+            solver = OperandSolver(operand, data, self.settings)
+            return {option: _solve(solver, option) for option in by_operand[key]}
+
+        yield from in_threads(solve, by_operand, min(workers, len(by_operand)))
+
+    def _capture(self, operands: Iterable[OperandKey]) -> None:
+        """Observe all operands of products, or all LayerNorm and softmax inputs, once one of them is asked for."""
+        for is_product in (True, False):
+            group = [
+                (site.name, operand.name)
+                for site, operand in self.model.traced.operands()
+                if bool(site.macs) is is_product and not operand.is_weight
+            ]
+            if any(key in group and key not in self._samples for key in operands):
+                batches = torch.split(self._calibration_images(), self._batch_size)
+                self._samples |= capture(self.model, batches, self.settings, self._capture_progress, group)
+
+    def _solve_by_site(self, options: Sequence[SolvedKey]) -> Solved:
+        jobs: dict[str, list[SiteConfig]] = {}
+        for site, operand, config in options:
+            together = self.recipe_sites.get(site, {})
+            job = together if together.get(operand) == config else {operand: config}
+            if job not in jobs.setdefault(site, []):
+                jobs[site].append(job)
+        wanted = set(options)
+        images = self._calibration_images()
+        for site, _, solved in solve_jobs(self.model, images, self._batch_size, jobs, self.settings):
+            keys = {(site, operand, quantizer.config): quantizer for operand, quantizer in solved.items()}
+            yield {key: quantizer for key, quantizer in keys.items() if key in wanted}
+
+    def _calibration_images(self) -> Tensor:
+        if callable(self._images):
+            self._images = self._images()
+        return self._images
+
+
+def _solve(solver: OperandSolver, option: SolvedKey) -> BaseQuantizer:
+    site, operand, config = option
+    try:
+        return solver.solve(config)
+    except CalibrationError as error:
+        raise CalibrationError(f"{site}:{operand} at {config.to_json()}: {error}") from error

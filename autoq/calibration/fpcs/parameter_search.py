@@ -1,0 +1,173 @@
+"""The parameters of one operand's quantizer by the progressive search, for whatever squared error it is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss, log_loss
+from autoq.calibration.fpcs.search import Grid, Loss, Pair, affine_grid, base_grid, log_grid, progressive_search
+from autoq.calibration.settings import CalibrationSettings
+from autoq.calibration.solvers.logarithmic import log_class
+from autoq.graph.sites import Operand
+from autoq.quantizers import BaseQuantizer, create_quantizer, quantizer_class
+from autoq.recipe import OperandConfig
+
+_T = TypeVar("_T")
+
+
+def is_searched(config: OperandConfig) -> bool:
+    """Tell whether a configuration's parameters are found by the progressive search."""
+    is_served = quantizer_class(config.scheme).output_search is not None
+    return is_served and config.granularity in ("tensor", "channel", "head")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the progressive search is given.
+
+    Attributes:
+        grid: first combinations.
+        incumbent: combination of each row that is to be beaten, or None.
+        loss: to minimise.
+        screen: a cheaper loss that ranks candidates, or None.
+    """
+
+    grid: Grid
+    incumbent: Pair | None
+    loss: Loss
+    screen: Loss | None
+
+
+class ParameterSearch:
+    """Searches one operand's parameters at many configurations, which share its range and quantiles."""
+
+    def __init__(self, operand: Operand, full: Tensor, settings: CalibrationSettings) -> None:
+        """Search nothing yet.
+
+        Args:
+            operand: the operand.
+            full: it in full precision, over all calibration images.
+            settings: of the search.
+        """
+        self._operand, self._full = operand, full
+        self._fpcs, self._seed = settings.fpcs, settings.seed
+        self._cache: dict[tuple[object, ...], object] = {}
+
+    def minimise(self, config: OperandConfig, error: QuadraticError, incumbent: BaseQuantizer | None) -> BaseQuantizer:
+        """Search the parameters of least error; never worse than the incumbent, at first the observed range.
+
+        Args:
+            config: for which :func:`is_searched` holds.
+            error: to minimise, its rows those that share parameters.
+            incumbent: the quantizer to be beaten; None: that of the observed range.
+        """
+        if quantizer_class(config.scheme).output_search == "scale_and_log_base":
+            return self._minimise_logarithmic(config, error, incumbent)
+        observed = self.observed(config)
+        problem = self.affine_problem(config, error, incumbent or observed)
+        scale, zero_point, _ = progressive_search(
+            problem.loss,
+            problem.grid,
+            self._fpcs.kept,
+            self._fpcs.steps,
+            screen=problem.screen,
+            incumbent=problem.incumbent,
+        )
+        shape = observed.qparams()["scale"].shape
+        qparams = {"scale": scale.reshape(shape), "zero_point": zero_point.reshape(shape)}
+        return create_quantizer(config, self._operand.layout, qparams)
+
+    def affine_problem(self, config: OperandConfig, error: QuadraticError, incumbent: BaseQuantizer) -> Problem:
+        """Set up the search of scale and zero point."""
+        low, high = self._cached(("quantiles", config.granularity), lambda: self._quantiles(error.values))
+        least, most = self._range(config)
+        rows = len(error.values)
+        grid = affine_grid(
+            (low, least.reshape(rows)), (high, most.reshape(rows)), config.bits, self._fpcs, symmetric=config.symmetric
+        )
+        qparams = incumbent.qparams()
+        start = (qparams["scale"].reshape(rows, 1), qparams["zero_point"].reshape(rows, 1))
+        binary = config.symmetric and config.bits == 1
+        screened = error.screened(self._fpcs.screening, self._seed)
+        screen = None if screened is None else affine_loss(screened, config.bits, binary=binary)
+        return Problem(grid, start, affine_loss(error, config.bits, binary=binary), screen)
+
+    def _minimise_logarithmic(
+        self, config: OperandConfig, error: QuadraticError, incumbent: BaseQuantizer | None
+    ) -> BaseQuantizer:
+        """Search base and scale; the scale of a softmax output is one (AdaLog, §3.2), but for RepQ-ViT's base √2."""
+        cls, observed = log_class(config.scheme), self.observed(config)
+        qparams, rows = observed.qparams(), len(error.values)
+        has_unit_scale = self._operand.producer == "softmax" and cls.has_unit_scale_after_softmax
+        scale = torch.ones_like(qparams["scale"]) if has_unit_scale else qparams["scale"]
+        # A base that cannot be chosen is any number: no loss reads it.
+        base = config.log_base_numerator if cls.fitted_fields else config.log_base_numerator or 1
+        if has_unit_scale and base is not None:
+            numerator, relative = float(base), 1.0
+        else:
+            problem = self._log_problem(config, error, scale.reshape(rows, 1), base, incumbent or observed)
+            kept = self._fpcs.kept if base else self._fpcs.log_kept
+            steps = 1 if has_unit_scale else self._fpcs.steps
+            found = progressive_search(
+                problem.loss, problem.grid, kept, steps, screen=problem.screen, incumbent=problem.incumbent
+            )
+            numerator, relative = float(found[0]), float(found[1])
+        qparams |= {"scale": (scale.reshape(rows, 1) * relative).reshape(scale.shape)}
+        qparams |= dict.fromkeys(cls.fitted_fields, torch.tensor(numerator))
+        return create_quantizer(config, self._operand.layout, qparams)
+
+    def _log_problem(
+        self, config: OperandConfig, error: QuadraticError, scale: Tensor, base: int | None, incumbent: BaseQuantizer
+    ) -> Problem:
+        """Set up the search of base and scale relative to ``scale`` (R, 1); None for ``base``: it is searched too."""
+        shift = self.observed(config).qparams()["shift"].flatten()[0]
+        screened = error.screened(self._fpcs.screening, self._seed)
+        screen = None if screened is None else log_loss(screened, config, shift, scale)
+        loss, device = log_loss(error, config, shift, scale), error.values.device
+        if self._operand.producer == "softmax" and log_class(config.scheme).has_unit_scale_after_softmax:
+            return Problem(base_grid(1.0, device), None, loss, screen)
+        narrow = self._cached(("positive",), lambda: _positive_quantile(error.values, self._fpcs.quantile))
+        grid = log_grid(float((narrow + shift) / scale.max()), 1.0, base, self._fpcs, device)
+        qparams = incumbent.qparams()
+        numerator = qparams.get("log_base_numerator", torch.tensor(float(base or 1))).to(device)
+        start = (numerator.reshape(1, 1), qparams["scale"].reshape(len(scale), 1)[:1] / scale[:1])
+        return Problem(grid, start, loss, screen)
+
+    def observed(self, config: OperandConfig) -> BaseQuantizer:
+        """Make the quantizer of the observed range."""
+        return quantizer_class(config.scheme).from_range(config, self._operand.layout, *self._range(config))
+
+    def _range(self, config: OperandConfig) -> Pair:
+        """Find least and greatest value, in the shape of the parameters."""
+
+        def observe() -> Pair:
+            kept = {axis % self._full.ndim for axis in self._operand.layout.kept_axes(config)}
+            others = [axis for axis in range(self._full.ndim) if axis not in kept]
+            return self._full.amin(others, keepdim=True), self._full.amax(others, keepdim=True)
+
+        return self._cached(("range", config.granularity), observe)
+
+    def _quantiles(self, values: Tensor) -> Pair:
+        """Find the lower and upper quantile of each row, of shape (R,)."""
+        flat = values.flatten(1)
+        rank = max(1, min(flat.shape[1], math.ceil(self._fpcs.quantile * flat.shape[1])))
+        return flat.kthvalue(flat.shape[1] - rank + 1, dim=1).values, flat.kthvalue(rank, dim=1).values
+
+    def _cached(self, key: tuple[object, ...], compute: Callable[[], _T]) -> _T:
+        if key not in self._cache:
+            self._cache[key] = compute()
+        return cast(_T, self._cache[key])
+
+
+def _positive_quantile(values: Tensor, quantile: float) -> Tensor:
+    """Find a quantile of the positive values, 0 if there are none."""
+    positive = values[values > 0]
+    if not len(positive):
+        return torch.zeros((), device=values.device)
+    return positive.kthvalue(max(1, math.ceil(quantile * len(positive)))).values

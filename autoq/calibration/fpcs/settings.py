@@ -1,0 +1,59 @@
+"""Settings of the search by layer-output error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from autoq.errors import CalibrationError
+
+
+@dataclass(frozen=True)
+class FpcsSettings:
+    """Settings of the progressive search and of the layer-output error that it minimises.
+
+    The defaults are the paper's where it has them; the authors' code takes 6 ``steps``.
+
+    Attributes:
+        candidates: n, combinations evaluated in a step.
+        kept: k, combinations whose neighbours are evaluated in the next step.
+        steps: p, steps of evaluation.
+        rounds: alternations between the two operands of a site; 0: each is searched with the other in full precision,
+            so that it does not depend on the other's option.
+        quantile: the least scale of the first grid spans this quantile (and its mirror image), the greatest all values.
+        zero_point_window: first zero points lie around the middle code (``centre``, as published) or around the zero
+            point of the observed range (``observed``), which suits skewed operands.
+        log_bases: bases in the first grid of base and scale (after GELU).
+        log_kept: combinations of base and scale that are kept.
+        tokens: vectors (token rows of an input; rows or columns of an attention head's matrix) on which candidates for
+            activations are compared.
+        images: calibration images used.
+        screening: rank candidates by the leading directions of the quadratic form and evaluate only the best in full;
+            1 / ``screening`` of the directions are used, 0: all.
+    """
+
+    candidates: int = 128
+    kept: int = 16
+    steps: int = 4
+    rounds: int = 3
+    quantile: float = 0.9
+    zero_point_window: Literal["centre", "observed"] = "centre"
+    log_bases: int = 8
+    log_kept: int = 32
+    tokens: int = 512
+    images: int = 32
+    screening: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse numbers with which nothing would be searched.
+
+        Raises:
+            CalibrationError: names the setting.
+        """
+        for name in ("candidates", "kept", "steps", "log_bases", "log_kept", "tokens", "images"):
+            if getattr(self, name) < 1:
+                raise CalibrationError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.rounds < 0:
+            raise CalibrationError(f"rounds must be 0 or more, got {self.rounds}")
+        if not 0.5 <= self.quantile <= 1:
+            raise CalibrationError(f"quantile must be between 0.5 and 1, got {self.quantile}")

@@ -1,0 +1,27 @@
+"""Which settings are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from autoq.calibration import CalibrationSettings
+from autoq.errors import CalibrationError, RecipeError
+
+
+@pytest.mark.parametrize("value", [49.0, 100.5, float("nan")])
+def test_percentiles_that_turn_bounds_around_are_refused(value: float) -> None:
+    with pytest.raises(CalibrationError, match=f"percentile must be between 50 and 100, got {value:g}"):
+        CalibrationSettings(percentile=value)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_averaging_constants_beyond_one_are_refused(value: float) -> None:
+    with pytest.raises(CalibrationError, match=f"averaging_constant must be between 0 and 1, got {value:g}"):
+        CalibrationSettings(averaging_constant=value)
+
+
+def test_unknown_observers_are_refused() -> None:
+    with pytest.raises(CalibrationError, match=r"unknown observer 'msee'; there are mse, .*\. Did you mean 'mse'\?"):
+        CalibrationSettings(observer="msee")
+    with pytest.raises(RecipeError, match=r"calibration settings: unknown observer 'msee'"):
+        CalibrationSettings.from_json({"observer": "msee"})
