@@ -84,7 +84,7 @@ def run_observed(
     batches: Iterable[Tensor],
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """One full-precision pass with modules in some slots that pass their input on.
+    """Run one full-precision pass with modules in some slots that pass their input on.
 
     Args:
         model: its slots are emptied before and after.
@@ -105,7 +105,7 @@ def run_observed(
 
 
 def _chosen(model: QuantizedModel, operands: Collection[OperandKey] | None) -> list[tuple[str, Operand]]:
-    """Names of sites and the operands to record there."""
+    """Return names of sites and the operands to record there."""
     if operands is None:
         return [(site.name, each) for site, each in model.traced.operands() if site.macs and not each.is_weight]
     model.check_keys(operands)
@@ -120,7 +120,7 @@ class OperandRecorder(nn.Module):
     """Sits in a slot, passes its input on and remembers some of it."""
 
     def __init__(self, operand: Operand, settings: CalibrationSettings, name: str) -> None:
-        """Nothing is seen yet; ``name`` and ``settings.seed`` choose the tokens that are kept."""
+        """Start with nothing seen; ``name`` and ``settings.seed`` choose the tokens that are kept."""
         super().__init__()
         self._layout = operand.layout
         self._instances = max(operand.layout.instances_per_image, 1)
@@ -164,7 +164,7 @@ class OperandRecorder(nn.Module):
         return entry_bounds(self._thin_out(x) if rows_are_entries else x, self._layout)
 
     def sample(self) -> OperandSample:
-        """What was kept of all batches; there must have been one."""
+        """Return what was kept of all batches; there must have been one."""
         lower, upper = self._range.bounds()
         return OperandSample(
             torch.cat(self._values),
@@ -183,7 +183,7 @@ def _joined(bounds: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor] | None
 
 
 def _token_axis(operand: Operand) -> int | None:
-    """The axis to thin out: the longest that is neither batch, channels nor heads; None if there is none."""
+    """Find the axis to thin out: the longest that is neither batch, channels nor heads; None if there is none."""
     layout = operand.layout
     kept = {layout.channel_axis, layout.head_axis}
     free = [axis for axis in range(-layout.ndim + 1, 0) if axis not in kept]
@@ -191,7 +191,7 @@ def _token_axis(operand: Operand) -> int | None:
 
 
 def _choose_tokens(operand: Operand, axis: int | None, settings: CalibrationSettings, name: str) -> Tensor:
-    """Positions along the token axis to keep: the first (a class token is unlike the others) and a random rest."""
+    """Choose the tokens to keep: the first (a class token is unlike the others) and a random rest."""
     if axis is None:
         return torch.zeros(0, dtype=torch.long)
     length = operand.shape[axis]

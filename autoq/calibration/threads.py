@@ -13,7 +13,7 @@ _R = TypeVar("_R")
 
 
 def in_threads(function: Callable[[_T], _R], items: Iterable[_T], workers: int) -> Generator[_R, None, None]:
-    """Results in the order of ``items``, worked on by so many threads, each of which has one thread of PyTorch's."""
+    """Yield results in the order of ``items``, worked on by some threads, each with one thread of PyTorch's."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(workers) if workers > 1 else None

@@ -1,4 +1,4 @@
-"""What a recipe costs: closed forms over sites and operand configurations (DESIGN.md §5)."""
+"""What a recipe costs: closed forms over sites and operand configurations."""
 
 from autoq.cost.bops import ModelCost, SiteCost, model_cost, site_cost, uniform_bops
 from autoq.cost.budget import Budget

@@ -61,7 +61,7 @@ class ModelCost:
         return sum(site.bops for site in self.sites if site.has_weight)
 
     def record(self) -> CostRecord:
-        """The totals, as written into a recipe."""
+        """Return the totals, as written into a recipe."""
         return CostRecord(
             bops=self.bops,
             group_bops=self.group_bops,
@@ -71,7 +71,7 @@ class ModelCost:
 
 
 def model_cost(sites: Iterable[Site], recipe_sites: Mapping[str, SiteConfig]) -> ModelCost:
-    """Cost of all multiplying sites under a recipe; sites and operands it does not name stay at 32 bits."""
+    """Compute the cost of all multiplying sites under a recipe; sites and operands it does not name stay at 32 bits."""
     sites = tuple(sites)
     return ModelCost(
         tuple(site_cost(site, recipe_sites.get(site.name, {})) for site in sites if site.macs),
@@ -80,7 +80,7 @@ def model_cost(sites: Iterable[Site], recipe_sites: Mapping[str, SiteConfig]) ->
 
 
 def site_cost(site: Site, config: SiteConfig) -> SiteCost:
-    """BOPs = MACs × bits_a × bits_b over the site's two operands, and the overhead of groups."""
+    """Compute MACs × bits_a × bits_b over the site's two operands, and the overhead of groups."""
     bits = tuple(config[operand.name].bits if operand.name in config else FLOAT_BITS for operand in site.operands)
     overhead = sum(
         group_overhead(operand, config[operand.name], sum(bits))
@@ -121,7 +121,7 @@ def _overhead(geometry: GroupGeometry, groups: int, bits: int, bits_of_both: int
 
 
 def uniform_bops(sites: Iterable[Site], weight_bits: int, activation_bits: int) -> int:
-    """BOPs with every weight at one width and every activation at another, in one group."""
+    """Count the BOPs with every weight at one width and every activation at another, in one group."""
     total = 0
     for site in sites:
         bits = [weight_bits if operand.is_weight else activation_bits for operand in site.operands]

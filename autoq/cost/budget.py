@@ -56,7 +56,7 @@ class Budget:
         raise BudgetError(f"cannot read budget {text!r}: {_REMEDY}")
 
     def resolve(self, uniform_cost: Callable[[int, int], int]) -> int:
-        """The limit in BOPs per image.
+        """Return the limit in BOPs per image.
 
         Args:
             uniform_cost: cost of the model with all weights at one width and all activations at another

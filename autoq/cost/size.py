@@ -10,7 +10,7 @@ from autoq.recipe import FLOAT_BITS, SiteConfig
 
 
 def weight_bytes(sites: Iterable[Site], recipe_sites: Mapping[str, SiteConfig]) -> int:
-    """Bytes of all weight operands with their codes packed: ceil(elements × bits / 8) each, 4 bytes per float.
+    """Count the bytes of all weights with their codes packed: ceil(elements × bits / 8) each, 4 bytes per float.
 
     Scales, zero points, biases and norms are not counted: how they are stored is the runtime's affair.
     """

@@ -13,7 +13,7 @@ Producer = Literal["layer_norm", "softmax", "gelu", "relu", "other", "parameter"
 
 @dataclass(frozen=True)
 class GroupGeometry:
-    """What one more group of an operand costs (DESIGN.md §5), per image.
+    """What the cost of an operand's groups depends on, per image; see ``autoq.cost.bops.group_overhead``.
 
     Attributes:
         copies: independent products per image that share the geometry (attention heads × windows), 1 for linear.

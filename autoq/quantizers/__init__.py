@@ -58,7 +58,7 @@ def quantizer_class(scheme: str) -> type[BaseQuantizer]:
 
 
 def create_quantizer(config: OperandConfig, layout: OperandLayout, qparams: Mapping[str, Tensor]) -> BaseQuantizer:
-    """A quantizer from its configuration and solved parameters, as ``BaseQuantizer.qparams`` returns them.
+    """Make a quantizer from its configuration and solved parameters, as ``BaseQuantizer.qparams`` returns them.
 
     Raises:
         RecipeError: there is no such scheme.

@@ -17,7 +17,7 @@ _EPSILON = torch.finfo(torch.float32).eps
 
 
 def choose_affine_qparams(lower: Tensor, upper: Tensor, bits: int, *, include_zero: bool) -> tuple[Tensor, Tensor]:
-    """Scale and zero point that spread 2^bits codes between two bounds.
+    """Choose scale and zero point that spread 2^bits codes between two bounds.
 
     Args:
         lower: least values.
@@ -41,7 +41,7 @@ def choose_affine_qparams(lower: Tensor, upper: Tensor, bits: int, *, include_ze
 
 
 def choose_symmetric_qparams(lower: Tensor, upper: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scale and zero point with the same reach on both sides of zero.
+    """Choose scale and zero point with the same reach on both sides of zero.
 
     The reach is (2^bits − 1) / 2 steps, half a step more than the greatest code on the positive side, so that no value
     between the bounds is more than half a step away from a code.
@@ -52,24 +52,24 @@ def choose_symmetric_qparams(lower: Tensor, upper: Tensor, bits: int) -> tuple[T
 
 
 def _keep_finite(scale: Tensor, bits: int) -> Tensor:
-    """A scale by which one can divide, and whose values are finite."""
+    """Clamp a scale so that one can divide by it, and its values are finite."""
     return scale.clamp(torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max / 2**bits)
 
 
 def symmetric_zero_point(bits: int) -> float:
-    """2^(bits − 1), the code of zero; ½ at one bit, whose two values are ±scale / 2 (the sign of x)."""
+    """Return 2^(bits − 1), the code of zero; ½ at one bit, whose two values are ±scale / 2 (the sign of x)."""
     return 2.0 ** (bits - 1) if bits > 1 else 0.5
 
 
 def affine_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, binary: bool = False) -> Tensor:
-    """Integer codes of ``x``; ``binary`` as in :func:`affine_fake_quantize`."""
+    """Quantize ``x`` to integer codes; ``binary`` as in :func:`affine_fake_quantize`."""
     quotient = torch.nan_to_num(x.to(working_dtype(x.dtype)) / scale, nan=0.0, posinf=torch.inf, neginf=-torch.inf)
     steps = quotient.floor().add(1.0) if binary else quotient.round().add(zero_point)
     return steps.clamp(0, 2**bits - 1).to(torch.int32)
 
 
 def affine_dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """Values of integer codes."""
+    """Turn integer codes into values."""
     return (codes.to(scale.dtype) - zero_point) * scale
 
 
@@ -96,7 +96,7 @@ def affine_fake_quantize(
 def affine_fake_quantize_with_gradient(
     x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, binary: bool = False
 ) -> Tensor:
-    """The values of :func:`affine_fake_quantize` with straight-through gradients.
+    """Compute the values of :func:`affine_fake_quantize` with straight-through gradients.
 
     The gradient with respect to ``x`` is one between the bounds and zero outside; the one with respect to ``scale`` is
     LSQ's (Esser et al., "Learned Step Size Quantization", ICLR 2020, equation 3), without its normalisation.

@@ -85,7 +85,7 @@ class BaseQuantizer(nn.Module, ABC):
         self._prepare()
 
     def qparams(self) -> dict[str, Tensor]:
-        """The parameters, detached, from which ``create_quantizer`` makes an identical quantizer."""
+        """Return the parameters, detached, from which ``create_quantizer`` makes an identical quantizer."""
         return {name: getattr(self, name).detach() for name in self.qparam_names}
 
     @property
@@ -94,7 +94,7 @@ class BaseQuantizer(nn.Module, ABC):
         return ()
 
     def learned(self) -> Self:
-        """A quantizer with what the buffers hold now, and all that follows from it made anew."""
+        """Make a quantizer of what the buffers hold now, with all that follows from it computed anew."""
         return type(self)(self.config, self.layout, self.qparams()).to(next(self.buffers()).device)
 
     @classmethod
@@ -154,7 +154,7 @@ class BaseQuantizer(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:
-        """A quantizer for values between two bounds, as minimum-maximum and percentile observers find them.
+        """Make a quantizer for values between two bounds, as minimum-maximum and percentile observers find them.
 
         Args:
             config: how the operand is quantized.
@@ -165,7 +165,7 @@ class BaseQuantizer(nn.Module, ABC):
 
     @abstractmethod
     def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
-        """Integer codes (int32, from 0) of ``x``, in its shape.
+        """Quantize ``x`` to integer codes (int32, from 0), in its shape.
 
         Args:
             x: the operand.
@@ -174,7 +174,7 @@ class BaseQuantizer(nn.Module, ABC):
 
     @abstractmethod
     def dequantize(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:
-        """Values (float32) that codes stand for.
+        """Return the values (float32) that codes stand for.
 
         Args:
             codes: what :meth:`quantize` returned.
@@ -183,7 +183,7 @@ class BaseQuantizer(nn.Module, ABC):
         """
 
     def assign(self, x: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Run-time assignment of parameters to the entries of ``x``; None for schemes that have none."""
+        """Assign parameters to the entries of ``x`` at run time; None for schemes that assign none."""
         return None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class BaseQuantizer(nn.Module, ABC):
 
     @abstractmethod
     def _fake_quantize_with_gradient(self, x: Tensor) -> Tensor:
-        """The same values as :meth:`fake_quantize`; the gradient is one inside the range and zero outside."""
+        """Compute the same values as :meth:`fake_quantize`; the gradient is one inside the range and zero outside."""
 
     def _prepare(self) -> None:
         """Check the parameters and derive what depends on them alone; runs again when a state is loaded."""
@@ -229,7 +229,7 @@ class BaseQuantizer(nn.Module, ABC):
             )
 
     def _broadcast(self, parameter: Tensor, x: Tensor) -> Tensor:
-        """A static parameter, broadcastable against ``x``: groups are spread over their channels."""
+        """Make a static parameter broadcastable against ``x``: groups are spread over their channels."""
         axis = self.layout.group_axis
         if self.config.granularity != "group" or axis is None or parameter.shape[axis] == 1:
             return parameter
@@ -250,15 +250,15 @@ class BaseQuantizer(nn.Module, ABC):
         self._prepare()
 
     def extra_repr(self) -> str:
-        """The configuration, as it stands in a recipe."""
+        """Return the configuration, as it stands in a recipe."""
         return ", ".join(f"{key}={value!r}" for key, value in self.config.to_json().items() if key != "scheme")
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type in which arithmetic on inputs of ``dtype`` is done."""
+    """Return the type in which arithmetic on inputs of ``dtype`` is done."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def usable_out(x: Tensor, out: Tensor | None) -> Tensor | None:
-    """``out`` if arithmetic on ``x`` can be done in it."""
+    """Return ``out`` if arithmetic on ``x`` can be done in it, else None."""
     return out if out is not None and out.dtype == working_dtype(x.dtype) and out.is_contiguous() else None

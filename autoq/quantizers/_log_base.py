@@ -52,7 +52,7 @@ class BaseLogQuantizer(BaseQuantizer):
 
     @classmethod
     def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:
-        """The upper bound is the first level; negative lower bounds are shifted to zero, by ``GELU_SHIFT`` at least."""
+        """Take the upper bound for the first level; shift negative lower bounds to zero, by ``GELU_SHIFT`` at least."""
         lower, upper = lower.detach().float(), upper.detach().float()
         least = lower.min()
         shift = torch.where(least < 0, (-least).clamp(min=GELU_SHIFT), torch.zeros_like(least))
@@ -84,12 +84,12 @@ class BaseLogQuantizer(BaseQuantizer):
 
     @classmethod
     def _qparams_without_data(cls, config: OperandConfig) -> dict[str, Tensor]:  # noqa: ARG003
-        """Further parameters that a range does not determine."""
+        """Return further parameters, which a range does not determine."""
         return {}
 
     @abstractmethod
     def _choose_levels(self, count: int) -> LogLevels:
-        """``count`` levels of this quantizer's base."""
+        """Return ``count`` levels of this quantizer's base."""
 
     @property
     def learnable(self) -> tuple[str, ...]:
@@ -97,13 +97,13 @@ class BaseLogQuantizer(BaseQuantizer):
         return ("scale",) if self._has_shift else ()
 
     def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Integer codes: levels from the greatest down, then zero (also for NaN)."""
+        """Quantize to integer codes: levels from the greatest down, then zero (also for NaN)."""
         y = self._divide(x, self._broadcast(self.scale, x))
         codes = encode(y, self._thresholds).masked_fill(torch.isnan(y), self._thresholds.shape[0])
         return codes.to(torch.int32)
 
     def dequantize(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Level times scale, less shift."""
+        """Return level times scale, less shift."""
         return self._multiply(self._values[codes.long()], self._broadcast(self.scale, codes))
 
     def fake_quantize(self, x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -133,7 +133,7 @@ class BaseLogQuantizer(BaseQuantizer):
         return y * scale - self.shift if self._has_shift else y * scale
 
     def _round(self, y: Tensor) -> Tensor:
-        """Levels of scaled values; may overwrite them."""
+        """Round scaled values to levels; may overwrite them."""
         if y.device.type != "cpu" or y.dtype != torch.float32 or torch.compiler.is_compiling():
             return round_to_levels(y, self._thresholds, self._values)
         round_to_levels_(y, self.levels)

@@ -48,7 +48,7 @@ class LogLevels:
 
 @lru_cache(maxsize=1024)
 def log_levels(count: int, numerator: int, denominator: int, value_step: float = 0.0) -> LogLevels:
-    """Levels of base 2^(numerator / denominator), which is at least 2^(10/37).
+    """Compute the levels of base 2^(numerator / denominator), which is at least 2^(10/37).
 
     Args:
         count: number of levels, n, zero not counted; cut at ``MAX_LEVELS``.
@@ -64,7 +64,7 @@ def log_levels(count: int, numerator: int, denominator: int, value_step: float =
 
 @lru_cache(maxsize=64)
 def reciprocal_levels(count: int) -> LogLevels:
-    """Levels 2^−code, where the code of y is that of the integer N = round(1 / y): FQ-ViT's LogRound.
+    """Compute the levels 2^−code, where the code of y is that of the integer N = round(1 / y): FQ-ViT's LogRound.
 
     LogRound(N) is at most i where N is less than 3/2 · 2^i. The least whole number M that is not is 2 for i = 0 and
     3 · 2^(i − 1) after it; round(1 / y) < M where y > 1 / (M − 1/2), which no float equals.
@@ -79,7 +79,7 @@ def reciprocal_levels(count: int) -> LogLevels:
 
 
 def _levels_of(values: NDArray[np.float64], thresholds: NDArray[np.float32]) -> LogLevels:
-    """From levels and thresholds by code."""
+    """Make the look-up tables from levels and thresholds by code."""
     values32 = torch.from_numpy(np.append(values, 0.0)).float()
     return LogLevels(
         values=values32,
@@ -91,18 +91,18 @@ def _levels_of(values: NDArray[np.float64], thresholds: NDArray[np.float32]) -> 
 
 
 def round_to_levels(y: Tensor, thresholds: Tensor, values: Tensor) -> Tensor:
-    """The levels nearest to scaled values; NaN stays NaN. Works anywhere, in one node a line when exported."""
+    """Round scaled values to the nearest levels; NaN stays NaN. Works anywhere, in one node a line when exported."""
     rounded = values[encode(y, thresholds)].to(y.dtype)
     return torch.where(torch.isnan(y), y, rounded)
 
 
 def encode(y: Tensor, thresholds: Tensor) -> Tensor:
-    """Codes (int64) of scaled values; NaN gets an arbitrary one."""
+    """Return the codes (int64) of scaled values; NaN gets an arbitrary one."""
     return thresholds.shape[0] - torch.bucketize(y, thresholds, right=True)
 
 
 def round_to_levels_(y: Tensor, levels: LogLevels) -> None:
-    """The same, much faster, in place on a float32 CPU tensor whose elements fill one stretch of memory."""
+    """Do the same, much faster, in place on a float32 CPU tensor whose elements fill one stretch of memory."""
     for block in torch.split(y.as_strided((y.numel(),), (1,)), _BLOCK_ELEMENTS):
         if len(levels.chain) <= _MAX_CHAINED_LEVELS:
             _replace_by_chain_(block, levels)
@@ -111,7 +111,7 @@ def round_to_levels_(y: Tensor, levels: LogLevels) -> None:
 
 
 def _replace_by_chain_(y: Tensor, levels: LogLevels) -> None:
-    """One pass a level: negated, elements wait at or below zero until their level, which is positive, replaces them."""
+    """Take one pass a level: elements, negated, stay below zero until their level, which is positive, replaces them."""
     y.clamp_(min=0.0).neg_()
     for threshold, value in levels.chain:
         torch.threshold_(y, threshold, value)  # where y <= threshold: value
@@ -119,7 +119,7 @@ def _replace_by_chain_(y: Tensor, levels: LogLevels) -> None:
 
 
 def _replace_by_table_(y: Tensor, levels: LogLevels) -> None:
-    """Two look-ups, however many levels: the bucket of the bit pattern, then the value of the code."""
+    """Look up twice, however many levels there are: the bucket of the bit pattern, then the value of the code."""
     bits = y.clamp_(min=0.0).abs_().view(torch.int32)  # abs_ clears the sign that −0 and NaN may have
     codes = levels.buckets.index_select(0, bits >> _BUCKET_SHIFT).sub_(bits).bitwise_right_shift_(_BUCKET_SHIFT)
     torch.index_select(levels.bucket_values, 0, codes, out=y)
@@ -134,7 +134,7 @@ def _level(exponent_numerator: int, denominator: int, value_step: float) -> floa
 
 
 def _threshold(code: int, numerator: int, denominator: int) -> np.float32:
-    """Least float32 y with round(−log2(y) · denominator / numerator) ≤ code."""
+    """Find the least float32 y with round(−log2(y) · denominator / numerator) ≤ code."""
     halves = (2 * code + 1) * numerator
     exact = 2.0 ** (-halves / (2 * denominator))
     nearest = np.float32(exact)
@@ -146,7 +146,7 @@ def _threshold(code: int, numerator: int, denominator: int) -> np.float32:
 
 
 def _least_float_above(exact: Fraction) -> np.float32:
-    """The least normal float32 that is greater than a positive number below one that no float32 equals."""
+    """Find the least normal float32 that is greater than a positive number below one that no float32 equals."""
     nearest = np.float32(float(max(exact, Fraction(np.finfo(np.float32).tiny.item()))))
     if Fraction(nearest.item()) < exact:
         nearest = np.nextafter(nearest, np.float32(np.inf))
@@ -154,7 +154,7 @@ def _least_float_above(exact: Fraction) -> np.float32:
 
 
 def _buckets(thresholds: NDArray[np.float32]) -> NDArray[np.int32]:
-    """``LogLevels.buckets``, from ascending thresholds."""
+    """Compute ``LogLevels.buckets`` from ascending thresholds."""
     width = 1 << _BUCKET_SHIFT
     starts = np.arange(0, 1 << 31, width, dtype=np.int64)
     infinity = int(np.float32(np.inf).view(np.int32))

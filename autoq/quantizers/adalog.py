@@ -61,7 +61,7 @@ class AdaLogQuantizer(BaseLogQuantizer):
 
     @classmethod
     def _qparams_without_data(cls, config: OperandConfig) -> dict[str, Tensor]:
-        """The configured base, or 2."""
+        """Return the configured base, or 2."""
         return {"log_base_numerator": torch.tensor(float(config.log_base_numerator or RESOLUTION))}
 
     def _choose_levels(self, count: int) -> LogLevels:

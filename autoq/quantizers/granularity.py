@@ -41,7 +41,7 @@ class OperandLayout:
         return self.instances_per_image == 0
 
     def kept_axes(self, config: OperandConfig) -> tuple[int, ...]:
-        """Axes along which the parameters of a static quantizer vary; along all others they are shared.
+        """Return the axes along which the parameters of a static quantizer vary; along all others they are shared.
 
         Raises:
             CalibrationError: the granularity does not fit this operand.
@@ -90,7 +90,7 @@ def count_groups(config: OperandConfig, axis: int | None, shape: Sequence[int]) 
 
 
 def group_ids(channels: int, groups: int, device: torch.device | None = None) -> Tensor:
-    """The static group, floor(c · groups / channels), of each channel c: consecutive runs of nearly equal length."""
+    """Return the static group floor(c · groups / channels) of each channel c: runs of nearly equal length."""
     return torch.div(torch.arange(channels, device=device) * groups, channels, rounding_mode="floor")
 
 

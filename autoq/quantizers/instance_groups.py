@@ -80,7 +80,7 @@ class InstanceGroupQuantizer(BaseQuantizer):
         return ("scale",)
 
     def learned(self) -> Self:
-        """Bounds from steps, which may have been learned."""
+        """Make bounds from steps, which may have been learned."""
         scale = self.scale.detach()
         lower = -self.zero_point * scale
         return type(self)(
@@ -88,21 +88,21 @@ class InstanceGroupQuantizer(BaseQuantizer):
         )
 
     def assign(self, x: Tensor) -> Tensor:
-        """Group (int64) of each entry, broadcastable against ``x``; arbitrary for entries with NaN."""
+        """Return the group (int64) of each entry, broadcastable against ``x``; arbitrary for entries with NaN."""
         return self.assign_bounds(*entry_bounds(x, self.layout))
 
     def assign_bounds(self, least: Tensor, greatest: Tensor) -> Tensor:
-        """The same from the entries' own bounds, as :func:`entry_bounds` returns them."""
+        """Do the same from the entries' own bounds, as :func:`entry_bounds` returns them."""
         distances = (least.unsqueeze(-1) - self.lower).square() + (greatest.unsqueeze(-1) - self.upper).square()
         return spread_over_windows(distances.argmin(-1), self.layout)
 
     def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
-        """Integer codes 0..2^bits − 1 of each entry's own group."""
+        """Quantize to integer codes 0..2^bits − 1 of each entry's own group."""
         groups = self.assign(x) if groups is None else groups
         return affine_quantize(x, self.scale[groups], self.zero_point[groups], self.config.bits)
 
     def dequantize(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:
-        """Values of codes; ``groups`` is needed where there are several.
+        """Return the values of codes; ``groups`` is needed where there are several.
 
         Raises:
             ValueError: ``groups`` is missing.
@@ -136,7 +136,7 @@ class InstanceGroupQuantizer(BaseQuantizer):
 
 
 def entry_bounds(x: Tensor, layout: OperandLayout) -> tuple[Tensor, Tensor]:
-    """Minimum and maximum (float32) of each entry of each image, broadcastable against one window of ``x``."""
+    """Find minimum and maximum (float32) of each entry of each image, broadcastable against a window of ``x``."""
     axis = _entry_axis(layout)
     first = 1 if axis == layout.channel_axis else x.ndim + axis + 1
     reduced = [dimension for dimension in range(first, x.ndim) if dimension != x.ndim + axis]
@@ -159,5 +159,5 @@ def _entry_axis(layout: OperandLayout) -> int:
 
 
 def _windows(layout: OperandLayout) -> int:
-    """How many entries of the leading dimension share one assignment."""
+    """Return how many entries of the leading dimension share one assignment."""
     return layout.instances_per_image if _entry_axis(layout) == layout.channel_axis else 1

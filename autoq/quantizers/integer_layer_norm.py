@@ -119,7 +119,7 @@ class IntegerLayerNorm(nn.Module):
 
 
 def integer_statistics(multiples: Tensor) -> tuple[Tensor, Tensor]:
-    """Σm and C · Σm² − (Σm)² over the last dimension, of size C.
+    """Compute Σm and C · Σm² − (Σm)² over the last dimension, of size C.
 
     Args:
         multiples: int64, in magnitude at most 2^31 / C.

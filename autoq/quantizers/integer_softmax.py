@@ -47,7 +47,7 @@ class _Constants:
 
 
 def integer_exponential(codes: Tensor, scale: float, row_length: int = 1) -> Tensor:
-    """exp(scale · code), up to a constant factor, in integers.
+    """Compute exp(scale · code), up to a constant factor, in integers.
 
     I-BERT's (Kim et al., "I-BERT: Integer-only BERT Quantization", ICML 2021, §3.4 and §3.5) as FQ-ViT (Lin et al.,
     IJCAI 2022, equation 13) uses it: code = r − q · ln 2 / scale with r in (−ln 2 / scale, 0], and::
@@ -79,12 +79,12 @@ def integer_exponential(codes: Tensor, scale: float, row_length: int = 1) -> Ten
 
 
 def _shift(constants: _Constants, row_length: int) -> int:
-    """n: 30, or the greatest with row_length · c · 2^n < 2^62. As −b < r ≤ 0, the polynomial is c at most."""
+    """Return n: 30, or the greatest with row_length · c · 2^n < 2^62. As −b < r ≤ 0, the polynomial is c at most."""
     return max(0, min(_GREATEST_SHIFT, _SUM_BITS - (row_length * constants.constant).bit_length()))
 
 
 def integer_reciprocals(codes: Tensor, scale: float, dim: int) -> Tensor:
-    """N = round(Σ exp / exp), ties to even: the reciprocals of a softmax, in integers throughout.
+    """Compute N = round(Σ exp / exp), ties to even: the reciprocals of a softmax, in integers throughout.
 
     Args:
         codes: int64, whose greatest along ``dim`` is zero.
@@ -153,7 +153,7 @@ class IntegerSoftmax(nn.Module):
             self._doublings -= 1
 
     def forward(self, x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Softmax along ``dim``; the gradient is that of the floating-point softmax.
+        """Compute softmax along ``dim``; the gradient is that of the floating-point softmax.
 
         Args:
             x: scores.

@@ -37,7 +37,7 @@ class LogIntSoftmaxQuantizer(BaseLogQuantizer):
 
     @classmethod
     def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:  # noqa: ARG003
-        """The same for every range: a softmax output lies in 0..1."""
+        """Make the same quantizer for every range: a softmax output lies in 0..1."""
         scale = torch.ones((1,) * layout.ndim, device=upper.device)
         return cls(config, layout, {"scale": scale, "shift": torch.zeros((), device=upper.device)})
 

@@ -50,7 +50,7 @@ class PowerOfTwoFactorQuantizer(BaseQuantizer):
 
     @classmethod
     def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:
-        """One range for the whole operand, α = 3 everywhere: uniform per tensor, until channels are looked at."""
+        """Use one range for the whole operand, α = 3 everywhere: uniform per tensor, until factors are solved."""
         lower, upper = (bound.reshape((1,) * layout.ndim) for bound in (lower.amin(), upper.amax()))
         scale, zero_point = choose_factor_qparams(lower, upper, config.bits)
         exponent = torch.full_like(scale, GREATEST_EXPONENT)
@@ -62,22 +62,22 @@ class PowerOfTwoFactorQuantizer(BaseQuantizer):
         return scale, self.zero_point.detach().expand_as(scale)
 
     def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Integer codes 0..2^bits − 1."""
+        """Quantize to integer codes 0..2^bits − 1."""
         return affine_quantize(x, self._step(), self.zero_point, self.config.bits)
 
     def dequantize(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """(code − zero_point) · 2^α · s."""
+        """Return (code − zero_point) · 2^α · s."""
         return affine_dequantize(codes, self._step(), self.zero_point)
 
     def fake_quantize(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Uniform arithmetic with each channel's step."""
+        """Quantize and dequantize with each channel's step."""
         return affine_fake_quantize(x, self._step(), self.zero_point, self.config.bits, out=out)
 
     def _fake_quantize_with_gradient(self, x: Tensor) -> Tensor:
         return affine_fake_quantize_with_gradient(x, self._step(), self.zero_point, self.config.bits)
 
     def _step(self) -> Tensor:
-        """2^α · s, without rounding; learned with s."""
+        """Return 2^α · s, without rounding; learned with s."""
         return self.scale * self._factor
 
     def _prepare(self) -> None:
@@ -104,7 +104,7 @@ class PowerOfTwoFactorQuantizer(BaseQuantizer):
 
 
 def choose_factor_qparams(lower: Tensor, upper: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """The scale s and zero point of a layer from its range: with α = 3 the codes span it.
+    """Choose the scale s and zero point of a layer from its range: with α = 3 the codes span it.
 
     The range is widened to include zero, without which a zero point within 0..2^bits − 1 could not hold it.
 

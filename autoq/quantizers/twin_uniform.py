@@ -69,7 +69,7 @@ class TwinUniformQuantizer(BaseQuantizer):
     def with_scale(
         cls, config: OperandConfig, layout: OperandLayout, scale: Tensor, shift_bits: int, fine_sign: int
     ) -> Self:
-        """From parameters; scales at which steps would be zero or values infinite are moved to the nearest good one."""
+        """Make a quantizer; move scales at which steps would be zero or values infinite to the nearest good one."""
         finfo = torch.finfo(torch.float32)
         qparams = {
             "scale": scale.clamp(finfo.tiny * 2.0**shift_bits, finfo.max / 2**config.bits),
@@ -84,7 +84,7 @@ class TwinUniformQuantizer(BaseQuantizer):
         return ("scale",)
 
     def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Integer codes 0..2^bits − 1: the fine range's, then the coarse one's; zero and NaN are 0."""
+        """Quantize to integer codes 0..2^bits − 1: the fine range's, then the coarse one's; zero and NaN are 0."""
         y = torch.nan_to_num(self._divide(x), nan=0.0, posinf=torch.inf, neginf=-torch.inf)
         is_coarse = y >= self._split
         magnitude = self._round_(y.mul_(self._steps(y))).abs_()
@@ -92,7 +92,7 @@ class TwinUniformQuantizer(BaseQuantizer):
         return magnitude.add_(is_coarse, alpha=self._first_coarse_code).to(torch.int32)
 
     def dequantize(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Magnitude times the step of the code's range."""
+        """Return magnitude times the step of the code's range."""
         is_coarse = codes >= self._first_coarse_code
         fine = codes.float() * (self._sign / self._ratio)
         levels = torch.where(is_coarse, codes.float() - self._first_coarse_code, fine)
@@ -117,7 +117,7 @@ class TwinUniformQuantizer(BaseQuantizer):
         return torch.div(x.to(working_dtype(x.dtype)), self._broadcast(self.scale, x), out=out)
 
     def _steps(self, y: Tensor) -> Tensor:
-        """Steps that one coarse step is divided into, where each element lies."""
+        """Return the number of steps that one coarse step is divided into, where each element lies."""
         return torch.where(y < self._split, self._ratio, 1.0)
 
     def _round_(self, steps: Tensor) -> Tensor:

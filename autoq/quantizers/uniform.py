@@ -64,16 +64,16 @@ class UniformQuantizer(BaseQuantizer):
         return ("scale",)
 
     def quantize(self, x: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Integer codes 0..2^bits − 1."""
+        """Quantize to integer codes 0..2^bits − 1."""
         scale, zero_point = self.spread(x)
         return affine_quantize(x, scale, zero_point, self.config.bits, binary=self.is_binary)
 
     def dequantize(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """(code − zero_point) · scale."""
+        """Return (code − zero_point) · scale."""
         return affine_dequantize(codes, *self.spread(codes))
 
     def spread(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and zero point, broadcastable against ``x``."""
+        """Return scale and zero point, broadcastable against ``x``."""
         return self._broadcast(self.scale, x), self._broadcast(self.zero_point, x)
 
     @property

@@ -209,6 +209,7 @@ def test_it_is_marked_in_pictures(tmp_path: Path) -> None:
     assert (tmp_path / "map.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_search_over_a_space_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trace_once(monkeypatch)
     settings = small_settings(tmp_path)
@@ -221,9 +222,12 @@ def test_a_search_over_a_space_that_names_it(tmp_path: Path, monkeypatch: pytest
         granularity = "channel"
         bits = [4, 6]
         [[rules]]
+        operand = ["input", "lhs", "rhs"]
+        scheme = "sign_magnitude"
+        bits = [4, 6]
+        [[rules]]
         producer = "gelu"
         scheme = "log8"
-        bits = [4, 6]
         """,
         encoding="utf-8",
     )

@@ -102,7 +102,7 @@ class Bank:
         self._unsaved = False
 
     def __len__(self) -> int:
-        """How many options are solved."""
+        """Count the solved options."""
         return len(self._quantizers)
 
     @property
@@ -111,7 +111,7 @@ class Bank:
         return fingerprint_of(self.description)
 
     def quantizer(self, site: str, operand: str, config: OperandConfig) -> BaseQuantizer:
-        """The solved quantizer of one operand at one option.
+        """Return the solved quantizer of one operand at one option.
 
         Raises:
             CalibrationError: the option does not fit the operand.
@@ -122,7 +122,7 @@ class Bank:
         return self._quantizers[key]
 
     def module(self, site: str, operand: str, config: OperandConfig) -> nn.Module:
-        """What goes into the operand's slot: its quantizer, or for a weight the quantized weight itself."""
+        """Return what goes into the operand's slot: its quantizer, or for a weight the quantized weight itself."""
         key, quantizer = (site, operand, config), self.quantizer(site, operand, config)
         if not self._is_weight(site, operand):
             return quantizer

@@ -81,7 +81,7 @@ def write_bank(
 
 
 def read_bank(directory: str | os.PathLike[str]) -> BankContent | None:
-    """What is in a bank's files; None if there is nothing, or nothing that can be read (a save that was cut short)."""
+    """Read a bank's files; None if there are none, or they cannot be read (a save that was cut short)."""
     folder = Path(directory)
     try:
         document = json.loads((folder / "bank.json").read_text(encoding="utf-8"))
@@ -130,5 +130,5 @@ def _by_key(entries: Iterable[Mapping[str, Any]], tensors: Mapping[str, Tensor])
 
 
 def _hash_entries(entries: list[dict[str, Any]]) -> str:
-    """Ties ``bank.safetensors`` to the ``bank.json`` it was written with."""
+    """Tie ``bank.safetensors`` to the ``bank.json`` it was written with."""
     return sha256_hex([json.dumps(entries).encode()])

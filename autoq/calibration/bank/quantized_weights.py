@@ -21,11 +21,11 @@ class QuantizedWeights:
         self._bytes_left = most_bytes
 
     def __contains__(self, key: object) -> bool:
-        """Whether the codes of a weight are kept."""
+        """Tell whether the codes of a weight are kept."""
         return key in self._codes
 
     def get(self, key: object, quantizer: BaseQuantizer, weight: Tensor) -> Tensor:
-        """The values that ``weight`` is quantized to, of its shape and type.
+        """Return the values that ``weight`` is quantized to, of its shape and type.
 
         Args:
             key: what the codes are kept under.

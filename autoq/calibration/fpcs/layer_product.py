@@ -37,7 +37,7 @@ class Convolution:
 
     @classmethod
     def of_arguments(cls, arguments: Sequence[object], kernel: Sequence[int]) -> Convolution:
-        """From the positional arguments of ``aten.conv1d`` to ``conv3d`` and the kernel's size."""
+        """Read the positional arguments of ``aten.conv1d`` to ``conv3d`` and the kernel's size."""
         given = [*arguments, *[None] * 7][3:7]
         stride, dilation = (_each(given[index], 1, len(kernel)) for index in (0, 2))
         if isinstance(given[1], str):
@@ -48,7 +48,7 @@ class Convolution:
         return cls(stride, padding, dilation, given[3] if isinstance(given[3], int) else 1)
 
     def unfold(self, x: Tensor, kernel: Sequence[int]) -> Tensor:
-        """From (N, C, *size) to what each output position is multiplied with, of shape (N, positions, C · kernel)."""
+        """Gather what each output position is multiplied with: from (N, C, *size) to (N, positions, C · kernel)."""
         x = functional.pad(x, [amount for pair in reversed(self.padding) for amount in pair])
         for axis, (size, stride, dilation) in enumerate(zip(kernel, self.stride, self.dilation, strict=True), start=2):
             x = x.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
@@ -82,7 +82,7 @@ class Product:
     def of(
         cls, site: Site, shapes: dict[str, torch.Size], convolution: Convolution | None, generator: torch.Generator
     ) -> Product | None:
-        """None for sites that are no such product: grouped convolutions, einsum, unusual broadcasting."""
+        """Describe a site's product; None for others: grouped convolutions, einsum, unusual broadcasting."""
         if len(shapes) != 2:
             return None
         left, right = (shapes[operand.name] for operand in site.operands)
@@ -104,11 +104,11 @@ class Product:
         return cls(site, is_flat) if is_flat or left[:-2] == right[:-2] else None
 
     def is_left(self, name: str) -> bool:
-        """Whether it is the left operand: the input, or the left-hand side."""
+        """Tell whether it is the left operand: the input, or the left-hand side."""
         return name == self.site.operands[0].name
 
     def sharing(self, operand: Operand, config: OperandConfig) -> Sharing | None:
-        """Which vectors share parameters; None where parameters vary within a vector.
+        """Return which vectors share parameters; None where parameters vary within a vector.
 
         Raises:
             CalibrationError: the granularity does not fit the operand.
@@ -122,7 +122,7 @@ class Product:
         return "head" if kept == [-3] and config.granularity == "head" and not self.is_flat else None
 
     def vectors(self, name: str, x: Tensor) -> Tensor:
-        """An operand's vectors, of shape (outer, heads, m, I)."""
+        """Return an operand's vectors, of shape (outer, heads, m, I)."""
         if self.convolution is not None:
             return self._positions(x) if self.is_left(name) else x.flatten(1)[None, None]
         if name == "rhs":
@@ -133,7 +133,7 @@ class Product:
         return x.reshape(-1, heads, *x.shape[-2:])
 
     def padding_mask(self, name: str, x: Tensor) -> Tensor | None:
-        """0 where a vector's element is padding, else 1; None where none is."""
+        """Return 0 where a vector's element is padding, else 1; None where none is."""
         if self.convolution is None or not self.is_left(name) or not any(map(sum, self.convolution.padding)):
             return None
         return self._positions(torch.ones_like(x))
@@ -168,7 +168,7 @@ class Sample:
     def choose(
         cls, shape: Sequence[int], tokens: int, sharing: Sharing, images: int, generator: torch.Generator
     ) -> Sample:
-        """About ``tokens`` vectors a head, every position equally often: some channels or tokens are unlike others.
+        """Choose about ``tokens`` vectors a head, every position equally often, as some are unlike others.
 
         Args:
             shape: of the operand's vectors, (outer, heads, m, I).
@@ -197,7 +197,7 @@ class Sample:
         return cls(some, order[:, None, :, None])
 
     def of(self, x: Tensor) -> Tensor:
-        """The chosen vectors of (outer, heads, m, I)."""
+        """Return the chosen vectors of (outer, heads, m, I)."""
         x = self.of_outer(x)
         if self.vectors is None:
             return x
@@ -205,14 +205,14 @@ class Sample:
         return x.gather(2, index)
 
     def of_outer(self, x: Tensor) -> Tensor:
-        """All vectors of the chosen entries."""
+        """Return all vectors of the chosen entries."""
         return x if self.outer is None else x[self.outer.to(x.device)]
 
 
 def output_error(
     values: Tensor, sharing: Sharing, factor: Tensor, given: Tensor, full: Tensor | None, mask: Tensor | None = None
 ) -> QuadraticError:
-    """The squared output error of one operand's vectors, given the other operand's.
+    """Set up the squared output error of one operand's vectors, given the other operand's.
 
     Args:
         values: full-precision vectors, of shape (outer, heads, m, I).
@@ -238,7 +238,7 @@ def output_error(
 
 
 def by_row(x: Tensor, sharing: Sharing) -> Tensor:
-    """From (outer, heads, m, I) to (R, B, m, I): rows that have parameters of their own to the front."""
+    """Bring rows that have parameters of their own to the front: from (outer, heads, m, I) to (R, B, m, I)."""
     if sharing == "head":
         return x.transpose(0, 1).contiguous()
     if sharing == "vector":
@@ -247,7 +247,7 @@ def by_row(x: Tensor, sharing: Sharing) -> Tensor:
 
 
 def gram_factor(vectors: Tensor) -> Tensor:
-    """F with F Fᵀ = Σ u uᵀ over vectors u, from (…, n, I) to (…, I, r); r is at most ``_WORTH_A_GRAM`` times I."""
+    """Factor Σ u uᵀ over vectors u (…, n, I) into F Fᵀ, F of shape (…, I, r); r ≤ ``_WORTH_A_GRAM`` · I."""
     n, length = vectors.shape[-2:]
     if n <= _WORTH_A_GRAM * length:
         return vectors.mT.contiguous()
@@ -264,7 +264,7 @@ def gram_factor(vectors: Tensor) -> Tensor:
 
 
 def _from_difference(values: Tensor, given: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
-    """2 (v D) Ûᵀ and ‖v D‖² of each vector v: of shapes (…, m, I) and (…, m)."""
+    """Compute 2 (v D) Ûᵀ and ‖v D‖² of each vector v: of shapes (…, m, I) and (…, m)."""
     m, n, length = values.shape[-2], *given.shape[-2:]
     if m > 2 * length:
         cross, own = (_sum_of_products(difference, other).float() for other in (given, difference))
@@ -280,7 +280,7 @@ def _from_difference(values: Tensor, given: Tensor, difference: Tensor) -> tuple
 
 
 def _sum_of_products(left: Tensor, right: Tensor) -> Tensor:
-    """Σ_n left_n ⊗ right_n in double precision, from (…, n, I) to (…, I, I)."""
+    """Compute Σ_n left_n ⊗ right_n in double precision, from (…, n, I) to (…, I, I)."""
     total = torch.zeros(*left.shape[:-2], left.shape[-1], right.shape[-1], dtype=torch.float64, device=left.device)
     at_once = max(1, _ELEMENTS_AT_ONCE // (left.shape[-1] * math.prod(left.shape[:-2])))
     for some, others in zip(torch.split(left, at_once, -2), torch.split(right, at_once, -2), strict=True):
@@ -290,7 +290,7 @@ def _sum_of_products(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _each(value: object, default: int, count: int) -> tuple[int, ...]:
-    """One number for each spatial axis."""
+    """Return one number for each spatial axis."""
     if value is None:
         return (default,) * count
     if isinstance(value, int):

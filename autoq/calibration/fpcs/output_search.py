@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ def solve_site(
     settings: CalibrationSettings,
     convolution: Convolution | None = None,
 ) -> dict[str, BaseQuantizer]:
-    """Quantizers of a site's operands.
+    """Solve the quantizers of a site's operands.
 
     Weights are searched alone on full-precision inputs; then activations given quantized weights, and weights given
     quantized activations, ``settings.fpcs.rounds`` times or until nothing changes. Attention products alternate
@@ -52,7 +52,6 @@ def solve_jobs(
     batch_size: int,
     jobs: Mapping[str, Sequence[SiteConfig]],
     settings: CalibrationSettings,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[str, SiteConfig, dict[str, BaseQuantizer]]]:
     """Solve sites in the order in which they run; memory holds the operands of one stage at a time.
 
@@ -62,7 +61,6 @@ def solve_jobs(
         batch_size: images run at once.
         jobs: by site, the configurations to solve it for.
         settings: as in ``solve_site``.
-        progress: called with (configurations done, all of them).
 
     Yields:
         Site, configuration, and quantizers by operand.
@@ -74,28 +72,24 @@ def solve_jobs(
     model.check_keys((site, operand) for site, configs in jobs.items() for config in configs for operand in config)
     if not len(images):
         raise CalibrationError("there are no calibration images")
-    total = sum(len(configs) for configs in jobs.values())
-    done = 0
+    left = {name for name, configs in jobs.items() if configs}
     model.remove_()
     states: list[State] = [(batch,) for batch in torch.split(images[: settings.fpcs.images], batch_size)]
     for index, stage in enumerate(model.stages):
-        if done == total:
+        if not left:
             return
-        chosen = [model.traced.sites_by_name[name] for name in stage.sites if jobs.get(name)]
+        chosen = [model.traced.sites_by_name[name] for name in stage.sites if name in left]
+        left.difference_update(stage.sites)
         recorded, states = _run_stage(model, index, states, chosen)
         for site in chosen:
             operands = {each.name: recorded.pop((site.name, each.name)) for each in site.operands}
             solver = SiteSolver(site, operands, settings, convolution_of(model, site))
             for configs in jobs[site.name]:
-                solved = solver.solve(configs)
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-                yield site.name, configs, solved
+                yield site.name, configs, solver.solve(configs)
 
 
 def convolution_of(model: QuantizedModel, site: Site) -> Convolution | None:
-    """Geometry of a convolution site; None for other sites."""
+    """Read the geometry of a convolution site; None for other sites."""
     if not site.op.startswith("conv"):
         return None
     name = model.traced.edges[site.name, "weight"].node
@@ -107,7 +101,7 @@ def convolution_of(model: QuantizedModel, site: Site) -> Convolution | None:
 def _run_stage(
     model: QuantizedModel, index: int, states: Sequence[State], sites: Sequence[Site]
 ) -> tuple[dict[OperandKey, Tensor], list[State]]:
-    """The operands of some sites over all batches, and the states after the stage."""
+    """Record the operands of some sites over all batches, and the states after the stage."""
     recorders: dict[OperandKey, _Keeper] = {}
     recorded: dict[OperandKey, Tensor] = {}
     for site in sites:
@@ -140,6 +134,6 @@ class _Keeper(nn.Module):
         return x
 
     def take(self) -> Tensor:
-        """All batches together; nothing is kept."""
+        """Return all batches together, and keep none."""
         batches, self._batches = self._batches, []
         return torch.cat(batches) if len(batches) > 1 else batches[0]

@@ -101,7 +101,7 @@ class LinearTable:
         return errors
 
     def _integrated(self, sums: Tensor, first: Tensor, step: Tensor, bits: int) -> Tensor:
-        """What is clipped, and s² / 12 for each number that is not (the limit of many codes: Bennett, 1948)."""
+        """Add what is clipped to s² / 12 for each number that is not (the limit of many codes: Bennett, 1948)."""
         last = first + step * (2**bits - 1)
         low, high = (bound.round().clamp(0, sums.shape[2] - 1).long() for bound in (first, last))
         low_sums, high_sums = ([table.gather(1, edge) for table in sums] for edge in (low, high))

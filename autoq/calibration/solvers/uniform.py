@@ -73,7 +73,7 @@ def search_uniform(
         zero_points = torch.arange(steps + 1.0, device=lower.device).expand(lower.shape[0], -1)
     else:
         zero_points = (-lower / span * steps + offsets.to(lower.device) * spacing).round().clamp(0, steps)
-    scales = _RATIO**powers * span / steps
+    scales = _RATIO**powers * span / steps  # (rows, scales)
     scale, zero_point = _best(errors, scales, zero_points)
     around = torch.tensor([-1.0, 0.0, 1.0], device=lower.device)
     for zoom in range(1, _ZOOMS + 1):

@@ -65,7 +65,7 @@ def choose_factors(lower: Tensor, upper: Tensor, bits: int) -> ChannelFactors:
 
 
 def rewritable_norms(traced: TracedModel) -> tuple[str, ...]:
-    """LayerNorms that :func:`reparameterize` can rewrite, without those that feed the model's last weight layer.
+    """List LayerNorms that :func:`reparameterize` can rewrite, without those that feed the last weight layer.
 
     In published vision transformers these are the ones before qkv, fc1 and Swin's reduction: all but the classifier's.
     """
@@ -79,7 +79,7 @@ def observe_factors(
     norms: Mapping[str, int],
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, ChannelFactors]:
-    """Factors from the least and greatest values that the linear layers after each LayerNorm see in full precision.
+    """Choose factors from the ranges that the linear layers after each LayerNorm see in full precision.
 
     Args:
         model: its slots are emptied.
@@ -142,7 +142,7 @@ class _ChannelRange(nn.Module):
         return x
 
     def bounds(self, norm: str) -> tuple[Tensor, Tensor]:
-        """Least and greatest, of shape (C,) each."""
+        """Return least and greatest values, of shape (C,) each."""
         if not self._seen:
             raise CalibrationError("there are no calibration images")
         lower, upper = self._seen
@@ -152,7 +152,7 @@ class _ChannelRange(nn.Module):
 
 
 def _rewritable(traced: TracedModel) -> dict[str, tuple[str, ...]]:
-    """Norms and the linear layers that read them, where all parameters are the model's own."""
+    """Find norms and the linear layers that read them, where all parameters are the model's own."""
     nodes = {node.name: node for node in traced.graph_module.graph.nodes}
 
     def are_constant(site: str, *indices: int) -> bool:
@@ -192,7 +192,7 @@ def _check_factors(norm: str, factors: ChannelFactors, channels: int) -> None:
 
 
 def _exact(value: Tensor) -> Tensor:
-    """In double precision, so that what is written is rounded once; on the CPU, as not every device has it."""
+    """Convert to double precision, so that what is written is rounded once; on the CPU, as not every device has it."""
     return value.detach().to("cpu", torch.float64)
 
 
@@ -227,7 +227,7 @@ class _Rewriter:
             )
 
     def result(self) -> TracedModel:
-        """The model with the parameters that were changed."""
+        """Return the model with the parameters that were changed."""
         for node in list(self._graph.nodes):
             if node.op == "get_attr" and not node.users:
                 self._graph.erase_node(node)
@@ -244,7 +244,7 @@ class _Rewriter:
         return node
 
     def _parameter(self, node: fx.Node, index: int) -> Any:
-        """The tensor at an argument, or None where the layer has none."""
+        """Return the tensor at an argument, or None where the layer has none."""
         argument = node.args[index] if index < len(node.args) else None
         return self._held[str(argument.target)] if isinstance(argument, fx.Node) else None
 

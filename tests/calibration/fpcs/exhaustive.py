@@ -20,7 +20,7 @@ def exhaustive(loss: Loss, grid: Grid, steps: int, *, at_once: int = 1) -> tuple
         found = (first, second, loss(first, second))
         if best is not None:
             found = (torch.cat([best[0], first], 1), torch.cat([best[1], second], 1), torch.cat([best[2], found[2]], 1))
-        least = found[2].min(1, keepdim=True).indices  # the first of equals
+        least = found[2].sort(dim=1, stable=True).indices[:, :1]  # the first of equals; NaN last
         best = (found[0].gather(1, least), found[1].gather(1, least), found[2].gather(1, least))
     assert best is not None
     return best
