@@ -185,9 +185,9 @@ def test_saving_nothing_new_writes_nothing(bank: Bank, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "description", "message"),
     [
-        (SETTINGS, DESCRIPTION | {"images_sha256": "other"}, r"images_sha256 \(was def, is other\)"),
+        (SETTINGS, DESCRIPTION | {"images_sha256": "other"}, r"images_sha256 \(was 'def', is 'other'\)"),
         (CalibrationSettings(observer="min_max"), DESCRIPTION, "differs in settings .*'mse'.*'min_max'"),
-        (SETTINGS, {"weights_sha256": "abc"}, r"images_sha256 \(was def, is None\)"),
+        (SETTINGS, {"weights_sha256": "abc"}, r"images_sha256 \(was 'def', is None\)"),
     ],
 )
 def test_stale_banks_are_refused(
