@@ -43,14 +43,14 @@ class BaseRunDirectory(Generic[RecordT]):
         record_name: name of the file with the record.
         record_type: what the record is parsed as: a pydantic model, or a type of plain JSON.
         foreign: what must not lie in a directory of this kind, by the name of a file that shows it.
-        orphans: files of this kind that nobody knows the origin of where the record is missing.
+        orphans: the same where the record is missing: files of this kind whose origin nobody knows.
     """
 
     holds: ClassVar[str]
     record_name: ClassVar[str]
     record_type: ClassVar[Any] = dict[str, Any]
     foreign: ClassVar[Mapping[str, str]] = KINDS
-    orphans: ClassVar[tuple[str, ...]] = ()
+    orphans: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Name a directory; nothing is created."""
@@ -79,16 +79,12 @@ class BaseRunDirectory(Generic[RecordT]):
         Raises:
             RunDirectoryError: names what it holds.
         """
-        where = os.fspath(self.path)
-        for name, what in self.foreign.items():
-            if name != self.record_name and (self.path / name).exists():
-                raise RunDirectoryError(f"{where!r} holds {what}; choose another --out")
-        for name in self.orphans if not self.record_path.exists() else ():
+        refused = {name: what for name, what in self.foreign.items() if name != self.record_name}
+        if not self.record_path.exists():
+            refused |= self.orphans
+        for name, what in refused.items():
             if (self.path / name).exists():
-                raise RunDirectoryError(
-                    f"{where!r} holds {name} without {self.record_name}, which would say what it is of: "
-                    "choose another --out or delete it"
-                )
+                raise RunDirectoryError(f"{os.fspath(self.path)!r} holds {what}; choose another --out")
 
     def refuse_changes(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         """Refuse to go on where what the run depends on has changed.
@@ -151,6 +147,14 @@ class BaseRunDirectory(Generic[RecordT]):
         """Return what the run with this record depends on, as plain JSON."""
         return self._adapter.dump_python(record, mode="json")  # type: ignore[no-any-return]
 
+    def create(self) -> None:
+        """Make the directory if need be, and check that it can be written to.
+
+        Raises:
+            RunDirectoryError: it is a file, or is not writable.
+        """
+        self._refuse_where_fails(make_writable)
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Make the directory if need be, and hold it for a ``with`` block.
@@ -158,7 +162,7 @@ class BaseRunDirectory(Generic[RecordT]):
         Raises:
             RunDirectoryError: another process holds it, or it cannot be written.
         """
-        self._refuse_where_fails(self._create)
+        self.create()
         with hold_directory(self.path):
             yield
 
@@ -199,9 +203,6 @@ class BaseRunDirectory(Generic[RecordT]):
             OSError: it cannot be written; what was there before is still there.
         """
         write_text(self.record_path, json.dumps(self._adapter.dump_python(record, mode="json"), indent=1) + "\n")
-
-    def _create(self, path: Path) -> None:
-        make_writable(path)
 
     def _refuse_where_fails(self, act: Callable[[Path], None]) -> None:
         try:

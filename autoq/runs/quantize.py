@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 from autoq.cost import model_cost
-from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
-from autoq.files import check_writable, make_writable
+from autoq.events import PhaseStarted, Progress, ignore
 from autoq.methods._base import BaseMethod
 from autoq.methods.bit_widths import BitWidths
 from autoq.recipe import Recipe
 from autoq.reconstruction.mlp_graph import check_mlps, find_mlps
+from autoq.runs.calibrated import CalibratedRecipe
+from autoq.runs.directory import BaseRunDirectory
+from autoq.runs.images import CalibrationImages, LabelledImages
+from autoq.runs.opening import ObservedImages, solve_bank
 from autoq.runs.recipes import options_of
 from autoq.runs.reconstruct import finish_recipe
-from autoq.runs.reconstruction_dir import ReconstructionDirectory
+from autoq.runs.reconstruction_directory import ReconstructionDirectory
 from autoq.runs.relu_model import open_relu_model
 from autoq.runs.session import Session
-from autoq.runs.steps import Observed, refuse_unwritable, score_recipe
 from autoq.tasks import task_to_record
 
 
@@ -27,18 +30,25 @@ class QuantizeSettings:
     """What to calibrate on and where to put it.
 
     Attributes:
-        data: calibration images.
+        data: calibration images, by name or as in ``GivenImages``.
         images: how many; None: as many as the method's paper.
         seed: chooses images and tokens.
-        eval_data: labelled images to measure accuracy on, or None.
+        eval_data: labelled images to measure accuracy on, by name or as in ``GivenImages``, or None.
         out: directory for ``recipe.json`` and ``bank/``.
     """
 
-    data: str
+    data: object
     out: str | os.PathLike[str]
     images: int | None = None
     seed: int = 0
-    eval_data: str | None = None
+    eval_data: object = None
+
+
+class QuantizedDirectory(BaseRunDirectory[dict[str, Any]]):
+    """A recipe and its bank; the bank says what both depend on."""
+
+    holds: ClassVar[str] = "a quantized model"
+    record_name: ClassVar[str] = "recipe.json"
 
 
 _CALIBRATED_ON = 128
@@ -67,34 +77,44 @@ def quantize(
         InputError: images cannot be had, or the directory cannot be written or has another bank.
         RunError: an operand cannot be calibrated, or the quantized model produces NaN.
     """
-    folder = Path(settings.out)
-    refuse_unwritable(folder, check_writable)
     training, mlps = method.reconstruction_settings(settings.seed), method.mlp_settings(settings.seed)
+    directory = QuantizedDirectory(settings.out) if training is None else ReconstructionDirectory(settings.out)
     on_disk = bool(method.options.on_disk)
-    if training is not None:
-        ReconstructionDirectory(folder).refuse_foreign()
     if mlps is not None:
         check_mlps(find_mlps(session.traced))
-    labelled = session.labelled_images(settings.eval_data) if settings.eval_data is not None else None
-    count = settings.images or method.images
-    progress(PhaseStarted("images", count, settings.data))
-    images = session.calibration_images(settings.data, count, settings.seed)
-    refuse_unwritable(folder, make_writable)  # wrong input leaves nothing behind: made once all of it is known good
-    session = session.fitted(lambda: images)
-    if mlps is not None:
-        session = open_relu_model(session, images, mlps, folder, on_disk, progress)
-    many = images
-    if training is not None:
-        images = replace(images, tensor=images.tensor[:_CALIBRATED_ON])
+    with directory.opened({}) as enter:
+        labelled = None if settings.eval_data is None else session.labelled_images(settings.eval_data)
+        count = settings.images or method.images
+        progress(PhaseStarted("images", count, settings.data if isinstance(settings.data, str) else ""))
+        images = session.calibration_images(settings.data, count, settings.seed)
+        session = session.fitted(lambda: images)
+        enter()
+        if mlps is not None:
+            session = open_relu_model(session, images, mlps, directory.path, on_disk, progress)
+        few = images if training is None else replace(images, tensor=images.tensor[:_CALIBRATED_ON])
+        calibrated = _calibrate(session, method, bits, few, labelled, directory.path / "bank", progress)
+        if training is None:
+            return _score(calibrated, directory, progress)
+        return finish_recipe(calibrated, images, directory.path, training, on_disk=on_disk, progress=progress).recipe
+
+
+def _calibrate(
+    session: Session,
+    method: BaseMethod,
+    bits: BitWidths,
+    images: CalibrationImages,
+    labelled: LabelledImages | None,
+    directory: Path,
+    progress: Progress,
+) -> CalibratedRecipe:
+    """Solve a method's recipe into the bank in ``directory``."""
     sites = method.sites(session.traced, bits)
     norms = method.reparameterized(session.traced, bits)
-    observed = Observed(len(images.tensor), progress)
-    session = session.rescaled(norms, lambda: images, folder / "bank", observed)
-    bank = session.bank(lambda: images, images.sha256, method.settings(settings.seed), observed, sites)
-    bank.load(folder / "bank")
-    options = options_of(sites)
-    progress(PhaseStarted("calibration", len(options)))
-    bank.solve_into(folder / "bank", options, lambda done, _: progress(PhaseAdvanced("calibration", done)))
+    observed = ObservedImages(len(images.tensor), progress)
+    session = session.rescaled(norms, lambda: images, directory, observed)
+    bank = session.bank(lambda: images, images.sha256, method.settings(images.seed), observed, sites)
+    bank.load(directory)
+    solve_bank(bank, options_of(sites), directory, progress)
     recipe = Recipe(
         model=session.reference,
         sites=sites,
@@ -104,20 +124,14 @@ def quantize(
         cost=model_cost(session.traced.sites, sites).record(),
         task=task_to_record(session.task),
     )
-    if training is not None:
-        return finish_recipe(
-            session,
-            bank,
-            recipe,
-            many,
-            folder,
-            training,
-            scored_on=images.tensor,
-            labelled=labelled,
-            on_disk=on_disk,
-            progress=progress,
-        ).recipe
-    score = score_recipe(session.model, bank, sites, images.tensor, labelled, progress, session.task)
-    recipe = recipe.model_copy(update={"score": score})
-    recipe.save(folder / "recipe.json")
+    return CalibratedRecipe(session, bank, recipe, images, labelled)
+
+
+def _score(
+    calibrated: CalibratedRecipe, directory: QuantizedDirectory | ReconstructionDirectory, progress: Progress
+) -> Recipe:
+    """Measure a recipe as it was calibrated, and write it."""
+    score = calibrated.score(calibrated.bank, progress)
+    recipe = calibrated.recipe.model_copy(update={"score": score})
+    recipe.save(directory.path / "recipe.json")
     return recipe

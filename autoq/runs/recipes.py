@@ -181,11 +181,16 @@ def calibrated_on(recipe: Recipe, data: object) -> Recipe:
     """
     if data is None:
         return recipe
-    name = data if isinstance(data, str) else GivenImages(data).name
+    name = name_of(data)
     own = recipe.calibration or CalibrationReference(
         data=name, images=_IMAGES, seed=0, observer=CalibrationSettings.observer, bank_fingerprint=""
     )
     return recipe.model_copy(update={"calibration": own.model_copy(update={"data": name})})
+
+
+def name_of(data: object) -> str:
+    """Return how records name images that are given by name or as in ``GivenImages``."""
+    return data if isinstance(data, str) else GivenImages(data).name
 
 
 def own_images(session: Session, recipe: Recipe, data: object = None) -> CalibrationImages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -91,7 +91,7 @@ class SensitivityDirectory(BaseSettingsDirectory[SensitivityRecord]):
     holds: ClassVar[str] = "sensitivities"
     record_name: ClassVar[str] = "sensitivity.json"
     record_type: ClassVar[type[SensitivityRecord]] = SensitivityRecord
-    orphans: ClassVar[tuple[str, ...]] = (TABLE,)
+    orphans: ClassVar[Mapping[str, str]] = {TABLE: "sensitivity.csv without sensitivity.json"}
     may_differ: ClassVar[frozenset[str]] = frozenset({"exhaustive", "device"})
 
 

@@ -185,7 +185,7 @@ def test_quantize_json(command: Command, tmp_path: Path) -> None:
     document = one_json(command("quantize", *options, "--json"))
     assert (document["out"], document["method"], document["images"]) == (str(out), "igq-vit w4a4", 8)
     assert document["top1_percent"] is None
-    assert {path.name for path in out.iterdir()} == {"bank", "recipe.json"}
+    assert {path.name for path in out.iterdir()} == {".lock", "bank", "recipe.json"}
     found = one_json(command("evaluate", document["recipe"], "--json"))
     assert (found["kl_nats"], found["bops"]) == (document["kl_nats"], document["bops"])
 

@@ -20,7 +20,16 @@ from tests.runs.small_run import interrupt_at, small_session
 
 IMAGES = 12
 WIDTHS = BitWidths(3, 3, 3)
-FILES = {"recipe.json", "recipe.safetensors", "reconstruction.csv", "reconstruction.json", "bank", "mlps.json", "model"}
+FILES = {
+    ".lock",
+    "recipe.json",
+    "recipe.safetensors",
+    "reconstruction.csv",
+    "reconstruction.json",
+    "bank",
+    "mlps.json",
+    "model",
+}
 
 
 def run(

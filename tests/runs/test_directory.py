@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ class WalkDirectory(BaseRunDirectory[Walk]):
     holds: ClassVar[str] = "a walk"
     record_name: ClassVar[str] = "walk.json"
     record_type: ClassVar[type[Walk]] = Walk
-    orphans: ClassVar[tuple[str, ...]] = ("walk.csv",)
+    orphans: ClassVar[Mapping[str, str]] = {"walk.csv": "walk.csv without walk.json"}
 
 
 class PlainDirectory(BaseRunDirectory[dict[str, Any]]):

@@ -23,6 +23,7 @@ from autoq.models.saving import save_model
 from autoq.quantizers.integer_softmax import IntegerSoftmax
 from autoq.recipe import ModelReference, OperandConfig, Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.recipes import open_model, options_of
 from autoq.runs.reconstruct import finish_recipe
@@ -205,7 +206,7 @@ def reconstructed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calibration = session.calibration_reference(images, bank)
     recipe = Recipe(model=session.reference, sites=sites, reparameterized=norms, calibration=calibration)
     training = ReconstructionSettings(iterations=2, batch=8, importance_images=8)
-    finish_recipe(session, bank, recipe, images, folder, training, scored_on=images.tensor)
+    finish_recipe(CalibratedRecipe(session, bank, recipe, images), images, folder, training)
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,10 @@ from autoq.errors import DataError, RunDirectoryError
 from autoq.events import Event, PhaseAdvanced, PhaseStarted
 from autoq.methods import METHODS, BitWidths, MethodOptions, create_method
 from autoq.recipe import Recipe
+from autoq.runs.directory import KINDS
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.images import CalibrationImages
+from autoq.runs.lock import LOCK_NAME, hold_directory
 from autoq.runs.quantize import QuantizeSettings, quantize
 from tests.runs.small_run import PHOTOS, small_session, trace_once, write_photos
 
@@ -167,3 +170,18 @@ def test_options_reach_the_recipe(tmp_path: Path) -> None:
     assert recipe.sites["blocks.0.attn.qkv"]["input"].groups == 2
     assert recipe.calibration is not None
     assert (recipe.calibration.observer, recipe.calibration.seed) == ("mse", 3)
+
+
+@pytest.mark.parametrize("name", ["rtn", "aphq-vit"])
+def test_one_process_at_a_time(tmp_path: Path, name: str) -> None:
+    with hold_directory(tmp_path / "out"), pytest.raises(RunDirectoryError, match=f"in use by process {os.getpid()}"):
+        run(tmp_path / "out", name)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK_NAME]
+
+
+@pytest.mark.parametrize(("file", "what"), KINDS.items())
+def test_directories_of_runs_are_refused(tmp_path: Path, file: str, what: str) -> None:
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(RunDirectoryError, match=f"holds {what}; choose another --out"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [file]

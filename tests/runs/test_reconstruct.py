@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,9 @@ from autoq.events import BlockAdvanced, BlockFinished, Event, PhaseStarted
 from autoq.methods import BitWidths, create_method
 from autoq.recipe import Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.evaluate import evaluate_recipe
+from autoq.runs.lock import LOCK_NAME, hold_directory
 from autoq.runs.quantize import QuantizeSettings, quantize
 from autoq.runs.recipes import options_of
 from autoq.runs.reconstruct import (
@@ -34,7 +37,7 @@ from tests.runs.small_run import PHOTOS, finished_run, interrupt_at, small_sessi
 
 IMAGES = 12
 BLOCKS = ["patch_embed.proj", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "head"]
-FILES = {"recipe.json", "recipe.safetensors", "reconstruction.csv", "reconstruction.json"}
+FILES = {LOCK_NAME, "recipe.json", "recipe.safetensors", "reconstruction.csv", "reconstruction.json"}
 
 
 @pytest.fixture(autouse=True)
@@ -160,7 +163,7 @@ def test_an_interrupted_one_goes_on_and_ends_the_same(calibrated: Path, tmp_path
     assert [event.name for event in events if isinstance(event, BlockFinished)] == BLOCKS
     assert resumed.recipe == whole.recipe
     assert contents(tmp_path / "out").keys() == FILES
-    for name in FILES - {"reconstruction.csv"}:  # which has times
+    for name in FILES - {"reconstruction.csv", LOCK_NAME}:  # which have times and a process
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
@@ -250,7 +253,7 @@ def test_several_recipes_of_an_open_session(tmp_path: Path) -> None:
         calibration = session.calibration_reference(images, bank)
         recipe = Recipe(model=session.reference, sites=sites, calibration=calibration)
         finished = finish_recipe(
-            session, bank, recipe, images, tmp_path / bits, training, scored_on=images.tensor, blocks=["head"]
+            CalibratedRecipe(session, bank, recipe, images), images, tmp_path / bits, training, blocks=["head"]
         ).recipe
         assert finished.score is not None
         assert finished.cost is not None
@@ -275,3 +278,36 @@ def test_progress(calibrated: Path, tmp_path: Path) -> None:
     table = [event for event in events if isinstance(event, BlockFinished)]
     assert [(each.number, each.name) for each in table] == list(enumerate(BLOCKS, start=1))
     assert json.loads((tmp_path / "reconstruction.json").read_text())["iterations"] == 3
+
+
+def test_one_process_at_a_time(calibrated: Path, tmp_path: Path) -> None:
+    wanted = settings(tmp_path / "out", blocks=("head",))
+    with hold_directory(tmp_path / "out"), pytest.raises(RunDirectoryError, match=f"in use by process {os.getpid()}"):
+        run(calibrated, wanted)
+    assert contents(tmp_path / "out").keys() == {LOCK_NAME}
+
+    def held(event: Event) -> None:
+        if isinstance(event, BlockAdvanced):
+            hold_directory(tmp_path / "out").__enter__()
+
+    with pytest.raises(RunDirectoryError, match=f"in use by process {os.getpid()}"):
+        run(calibrated, wanted, held)
+    assert run(calibrated, wanted).recipe.score is not None
+
+
+def test_images_given_as_an_object(tmp_path: Path) -> None:
+    """A recipe that was calibrated on a tensor is scored on that tensor again."""
+    session = small_session()
+    images = session.calibration_images("digits", 16, 0).tensor
+    method, bits = create_method("rtn"), BitWidths.parse("w3a3")
+    recipe = quantize(session, method, bits, QuantizeSettings(images, tmp_path / "rtn", IMAGES))
+    assert recipe.calibration is not None
+    assert recipe.score is not None
+    found = reconstruct_recipe(
+        Recipe.load(tmp_path / "rtn" / "recipe.json"), settings(tmp_path / "out", data=images), session=session
+    ).recipe
+    assert found.calibration == recipe.calibration
+    assert found.score is not None
+    assert found.score.images == recipe.score.images == IMAGES
+    assert found.reconstruction is not None
+    assert (found.reconstruction.data, found.reconstruction.images) == (recipe.calibration.data, 16)

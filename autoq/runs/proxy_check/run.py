@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -82,7 +82,7 @@ class ProxyCheckDirectory(BaseSettingsDirectory[ProxyCheckRecord]):
     holds: ClassVar[str] = "a check of proxies"
     record_name: ClassVar[str] = RECORD
     record_type: ClassVar[type[ProxyCheckRecord]] = ProxyCheckRecord
-    orphans: ClassVar[tuple[str, ...]] = (ROWS,)
+    orphans: ClassVar[Mapping[str, str]] = {ROWS: "proxy_check.jsonl without proxy_check.json"}
     may_differ: ClassVar[frozenset[str]] = frozenset({"recipes", "device"})
 
 

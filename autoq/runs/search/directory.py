@@ -65,6 +65,11 @@ class SearchDirectory(BaseSettingsDirectory[RunRecord]):
         """Return the fingerprints of what the settings of an earlier run named, the model's weights included."""
         return {"weights_sha256": record.model.weights_sha256, **record.fingerprints}
 
-    def _create(self, path: Path) -> None:
-        super()._create(path)
+    def create(self) -> None:
+        """Make the directory, and the folder for recipes.
+
+        Raises:
+            RunDirectoryError: it is a file, or is not writable.
+        """
+        super().create()
         self.recipes.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ from autoq.calibration import Bank
 from autoq.events import Event, PhaseStarted, Progress, ignore
 from autoq.recipe import Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.opening import RunInputs
 from autoq.runs.reconstruct import finish_recipe
 from autoq.runs.search.directory import SearchDirectory
@@ -67,17 +68,9 @@ def reconstruct_chosen(
     finished = dict(record.reconstructed)
     for trial in chosen:
         folder = directory.reconstructed / f"{trial.id}-{training.iterations}it-{len(images.tensor)}img"
-        found = finish_recipe(
-            inputs.session,
-            bank,
-            Recipe.load(directory.recipe_path(trial.id)),
-            images,
-            folder,
-            training,
-            scored_on=inputs.images.tensor,
-            labelled=inputs.labelled,
-            progress=_naming(trial.label, progress),
-        ).recipe
+        recipe = Recipe.load(directory.recipe_path(trial.id))
+        calibrated = CalibratedRecipe(inputs.session, bank, recipe, inputs.images, inputs.labelled)
+        found = finish_recipe(calibrated, images, folder, training, progress=_naming(trial.label, progress)).recipe
         finished[trial.id] = _entry(found, f"{directory.reconstructed.name}/{folder.name}/recipe.json")
         on_finished(finished)
 
