@@ -30,12 +30,12 @@ class Block:
 
     @property
     def stages(self) -> range:
-        """Indices of its stages."""
+        """Indices of its stages, in order."""
         return range(self.first, self.last + 1)
 
 
 def find_blocks(model: QuantizedModel) -> tuple[Block, ...]:
-    """The model in blocks, in execution order; every stage is in one.
+    """Divide a model into blocks, in execution order; every stage is in one.
 
     Stages belong together if their sites are in the same numbered module: both halves of a transformer block, which
     residual branches cut in two. Stages without a weight (a LayerNorm between blocks) go with what follows them.
@@ -58,7 +58,7 @@ def find_blocks(model: QuantizedModel) -> tuple[Block, ...]:
 
 
 def choose_blocks(blocks: Sequence[Block], names: Collection[str] | None) -> tuple[Block, ...]:
-    """The named ones, or all.
+    """Choose blocks by name, or all, in execution order.
 
     Raises:
         RecipeError: there is no block of that name.

@@ -49,16 +49,16 @@ class Call:
     kwargs: dict[str, Any]
 
     def run(self) -> Tensor:
-        """The node's result."""
+        """Compute the node's result."""
         return self.operation(self.args, self.kwargs)
 
     def operand(self, edge: OperandEdge) -> Tensor:
-        """An operand of a site's node."""
+        """Get an operand of a site's node."""
         argument = self.args[edge.index]
         return argument if edge.item is None else argument[edge.item]  # type: ignore[no-any-return]
 
     def with_operand(self, edge: OperandEdge, value: Tensor) -> Call:
-        """The same node with another operand."""
+        """Replace an operand."""
         args = list(self.args)
         if edge.item is None:
             args[edge.index] = value
@@ -88,13 +88,13 @@ class _StageRun(fx.Interpreter):
 
 
 def run_stage_with(model: QuantizedModel, index: int, state: State, hooks: Mapping[str, Hook]) -> State:
-    """``model.run_stage`` with some nodes, by name, left to hooks, and parameters detached."""
+    """Run a stage as ``model.run_stage`` does, with some nodes, by name, left to hooks, and parameters detached."""
     result = _StageRun(model.stages[index].graph_module, hooks).run(*state)
     return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 
 def cut_of_site(model: QuantizedModel, site: str) -> Cut:
-    """The output of a site.
+    """Find the output of a site.
 
     Raises:
         RecipeError: there is no such site.
@@ -110,7 +110,13 @@ def cut_of_site(model: QuantizedModel, site: str) -> Cut:
 
 
 def cuts_of_stages(model: QuantizedModel, image: Tensor, stages: Sequence[int]) -> dict[int, list[Cut | None]]:
-    """By stage, a cut for each entry of its state that follows the image."""
+    """Find, for each of these stages, a cut for each entry of its state that depends on the image; None for others.
+
+    Args:
+        model: with whatever its slots hold.
+        image: one image, shape (1, ...); it is run through the stages.
+        stages: indices.
+    """
     cuts: dict[int, list[Cut | None]] = {}
     with torch.inference_mode(False), torch.enable_grad():
         state: State = (image.clone().requires_grad_(),)

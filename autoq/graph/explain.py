@@ -34,7 +34,7 @@ def silenced() -> Iterator[None]:
 
 
 def export(module: nn.Module, example: Tensor) -> nn.Module:
-    """The graph that ``torch.export`` makes with a free batch dimension; silently."""
+    """Export a module with ``torch.export`` and a free batch dimension; silently."""
     with silenced(), torch.no_grad():
         return _export(module, example).module()
 
@@ -44,7 +44,7 @@ def _export(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
 
 
 def explain(error: Exception, module: nn.Module, example: Tensor) -> str:
-    """One line about an error of :func:`export`."""
+    """Explain an error of :func:`export` in one line: what is wrong, where, and what to do."""
     name = type(module).__name__
     text = str(error)
     if "Constraints violated" in text:
@@ -77,7 +77,7 @@ def explain(error: Exception, module: nn.Module, example: Tensor) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message without its full stop, or the error's type where there is no message."""
+    """Get the first line of an error's message without its full stop, or its type where there is no message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__
 

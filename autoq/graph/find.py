@@ -41,19 +41,19 @@ class OperandEdge:
     item: int | None = None
 
     def source(self, graph_module: fx.GraphModule) -> fx.Node:
-        """The node that feeds this edge."""
+        """Find the node that feeds this edge."""
         node = next(node for node in graph_module.graph.nodes if node.name == self.node)
         return self.of(node)
 
     def of(self, node: fx.Node) -> fx.Node:
-        """The argument of ``node`` at this edge."""
+        """Get the argument of ``node`` at this edge."""
         argument = node.args[self.index]
         return argument if self.item is None else argument[self.item]  # type: ignore[index, return-value]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a walk over the graph found."""
+    """The sites of a graph, the products that are none, and the edges of the sites' operands."""
 
     sites: tuple[Site, ...]
     uncounted: tuple[UncountedOp, ...]
@@ -61,7 +61,7 @@ class Finding:
 
 
 def find_sites(graph_module: fx.GraphModule, shapes: dict[fx.Node, NodeShape]) -> Finding:
-    """Walk the graph once.
+    """Find the sites of a graph in execution order, and the products that are no sites.
 
     Args:
         graph_module: cleaned by ``clean_``.
@@ -148,37 +148,72 @@ def _describe(
     """Shape, producer, layout and group geometry of one operand."""
     source = edge.of(node)
     shape = shapes[source]
-    per_image, ndim = shape.per_image, len(shape.two)
     if shape.is_constant:
+        ndim = len(shape.two)
         channel_axis, group_axis = (-ndim, 1 - ndim) if label == "weight" else (-1, -2 if ndim > 1 else None)
         layout = OperandLayout(ndim, channel_axis, group_axis=group_axis, instances_per_image=0)
         return Operand(label, shape.two, "parameter", layout)
     producer = find_producer(source)
-    batched = shape.is_batched
-    instances = per_image[0] if batched else 1
-    outputs = shapes[node].per_image
     if label == "input" and op in WEIGHT_LAYERS:
-        channel_axis = -1 if op == "linear" else 1 - ndim
-        weight = shapes[node.args[1]].two  # type: ignore[index]
-        geometry = None
-        grouped_convolution = op != "linear" and weight[1] != per_image[channel_axis]
-        # One value per channel and image has no range of its own, so that groups would only add levels.
-        several = shape.numel_per_image > per_image[channel_axis]
-        if batched and several and not grouped_convolution:
-            tokens = math.prod(outputs) // weight[0]
-            geometry = GroupGeometry(copies=1, tokens=tokens, channels=math.prod(weight[1:]), outputs=weight[0])
-        axis = channel_axis if geometry else None
-        layout = OperandLayout(ndim, channel_axis, None, channel_axis, axis, instances)
-        return Operand(label, per_image, producer, layout, geometry)
-    if op in ("matmul", "bmm"):
-        summed = -1 if label == "lhs" else -2
+        layout, geometry = _layer_input(op, shape, shapes[node.args[1]].two, shapes[node].per_image)  # type: ignore[index]
+    elif op in ("matmul", "bmm"):
         is_key = label == "rhs" and names.role(node) == "qk"
-        head_axis = -3 if ndim >= 4 and batched else None
-        rows = label == "lhs" and producer == "softmax" and batched and ndim >= 3
-        geometry = None
-        if rows:
-            copies = math.prod(per_image[:-2])
-            geometry = GroupGeometry(copies, tokens=per_image[-1], channels=per_image[-2], outputs=outputs[-1])
-        layout = OperandLayout(ndim, -2 if is_key else -1, head_axis, summed, -2 if rows else None, instances)
-        return Operand(label, per_image, producer, layout, geometry)
-    return Operand(label, per_image, producer, OperandLayout(ndim, -1, instances_per_image=instances))
+        is_map = label == "lhs" and producer == "softmax"
+        layout, geometry = _factor(shape, label, is_key, is_map, outputs=shapes[node].per_image[-1])
+    else:
+        layout, geometry = OperandLayout(len(shape.two), -1, instances_per_image=_instances(shape)), None
+    return Operand(label, shape.per_image, producer, layout, geometry)
+
+
+def _layer_input(
+    op: SiteOp, shape: NodeShape, weight: tuple[int, ...], output: tuple[int, ...]
+) -> tuple[OperandLayout, GroupGeometry | None]:
+    """Layout and group geometry of the input of a linear layer or convolution.
+
+    Args:
+        op: kind of layer.
+        shape: of the input.
+        weight: shape of the weight, (outputs, inputs per group of a convolution, ...).
+        output: shape of the output at batch size one.
+    """
+    ndim = len(shape.two)
+    channel_axis = -1 if op == "linear" else 1 - ndim
+    channels = shape.per_image[channel_axis]
+    is_grouped_convolution = op != "linear" and weight[1] != channels
+    # One value per channel and image has no range of its own, so that groups would only add levels.
+    has_several = shape.numel_per_image > channels
+    geometry = None
+    if shape.is_batched and has_several and not is_grouped_convolution:
+        tokens = math.prod(output) // weight[0]
+        geometry = GroupGeometry(copies=1, tokens=tokens, channels=math.prod(weight[1:]), outputs=weight[0])
+    instance_axis = channel_axis if geometry else None
+    return OperandLayout(ndim, channel_axis, None, channel_axis, instance_axis, _instances(shape)), geometry
+
+
+def _factor(
+    shape: NodeShape, label: str, is_key: bool, is_map: bool, outputs: int
+) -> tuple[OperandLayout, GroupGeometry | None]:
+    """Layout and group geometry of an operand of a product of two activations.
+
+    Args:
+        shape: of the operand.
+        label: ``lhs`` or ``rhs``.
+        is_key: whether it holds the keys of an attention, transposed.
+        is_map: whether it is an attention map, the result of a softmax, whose rows are grouped.
+        outputs: columns of the result.
+    """
+    ndim, per_image = len(shape.two), shape.per_image
+    head_axis = -3 if ndim >= 4 and shape.is_batched else None
+    rows = is_map and shape.is_batched and ndim >= 3
+    geometry = None
+    if rows:
+        copies = math.prod(per_image[:-2])
+        geometry = GroupGeometry(copies, tokens=per_image[-1], channels=per_image[-2], outputs=outputs)
+    summed = -1 if label == "lhs" else -2
+    layout = OperandLayout(ndim, -2 if is_key else -1, head_axis, summed, -2 if rows else None, _instances(shape))
+    return layout, geometry
+
+
+def _instances(shape: NodeShape) -> int:
+    """Leading entries that belong to one image."""
+    return shape.per_image[0] if shape.is_batched else 1

@@ -42,7 +42,7 @@ class OperationSlot(nn.Module):
         self.replacement: nn.Module | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """What the node computes; the replacement takes the arguments of the ATen operator."""
+        """Compute the node's result; the replacement takes the arguments of the ATen operator."""
         operation = self.original if self.replacement is None else self.replacement
         return operation(*args, **kwargs)
 
@@ -63,7 +63,7 @@ class FixedTensor(nn.Module):
         self.value: Tensor
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: ARG002 - the weight it replaces
-        """The stored tensor, whatever the input."""
+        """Return the stored tensor, whatever the input."""
         return self.value
 
 
@@ -71,6 +71,22 @@ class QuantizedModel(nn.Module):
     """A copy of a traced graph with a slot on every operand edge, cut into stages.
 
     Parameters are shared with the traced model. With every slot empty the output equals the traced model's bit for bit.
+
+    Example:
+        >>> import torch
+        >>> from autoq.graph.trace import trace
+        >>> class Halve(nn.Module):
+        ...     def forward(self, x: Tensor) -> Tensor:
+        ...         return x / 2
+        >>> module = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU()).eval()
+        >>> x = torch.ones(2, 4)
+        >>> model = QuantizedModel(trace(module, x))
+        >>> model.insert_({("0", "input"): Halve()})
+        >>> torch.equal(model(x), module(x / 2))
+        True
+        >>> model.remove_()
+        >>> torch.equal(model(x), module(x))
+        True
 
     Attributes:
         traced: the model underneath.
@@ -89,23 +105,11 @@ class QuantizedModel(nn.Module):
         copies: dict[fx.Node, fx.Node] = {}
         output = graph.graph_copy(traced.graph_module.graph, copies)
         graph.output(output)
-        by_name = {node.name: copies[node] for node in traced.graph_module.graph.nodes if node in copies}
         root = nn.Module()
         self.slots: dict[OperandKey, OperandSlot] = {}
         self.operations: dict[str, OperationSlot] = {}
-        site_of_node: dict[fx.Node, str] = {}
-        for index, (key, edge) in enumerate(traced.edges.items()):
-            node = by_name[edge.node]
-            slot, name = OperandSlot(), f"slot_{index}"
-            self.slots[key] = slot
-            root.add_module(name, slot)
-            with graph.inserting_before(node):
-                inserted = graph.call_module(name, (edge.of(node),))
-            inserted.meta = dict(edge.of(node).meta)
-            replace_argument_(node, edge.index, edge.item, inserted)
-            site_of_node[node] = key[0]
-            if traced.sites_by_name[key[0]].op in ("layer_norm", "softmax"):
-                self.operations[key[0]] = _into_slot_(node, root, f"operation_{index}")
+        by_name = {node.name: copies[node] for node in traced.graph_module.graph.nodes if node in copies}
+        site_of_node = self._place_slots_(graph, root, by_name)
         whole = fx.GraphModule(_Both(traced.graph_module, root), graph)
         self.stages: tuple[Stage, ...] = cut_into_stages(whole, site_of_node.get)
         self.stage_modules = nn.ModuleList(stage.graph_module for stage in self.stages)
@@ -158,7 +162,7 @@ class QuantizedModel(nn.Module):
             self.slots[key].quantizer = None
 
     def configuration(self) -> dict[str, SiteConfig]:
-        """What the filled slots hold: site to operand to the configuration of the module in its slot."""
+        """Collect what the filled slots hold: site to operand to the configuration of the module in its slot."""
         sites: dict[str, SiteConfig] = {}
         for (site, operand), slot in self.slots.items():
             if slot.quantizer is not None:
@@ -191,15 +195,32 @@ class QuantizedModel(nn.Module):
         return tuple(leaf for leaf in last if isinstance(leaf, Tensor))
 
     def run_stages(self, stages: Iterable[int], state: State) -> State:
-        """The state after consecutive stages, from the one before the first of them."""
+        """Run consecutive stages on the state before the first of them, and return the one after the last."""
         for index in stages:
             state = self.run_stage(index, state)
         return state
 
     def run_stage(self, index: int, state: State) -> State:
-        """The state after stage ``index``; after the last stage, the output leaves."""
+        """Run stage ``index`` on the state before it and return the one after; after the last, the output leaves."""
         result = self.stages[index].graph_module(*state)
         return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+    def _place_slots_(self, graph: fx.Graph, root: nn.Module, by_name: Mapping[str, fx.Node]) -> dict[fx.Node, str]:
+        """Put a slot on every operand edge and around every LayerNorm and softmax; return the sites' nodes."""
+        site_of_node: dict[fx.Node, str] = {}
+        for index, (key, edge) in enumerate(self.traced.edges.items()):
+            node = by_name[edge.node]
+            slot, name = OperandSlot(), f"slot_{index}"
+            self.slots[key] = slot
+            root.add_module(name, slot)
+            with graph.inserting_before(node):
+                inserted = graph.call_module(name, (edge.of(node),))
+            inserted.meta = dict(edge.of(node).meta)
+            replace_argument_(node, edge.index, edge.item, inserted)
+            site_of_node[node] = key[0]
+            if self.traced.sites_by_name[key[0]].op in ("layer_norm", "softmax"):
+                self.operations[key[0]] = _into_slot_(node, root, f"operation_{index}")
+        return site_of_node
 
     def _check_key(self, key: OperandKey) -> None:
         if key in self.slots:

@@ -23,7 +23,7 @@ class NodeNames:
         self._parameters = {name for name, _ in graph_module.named_parameters()}
 
     def name(self, node: fx.Node, kind: str) -> str:
-        """The name of ``node``: its weight's owner, or its module's path and its role (``qk``, ``av``, operator)."""
+        """Name ``node``: its weight's owner, or its module's path and its role (``qk``, ``av``, operator)."""
         base = self._weight_owner(node) if kind not in PRODUCTS | SOFTMAXES else None
         if base is None:
             path = module_path(node)
@@ -36,7 +36,10 @@ class NodeNames:
         return base if self._taken[base] == 1 else f"{base}@{self._taken[base]}"
 
     def role(self, node: fx.Node) -> Role:
-        """``av`` if an operand comes from a softmax, ``qk`` if the result reaches one, within the same module."""
+        """Tell what a product does within its module.
+
+        ``av`` if an operand comes from a softmax, ``qk`` if the result reaches one.
+        """
         if op_name(node) not in PRODUCTS:
             return None
         if find_producer(node.all_input_nodes[0]) == "softmax":
@@ -55,7 +58,7 @@ class NodeNames:
 
 
 def module_path(node: fx.Node) -> str:
-    """Path of the innermost module that ran this node, empty for the root."""
+    """Get the path of the innermost module that ran this node, empty for the root."""
     stack = node.meta.get("nn_module_stack") or {}
     path = next(reversed(stack.values()))[0] if stack else ""
     return str(path).split("@")[0]

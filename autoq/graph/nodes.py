@@ -40,23 +40,23 @@ SOFTMAXES = frozenset({"softmax", "_softmax"})
 
 
 def op_name(node: fx.Node) -> str:
-    """Name of the operator without overload (``linear``), or an empty string for nodes that are not aten calls."""
+    """Get the operator's name without overload (``linear``); an empty string for nodes that are not aten calls."""
     target = node.target
     return str(target.overloadpacket.__name__) if isinstance(target, torch._ops.OpOverload) else ""
 
 
 def is_view(node: fx.Node) -> bool:
-    """Whether the node's result may share memory with its input."""
+    """Tell whether the node's result may share memory with its input."""
     return op_name(node) in _VIEWS or node.target is operator.getitem
 
 
 def is_cast(node: fx.Node) -> bool:
-    """Whether the node turns its input into another type."""
+    """Tell whether the node turns its input into another type."""
     return op_name(node) in _CASTS
 
 
 def is_move(node: fx.Node) -> bool:
-    """Whether every value of the node's result is one of its first argument's (cast to another float at most).
+    """Tell whether every value of the node's result is one of its first argument's (cast to another float at most).
 
     So for views and copies, and padding by nothing, which Swin has where its windows fit; not for dropout, which is one
     of the views because nothing is left of it in evaluation mode, nor where memory is read past the view.

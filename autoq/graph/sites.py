@@ -13,7 +13,7 @@ Producer = Literal["layer_norm", "softmax", "gelu", "relu", "other", "parameter"
 
 @dataclass(frozen=True)
 class GroupGeometry:
-    """What the cost of an operand's groups depends on, per image; see ``autoq.cost.bops.group_overhead``.
+    """The sizes, per image, that the cost of groups depends on; see ``autoq.cost.bops.group_overhead``.
 
     Attributes:
         copies: independent products per image that share the geometry (attention heads × windows), 1 for linear.
@@ -69,7 +69,7 @@ class Site:
     operands: tuple[Operand, ...] = field(default=())
 
     def operand(self, name: str) -> Operand:
-        """The operand called ``name``.
+        """Get the operand called ``name``.
 
         Raises:
             KeyError: this site has no such operand.

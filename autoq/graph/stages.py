@@ -35,8 +35,8 @@ class Stage:
 def cut_into_stages(graph_module: fx.GraphModule, site_of: Callable[[fx.Node], str | None]) -> tuple[Stage, ...]:
     """Cut after each point where a single tensor is alive and at least one site has run since the last cut.
 
-    In a residual network these are the ends of the branches: twice a transformer block. Where no single tensor ever
-    is alive, the least number that is takes the place of one.
+    In a residual network these are the ends of the branches: twice a transformer block. Where there is no such point
+    after the first site, the least number of tensors that are alive at any takes the place of one.
 
     Args:
         graph_module: the whole graph.
@@ -45,8 +45,9 @@ def cut_into_stages(graph_module: fx.GraphModule, site_of: Callable[[fx.Node], s
     nodes = [node for node in graph_module.graph.nodes if node.op != "get_attr"]
     alive = _alive_after(nodes)
     width = [sum(_is_tensor(node) for node in state) for state in alive]
-    interior = [count for count, node in zip(width, nodes, strict=True) if node.op == "call_function" and count]
-    narrowest = min(interior[:-1], default=0)
+    first = next((index for index, node in enumerate(nodes) if site_of(node) is not None), len(nodes))
+    interior = [width[index] for index in range(first, len(nodes)) if nodes[index].op == "call_function"]
+    narrowest = min(filter(None, interior[:-1]), default=0)
     stages: list[Stage] = []
     start, sites = 0, dict[fx.Node, str]()
     state: Sequence[fx.Node] = [node for node in nodes if node.op == "placeholder"]

@@ -25,6 +25,8 @@ _logger = logging.getLogger(__name__)
 class TracedModel:
     """A model as a graph of ATen operators, with its sites.
 
+    Nothing in it overwrites a tensor: its input and buffers are as before after each call.
+
     Attributes:
         graph_module: runs the model; takes the input tensor, returns what the model returns. Shares its parameters.
         sites: every node that can be quantized, in execution order.
@@ -54,28 +56,41 @@ class TracedModel:
         return sum(site.macs for site in self.sites)
 
     def operands(self) -> list[tuple[Site, Operand]]:
-        """Every operand with its site, in execution order."""
+        """List every operand with its site, in execution order."""
         return [(site, operand) for site in self.sites for operand in site.operands]
 
     def weight(self, site: str, operand: str = "weight") -> Tensor:
-        """The parameter (or folded constant) behind a weight operand."""
+        """Get the parameter (or folded constant) behind a weight operand.
+
+        Raises:
+            KeyError: there is no such operand.
+        """
         node = self.edges[site, operand].source(self.graph_module)
         return torch.fx.graph_module._get_attr(self.graph_module, str(node.target)).detach()  # type: ignore[no-any-return]
 
 
 def trace(module: nn.Module, example: Tensor) -> TracedModel:
-    """Trace ``module`` with a free batch dimension.
+    """Trace ``module`` with a free batch dimension, find its sites, and check the trace against ``module`` itself.
 
     Args:
         module: in evaluation mode, on the device of ``example``; called with one tensor.
-        example: input of shape (N, ...), N ≥ 2 (a batch of one would be taken for a constant).
+        example: input of shape (N, ...), N ≥ 1, of any dtype. The check runs on it and on random images in its range.
 
     Raises:
         TraceError: the model is in training mode, or cannot be traced (the message names the operation and its line),
             or returns something else than its trace on three images (the message names the output and the largest
             difference; see :func:`autoq.graph.verify.verify` for what counts as rounding).
+
+    Example:
+        >>> traced = trace(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3)).eval(), torch.zeros(2, 4))
+        >>> [(site.name, site.macs, site.operands[0].producer) for site in traced.sites]
+        [('0', 32, 'other'), ('2', 24, 'gelu')]
+        >>> traced.graph_module(torch.zeros(5, 4)).shape
+        torch.Size([5, 3])
     """
-    if example.shape[0] < 2:
+    if not example.ndim or not len(example):
+        raise TraceError(f"the example has shape {list(example.shape)}: give a batch of at least one image")
+    if len(example) < 2:  # a batch of one would be taken for a constant
         example = torch.cat([example, example])
     if any(part.training for part in module.modules()):
         raise TraceError("the model is in training mode: call .eval() first")

@@ -34,14 +34,7 @@ def verify(module: nn.Module, batch: Tensor, output: object) -> None:
         TraceError: they differ; the message names the output and the largest difference.
     """
     name = type(module).__name__
-    try:
-        with _buffers_kept(module), torch.no_grad(), seeded(batch.device):
-            reference = module(batch.clone())
-    except Exception as error:  # whatever the model raises
-        raise TraceError(
-            f"{name} does not run on {len(batch)} random images of shape {list(batch.shape[1:])} between "
-            f"{batch.min():.3g} and {batch.max():.3g}: {first_line(error)}; give an example like real images"
-        ) from error
+    reference = _run(module, batch)
     expected, structure = pytree.tree_flatten(reference)
     actual, traced_structure = pytree.tree_flatten(output)
     if structure != traced_structure:
@@ -64,6 +57,22 @@ def verify(module: nn.Module, batch: Tensor, output: object) -> None:
                 f"traced model's by {difference:.3g} (largest value {_largest(leaf):.3g}) on {len(batch)} images; "
                 f"{_REMEDY}"
             )
+
+
+def _run(module: nn.Module, batch: Tensor) -> object:
+    """Run the original module and leave it as it was.
+
+    Raises:
+        TraceError: it does not run.
+    """
+    try:
+        with _buffers_kept(module), torch.no_grad(), seeded(batch.device):
+            return module(batch.clone())
+    except Exception as error:  # whatever the model raises
+        raise TraceError(
+            f"{type(module).__name__} does not run on {len(batch)} random images of shape {list(batch.shape[1:])} "
+            f"between {batch.min():.3g} and {batch.max():.3g}: {first_line(error)}; give an example like real images"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - as everybody calls it
 from torch import Tensor, nn
 
 from autoq.graph.insert import QuantizedModel
@@ -68,3 +70,37 @@ def test_dropout_leaves_no_node() -> None:
     assert [str(node.target) for node in found.graph_module.graph.nodes if node.op == "call_function"] == [
         "aten.linear.default"
     ]
+
+
+@pytest.mark.parametrize("mask", [None, "bool", "float"])
+def test_fused_attention_is_written_out(mask: str | None) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            lower = torch.ones(6, 6).tril()
+            self.register_buffer("mask", lower.bool() if mask == "bool" else lower.log())
+
+        def attend(self, x: Tensor, scale: float | None) -> Tensor:
+            return F.scaled_dot_product_attention(x, x, x, None if mask is None else self.mask, scale=scale)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.unflatten(-1, (2, 4)).transpose(1, 2)
+            return self.attend(self.attend(x, None), 0.3)
+
+    module = Attention()
+    found = traced(module)
+    assert [site.name for site in found.sites] == ["qk", "softmax", "av", "qk@2", "softmax@2", "av@2"]
+    assert [site.macs for site in found.sites] == [2 * 6 * 6 * 4, 0, 2 * 6 * 6 * 4] * 2
+    torch.testing.assert_close(found.graph_module(tokens(3)), module(tokens(3)))
+
+
+def test_fused_attention_that_cannot_be_written_out_is_reported() -> None:
+    class Causal(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(x, x, x, is_causal=True)
+
+    found = traced(Causal())
+    assert found.sites == ()
+    [op] = found.uncounted
+    assert (op.name, op.op) == ("scaled_dot_product_attention", "scaled_dot_product_attention")
+    assert torch.equal(found.graph_module(tokens()), Causal()(tokens()))

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autoq.errors import TraceError
-from autoq.graph.trace import trace
-from tests.graph.small import Weighted, tokens, traced
+from tests.graph.small import Weighted, traced
 
 
 class Branch(Weighted):
@@ -101,10 +100,3 @@ def test_loggers_are_left_as_they_were(caplog: pytest.LogCaptureFixture) -> None
     assert logging.root.manager.disable == logging.NOTSET
     # torch.__trace, a binary trace for torch's own tools, ignores logging.disable; it has no text and no handler.
     assert [record for record in caplog.records if record.name != "torch.__trace"] == []
-
-
-def test_training_mode_is_refused_even_in_a_part() -> None:
-    model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.1)).eval()
-    model[1].train()
-    with pytest.raises(TraceError, match="training mode: call"):
-        trace(model, tokens())

@@ -244,3 +244,14 @@ def test_views_are_written_into_a_copy() -> None:
     result = write_view(base, torch.ones(2, 2), views)
     assert base.sum() == 0
     assert result.sum() == result[:, 1, 2:].sum() == 4
+
+
+def test_in_place_activations_do_not_reach_back_over_a_stage() -> None:
+    class InPlace(Weighted):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.layer(x)
+            return self.layer(functional.relu(y, inplace=True)) + y
+
+    module = InPlace()
+    model = QuantizedModel(traced(module))
+    assert torch.equal(model(tokens()), module(tokens()))

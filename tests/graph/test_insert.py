@@ -134,3 +134,22 @@ def test_replacing_unknown_operations() -> None:
     model, _ = block()
     with pytest.raises(RecipeError, match=r"'nrom' is no LayerNorm or softmax\. Did you mean 'norm'\?"):
         model.replace_({"nrom": nn.Identity()})
+
+
+def test_unknown_sites_and_operands_are_refused_with_the_nearest_name() -> None:
+    model = QuantizedModel(traced(nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))))
+    with pytest.raises(RecipeError, match=r"^the model has no site '00'\. Did you mean '0'\?$"):
+        model.insert_({("00", "input"): nn.Identity()})
+    with pytest.raises(RecipeError, match=r"^site '0' has no operand 'lhs'; it has input, weight$"):
+        model.insert_({("0", "input"): nn.Identity(), ("0", "lhs"): nn.Identity()})
+    assert all(slot.quantizer is None for slot in model.slots.values())
+    with pytest.raises(RecipeError):
+        model.remove_([("nowhere", "input")])
+
+
+def test_a_fixed_tensor_takes_a_weight_s_place() -> None:
+    module = nn.Sequential(nn.Linear(8, 3, bias=False))
+    model = QuantizedModel(traced(module))
+    model.insert_({("0", "weight"): FixedTensor(torch.zeros(3, 8))})
+    assert torch.equal(model(tokens()), torch.zeros(2, 6, 3))
+    assert module[0].weight.abs().sum() > 0

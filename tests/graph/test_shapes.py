@@ -10,7 +10,7 @@ from autoq.errors import TraceError
 from autoq.graph.clean import clean_
 from autoq.graph.explain import export
 from autoq.graph.shapes import NodeShape, Propagation, propagate, random_images
-from tests.graph.small import Weighted, tokens
+from tests.graph.small import Weighted, tokens, traced
 
 
 def propagated(module: nn.Module, example: Tensor) -> dict[str, NodeShape]:
@@ -71,3 +71,17 @@ def test_random_images_where_the_example_has_no_range() -> None:
     assert random_images(torch.full((2, 100), torch.nan), 3).isfinite().all()
     assert random_images(torch.full((2, 100), 7), 3).unique().tolist() == [7]
     assert random_images(torch.zeros(2, 4, dtype=torch.complex64), 3).dtype == torch.complex64
+
+
+@pytest.mark.parametrize("activation", [nn.LayerNorm(8), nn.Softmax(-1), nn.GELU(), nn.Identity()])
+@pytest.mark.parametrize("images_first", [True, False])
+def test_the_order_of_images_is_told_from_values(activation: nn.Module, images_first: bool) -> None:
+    class Flattened(Weighted):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x if images_first else x.transpose(0, 1)
+            y = self.layer(activation(x).reshape(-1, 8))
+            return y.reshape(-1, 6, 8) if images_first else y.reshape(6, -1, 8).transpose(0, 1)
+
+    found = traced(Flattened())
+    layout = found.sites_by_name["layer"].operand("input").layout
+    assert layout.instances_per_image == (6 if images_first else 1)

@@ -1,7 +1,11 @@
-"""Names, producers and windows of a ViT and a Swin, written out."""
+"""Names of sites, with what produced their operands, of a ViT and a Swin, written out."""
 
 from __future__ import annotations
 
+import torch.nn.functional as F  # noqa: N812 - as everybody calls it
+from torch import Tensor
+
+from tests.graph.small import Weighted, traced
 from tests.graph.zoo import example
 
 
@@ -69,61 +73,6 @@ def test_swin() -> None:
     ]
 
 
-def test_windows_of_swin_are_instances_of_their_image() -> None:
-    """Stage one has 14 × 14 tokens in 2 × 2 windows of 7 × 7, stage two 7 × 7 tokens in one."""
-    windows = {
-        f"{site.name}:{operand.name}": operand.layout.instances_per_image
-        for site, operand in example("swin").traced.operands()
-        if not operand.is_weight
-    }
-    of_attention = {key: count for key, count in windows.items() if ".attn." in key}
-    assert of_attention == {key: 4 if key.startswith("layers.0.") else 1 for key in of_attention}
-    assert all(count == 1 for key, count in windows.items() if key not in of_attention)
-
-
-def test_shapes_and_axes_of_swin_attention() -> None:
-    traced = example("swin").traced
-    qkv, qk, av = (traced.sites_by_name[f"layers.0.blocks.1.attn.{part}"] for part in ("qkv", "qk", "av"))
-    assert qkv.operand("input").shape == (4, 49, 24)
-    assert qkv.operand("weight").shape == (72, 24)
-    assert qk.operand("lhs").shape == (4, 2, 49, 12)
-    assert qk.operand("rhs").shape == (4, 2, 12, 49)
-    assert av.operand("lhs").shape == (4, 2, 49, 49)
-    assert av.operand("rhs").shape == (4, 2, 49, 12)
-
-    layout = qkv.operand("input").layout
-    assert (layout.channel_axis, layout.group_axis, layout.instance_group_axis, layout.head_axis) == (-1, -1, -1, None)
-    layout = qkv.operand("weight").layout
-    assert (layout.channel_axis, layout.group_axis, layout.instances_per_image) == (-2, -1, 0)
-    layout = qk.operand("rhs").layout  # keys come transposed: their channels are rows
-    assert (layout.channel_axis, layout.group_axis, layout.head_axis) == (-2, -2, -3)
-    layout = av.operand("lhs").layout  # rows are token rows of the attention map
-    assert (layout.channel_axis, layout.group_axis, layout.instance_group_axis, layout.head_axis) == (-1, -1, -2, -3)
-    layout = av.operand("rhs").layout
-    assert (layout.channel_axis, layout.group_axis, layout.instance_group_axis) == (-1, -2, None)
-
-
-def test_geometry_of_groups_of_swin() -> None:
-    traced = example("swin").traced
-    geometry = traced.sites_by_name["layers.0.blocks.0.attn.qkv"].operand("input").group_geometry
-    assert geometry is not None  # 4 windows × 49 tokens
-    assert (geometry.copies, geometry.tokens, geometry.channels, geometry.outputs) == (1, 196, 24, 72)
-    geometry = traced.sites_by_name["layers.0.blocks.0.attn.av"].operand("lhs").group_geometry
-    assert geometry is not None  # 4 windows × 2 heads
-    assert (geometry.copies, geometry.tokens, geometry.channels, geometry.outputs) == (8, 49, 49, 12)
-    for site, operand in (("layers.0.blocks.0.attn.av", "rhs"), ("layers.0.blocks.0.attn.qkv", "weight")):
-        assert traced.sites_by_name[site].operand(operand).group_geometry is None
-    # One value a channel and image has no range of its own.
-    assert traced.sites_by_name["head.fc"].operand("input").group_geometry is None
-
-
-def test_the_softmax_is_found_through_its_mixing_of_heads() -> None:
-    """CaiT mixes heads with a linear layer between softmax and product: no softmax feeds the product directly."""
-    by_name = example("cait").traced.sites_by_name
-    assert by_name["blocks.0.attn.proj_w"].operand("input").producer == "softmax"
-    assert by_name["blocks.0.attn.av"].operand("lhs").producer == "other"
-
-
 def test_yolos_is_named_alike_with_fused_and_eager_attention() -> None:
     names = [site.name for site in example("yolos_sdpa").traced.sites]
     layer = "vit.encoder.layer.1"
@@ -141,3 +90,13 @@ def test_yolos_is_named_alike_with_fused_and_eager_attention() -> None:
         f"{layer}.output.dense",
     ]
     assert names == [site.name for site in example("yolos_eager").traced.sites]
+
+
+def test_a_layer_used_twice_has_two_names() -> None:
+    class Twice(Weighted):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(F.relu(self.layer(x)))
+
+    found = traced(Twice())
+    assert [site.name for site in found.sites] == ["layer", "layer@2"]
+    assert [site.operand("input").producer for site in found.sites] == ["other", "relu"]

@@ -1,0 +1,86 @@
+"""Where a graph is cut, and that its pieces run as the whole does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoq.graph.insert import QuantizedModel
+from tests.graph.small import Weighted, tokens, traced
+
+
+class Residual(nn.Module):
+    """Two layers beside an identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(self.first(x).relu())
+
+
+class Beside(Weighted):
+    """Keeps its input until the end: a single tensor is alive at the very start only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x = x * 2
+        for block in self.blocks:
+            y = block(y).relu()
+        return self.layer(y) + x
+
+
+class Sized(Weighted):
+    """Reads the batch size before its first layer and uses it after the last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[0]
+        y = self.layer(self.layer(x).relu())
+        return y.reshape(count, 48)
+
+
+def sites_of_stages(module: nn.Module) -> list[tuple[str, ...]]:
+    model = QuantizedModel(traced(module))
+    assert [stage.name for stage in model.stages] == [next(iter(stage.sites), "") for stage in model.stages]
+    return [stage.sites for stage in model.stages]
+
+
+def test_residual_branches_stay_whole() -> None:
+    module = nn.Sequential(nn.Linear(8, 8), Residual(), Residual(), nn.Linear(8, 3))
+    assert sites_of_stages(module) == [("0",), ("1.first", "1.second"), ("2.first", "2.second"), ("3",)]
+
+
+def test_a_tensor_that_is_always_alive_does_not_prevent_cuts() -> None:
+    *stages, addition = sites_of_stages(Beside())
+    assert stages == [("blocks.0",), ("blocks.1",), ("blocks.2",), ("layer",)]
+    assert addition == ()
+
+
+@pytest.mark.parametrize("module", [Beside(), Sized(), nn.Sequential(nn.Linear(8, 8)), nn.ReLU()])
+@torch.no_grad()
+def test_stages_repeat_the_whole_from_any_one_on(module: nn.Module) -> None:
+    model = QuantizedModel(traced(module))
+    batch = tokens(3)
+    expected = module(batch)
+    state: tuple[object, ...] = (batch,)
+    for index in range(len(model.stages)):
+        assert torch.equal(model.run(batch, index, state)[0], expected)
+        state = model.run_stage(index, state)
+    assert torch.equal(state[0], expected)  # type: ignore[arg-type]
+
+
+def test_sizes_travel_between_stages() -> None:
+    model = QuantizedModel(traced(Sized()))
+    assert 3 in model.run_stage(0, (tokens(3),))
+
+
+def test_parameters_are_shared_by_the_stages_that_read_them() -> None:
+    module = nn.Sequential(nn.Linear(8, 8), Residual())
+    model = QuantizedModel(traced(module))
+    found = {parameter.data_ptr() for stage in model.stages for parameter in stage.graph_module.parameters()}
+    assert {parameter.data_ptr() for parameter in module.parameters()} <= found
