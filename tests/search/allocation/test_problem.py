@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -19,8 +18,8 @@ from autoq.errors import BudgetError, NonFiniteError, SpaceError
 from autoq.graph.sites import Operand, Site
 from autoq.quantizers.granularity import OperandLayout
 from autoq.recipe import OperandConfig
-from autoq.search.allocation import knapsack, tied_knapsack
-from autoq.search.allocation.knapsack import Knapsack, pareto
+from autoq.search.allocation import tied_knapsack
+from autoq.search.allocation.knapsack import pareto
 from autoq.search.allocation.problem import Allocation, AllocationProblem, Table
 from autoq.search.space import ResolvedSpace, load_space, parse_space, resolve_space, shipped_spaces
 from tests.search.synthetic_sites import MODELS, conv, linear, norm, product
@@ -321,61 +320,6 @@ def wide_linear(name: str, macs: int) -> Site:
         Operand(n, (8, 8), "parameter" if n == "weight" else "other", OperandLayout(2, -1)) for n in ("input", "weight")
     ]
     return Site(name, "linear", macs, tuple(operands))
-
-
-def test_pareto_keeps_the_first_of_equals_in_each_group() -> None:
-    costs, losses = np.array([3, 1, 1, 2, 2, 0]), np.array([0.5, 2.0, 2.0, 0.5, 1.0, np.nan])
-    assert pareto(costs, losses).tolist() == [1, 3]
-    assert pareto(costs, losses, np.array([1, 0, 1, 0, 1, 0])).tolist() == [1, 3, 2, 4, 0]
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_many_options_against_the_whole_table_of_costs(seed: int) -> None:
-    """The textbook dynamic program, over every cost; half of the problems with ties, joined from three items."""
-    rng = np.random.default_rng(seed)
-    count = 9
-    costs = [rng.integers(0, 40, 8) for _ in range(count)]
-    losses = [rng.random(8) for _ in range(count)]
-    choice = np.repeat(np.arange(4), 2)[:, None]
-    ties = [choice if seed % 2 and item in (1, 4, 7) else np.full((8, 1), -1) for item in range(count)]
-    budget = int(rng.integers(60, 160))
-    best = math.inf
-    for tied in range(4 if seed % 2 else 1):
-        table = np.zeros(budget + 1)
-        for cost, loss, taken in zip(costs, losses, ties, strict=True):
-            ways = [o for o in range(8) if taken[o, 0] in (-1, tied)]
-            rows = [np.r_[np.full(cost[o], np.inf), table[: budget + 1 - cost[o]] + loss[o]] for o in ways]
-            table = np.min(rows, axis=0)
-        best = min(best, table[-1])
-    options, proven = tied_knapsack.TiedKnapsack(costs, losses, ties).exact(budget, 0)
-    assert proven
-    assert sum(int(cost[o]) for cost, o in zip(costs, options, strict=True)) <= budget
-    assert math.fsum(loss[o] for loss, o in zip(losses, options, strict=True)) == pytest.approx(best, rel=1e-12)
-
-
-def test_too_many_states_leave_the_solution_unproven(monkeypatch: pytest.MonkeyPatch) -> None:
-    def total(parts: Sequence[Any], options: Any) -> float:
-        return math.fsum(part[o] for part, o in zip(parts, options, strict=True))
-
-    proofs = set()
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        costs = [rng.integers(1, 10**6, 12) for _ in range(20)]
-        losses = [rng.random(12) for _ in costs]
-        solver = Knapsack(costs, losses)
-        budget = 3 * solver.least_cost
-        monkeypatch.setattr(knapsack, "_MAX_STATES", 1 << 17)
-        best, proven = solver.exact(budget, 0)
-        assert proven
-        monkeypatch.setattr(knapsack, "_MAX_STATES", 1)
-        options, proven = solver.exact(budget, 0)
-        proofs.add(proven)
-        assert total(costs, options) <= budget
-        assert total(losses, best) <= total(losses, options) <= total(losses, solver.relaxed(budget))
-        assert solver.bound(budget) <= total(losses, best) + 1e-12
-        if proven:
-            assert total(losses, best) == total(losses, options)
-    assert False in proofs
 
 
 def test_too_many_branches_leave_the_solution_unproven(monkeypatch: pytest.MonkeyPatch) -> None:
