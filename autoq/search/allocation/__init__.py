@@ -1,1 +1,1 @@
-"""Allocation: the options of least total loss within a budget, solved exactly."""
+"""Allocation: the configuration of least total sensitivity within a budget of bit operations, solved exactly."""

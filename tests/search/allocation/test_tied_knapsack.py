@@ -95,11 +95,8 @@ def test_against_the_whole_table_of_costs(seed: int) -> None:
 
 def test_without_ties_it_is_a_knapsack() -> None:
     costs, losses, ties = drawn(1, 8, 6, 0)
-    budget = 150
-    assert (
-        TiedKnapsack(costs, losses, ties).exact(budget, 0)[0].tolist()
-        == Knapsack(costs, losses).exact(budget, 0)[0].tolist()
-    )
+    tied, plain = TiedKnapsack(costs, losses, ties).exact(150, 0), Knapsack(costs, losses).exact(150, 0)
+    assert tied[0].tolist() == plain[0].tolist()
 
 
 def test_classes_that_cannot_agree_have_no_solution() -> None:

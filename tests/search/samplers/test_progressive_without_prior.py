@@ -85,13 +85,13 @@ def test_all_is_read_from_the_study() -> None:
 
 
 def test_nothing_is_feasible() -> None:
-    def hopeless(trial: Trial) -> tuple[float, float]:
+    def infeasible(trial: Trial) -> tuple[float, float]:
         values = objective(trial)
         trial.set_constraint("never", 1.0)
         return values
 
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=ProgressiveSampler(0))
-    study.optimize(hopeless, n_trials=15)
+    study.optimize(infeasible, n_trials=15)
     assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
 
 

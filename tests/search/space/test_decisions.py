@@ -1,4 +1,4 @@
-"""Spaces met with models: decisions, ties, canonical recipes, uniform points."""
+"""Spaces resolved for models: decisions, ties, canonical recipes, uniform points."""
 
 from __future__ import annotations
 
