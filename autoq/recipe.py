@@ -190,6 +190,14 @@ class Recipe(_Frozen):
         """Whether two recipes say the same, wherever they lie."""
         return isinstance(other, Recipe) and self.to_json() == other.to_json()
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Recipe:
+        """Return the recipe itself, which does not change."""
+        return self
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave out where the recipe lies: on another machine it lies elsewhere."""
+        return super().__getstate__() | {"__pydantic_private__": {"_folder": None, "_kept": None}}
+
     __hash__ = None  # type: ignore[assignment] # as of all that holds a dict; ``content_hash`` is a key
 
     @property

@@ -59,7 +59,7 @@ def check_proxy(
 
     The same command resumes an interrupted check.
     """
-    from autoq.cli.display import RunDisplay
+    from autoq.display import RunDisplay
     from autoq.runs.proxy_check.run import RECORD, TABLE, make_check_settings, run_proxy_check
 
     settings = make_check_settings(

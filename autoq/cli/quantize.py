@@ -79,7 +79,7 @@ def quantize(
 
     The same command resumes an interrupted run.
     """
-    from autoq.cli.display import RunDisplay
+    from autoq.display import RunDisplay
     from autoq.methods import BitWidths, MethodOptions, create_method
 
     options = MethodOptions(observer, groups, ptf, lis, iterations, importance, mlp, bfloat16, on_disk)

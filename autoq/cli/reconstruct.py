@@ -71,7 +71,7 @@ def reconstruct(
 
     The same command resumes an interrupted reconstruction.
     """
-    from autoq.cli.display import RunDisplay
+    from autoq.display import RunDisplay
     from autoq.recipe import Recipe
 
     calibrated = Recipe.load(recipe)

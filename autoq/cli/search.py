@@ -138,7 +138,7 @@ def search(
 
 
 def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: bool) -> None:
-    from autoq.cli.display import RunDisplay
+    from autoq.display import RunDisplay
     from autoq.runs.search.settings import load_study_file, make_settings
 
     settings = make_settings({**(load_study_file(study) if study else {}), **given}, "option")

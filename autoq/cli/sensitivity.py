@@ -62,7 +62,7 @@ def sensitivity(
 
     The same command resumes an interrupted measurement.
     """
-    from autoq.cli.display import RunDisplay
+    from autoq.display import RunDisplay
     from autoq.runs.sensitivity import IMPORTANCE_TABLE, TABLE, make_sensitivity_settings, run_sensitivity
 
     settings = make_sensitivity_settings(

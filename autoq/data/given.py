@@ -56,6 +56,30 @@ class GivenImages:
         """How records name them."""
         return f"{IN_MEMORY}{type(self.images).__name__}"
 
+    def kept(self, count: int) -> GivenImages:
+        """The same images, so that they can be gone through again: of a generator, the first ``count``, in memory."""
+        if self.can_be_read_again():
+            return self
+        taken, found = [], 0
+        for entry in self.images:
+            taken.append(entry)
+            image, _ = _parts(entry)
+            found += len(image) if _is_array(image) and image.ndim != 3 else 1
+            if found >= count:
+                break
+        return GivenImages(taken, self.transform)
+
+    def example(self) -> Tensor | None:
+        """The first image, of shape (1, ...); None if images are not tensors.
+
+        Raises:
+            DataError: there is no image.
+        """
+        entry = self.images if self._is_whole() else next(iter(self.images), None)
+        if entry is None:
+            raise DataError("there are no images: the iterable is empty")
+        return self._entry(entry)[0][:1] if _is_array(_parts(entry)[0]) else None
+
     def sample(self, count: int, seed: int) -> Tensor:
         """Take images to calibrate on.
 

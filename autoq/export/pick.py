@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from autoq.cost import Budget
@@ -23,13 +22,11 @@ class Picked(NamedTuple):
 
     Attributes:
         id: of the trial that it is from.
-        recipe: itself.
-        folder: where it lies, and the file that it names if it is reconstructed.
+        recipe: itself, which knows where it lies.
     """
 
     id: str
     recipe: Recipe
-    folder: Path
 
 
 def pick(directory: str | os.PathLike[str], choice: str, *, reconstructed: bool = False) -> Picked:
@@ -58,7 +55,7 @@ def pick(directory: str | os.PathLike[str], choice: str, *, reconstructed: bool 
                 f"{chosen} is not reconstructed, {', '.join(known) or 'nothing'} is: run the search with --reconstruct"
             )
         path = run.path / known[chosen].recipe
-    return Picked(chosen, Recipe.load(path), path.parent)
+    return Picked(chosen, Recipe.load(path))
 
 
 def _choose(run: SearchDirectory, record: RunRecord, choice: str) -> str:

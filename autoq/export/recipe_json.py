@@ -8,16 +8,16 @@ import shutil
 from pathlib import Path
 
 from autoq.errors import RecipeError, RunDirectoryError
+from autoq.export._base import ExportSource
 from autoq.files import atomic_path, sha256_hex
 from autoq.recipe import Recipe
 
 
-def export_recipe(recipe: Recipe, folder: Path, path: Path) -> None:
-    """Write the recipe as JSON (DESIGN.md §9), and what was reconstructed as safetensors of the same name beside it.
+def export_recipe(source: ExportSource, path: Path) -> None:
+    """Write the recipe as JSON, and what was reconstructed as safetensors of the same name beside it.
 
     Args:
-        recipe: to write.
-        folder: where it lies, and the file that it names if it is reconstructed.
+        source: the recipe; if it is reconstructed, the file that it names lies beside it.
         path: the JSON file.
 
     Raises:
@@ -25,13 +25,14 @@ def export_recipe(recipe: Recipe, folder: Path, path: Path) -> None:
         RunDirectoryError: a file that belongs to nothing here is where the safetensors would go.
         OSError: a file cannot be written; then neither is.
     """
+    recipe = source.recipe
     reference = recipe.reconstruction
     if reference is None:
         recipe.save(path)
         return
-    source, beside = folder / reference.file, path.with_suffix(".safetensors")
-    if not source.is_file() or _sha256(source) != reference.sha256:
-        raise RecipeError(f"{os.fspath(source)!r} is missing or not the recipe's: reconstruct the recipe again")
+    weights, beside = (recipe.folder or Path()) / reference.file, path.with_suffix(".safetensors")
+    if not weights.is_file() or _sha256(weights) != reference.sha256:
+        raise RecipeError(f"{os.fspath(weights)!r} is missing or not the recipe's: reconstruct the recipe again")
     if path.is_dir():  # found out now, not when the other file has its name
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if beside == path:
@@ -44,8 +45,8 @@ def export_recipe(recipe: Recipe, folder: Path, path: Path) -> None:
         )
     own = recipe.model_copy(update={"reconstruction": reference.model_copy(update={"file": beside.name})})
     # Both are complete before either has its name.
-    with atomic_path(path) as text, atomic_path(beside) as weights:
-        shutil.copyfile(source, weights)
+    with atomic_path(path) as text, atomic_path(beside) as copied:
+        shutil.copyfile(weights, copied)
         own.save(text)
 
 

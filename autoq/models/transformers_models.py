@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,12 @@ def _load(name: str, source: str, config: dict[str, Any], pretrained: bool, seed
     identifier, _, revision = (source, "", "") if local else source.partition("@")
     where: dict[str, Any] = {"local_files_only": local} | ({"revision": revision} if revision else {})
     model_class = _model_class(transformers, config)
-    with quiet(), nullcontext() if local else quick_hub(), torch.random.fork_rng(devices=[]):
+    with (
+        quiet(),
+        _without_bars(transformers),
+        nullcontext() if local else quick_hub(),
+        torch.random.fork_rng(devices=[]),
+    ):
         torch.default_generator.manual_seed(seed)
         try:
             settings = transformers.AutoConfig.from_pretrained(identifier, **where)
@@ -94,6 +100,19 @@ def _model_class(transformers: Any, config: dict[str, Any]) -> Any:
         if hasattr(transformers, str(architecture)):
             return getattr(transformers, str(architecture))
     return getattr(transformers, _DEFAULT_CLASS)
+
+
+@contextmanager
+def _without_bars(transformers: Any) -> Iterator[None]:
+    """Keep transformers from drawing bars on standard error."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _transformers(name: str) -> Any:

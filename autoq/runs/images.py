@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -189,7 +189,8 @@ class ImageReader:
             if not is_python_name(data):
                 return None
             data = call_python_name(data, DataError)
-        return data if isinstance(data, GivenImages) else GivenImages(data, self.loaded.transform)
+        given = data if isinstance(data, GivenImages) else GivenImages(data)
+        return replace(given, transform=given.transform or self.loaded.transform)
 
     def _stream(self, source: ImageSource, indices: Sequence[int]) -> Iterator[Tensor]:
         transform = self._transform(source.name)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import autoq
-from autoq.cli.display import _NAMES
 from autoq.cli.main import _status
+from autoq.display import _NAMES
 
 ROOT = Path(autoq.__file__).parent.parent
 

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from autoq.cli.display import RunDisplay
+from autoq.display import RunDisplay
 from autoq.events import BlockAdvanced, BlockFinished, Event, PhaseAdvanced, PhaseStarted, TrialFinished
 
 EVENTS: list[Event] = [
@@ -51,7 +51,7 @@ def test_lines_where_there_is_no_terminal() -> None:
 
 def test_lines_are_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("autoq.cli.display.time.monotonic", lambda: now)
+    monkeypatch.setattr("autoq.display.time.monotonic", lambda: now)
     stream = io.StringIO()
     display = RunDisplay(Console(file=stream))
     display(PhaseStarted("search", 1000))
@@ -103,7 +103,7 @@ TRAINING: list[Event] = [
 
 def test_blocks_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(0, 1000, 10))
-    monkeypatch.setattr("autoq.cli.display.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("autoq.display.time.monotonic", lambda: next(now))
     assert show(False, TRAINING).splitlines() == [
         "autoq: reconstructing blocks (2): 16 images of digits",
         "autoq: reconstructing blocks 1/2: 1/200 of blocks[0], batch loss 1.03",
@@ -113,7 +113,7 @@ def test_blocks_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         "autoq: reconstructing blocks 2/2: head: kl loss 0.5 -> 0.625, no better: left as it was",
         "autoq: comparing predictions (16)",
     ]
-    monkeypatch.setattr("autoq.cli.display.time.monotonic", lambda: 0.0)
+    monkeypatch.setattr("autoq.display.time.monotonic", lambda: 0.0)
     assert not [line for line in show(False, TRAINING).splitlines() if "batch loss" in line], "not too many"
 
 

@@ -1,0 +1,96 @@
+"""From a model as a user has it, by name or as an object, to one that is traced and ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from autoq.data import GivenImages
+from autoq.errors import ArgumentTypeError
+from autoq.events import Progress, ignore
+from autoq.models import LoadedModel, describe_module, load_model
+from autoq.models.loaded import Preprocess, make_transform
+from autoq.runs.session import Session
+
+ModelInput = str | nn.Module
+"""A name as the command line takes it, or a module in evaluation mode."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model is fed and where it runs.
+
+    Attributes:
+        preprocess: from a PIL image to a tensor (C, H, W), or an image processor of transformers; None: what the model
+            itself says. Not needed where images are tensors.
+        example_input: an example of the input, of shape (N, ...), where images do not tell.
+        label_names: names of the model's outputs; None: what the model itself says.
+        pretrained: False for random weights, of a model that is named.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``; a module stays where it is, and is copied if it must move.
+    """
+
+    preprocess: Preprocess | None = None
+    example_input: Tensor | None = None
+    label_names: Sequence[str] | None = None
+    pretrained: bool = True
+    device: str = "auto"
+
+
+def open_model(model: ModelInput, options: ModelOptions, images: object = None) -> Session:
+    """Load a model if it is named, and trace it.
+
+    Args:
+        model: a name, or a module, which is not changed.
+        options: how it is fed.
+        images: what it will be fed with; tells the size of its input where nothing else does.
+
+    Raises:
+        ArgumentTypeError: the model is neither a name nor a module.
+        ModelError: there is no such model, it is in training mode, or nobody knows how it is fed.
+        TraceError: it cannot be traced.
+    """
+    if isinstance(model, str):
+        if options.preprocess is None and options.label_names is None:
+            return Session.open(model, options.pretrained, options.device)
+        return Session.of(_with_options(load_model(model, options.pretrained), options), options.device)
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(f"model is a torch.nn.Module or a name, not {type(model).__name__}")
+    example = options.example_input
+    if example is None and options.preprocess is None:
+        example = example_of(images)
+    loaded = describe_module(
+        model, preprocess=options.preprocess, example_input=example, label_names=options.label_names
+    )
+    return Session.of(loaded, options.device)
+
+
+def example_of(images: object) -> Tensor | None:
+    """The first of images that are given as tensors, of shape (1, ...); None for names and for PIL images."""
+    if images is None or isinstance(images, str):
+        return None
+    return (images if isinstance(images, GivenImages) else GivenImages(images)).example()
+
+
+def _with_options(loaded: LoadedModel, options: ModelOptions) -> LoadedModel:
+    if options.preprocess is not None:
+        loaded = replace(loaded, transform=make_transform(options.preprocess))
+    if options.label_names is not None:
+        loaded = replace(loaded, label_names=tuple(options.label_names))
+    return loaded
+
+
+@contextmanager
+def shown(progress: Progress | bool) -> Iterator[Progress]:
+    """The callback that progress is told to: the user's own, a live display for True, nobody for False."""
+    if progress is True:
+        from autoq.display import RunDisplay
+
+        with RunDisplay() as display:
+            yield display
+    elif progress is False:
+        yield ignore
+    else:
+        yield progress

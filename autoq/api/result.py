@@ -1,0 +1,159 @@
+"""What a search answers, in Python: the front as a table, recipes, pictures, the run directory."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoq.errors import BudgetError, RunDirectoryError
+from autoq.export.pick import pick
+from autoq.files import check_writable
+from autoq.recipe import Recipe
+from autoq.report.from_run import summarize
+from autoq.report.summary import RunSummary
+from autoq.report.tables import pareto_csv, trials_csv
+from autoq.runs.search.directory import SearchDirectory
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+class SearchResult:
+    """A finished search, or one that is going on in its directory.
+
+    Attributes:
+        folder: the run directory.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], kept: tempfile.TemporaryDirectory[str] | None = None) -> None:
+        """Read a run directory when something is asked of it.
+
+        Args:
+            folder: the run directory.
+            kept: the temporary directory that it is, which lives as long as this object and its recipes.
+        """
+        self.folder = Path(folder)
+        self._kept = kept
+
+    @property
+    def summary(self) -> RunSummary:
+        """All figures of the run, read afresh.
+
+        Raises:
+            RunDirectoryError: there is no run, or its files are damaged.
+        """
+        return summarize(self.folder)
+
+    @property
+    def budget_bops(self) -> int:
+        """The budget, in bit operations per image."""
+        return SearchDirectory(self.folder).require().budget_bops
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The recipes within the budget that nothing within it beats, cheapest first, one row a recipe.
+
+        The index is the recipe's id, as ``recipe`` takes it. ``bops`` are per image, ``kl_nats`` the mean divergence
+        from full precision on the calibration images; accuracy is there if labelled images were given.
+        """
+        return _table(pareto_csv(self.summary)).drop(columns=["label", "origin", "feasible", "recipe_path"])
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """All recipes that were evaluated, in that order; the index is the id."""
+        return _table(trials_csv(self.summary))
+
+    @property
+    def best(self) -> Recipe:
+        """The recipe of least discrepancy within the budget.
+
+        Raises:
+            BudgetError: no recipe was evaluated yet.
+        """
+        return self.recipe("best")
+
+    @property
+    def knee(self) -> Recipe:
+        """The recipe at the bend of the front, after which more bit operations buy little.
+
+        Raises:
+            BudgetError: no recipe was evaluated yet.
+        """
+        return self.recipe("knee")
+
+    def recipe(self, choice: str, *, reconstructed: bool = False) -> Recipe:
+        """Choose a recipe of the front.
+
+        Args:
+            choice: ``best``, ``knee``, an id, or a budget such as ``60%``: the best within it.
+            reconstructed: as it was reconstructed after the search.
+
+        Raises:
+            RunDirectoryError: there is no such recipe.
+            BudgetError: no recipe is within that budget.
+        """
+        try:
+            found = pick(self.folder, choice, reconstructed=reconstructed)
+        except RunDirectoryError:
+            if not (self.folder / "run.json").exists():
+                raise BudgetError("no recipe was evaluated yet: let the search go on") from None
+            raise
+        return found.recipe.located(found.recipe.folder, self._kept)
+
+    def plot(self, measure: str | None = None, ax: Axes | None = None) -> Axes:
+        """Draw the front against bit operations.
+
+        Args:
+            measure: what to draw: ``kl_nats`` (the default), or the task's accuracy if it was measured.
+            ax: where to draw; None: on a new figure.
+
+        Raises:
+            InputError: that was not measured.
+        """
+        from autoq.report.plots import plot_pareto
+
+        return plot_pareto(self.summary, measure, ax)
+
+    def write_report(self) -> None:
+        """Write the tables, the picture and the page into the run directory, as ``autoq report`` does."""
+        from autoq.report import write_report
+
+        write_report(self.summary, self.folder)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Copy the run directory, with its report, to where the command line can go on with it.
+
+        Args:
+            path: the directory; it must not exist, or be empty.
+
+        Raises:
+            RunDirectoryError: something is there, or it cannot be written.
+        """
+        to = Path(path)
+        if to.exists() and (not to.is_dir() or any(to.iterdir())):
+            raise RunDirectoryError(f"cannot save to {os.fspath(path)!r}: something is there; choose another directory")
+        try:
+            check_writable(to)
+            shutil.copytree(self.folder, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
+        except OSError as error:
+            raise RunDirectoryError(
+                f"cannot save to {os.fspath(path)!r}: {error.strerror or error}; choose another directory"
+            ) from error
+        SearchResult(to).write_report()
+
+    def __repr__(self) -> str:
+        """The headline of the report."""
+        from autoq.report.words import headline
+
+        return f"SearchResult({os.fspath(self.folder)!r}): {headline(self.summary)}"
+
+
+def _table(text: str) -> Any:
+    import pandas as pd
+
+    return pd.read_csv(io.StringIO(text), index_col="id")

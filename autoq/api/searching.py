@@ -1,0 +1,175 @@
+"""``autoq.search``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from autoq.api.opening import ModelInput, ModelOptions, open_model, shown
+from autoq.api.result import SearchResult
+from autoq.data import GivenImages
+from autoq.events import Progress
+from autoq.models import IN_MEMORY
+from autoq.models.loaded import Preprocess
+from autoq.runs.opening import GivenObjects
+from autoq.runs.search.run import run_search
+from autoq.runs.search.settings import SearchSettings, make_settings
+
+
+def search(
+    model: ModelInput = "vit_digits",
+    images: object = "digits",
+    budget_bops: str | int | float = "w4a4",
+    *,
+    labelled: object = None,
+    space: str | os.PathLike[str] = "vit_w2-8",
+    trials: int = 300,
+    time_limit_seconds: float | None = None,
+    calib_images: int = 128,
+    observer: str = "mse",
+    reparameterize: bool = False,
+    sampler: str = "progressive",
+    proxy: str = "kl",
+    sensitivity: str = "fisher",
+    task: str = "classification",
+    reconstruct: bool = False,
+    reconstruct_iterations: int | None = None,
+    reconstruct_images: int = 1024,
+    eval_recipes: int = 24,
+    preprocess: Preprocess | None = None,
+    example_input: Tensor | None = None,
+    label_names: Sequence[str] | None = None,
+    pretrained: bool = True,
+    device: str = "auto",
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    progress: Progress | bool = False,
+) -> SearchResult:
+    """Search the bits, groups and logarithm bases of every operand within a budget of bit operations.
+
+    Calibrates every option of the search space, measures what each alone costs, allocates exactly, and improves on
+    that with an Optuna study. The model is not changed.
+
+    Args:
+        model: a ``torch.nn.Module`` in evaluation mode, which takes one tensor and returns a tensor, a tuple, a dict or
+            a dataclass; or a name: of timm, ``hf-hub:OWNER/NAME``, ``local-dir:PATH``, ``hf-dir:PATH``,
+            ``python:package.module:function`` or ``vit_digits``.
+        images: a few hundred unlabelled images to calibrate and score on: a tensor (N, C, H, W), normalised as the
+            model takes it; a data set, a ``DataLoader`` or any iterable of batches (labels are ignored; dictionaries with
+            ``pixel_values`` are understood); or a name: an image folder, a tar of one, ``digits``, ``hfds/NAME``.
+        budget_bops: bit operations per image: ``"w4a4"`` (what uniform 4/4 costs this model), ``"60%"`` (of uniform
+            8/8), ``"12.5G"``, or a number.
+        labelled: labelled images that calibration never sees, to measure accuracy on: (images, labels), a data set or
+            an iterable of such batches, or a name.
+        space: a shipped search space (``vit_w2-8``, ``bits_only``, ``groups_only``, ``deployable_4-8``) or a TOML file.
+        trials: recipes to evaluate.
+        time_limit_seconds: seconds after which nothing new is proposed.
+        calib_images: how many of ``images`` are used, a seeded subset where it can be chosen.
+        observer: how quantizer ranges are found; ``"fpcs"``, by the error of each layer's output, is the most careful.
+        reparameterize: rescale LayerNorm outputs channel by channel first (RepQ-ViT).
+        sampler: how recipes are proposed.
+        proxy: the loss that is minimised.
+        sensitivity: the proxy by which options are measured alone.
+        task: what the outputs mean: ``"classification"`` or ``"dense"``.
+        reconstruct: train rounding and scales of the best recipe and the knee afterwards.
+        reconstruct_iterations: training steps of each block.
+        reconstruct_images: images of ``images`` to learn from, at most.
+        eval_recipes: most recipes whose accuracy is measured.
+        preprocess: from a PIL image to a tensor (C, H, W), or an image processor of transformers, where images are not
+            tensors and the model does not say.
+        example_input: an example of the input, of shape (N, ...), where images do not tell.
+        label_names: names of the outputs, by which class folders are matched.
+        pretrained: False for random weights, of a model that is named.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
+        seed: of everything that is random.
+        out: run directory, which the same call resumes; None: a temporary one, which lives as long as the result.
+        progress: True for a live display on standard error, or a callback that is given events (``autoq.events``).
+
+    Returns:
+        The front of recipes, the best one, pictures.
+
+    Raises:
+        InputError: an argument is wrong; a ``ValueError``, ``TypeError`` or ``FileNotFoundError`` too.
+        RunError: something failed while running.
+
+    >>> import autoq
+    >>> result = autoq.search("vit_digits", "digits", "w4a4", trials=8, calib_images=16, space="bits_only")
+    >>> result.best.cost.bops <= result.budget_bops
+    True
+    >>> list(result.front.columns[:2])
+    ['bops', 'kl_nats']
+    """
+    values: dict[str, Any] = {
+        "budget_bops": str(budget_bops),
+        "space": os.fspath(space),
+        "trials": trials,
+        "time_limit_seconds": time_limit_seconds,
+        "calib_images": calib_images,
+        "observer": observer,
+        "reparameterize": reparameterize,
+        "sampler": sampler,
+        "proxy": proxy,
+        "sensitivity": sensitivity,
+        "task": task,
+        "reconstruct": reconstruct,
+        "reconstruct_iterations": reconstruct_iterations,
+        "reconstruct_images": reconstruct_images,
+        "eval_recipes": eval_recipes,
+        "pretrained": pretrained,
+        "device": device,
+        "seed": seed,
+    }
+    options = ModelOptions(preprocess, example_input, label_names, pretrained, device)
+    settings, given = _settings(values, model, images, labelled, options)
+    with shown(progress) as callback:
+        return search_with(settings, out, callback, given)
+
+
+def search_with(
+    settings: SearchSettings,
+    out: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    given: GivenObjects | None = None,
+) -> SearchResult:
+    """Search as settings say; see :func:`search`.
+
+    Args:
+        settings: what to search.
+        out: run directory, in which a report is written; None: a temporary one.
+        progress: told what happens.
+        given: a model and images that are at hand.
+    """
+    kept = tempfile.TemporaryDirectory(prefix="autoq-") if out is None else None
+    folder = Path(kept.name if kept is not None else out)  # type: ignore[arg-type]
+    result = SearchResult(folder, kept)
+    on_searched = None if kept is not None else result.write_report
+    run_search(settings, folder, *(() if progress is None else (progress,)), on_searched=on_searched, given=given)
+    if kept is None:
+        result.write_report()
+    return result
+
+
+def _settings(
+    values: dict[str, Any], model: ModelInput, images: object, labelled: object, options: ModelOptions
+) -> tuple[SearchSettings, GivenObjects]:
+    """Validated settings that name everything, and what is at hand of it."""
+    names = {"model": model if isinstance(model, str) else f"{IN_MEMORY}{type(model).__name__}"}
+    given = {"data": images, "eval_data": labelled}
+    for key, value in given.items():
+        if isinstance(value, str):
+            names[key] = value
+        elif value is not None or key == "data":
+            given[key] = GivenImages(value)
+            names[key] = GivenImages(value).name
+    settings = make_settings({**values, **names}, "argument")
+    if isinstance(given["data"], GivenImages):
+        most = max(settings.calib_images, settings.reconstruct_images if settings.reconstruct else 0)
+        given["data"] = given["data"].kept(most)
+    session = open_model(model, options, given["data"])
+    objects = {key: None if isinstance(value, str) else value for key, value in given.items()}
+    return settings, GivenObjects(session=session, **objects)
