@@ -1,8 +1,85 @@
 """autoq: per-layer mixed-precision quantization search for vision transformers.
 
-The package is organised in floors (see ``[tool.importlinter]`` in pyproject.toml); import what you need from them:
-``autoq.models``, ``autoq.data``, ``autoq.graph``, ``autoq.calibration``, ``autoq.scoring``, ``autoq.search``,
-``autoq.report`` and ``autoq.export``. This module stays free of heavy imports so that ``autoq --help`` is instant.
+>>> import autoq
+>>> result = autoq.search("vit_digits", "digits", "w4a4", trials=8, calib_images=16)
+>>> quantized = autoq.quantize("vit_digits", result.best)
+
+===================  =================================================================================================
+``search``           find the recipe that loses least within a budget, and the front around it
+``quantize``         make the quantized module of a recipe or of a published method
+``evaluate``         measure a quantized module or a recipe: discrepancy, accuracy, cost
+``reconstruct``      train the rounding and the scales of a recipe on unlabelled images
+``export``           write a recipe in another format
+``sites``            list what of a model can be quantized
+``load_recipe``      read a recipe
+``Recipe``           how every operand of a model is quantized
+``SearchResult``     the front as a table, recipes, pictures, the run directory
+``QuantizedModule``  a quantized model, as a normal ``torch.nn.Module``
+``Evaluation``       what ``evaluate`` measured
+``errors``           everything that autoq raises on purpose
+===================  =================================================================================================
+
+Everything is imported when it is first used, so that ``import autoq`` and ``autoq --help`` are instant.
 """
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from autoq.version import __version__
+
+if TYPE_CHECKING:
+    from autoq import errors
+    from autoq.api.applying import export, quantize, reconstruct
+    from autoq.api.evaluating import Evaluation, evaluate
+    from autoq.api.inspecting import load_recipe, sites
+    from autoq.api.result import SearchResult
+    from autoq.api.searching import search
+    from autoq.recipe import Recipe
+    from autoq.scoring.quantized_module import QuantizedModule
+
+_HOMES = {
+    "Evaluation": "autoq.api.evaluating",
+    "QuantizedModule": "autoq.scoring.quantized_module",
+    "Recipe": "autoq.recipe",
+    "SearchResult": "autoq.api.result",
+    "errors": "autoq.errors",
+    "evaluate": "autoq.api.evaluating",
+    "export": "autoq.api.applying",
+    "load_recipe": "autoq.api.inspecting",
+    "quantize": "autoq.api.applying",
+    "reconstruct": "autoq.api.applying",
+    "search": "autoq.api.searching",
+    "sites": "autoq.api.inspecting",
+}
+"""The module that each public name is imported from."""
+
+__all__ = [
+    "Evaluation",
+    "QuantizedModule",
+    "Recipe",
+    "SearchResult",
+    "__version__",
+    "errors",
+    "evaluate",
+    "export",
+    "load_recipe",
+    "quantize",
+    "reconstruct",
+    "search",
+    "sites",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'autoq' has no attribute {name!r}")
+    module = import_module(_HOMES[name])
+    return module if name == "errors" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -116,12 +116,16 @@ def reconstruct(
     out: str | os.PathLike[str] | None = None,
     progress: Progress | bool = False,
 ) -> Recipe:
-    """Train the rounding and the scales of a recipe block by block on unlabelled images (AdaRound, QDrop, APHQ-ViT).
+    """Train the rounding and the scales of a recipe, block by block, on unlabelled images.
+
+    Rounding by AdaRound (Nagel et al., ICML 2020) with QDrop (Wei et al., ICLR 2022), squared errors weighted by the
+    average perturbation Hessian of APHQ-ViT (Wu et al., CVPR 2025).
 
     Args:
         model: a module in evaluation mode or a name, as in ``autoq.search``; it is not changed.
         recipe: a calibrated recipe, or the path of one.
-        images: to learn from, as in ``autoq.search``; None: those that the recipe was calibrated on, if they were named.
+        images: to learn from, as in ``autoq.search``; None: those that the recipe was calibrated on, if they have a
+            name.
         iterations: training steps of each block; None: 1,000.
         importance: ``aph``, ``brecq`` or ``mse``: by what squared errors of a block's output are weighted.
         count: images to learn from, at most.

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoq.errors import BudgetError, RunDirectoryError
 from autoq.export.pick import pick
@@ -17,6 +17,7 @@ from autoq.report.from_run import summarize
 from autoq.report.summary import RunSummary
 from autoq.report.tables import pareto_csv, trials_csv
 from autoq.runs.search.directory import SearchDirectory
+from autoq.runs.search.result import SearchOutcome, make_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,12 @@ class SearchResult:
             RunDirectoryError: there is no run, or its files are damaged.
         """
         return summarize(self.folder)
+
+    @property
+    def outcome(self) -> SearchOutcome:
+        """The front, the best recipe and what was reconstructed, as the command line prints them."""
+        directory = SearchDirectory(self.folder)
+        return make_result(directory, directory.require(), directory.trials())
 
     @property
     def budget_bops(self) -> int:
@@ -153,7 +160,8 @@ class SearchResult:
         return f"SearchResult({os.fspath(self.folder)!r}): {headline(self.summary)}"
 
 
-def _table(text: str) -> Any:
+def _table(text: str) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.read_csv(io.StringIO(text), index_col="id")
+    table: pd.DataFrame = pd.read_csv(io.StringIO(text), index_col="id")
+    return table

@@ -13,7 +13,7 @@ from torch import Tensor
 from autoq.api.opening import ModelInput, ModelOptions, open_model, shown
 from autoq.api.result import SearchResult
 from autoq.data import GivenImages
-from autoq.events import Progress
+from autoq.events import Progress, ignore
 from autoq.models import IN_MEMORY
 from autoq.models.loaded import Preprocess
 from autoq.runs.opening import GivenObjects
@@ -59,8 +59,8 @@ def search(
         model: a ``torch.nn.Module`` in evaluation mode, which takes one tensor and returns a tensor, a tuple, a dict or
             a dataclass; or a name: of timm, ``hf-hub:OWNER/NAME``, ``local-dir:PATH``, ``hf-dir:PATH``,
             ``python:package.module:function`` or ``vit_digits``.
-        images: a few hundred unlabelled images to calibrate and score on: a tensor (N, C, H, W), normalised as the
-            model takes it; a data set, a ``DataLoader`` or any iterable of batches (labels are ignored; dictionaries with
+        images: a few hundred unlabelled images to calibrate and score on: a tensor (N, C, H, W), normalised as
+            the model takes it; a data set, a ``DataLoader`` or any iterable of batches (labels are ignored; dictionaries with
             ``pixel_values`` are understood); or a name: an image folder, a tar of one, ``digits``, ``hfds/NAME``.
         budget_bops: bit operations per image: ``"w4a4"`` (what uniform 4/4 costs this model), ``"60%"`` (of uniform
             8/8), ``"12.5G"``, or a number.
@@ -115,7 +115,7 @@ def search(
         "sampler": sampler,
         "proxy": proxy,
         "sensitivity": sensitivity,
-        "task": task,
+        # "task": task,
         "reconstruct": reconstruct,
         "reconstruct_iterations": reconstruct_iterations,
         "reconstruct_images": reconstruct_images,
@@ -133,7 +133,7 @@ def search(
 def search_with(
     settings: SearchSettings,
     out: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = ignore,
     given: GivenObjects | None = None,
 ) -> SearchResult:
     """Search as settings say; see :func:`search`.
@@ -148,7 +148,7 @@ def search_with(
     folder = Path(kept.name if kept is not None else out)  # type: ignore[arg-type]
     result = SearchResult(folder, kept)
     on_searched = None if kept is not None else result.write_report
-    run_search(settings, folder, *(() if progress is None else (progress,)), on_searched=on_searched, given=given)
+    run_search(settings, folder, progress, on_searched, given)
     if kept is None:
         result.write_report()
     return result

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from autoq.cli.options import Json, print_json
-from autoq.errors import RunDirectoryError
+from autoq.errors import InputError, RunDirectoryError
 
 
 def export(
@@ -26,13 +26,16 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write one recipe of a run to a file; beside it, if it is reconstructed, a .safetensors file of the same name."""
+    from autoq.api.applying import export as write
     from autoq.export import EXPORTERS
     from autoq.export import pick as pick_recipe
 
-    exporter = EXPORTERS.lookup(format_)
-    chosen, recipe, folder = pick_recipe(directory, pick, reconstructed=reconstructed)
+    EXPORTERS.lookup(format_)
+    chosen, recipe = pick_recipe(directory, pick, reconstructed=reconstructed)
     try:
-        exporter(recipe, folder, output)
+        write(recipe, output, format_)
+    except InputError:
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # not the user's choice of file

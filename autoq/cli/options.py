@@ -12,8 +12,11 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-MODEL_HELP = "timm name, local-dir:PATH in timm's hub format, hf-hub:NAME, or the bundled vit_digits."
-DATA_HELP = "digits, an image folder, a .tar of one, or hfds/NAME."
+MODEL_HELP = (
+    "timm name, hf-hub:NAME, local-dir:PATH (timm's hub format), hf-dir:PATH (transformers), python:MODULE:FUNCTION, "
+    "or the bundled vit_digits."
+)
+DATA_HELP = "digits, an image folder, a .tar of one, hfds/NAME, or python:MODULE:FUNCTION."
 
 Model = Annotated[str, typer.Option("--model", metavar="MODEL", help=MODEL_HELP)]
 Pretrained = Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="Load weights, or use random ones.")]

@@ -147,12 +147,12 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: b
     out = out or default_out(settings.model, settings.budget_bops.strip().rstrip("%"))
     try:
         with RunDisplay() as display:
-            from autoq.runs.search.run import run_search
+            from autoq.api.searching import search_with
 
-            result = run_search(settings, out, display, on_searched=lambda: _write_report(out))
+            found = search_with(settings, out, display)
     except KeyboardInterrupt:
         raise Interrupted(_after_interrupt(out)) from None
-    summary = _write_report(out)
+    summary, result = found.summary, found.outcome
     if as_json:
         print_json(
             {
@@ -176,19 +176,14 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: b
         typer.echo(f"reconstructed: {point.recipe}")
 
 
-def _write_report(out: Path) -> Any:
-    from autoq.report import write_report
-    from autoq.report.from_run import summarize
-
-    summary = summarize(out)
-    write_report(summary, out)
-    return summary
-
-
 def _after_interrupt(out: Path) -> str:
     """Draw what there is, and tell how to go on."""
     if (out / "study.log").exists():
-        shown = "the trials so far" if _write_report(out).interrupted else "the search, which is finished"
+        from autoq.api.result import SearchResult
+
+        so_far = SearchResult(out)
+        so_far.write_report()
+        shown = "the trials so far" if so_far.summary.interrupted else "the search, which is finished"
         sys.stderr.write(f"autoq: {os.fspath(out / 'report.html')} shows {shown}\n")
     return f"interrupted; run the same command to resume: {this_command()}"
 

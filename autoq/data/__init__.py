@@ -1,7 +1,7 @@
 """Images to calibrate and evaluate on: named by a string or given as objects, and their tensors."""
 
 from autoq.data._base import ImageSource
-from autoq.data.given import GivenImages
+from autoq.data.given import GivenImages, name_of
 from autoq.data.labels import class_indices
 from autoq.data.loading import fingerprint, load_images, subset
 from autoq.data.opening import Role, open_source
@@ -13,6 +13,7 @@ __all__ = [
     "class_indices",
     "fingerprint",
     "load_images",
+    "name_of",
     "open_source",
     "subset",
 ]

@@ -203,9 +203,11 @@ class GivenImages:
         return tensor, labels
 
 
-def is_given(images: object) -> bool:
-    """Whether images were given as an object, and not by name."""
-    return not isinstance(images, str)
+def name_of(images: object) -> str:
+    """How records name images that were given by name or as an object."""
+    if isinstance(images, str):
+        return images
+    return images.name if isinstance(images, GivenImages) else GivenImages(images).name
 
 
 def _is_array(value: object) -> bool:

@@ -6,6 +6,7 @@ import os
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from autoq.errors import InputError
 from autoq.files import atomic_path
 from autoq.report.placing import box_around, boxes_between, halo, place_label
 from autoq.report.reconstructed_marks import draw_reconstructed, reconstructed_boxes
@@ -39,6 +40,35 @@ def draw_pareto(summary: RunSummary, path: str | os.PathLike[str]) -> None:
         figure = _make_figure(summary)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=DPI, format="png")
+
+
+def plot_pareto(summary: RunSummary, measure: str | None = None, ax: Axes | None = None) -> Axes:
+    """Draw one panel of a run.
+
+    Args:
+        summary: of the run.
+        measure: what to draw against BOPs; None: discrepancy.
+        ax: where to draw; None: on a figure of its own, made by pyplot, so that notebooks show it.
+
+    Raises:
+        InputError: that was not measured.
+    """
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    known = _measures(summary)
+    chosen = known[0] if measure is None else next((each for each in known if each == measure), None)
+    if chosen is None:
+        raise InputError(f"{measure!r} was not measured, {', '.join(known)} was: search with labelled images")
+    with mpl.rc_context({"text.usetex": False, "text.parse_math": False}):
+        axes = ax if ax is not None else plt.subplots(figsize=(7.6, 5.4), layout="constrained")[1]
+        scale = make_scale(summary, chosen)
+        _draw_panel(axes, summary, scale)
+        axes.legend(frameon=False, fontsize=10)
+        if (figure := axes.get_figure(root=True)) is not None:
+            figure.draw_without_rendering()
+        _write_labels(axes, summary, scale)
+    return axes
 
 
 def _make_figure(summary: RunSummary) -> Figure:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoq.data import GivenImages, ImageSource, class_indices, fingerprint, load_images, open_source, subset
+from autoq.data import GivenImages, ImageSource, class_indices, fingerprint, load_images, name_of, open_source, subset
 from autoq.errors import DataError
 from autoq.models import LoadedModel
 from autoq.python_names import call_python_name, is_python_name
@@ -90,7 +90,7 @@ class ImageReader:
             DataError: there are no such images, one cannot be read, or they are not of the model's input size.
         """
         if (given := self._given(data)) is not None:
-            name, images = _name(data, given), given.sample(count, seed)
+            name, images = name_of(data), given.sample(count, seed)
         else:
             name = str(data)
             source = open_source(name, "calibration")
@@ -110,7 +110,7 @@ class ImageReader:
             DataError: there are no such images, or (if required) their labels are not the model's.
         """
         if (given := self._given(data)) is not None:
-            return self._given_labels(_name(data, given), given, required)
+            return self._given_labels(name_of(data), given, required)
         name = str(data)
         if self.task.labels != "class":
             if required:
@@ -212,7 +212,3 @@ class ImageReader:
         if found != wanted:
             raise DataError(f"images have shape {found}, but {self.loaded.name!r} takes {wanted}: resize them")
         return images.to(self.device, self.dtype)
-
-
-def _name(data: object, given: GivenImages) -> str:
-    return data if isinstance(data, str) else given.name

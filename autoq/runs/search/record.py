@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-import autoq
+from autoq.version import __version__
 from autoq.cost import model_cost, uniform_bops
 from autoq.recipe import ModelReference, ScoreRecord
 from autoq.runs.directory import BaseSettingsRecord
@@ -159,4 +159,4 @@ def new_record(
 
 def _versions() -> dict[str, str]:
     libraries = {name: version(name) for name in ("torch", "timm", "optuna", "numpy")}
-    return {"autoq": autoq.__version__, "python": platform.python_version(), **libraries}
+    return {"autoq": __version__, "python": platform.python_version(), **libraries}

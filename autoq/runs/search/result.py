@@ -32,7 +32,7 @@ class ReconstructedPoint:
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class SearchOutcome:
     """What a search found.
 
     Attributes:
@@ -50,7 +50,7 @@ class SearchResult:
     reconstructed: tuple[ReconstructedPoint, ...] = ()
 
 
-def make_result(directory: SearchDirectory, record: RunRecord, trials: list[EvaluatedTrial]) -> SearchResult:
+def make_result(directory: SearchDirectory, record: RunRecord, trials: list[EvaluatedTrial]) -> SearchOutcome:
     """The answer of a search.
 
     Args:
@@ -71,7 +71,7 @@ def make_result(directory: SearchDirectory, record: RunRecord, trials: list[Eval
         for trial in trials
         if (entry := record.reconstructed.get(trial.id)) is not None
     ]
-    return SearchResult(
+    return SearchOutcome(
         out=os.fspath(directory.path),
         front=tuple(
             FrontPoint(trial.id, trial.cost.bops, trial.score.kl_nats, os.fspath(directory.recipe_path(trial.id)))

@@ -15,7 +15,7 @@ from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.phases import SearchRun
 from autoq.runs.search.recipes import RecipeWriter
 from autoq.runs.search.record import RunRecord, new_record
-from autoq.runs.search.result import SearchResult, make_result
+from autoq.runs.search.result import SearchOutcome, make_result
 from autoq.runs.search.settings import SearchSettings
 from autoq.runs.session import Session
 from autoq.search.space import ResolvedSpace
@@ -28,7 +28,7 @@ def run_search(
     progress: Progress = ignore,
     on_searched: Callable[[], None] | None = None,
     given: GivenObjects | None = None,
-) -> SearchResult:
+) -> SearchOutcome:
     """Search, or resume the search in ``out``; then reconstruct what was chosen, if that is asked for.
 
     Args:

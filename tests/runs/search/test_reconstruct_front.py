@@ -17,7 +17,7 @@ from autoq.report.from_run import summarize
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.reconstruct_front import chosen_trials
-from autoq.runs.search.result import SearchResult
+from autoq.runs.search.result import SearchOutcome
 from autoq.runs.search.run import run_search
 from autoq.scoring import Evaluator
 from autoq.search.trials import EvaluatedTrial
@@ -54,7 +54,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     return hashes
 
 
-def again(out: Path, progress: Callable[[Event], None] = lambda _: None, **changes: Any) -> SearchResult:
+def again(out: Path, progress: Callable[[Event], None] = lambda _: None, **changes: Any) -> SearchOutcome:
     return run_search(small_settings(finished_run().parent, **QUICK | changes), out, progress)
 
 

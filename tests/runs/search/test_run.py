@@ -24,7 +24,7 @@ from autoq.report.from_run import summarize
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.lock import hold_directory
 from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
-from autoq.runs.search.result import SearchResult
+from autoq.runs.search.result import SearchOutcome
 from autoq.runs.search.run import run_search
 from autoq.scoring import Evaluator
 from autoq.search.front import non_dominated
@@ -65,7 +65,7 @@ def scores(out: Path, labels: list[str]) -> dict[str, Any]:
     return {trial.label: (trial.score, trial.cost) for trial in trials_of(out) if trial.label in labels}
 
 
-def search(folder: Path, **changes: Any) -> SearchResult:
+def search(folder: Path, **changes: Any) -> SearchOutcome:
     return run_search(small_settings(folder, **changes), folder / "run")
 
 

@@ -1,0 +1,1 @@
+"""``autoq.evaluate``."""
