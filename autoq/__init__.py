@@ -8,7 +8,6 @@
 ``search``           find the recipe that loses least within a budget, and the front around it
 ``quantize``         make the quantized module of a recipe or of a published method
 ``evaluate``         measure a quantized module or a recipe: discrepancy, accuracy, cost
-``reconstruct``      train the rounding and the scales of a recipe on unlabelled images
 ``export``           write a recipe in another format
 ``sites``            list what of a model can be quantized
 ``load_recipe``      read a recipe
@@ -31,7 +30,7 @@ from autoq.version import __version__
 
 if TYPE_CHECKING:
     from autoq import errors
-    from autoq.api.applying import export, quantize, reconstruct
+    from autoq.api.applying import export, quantize
     from autoq.api.evaluating import Evaluation, evaluate
     from autoq.api.inspecting import load_recipe, sites
     from autoq.api.result import SearchResult
@@ -49,7 +48,6 @@ _HOMES = {
     "export": "autoq.api.applying",
     "load_recipe": "autoq.api.inspecting",
     "quantize": "autoq.api.applying",
-    "reconstruct": "autoq.api.applying",
     "search": "autoq.api.searching",
     "sites": "autoq.api.inspecting",
 }
@@ -66,7 +64,6 @@ __all__ = [
     "export",
     "load_recipe",
     "quantize",
-    "reconstruct",
     "search",
     "sites",
 ]

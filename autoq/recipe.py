@@ -58,14 +58,19 @@ SiteConfig = dict[str, OperandConfig]
 
 
 class ModelReference(_Frozen):
-    """Which model a recipe is for; ``weights_sha256`` refuses a recipe made for other weights.
+    """Which model a recipe is for.
 
-    ``pretrained`` is False for a timm architecture with random weights.
+    Attributes:
+        name: what loads it again; ``memory:CLASS`` for a module that was given as an object.
+        weights_sha256: of its weights; a recipe is refused for others.
+        pretrained: False for a timm architecture with random weights.
+        input_size: shape of one input, of a module that was given as an object and cannot tell.
     """
 
     name: str
     weights_sha256: str
     pretrained: bool = True
+    input_size: tuple[int, ...] | None = None
 
 
 class CalibrationReference(_Frozen):

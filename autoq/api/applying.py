@@ -1,10 +1,9 @@
-"""``autoq.quantize``, ``autoq.evaluate``, ``autoq.reconstruct`` and ``autoq.export``: what is done with a recipe."""
+"""``autoq.quantize`` and ``autoq.export``: a recipe, or a published method, applied to a model."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from autoq.runs.quantize import QuantizeSettings
 from autoq.runs.quantize import quantize as run_method
 from autoq.runs.recipes import calibrated_on, own_images, solve_recipe
 from autoq.runs.recipes import open_model as open_model_of
-from autoq.runs.reconstruct import ReconstructSettings, make_training, reconstruct_recipe
 from autoq.runs.session import Session
 from autoq.scoring.quantized_module import QuantizedModule
+from autoq.tasks import task_from_record
 
 
 def quantize(
@@ -76,8 +75,8 @@ def quantize(
     """
     options = ModelOptions(preprocess, example_input, None, pretrained, device)
     with shown(progress) as callback:
-        session = open_model(model, options, images)
         if isinstance(recipe, str) and not _is_path(recipe):
+            session = open_model(model, options, images)
             method = create_method(recipe, MethodOptions(**(method_options or {})))
             if bits is None:
                 raise MethodError(f"{recipe!r} needs bits: give bits='w4a4', say")
@@ -89,7 +88,9 @@ def quantize(
                 return _apply(open_beside(session, made), made, images)
         if bits is not None or method_options:
             raise MethodError("bits and method_options are for published methods: a recipe has its own")
-        return _apply(session, _loaded(recipe), images)
+        recipe = load(recipe)
+        session = open_model(model, options.for_recipe(recipe), images, task_from_record(recipe.task))
+        return _apply(session, recipe, images)
 
 
 def open_beside(session: Session, recipe: Recipe) -> Session:
@@ -97,71 +98,6 @@ def open_beside(session: Session, recipe: Recipe) -> Session:
     if recipe.model.weights_sha256 == session.loaded.weights_sha256:
         return session
     return open_model_of(recipe, device=str(session.device))
-
-
-def reconstruct(
-    model: ModelInput,
-    recipe: Recipe | str | os.PathLike[str],
-    images: object = None,
-    *,
-    iterations: int | None = None,
-    importance: str | None = None,
-    count: int = 1024,
-    blocks: Sequence[str] | None = None,
-    bfloat16: bool = False,
-    preprocess: Preprocess | None = None,
-    example_input: Tensor | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    out: str | os.PathLike[str] | None = None,
-    progress: Progress | bool = False,
-) -> Recipe:
-    """Train the rounding and the scales of a recipe, block by block, on unlabelled images.
-
-    Rounding by AdaRound (Nagel et al., ICML 2020) with QDrop (Wei et al., ICLR 2022), squared errors weighted by the
-    average perturbation Hessian of APHQ-ViT (Wu et al., CVPR 2025).
-
-    Args:
-        model: a module in evaluation mode or a name, as in ``autoq.search``; it is not changed.
-        recipe: a calibrated recipe, or the path of one.
-        images: to learn from, as in ``autoq.search``; None: those that the recipe was calibrated on, if they have a
-            name.
-        iterations: training steps of each block; None: 1,000.
-        importance: ``aph``, ``brecq`` or ``mse``: by what squared errors of a block's output are weighted.
-        count: images to learn from, at most.
-        blocks: names of the blocks to train; None: all.
-        bfloat16: train in bfloat16.
-        preprocess: from a PIL image to a tensor (C, H, W), where the model does not say.
-        example_input: an example of the input, of shape (N, ...), where images do not tell.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
-        seed: chooses images, and batches.
-        out: directory, which the same call resumes; None: a temporary one, which lives as long as the recipe.
-        progress: True for a live display on standard error, or a callback.
-
-    Returns:
-        The recipe with its learned weights beside it, for ``autoq.quantize``, ``autoq.evaluate``, ``autoq.export``.
-
-    Raises:
-        RecipeError: the recipe is another model's, or reconstructed already.
-        RunError: training failed.
-
-    >>> import autoq
-    >>> result = autoq.search(trials=4, calib_images=8, space="bits_only")
-    >>> learned = autoq.reconstruct("vit_digits", result.best, "digits", iterations=2, count=8)
-    >>> learned.reconstruction.iterations
-    2
-    """
-    given = {"iterations": iterations, "importance": importance, "bfloat16": bfloat16 or None, "seed": seed}
-    training = make_training({key: value for key, value in given.items() if value is not None})
-    kept = tempfile.TemporaryDirectory(prefix="autoq-") if out is None else None
-    folder = Path(kept.name if kept is not None else out)  # type: ignore[arg-type]
-    settings = ReconstructSettings(
-        out=folder, data=images, images=count, training=training, blocks=None if blocks is None else tuple(blocks)
-    )
-    with shown(progress) as callback:
-        session = open_model(model, ModelOptions(preprocess, example_input, device=device), images)
-        found = reconstruct_recipe(_loaded(recipe), settings, session=session, progress=callback)
-    return found.recipe.located(folder, kept)
 
 
 def export(
@@ -196,12 +132,13 @@ def export(
     if isinstance(quantized, QuantizedModule):
         exporter(ExportSource(quantized.recipe, lambda: quantized), Path(path))
         return
-    recipe = _loaded(quantized)
+    recipe = load(quantized)
     exporter(ExportSource(recipe, partial(_module_of, recipe, model, images)), Path(path))
 
 
 def _module_of(recipe: Recipe, model: ModelInput | None, images: object) -> QuantizedModule:
-    session = open_model_of(recipe) if model is None else open_model(model, ModelOptions(), images)
+    options = ModelOptions().for_recipe(recipe)
+    session = open_model_of(recipe) if model is None else open_model(model, options, images)
     return _apply(session, recipe, images)
 
 
@@ -214,7 +151,8 @@ def _apply(session: Session, recipe: Recipe, images: object) -> QuantizedModule:
     return QuantizedModule(session.traced, operands, recipe)
 
 
-def _loaded(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
+def load(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
+    """Return a recipe as it is, or read it from its file."""
     if isinstance(recipe, Recipe):
         return recipe
     if not isinstance(recipe, str | os.PathLike):

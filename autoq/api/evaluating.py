@@ -1,1 +1,154 @@
 """``autoq.evaluate``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from autoq.api.opening import ModelInput, ModelOptions, example_of, open_model
+from autoq.errors import ArgumentTypeError
+from autoq.graph.outputs import leaf_names
+from autoq.models import describe_module, dtype_of
+from autoq.models.loaded import Preprocess
+from autoq.recipe import CostRecord, Recipe
+from autoq.runs.evaluate import evaluate_recipe
+from autoq.runs.images import ImageReader
+from autoq.scoring.discrepancy import Discrepancy, Score
+from autoq.scoring.outputs import finite_outputs
+from autoq.scoring.quantized_module import QuantizedModule
+from autoq.tasks import CLASSIFICATION, BaseTask, Outputs, make_task, task_from_record
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of a quantized model; None for what was not.
+
+    Attributes:
+        images: how many it is measured on.
+        metrics: the task's, on labelled images: ``top1_percent`` and ``top5_percent`` of classification; empty if
+            there were no labels.
+        cost: bit operations and bytes, of a recipe or a quantized module.
+        score: discrepancy from full precision: ``kl_nats``, ``agreement_percent``, ``sqnr_db``.
+        task: what the output means, and how its metrics are called.
+    """
+
+    images: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    cost: CostRecord | None = None
+    score: Score | None = None
+    task: BaseTask = CLASSIFICATION
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """Return all figures by the names that ``autoq evaluate --json`` gives them."""
+        cost, score = self.cost, self.score
+        names = ("bops", "group_bops", "weight_layers_only_bops", "weight_bytes")
+        return {
+            **{name: None if cost is None else getattr(cost, name) for name in names},
+            **{name: None if score is None else getattr(score, name) for name in _SCORES},
+            **{metric.name: self.metrics.get(metric.name) for metric in self.task.metrics},
+            "images": self.images,
+        }
+
+
+_SCORES = ("kl_nats", "agreement_percent", "sqnr_db")
+_BATCH_SIZE = 64
+
+
+def evaluate(
+    quantized: nn.Module | Recipe | str | os.PathLike[str],
+    data: object = None,
+    *,
+    model: ModelInput | None = None,
+    calib_data: object = None,
+    task: str = "classification",
+    preprocess: Preprocess | None = None,
+    example_input: Tensor | None = None,
+    device: str = "auto",
+) -> Evaluation:
+    """Measure a quantized model: accuracy on labelled images, discrepancy from full precision, cost.
+
+    Args:
+        quantized: a quantized module, any other module (its accuracy alone), a recipe, or the path of one.
+        data: images to measure on, all of them: (images, labels), a data set or an iterable of such batches, images
+            alone, or a name. None, for recipes only: the calibration images, which reproduces the recipe's score.
+        model: the model in full precision, to compare a module with; of a recipe, if it cannot be loaded by its name.
+        calib_data: of a recipe, the calibration images, if its bank is not beside it and they cannot be had by name.
+        task: what the output of a module means; a recipe and a quantized module say so themselves.
+        preprocess: from a PIL image to a tensor (C, H, W), where images are not tensors and the model does not say.
+        example_input: an example of the input, of shape (N, ...), where images do not tell.
+        device: where a recipe's model runs.
+
+    Raises:
+        InputError: the images do not fit the model, or the recipe is another model's.
+        NonFiniteError: the quantized model produces NaN or infinity.
+
+    >>> import autoq
+    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=16)
+    >>> measured = autoq.evaluate(quantized, "digits/val", model="vit_digits")
+    >>> measured.metrics["top1_percent"] > 95, measured.score.kl_nats < 0.1
+    (True, True)
+    """
+    options = ModelOptions(preprocess, example_input, device=device)
+    if isinstance(quantized, nn.Module):
+        return _evaluate_module(quantized, data, model, options, make_task(task))
+    recipe = quantized if isinstance(quantized, Recipe) else Recipe.load(quantized)
+    session = open_model(model, options.for_recipe(recipe), data) if isinstance(model, nn.Module) else None
+    found = evaluate_recipe(recipe, data, model if isinstance(model, str) else None, device, calib_data, session)
+    metrics = found.accuracy.metrics if found.accuracy else {}
+    return Evaluation(found.score.images, metrics, found.cost.record(), found.score, found.task)
+
+
+def _evaluate_module(
+    module: nn.Module, data: object, model: ModelInput | None, options: ModelOptions, task: BaseTask
+) -> Evaluation:
+    if data is None:
+        raise ArgumentTypeError("a module is evaluated on images: give data")
+    cost = None
+    if isinstance(module, QuantizedModule):
+        task, cost = task_from_record(module.recipe.task), module.recipe.cost
+        options = options.for_recipe(module.recipe)
+    reference = None if model is None else open_model(model, options, data, task)
+    reader = _reader_of(module, options, data, task) if reference is None else reference.reader
+    labelled = reader.labelled_images(data, required=False)
+    batches: Iterable[tuple[Tensor, Tensor | None]] = (
+        labelled.batches() if labelled else ((images, None) for images in reader.unlabelled_batches(data))
+    )
+    discrepancy, meter, images_seen = Discrepancy(task), task.meter(), 0
+    with torch.inference_mode():
+        for images, labels in batches:
+            outputs = _outputs(module, images, task)
+            images_seen += len(images)
+            if reference is not None:
+                discrepancy.add(finite_outputs(reference.model, images, task), outputs)
+            if labels is not None:
+                meter.add(outputs, labels)
+    metrics = meter.accuracy().metrics if meter.images else {}
+    return Evaluation(images_seen, metrics, cost, None if reference is None else discrepancy.score(), task)
+
+
+def _outputs(module: nn.Module, images: Tensor, task: BaseTask) -> Outputs:
+    """The compared outputs of a module that is run as it is."""
+    output = module(images)
+    leaves = pytree.tree_leaves(output)
+    names = [name for name, leaf in zip(leaf_names(output), leaves, strict=True) if isinstance(leaf, Tensor)]
+    return task.outputs_of(leaves, names)
+
+
+def _reader_of(module: nn.Module, options: ModelOptions, data: object, task: BaseTask) -> ImageReader:
+    """Makes the input of a module that is run as it is."""
+    example = options.example_input
+    if example is None and options.preprocess is None:
+        example = example_of(data)
+    loaded = describe_module(module, preprocess=options.preprocess, example_input=example)
+    parameter = next(module.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    dtype = dtype_of(module)
+    with torch.inference_mode():
+        blank = torch.zeros(1, *loaded.input_size, device=device, dtype=dtype)
+        num_outputs = _outputs(module, blank, task)[0].shape[-1]
+    return ImageReader(loaded, num_outputs, _BATCH_SIZE, device, dtype, task)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from autoq.data import GivenImages
@@ -13,7 +14,9 @@ from autoq.errors import ArgumentTypeError
 from autoq.events import Progress, ignore
 from autoq.models import LoadedModel, describe_module, load_model
 from autoq.models.loaded import Preprocess, make_transform
+from autoq.recipe import Recipe
 from autoq.runs.session import Session
+from autoq.tasks import CLASSIFICATION, BaseTask
 
 ModelInput = str | nn.Module
 """A name as the command line takes it, or a module in evaluation mode."""
@@ -38,14 +41,24 @@ class ModelOptions:
     pretrained: bool = True
     device: str = "auto"
 
+    def for_recipe(self, recipe: Recipe) -> ModelOptions:
+        """The same, the model fed as it was when the recipe was made if nothing else is said."""
+        size = recipe.model.input_size
+        if size is None or self.example_input is not None or self.preprocess is not None:
+            return self
+        return replace(self, example_input=torch.zeros(1, *size))
 
-def open_model(model: ModelInput, options: ModelOptions, images: object = None) -> Session:
+
+def open_model(
+    model: ModelInput, options: ModelOptions, images: object = None, task: BaseTask = CLASSIFICATION
+) -> Session:
     """Load a model if it is named, and trace it.
 
     Args:
         model: a name, or a module, which is not changed.
         options: how it is fed.
         images: what it will be fed with; tells the size of its input where nothing else does.
+        task: what its output means.
 
     Raises:
         ArgumentTypeError: the model is neither a name nor a module.
@@ -54,8 +67,8 @@ def open_model(model: ModelInput, options: ModelOptions, images: object = None) 
     """
     if isinstance(model, str):
         if options.preprocess is None and options.label_names is None:
-            return Session.open(model, options.pretrained, options.device)
-        return Session.of(_with_options(load_model(model, options.pretrained), options), options.device)
+            return Session.open(model, options.pretrained, options.device, task)
+        return Session.of(_with_options(load_model(model, options.pretrained), options), options.device, task)
     if not isinstance(model, nn.Module):
         raise ArgumentTypeError(f"model is a torch.nn.Module or a name, not {type(model).__name__}")
     example = options.example_input
@@ -64,7 +77,7 @@ def open_model(model: ModelInput, options: ModelOptions, images: object = None) 
     loaded = describe_module(
         model, preprocess=options.preprocess, example_input=example, label_names=options.label_names
     )
-    return Session.of(loaded, options.device)
+    return Session.of(loaded, options.device, task)
 
 
 def example_of(images: object) -> Tensor | None:

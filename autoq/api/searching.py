@@ -36,7 +36,6 @@ def search(
     sampler: str = "progressive",
     proxy: str = "kl",
     sensitivity: str = "fisher",
-    task: str = "classification",
     reconstruct: bool = False,
     reconstruct_iterations: int | None = None,
     reconstruct_images: int = 1024,
@@ -59,9 +58,9 @@ def search(
         model: a ``torch.nn.Module`` in evaluation mode, which takes one tensor and returns a tensor, a tuple, a dict or
             a dataclass; or a name: of timm, ``hf-hub:OWNER/NAME``, ``local-dir:PATH``, ``hf-dir:PATH``,
             ``python:package.module:function`` or ``vit_digits``.
-        images: a few hundred unlabelled images to calibrate and score on: a tensor (N, C, H, W), normalised as
-            the model takes it; a data set, a ``DataLoader`` or any iterable of batches (labels are ignored; dictionaries with
-            ``pixel_values`` are understood); or a name: an image folder, a tar of one, ``digits``, ``hfds/NAME``.
+        images: a few hundred unlabelled images to calibrate and score on: a tensor (N, C, H, W), normalised as the
+            model takes it; a data set, a ``DataLoader`` or any iterable of batches (labels are ignored, dictionaries
+            with ``pixel_values`` understood); or a name: an image folder, a tar of one, ``digits``, ``hfds/NAME``.
         budget_bops: bit operations per image: ``"w4a4"`` (what uniform 4/4 costs this model), ``"60%"`` (of uniform
             8/8), ``"12.5G"``, or a number.
         labelled: labelled images that calibration never sees, to measure accuracy on: (images, labels), a data set or
@@ -75,7 +74,6 @@ def search(
         sampler: how recipes are proposed.
         proxy: the loss that is minimised.
         sensitivity: the proxy by which options are measured alone.
-        task: what the outputs mean: ``"classification"`` or ``"dense"``.
         reconstruct: train rounding and scales of the best recipe and the knee afterwards.
         reconstruct_iterations: training steps of each block.
         reconstruct_images: images of ``images`` to learn from, at most.
@@ -115,7 +113,6 @@ def search(
         "sampler": sampler,
         "proxy": proxy,
         "sensitivity": sensitivity,
-        # "task": task,
         "reconstruct": reconstruct,
         "reconstruct_iterations": reconstruct_iterations,
         "reconstruct_images": reconstruct_images,

@@ -17,7 +17,7 @@ from autoq.calibration.transforms.reparameterization import ChannelFactors, obse
 from autoq.errors import ModelError, RecipeError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import TracedModel, trace
-from autoq.models import LoadedModel, dtype_of, load_model
+from autoq.models import IN_MEMORY, LoadedModel, dtype_of, load_model
 from autoq.recipe import CalibrationReference, ModelReference, Recipe, SiteConfig
 from autoq.runs.images import CalibrationImages, ImageReader, LabelledImages
 from autoq.scoring.evaluator import choose_batch_size
@@ -105,8 +105,11 @@ class Session:
     @property
     def reference(self) -> ModelReference:
         """How a recipe names this model."""
-        sha256 = self.loaded.weights_sha256
-        return ModelReference(name=self.loaded.name, weights_sha256=sha256, pretrained=self.pretrained)
+        loaded = self.loaded
+        size = loaded.input_size if loaded.name.startswith(IN_MEMORY) else None
+        return ModelReference(
+            name=loaded.name, weights_sha256=loaded.weights_sha256, pretrained=self.pretrained, input_size=size
+        )
 
     def check(self, recipe: Recipe) -> None:
         """Refuse a recipe that was made for another model.

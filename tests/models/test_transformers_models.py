@@ -59,7 +59,7 @@ def test_random_weights_are_the_same_each_time(folder: Path) -> None:
 def test_folders_of_another_kind_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="Did you mean 'vit'"):
         load_model(f"hf-dir:{folder.parent}/vti")
-    with pytest.raises(ModelError, match="has no config.json"):
+    with pytest.raises(ModelError, match=r"has no config\.json"):
         load_model(f"hf-dir:{tmp_path}")
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_tiny_patch16_224"}))
     with pytest.raises(ModelError, match="write 'local-dir:"):

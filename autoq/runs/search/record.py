@@ -8,13 +8,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autoq.version import __version__
 from autoq.cost import model_cost, uniform_bops
 from autoq.recipe import ModelReference, ScoreRecord
 from autoq.runs.directory import BaseSettingsRecord
 from autoq.runs.search.settings import RECONSTRUCTION_SETTINGS, SearchSettings
 from autoq.runs.session import Session
 from autoq.tasks import Accuracy
+from autoq.version import __version__
 
 
 class SiteEntry(BaseModel):
