@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from autoq.errors import RecipeError, RunDirectoryError
-from autoq.export import export_recipe
+from autoq.export import ExportSource, export_recipe
 from autoq.files import sha256_hex
 from autoq.recipe import ModelReference, Recipe, ReconstructionReference
+from tests.export.sources import no_module
 
 WEIGHTS = b"learned"
 
@@ -40,7 +41,7 @@ def names(folder: Path) -> list[str]:
 def test_both_files_take_the_name(folder: Path, tmp_path: Path) -> None:
     recipe, path = make_recipe(), tmp_path / "to" / "mine.json"
     for _ in range(2):
-        export_recipe(recipe, folder, path)
+        export_recipe(ExportSource(recipe.located(folder), no_module), path)
         assert names(tmp_path / "to") == ["mine.json", "mine.safetensors"]
     written = Recipe.load(path)
     assert written.reconstruction is not None
@@ -54,23 +55,23 @@ def test_both_files_take_the_name(folder: Path, tmp_path: Path) -> None:
 
 def test_one_export_replaces_another(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "to" / "mine.json"
-    export_recipe(make_recipe(), folder, path)
+    export_recipe(ExportSource(make_recipe().located(folder), no_module), path)
     (folder / "recipe.safetensors").write_bytes(b"more")
-    export_recipe(make_recipe(b"more"), folder, path)
+    export_recipe(ExportSource(make_recipe(b"more").located(folder), no_module), path)
     assert path.with_suffix(".safetensors").read_bytes() == b"more"
 
 
 def test_weights_of_something_else_are_not_overwritten(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "to" / "model.safetensors").write_bytes(b"a model")
     with pytest.raises(RunDirectoryError, match=r"model\.safetensors.*choose another name"):
-        export_recipe(make_recipe(), folder, tmp_path / "to" / "model.json")
+        export_recipe(ExportSource(make_recipe().located(folder), no_module), tmp_path / "to" / "model.json")
     assert names(tmp_path / "to") == ["model.safetensors"]
     assert (tmp_path / "to" / "model.safetensors").read_bytes() == b"a model"
 
 
 def test_the_recipe_cannot_have_the_name_of_its_weights(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"name the recipe mine\.json"):
-        export_recipe(make_recipe(), folder, tmp_path / "to" / "mine.safetensors")
+        export_recipe(ExportSource(make_recipe().located(folder), no_module), tmp_path / "to" / "mine.safetensors")
     assert names(tmp_path / "to") == []
 
 
@@ -78,14 +79,14 @@ def test_the_recipe_cannot_have_the_name_of_its_weights(folder: Path, tmp_path: 
 def test_missing_and_other_weights_are_refused(folder: Path, tmp_path: Path, damage: Any) -> None:
     damage(folder / "recipe.safetensors")
     with pytest.raises(RecipeError, match=r"recipe\.safetensors.*reconstruct the recipe again"):
-        export_recipe(make_recipe(), folder, tmp_path / "to" / "mine.json")
+        export_recipe(ExportSource(make_recipe().located(folder), no_module), tmp_path / "to" / "mine.json")
     assert names(tmp_path / "to") == []
 
 
 def test_neither_file_is_written_if_one_cannot_be(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="absent"):
-        export_recipe(make_recipe(), folder, tmp_path / "absent" / "mine.json")
+        export_recipe(ExportSource(make_recipe().located(folder), no_module), tmp_path / "absent" / "mine.json")
     (tmp_path / "to" / "mine.json").mkdir()
     with pytest.raises(OSError, match=r"mine\.json"):
-        export_recipe(make_recipe(), folder, tmp_path / "to" / "mine.json")
+        export_recipe(ExportSource(make_recipe().located(folder), no_module), tmp_path / "to" / "mine.json")
     assert names(tmp_path / "to") == ["mine.json"]
