@@ -8,6 +8,7 @@
 ``search``           find the recipe that loses least within a budget, and the front around it
 ``quantize``         make the quantized module of a recipe or of a published method
 ``evaluate``         measure a quantized module or a recipe: discrepancy, accuracy, cost
+``reconstruct``      train the rounding and the scales of a recipe on unlabelled images
 ``export``           write a recipe in another format
 ``sites``            list what of a model can be quantized
 ``load_recipe``      read a recipe
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from autoq.api.applying import export, quantize
     from autoq.api.evaluating import Evaluation, evaluate
     from autoq.api.inspecting import load_recipe, sites
+    from autoq.api.reconstructing import reconstruct
     from autoq.api.result import SearchResult
     from autoq.api.searching import search
     from autoq.recipe import Recipe
@@ -48,6 +50,7 @@ _HOMES = {
     "export": "autoq.api.applying",
     "load_recipe": "autoq.api.inspecting",
     "quantize": "autoq.api.applying",
+    "reconstruct": "autoq.api.reconstructing",
     "search": "autoq.api.searching",
     "sites": "autoq.api.inspecting",
 }
@@ -64,6 +67,7 @@ __all__ = [
     "export",
     "load_recipe",
     "quantize",
+    "reconstruct",
     "search",
     "sites",
 ]
