@@ -17,14 +17,17 @@ KL_FLOOR_NATS = 1e-9
 
 
 def log10_kl(kl_nats: float) -> float:
-    """Log10 of a KL, floored at ``KL_FLOOR_NATS`` (rounding may make a mean KL slightly negative)."""
+    """Take the log10 of a KL, floored at ``KL_FLOOR_NATS`` (rounding may make a mean KL slightly negative)."""
     return math.log10(max(kl_nats, KL_FLOOR_NATS))
 
 
 def non_dominated(points: Sequence[Point]) -> list[int]:
-    """Indices of the points that no other point beats or equals in both objectives, by ascending BOPs.
+    """Find the points that no other point beats or equals in both objectives: their indices by ascending BOPs.
 
     Of equal points the first is kept. Points with a NaN or an infinity are never on the front. O(n log n).
+
+    >>> non_dominated([(3e9, 0.1), (1e9, 0.5), (2e9, 0.7)])
+    [1, 0]
     """
     finite = [i for i, (bops, kl) in enumerate(points) if math.isfinite(bops) and math.isfinite(kl)]
     front: list[int] = []
@@ -37,11 +40,14 @@ def non_dominated(points: Sequence[Point]) -> list[int]:
 
 
 def hypervolume(points: Sequence[Point], reference: Point) -> float:
-    """Area of (BOPs, log10 KL) that ``points`` dominate and that lies below ``reference``, in BOPs × decades.
+    """Measure the area of (BOPs, log10 KL) that ``points`` dominate below ``reference``, in BOPs × decades.
 
     Args:
         points: any points; dominated ones and those beyond the reference add nothing.
         reference: BOPs of uniform 8/8 and KL of the worst uniform point in the space; state it beside the figure.
+
+    >>> hypervolume([(1.0, 0.01), (2.0, 0.001)], reference=(3.0, 0.1))
+    3.0
     """
     limit, ceiling = reference[0], log10_kl(reference[1])
     area = 0.0
@@ -54,7 +60,7 @@ def hypervolume(points: Sequence[Point], reference: Point) -> float:
 
 
 def knee(points: Sequence[Point]) -> int:
-    """Index of the point after which more BOPs buy less.
+    """Find the index of the point after which more BOPs buy less.
 
     The front is scaled to the unit square in (BOPs, log10 KL); the knee is its point farthest below the straight line
     from the cheapest to the most faithful one. Where none lies below that line (one or two points, a concave front) it
@@ -62,6 +68,9 @@ def knee(points: Sequence[Point]) -> int:
 
     Raises:
         ValueError: there is no finite point.
+
+    >>> knee([(1.0, 1.0), (2.0, 0.01), (10.0, 0.001)])
+    1
     """
     front = non_dominated(points)
     if not front:
@@ -82,9 +91,12 @@ def knee(points: Sequence[Point]) -> int:
 
 
 def best_within(points: Sequence[Point], budget_bops: float) -> int | None:
-    """Index of the point with the least KL at no more than ``budget_bops``, or None if all cost more.
+    """Find the index of the point with the least KL at no more than ``budget_bops``; None if all cost more.
 
     Of equal KL the cheaper, then the first.
+
+    >>> best_within([(3e9, 0.1), (1e9, 0.5)], budget_bops=2e9)
+    1
     """
     affordable = [index for index in non_dominated(points) if points[index][0] <= budget_bops]
     return affordable[-1] if affordable else None

@@ -131,7 +131,7 @@ class TrialStore:
         return self._study
 
     def load_trials(self) -> list[FrozenTrial]:
-        """All trials in the order in which they were written; not copied, not to be changed."""
+        """Return all trials in the order in which they were written; not copied, not to be changed."""
         return self._study.get_trials(deepcopy=False)
 
     def append(self, trial: FrozenTrial) -> int:
@@ -155,7 +155,7 @@ class TrialStore:
 
 
 def load_trials(path: str | os.PathLike[str], study_name: str) -> list[FrozenTrial]:
-    """The trials of a study that another process may be writing; nothing is created, locked or repaired.
+    """Read the trials of a study that another process may be writing; nothing is created, locked or repaired.
 
     Raises:
         RunDirectoryError: there is no such journal or study, or the journal is damaged.

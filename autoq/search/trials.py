@@ -1,4 +1,4 @@
-"""Trials of a study as people meet them: read back, named, chosen for the front."""
+"""Trials of a study read back: their names, costs and scores, and those of the front."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ class EvaluatedTrial:
 
 
 def evaluated_trials(trials: Sequence[FrozenTrial]) -> list[EvaluatedTrial]:
-    """The completed trials of a study whose recipes were evaluated, in order."""
+    """Read the completed trials of a study whose recipes were evaluated, in order."""
     return [EvaluatedTrial.of(t) for t in trials if t.state == TrialState.COMPLETE and "score" in t.user_attrs]
 
 
 def shown_trials(trials: list[EvaluatedTrial], budget_bops: int) -> tuple[list[EvaluatedTrial], list[EvaluatedTrial]]:
-    """The front within the budget, cheapest first, and the uniform points, which are shown beside it."""
+    """Find the front within the budget, cheapest first, and the uniform points, which are shown beside it."""
     affordable = [trial for trial in trials if trial.cost.bops <= budget_bops]
     front = [affordable[i] for i in non_dominated([(t.cost.bops, t.score.kl_nats) for t in affordable])]
     return front, [trial for trial in trials if trial.origin == UNIFORM]
 
 
 def evenly_spread(front: list[EvaluatedTrial], most: int) -> list[EvaluatedTrial]:
-    """At most ``most`` of a front, the ends among them: the last one is the best within the budget."""
+    """Choose at most ``most`` of a front, the ends among them: the last one is the best within the budget."""
     if len(front) <= most:
         return front
     step = (len(front) - 1) / max(1, most - 1)
@@ -71,6 +71,6 @@ def evenly_spread(front: list[EvaluatedTrial], most: int) -> list[EvaluatedTrial
 
 
 def best_trial(front: list[EvaluatedTrial], budget_bops: int) -> EvaluatedTrial | None:
-    """The least discrepancy within the budget."""
+    """Find the trial of least discrepancy within the budget; None if all cost more."""
     index = best_within([(trial.cost.bops, trial.score.kl_nats) for trial in front], budget_bops)
     return None if index is None else front[index]

@@ -7,7 +7,6 @@ combinations of the options of a site's operands.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from autoq.cost import site_cost
 from autoq.errors import BudgetError, NonFiniteError, SpaceError
 from autoq.graph.sites import Site
 from autoq.recipe import OperandConfig, SiteConfig
+from autoq.search.allocation.combinations import site_bops, site_combinations
 from autoq.search.allocation.knapsack import FloatArray, IntArray
 from autoq.search.allocation.tied_knapsack import TiedKnapsack
 from autoq.search.space import OperandPlan, ResolvedSpace
@@ -31,29 +30,6 @@ that is unusable."""
 
 Table = Sequence[FloatArray]
 """For each operand of ``AllocationProblem.operands`` (options,): the losses of its ``AllocationProblem.options``."""
-
-
-@dataclass(frozen=True, eq=False)
-class SiteCombinations:
-    """The combinations of options that the operands of one site can have.
-
-    Attributes:
-        site: its name.
-        assignments: for each combination, values of the decisions that touch the site: a part of an assignment.
-        configs: for each combination, the site's canonical operand configurations.
-        bops: (combinations,) cost of the site, group overhead included; 0 for LayerNorm and softmax.
-        options: (combinations, operands) for each quantized operand, in the order of the space's plans, the number of
-            its option.
-        ties: (combinations, tied decisions) the choice that a combination takes of each of ``AllocationProblem.tied``;
-            −1 for those that do not touch the site.
-    """
-
-    site: str
-    assignments: tuple[Mapping[str, Any], ...]
-    configs: tuple[SiteConfig, ...]
-    bops: IntArray
-    options: IntArray
-    ties: IntArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +49,6 @@ class Allocation:
     loss: float
     bops: int
     optimal: bool
-
-
-_Partial = tuple[dict[str, Any], tuple[int, ...]]
-"""A part of an assignment, and the numbers of the options that it gives to operands."""
 
 
 class AllocationProblem:
@@ -101,57 +73,16 @@ class AllocationProblem:
         plans: dict[str, list[OperandPlan]] = {}
         for plan in space.plans:
             plans.setdefault(plan.site, []).append(plan)
-        self.sites = tuple(self._combinations(site, plans[site.name]) for site in sites if site.name in plans)
-        self.fixed_bops = sum(_site_bops(site, {}) for site in sites if site.name not in plans)
+        self.sites = tuple(
+            site_combinations(site, plans[site.name], space, self.tied) for site in sites if site.name in plans
+        )
+        self.fixed_bops = sum(site_bops(site, {}) for site in sites if site.name not in plans)
         position = {operand: index for index, operand in enumerate(self.operands)}
         self._columns = [[position[site.site, p.operand.name] for p in plans[site.site]] for site in self.sites]
         self._index = [
             {_key(ties, configs): number for number, (ties, configs) in enumerate(zip(s.ties, s.configs, strict=True))}
             for s in self.sites
         ]
-
-    def _combinations(self, site: Site, plans: list[OperandPlan]) -> SiteCombinations:
-        """List the combinations of a site: those with the same options are one, unless a tie tells them apart."""
-        merged: list[_Partial] = [({}, ())]
-        for plan in plans:
-            merged = [
-                (assigned | partial, (*numbers, *number))
-                for (assigned, numbers), (partial, number) in itertools.product(merged, self._operand_options(plan))
-                if all(assigned.get(name, value) == value for name, value in partial.items())
-            ]
-        distinct: dict[Any, _Partial] = {}
-        for assigned, numbers in merged:
-            distinct.setdefault((numbers, *(assigned.get(name) for name in self.tied)), (assigned, numbers))
-        listed = [self.space.options_for(plan.site, plan.operand.name) for plan in plans]
-        names = [plan.operand.name for plan in plans]
-        configs = [
-            dict(zip(names, (options[number] for options, number in zip(listed, numbers, strict=True)), strict=True))
-            for _, numbers in distinct.values()
-        ]
-        ties = [
-            [self._decisions[name].choices.index(assigned[name]) if name in assigned else -1 for name in self.tied]
-            for assigned, _ in distinct.values()
-        ]
-        return SiteCombinations(
-            site.name,
-            tuple(assigned for assigned, _ in distinct.values()),
-            tuple(configs),
-            np.array([_site_bops(site, config) for config in configs], dtype=np.int64),
-            np.array([numbers for _, numbers in distinct.values()], dtype=np.int64),
-            np.array(ties, dtype=np.int64).reshape(len(distinct), len(self.tied)),
-        )
-
-    def _operand_options(self, plan: OperandPlan) -> list[_Partial]:
-        """List the ways to give an operand one of its options that differ in the option or in a shared decision."""
-        numbers = {config: number for number, config in enumerate(self.space.options_for(plan.site, plan.operand.name))}
-        names = [name for name, _ in plan.sources if name is not None]
-        shared = [name for name in names if len(self._decisions[name].targets) > 1]
-        ways: dict[Any, _Partial] = {}
-        for values in itertools.product(*(self._decisions[name].choices for name in names)):
-            assigned = dict(zip(names, values, strict=True))
-            number = numbers[plan.config(assigned)]
-            ways.setdefault((number, *(assigned[name] for name in shared)), (assigned, (number,)))
-        return list(ways.values())
 
     @cached_property
     def minimum_bops(self) -> int:
@@ -293,10 +224,3 @@ class AllocationProblem:
 
 def _key(ties: IntArray, configs: SiteConfig) -> tuple[Any, ...]:
     return ties.tobytes(), *configs.values()
-
-
-def _site_bops(site: Site, config: SiteConfig) -> int:
-    if not site.macs:
-        return 0
-    cost = site_cost(site, config)
-    return cost.bops + cost.group_bops

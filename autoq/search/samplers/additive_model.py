@@ -159,11 +159,6 @@ def model_from_study(space: Mapping[str, CategoricalDistribution], trials: Seque
     beyond = np.arange(widest) >= np.diff(parameters.starts)[:, None]  # (parameters, most choices)
     cost = np.where(beyond, np.inf, per_option[operand_option])
     feasible = np.array([max(trial.constraints.values(), default=0.0) <= 0 for trial in trials])
-
-    def scales(logarithms: FloatArray) -> Scales:
-        spread = float(np.clip(np.std(logarithms), 0.1, 10.0))
-        return Scales(operand=0.0, option=2 * spread * np.sqrt(count), local=0.3 * spread, nugget=0.02 * spread)
-
     return AdditiveModel(
         cost=cost,
         fixed_cost=fixed,
@@ -177,8 +172,14 @@ def model_from_study(space: Mapping[str, CategoricalDistribution], trials: Seque
         encode=parameters.encode,
         decode=parameters.decode,
         allocate=None,
-        scales=scales,
+        scales=lambda logarithms: _study_scales(logarithms, count),
     )
+
+
+def _study_scales(logarithms: FloatArray, parameters: int) -> Scales:
+    """Choose scales in proportion to the spread of the losses that were found."""
+    spread = float(np.clip(np.std(logarithms), 0.1, 10.0))
+    return Scales(operand=0.0, option=2 * spread * np.sqrt(parameters), local=0.3 * spread, nugget=0.02 * spread)
 
 
 class _Parameters:

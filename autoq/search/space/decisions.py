@@ -39,7 +39,7 @@ class Decision:
 
 
 class OptionTable:
-    """Every combination of field choices of one kind of operand, and the configuration that each one means.
+    """The options of one kind of operand: every tuple of field values, and the configuration that each one means.
 
     Attributes:
         choices: field to all its choices, for all of ``CONFIG_FIELDS``.
@@ -48,7 +48,7 @@ class OptionTable:
     """
 
     def __init__(self, choices: Mapping[str, tuple[Any, ...]], operand: Operand) -> None:
-        """Work out every combination for ``operand``."""
+        """Find the configuration of every tuple of values for ``operand``."""
         self.choices = dict(choices)
         self.configs = {
             values: canonical(_config(values), operand)
@@ -65,7 +65,7 @@ class OptionTable:
 
     @cached_property
     def values_of(self) -> dict[OperandConfig, list[tuple[Any, ...]]]:
-        """Canonical configuration to the combinations that mean it."""
+        """Canonical configuration to the tuples of values that mean it."""
         inverse: dict[OperandConfig, list[tuple[Any, ...]]] = {}
         for values, config in self.configs.items():
             inverse.setdefault(config, []).append(values)
@@ -96,7 +96,7 @@ class OperandPlan:
     sources: tuple[tuple[str | None, Any], ...]
 
     def config(self, assignment: Assignment) -> OperandConfig:
-        """The operand's configuration under ``assignment``."""
+        """Look up the operand's configuration under ``assignment``."""
         return self.table.configs[tuple(fixed if name is None else assignment[name] for name, fixed in self.sources)]
 
 
@@ -120,11 +120,11 @@ class ResolvedSpace:
         return sum(math.log10(len(decision.choices)) for decision in self.decisions)
 
     def options_for(self, site: str, operand: str) -> tuple[OperandConfig, ...]:
-        """Every configuration that this operand can get; none if it stays in floating point."""
+        """List the options of this operand, in canonical form; none if it stays in floating point."""
         return self._options.get((site, operand), ())
 
     def sites_for(self, assignment: Assignment) -> dict[str, SiteConfig]:
-        """The recipe that ``assignment`` makes, in canonical form.
+        """Make the recipe of an assignment, in canonical form.
 
         Raises:
             SpaceError: a decision is missing or unknown, or gets a value that it does not offer.
@@ -136,7 +136,7 @@ class ResolvedSpace:
         return sites
 
     def assignment_for(self, sites: Mapping[str, SiteConfig]) -> dict[str, Any]:
-        """An assignment that makes the recipe ``sites``: how a recipe becomes a trial.
+        """Find an assignment that makes the recipe ``sites``: how a recipe becomes a trial.
 
         Raises:
             SpaceError: the space cannot make this recipe.
@@ -169,7 +169,7 @@ class ResolvedSpace:
         return {decision.name: taken[decision.name] for decision in self.decisions}
 
     def uniform_assignment(self, bits: int, groups: int = 1) -> dict[str, Any]:
-        """Every decision at the choice nearest to ``bits`` or ``groups``; fitted log bases, first choices elsewhere."""
+        """Take the choice nearest to ``bits`` or ``groups`` everywhere; fitted log bases, first choices elsewhere."""
         assignment: dict[str, Any] = {}
         for decision in self.decisions:
             match decision.field:
@@ -204,7 +204,7 @@ class ResolvedSpace:
         return points
 
     def cheapest(self) -> dict[str, SiteConfig]:
-        """The recipe with the least bits and the fewest groups everywhere."""
+        """Make the recipe with the least bits and the fewest groups everywhere."""
         assignment = self.uniform_assignment(0, 0)
         plans = {(plan.site, plan.operand.name): plan for plan in self.plans}
         # A scheme or granularity may come with more groups than another.
@@ -243,7 +243,7 @@ def _nearest(choices: tuple[int, ...], wanted: int) -> int:
 
 
 def _label(sites: Mapping[str, SiteConfig]) -> str:
-    """``w4a4``: the commonest bits of weights and of activations."""
+    """Name a recipe by the commonest bits of its weights and of its activations: ``w4a4``."""
     common = []
     for letter, is_weight in (("w", True), ("a", False)):
         bits = Counter(

@@ -1,4 +1,4 @@
-"""What a value in a search space may be: pydantic types that take a scalar or a list and give a tuple of choices."""
+"""Types of the values in a search space: pydantic types that take a scalar or a list and give a tuple of choices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG_FIELDS = ("scheme", "bits", "granularity", "symmetric", "groups", "log_ba
 
 
 def _one_or_many(check: Callable[[Any], Any]) -> BeforeValidator:
-    """A validator that takes a scalar or a list, applies ``check`` to each value and gives a tuple."""
+    """Make a validator that takes a scalar or a list, applies ``check`` to each value and gives a tuple."""
 
     def validate(value: Any) -> tuple[Any, ...]:
         values = value if isinstance(value, (list, tuple)) else [value]

@@ -1,4 +1,4 @@
-"""Bring a proposal under the budget before it is evaluated: its cost is known in advance, its discrepancy is not."""
+"""Repair of proposals: they are brought under the budget before they are evaluated, as their cost is known."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BudgetRepair:
         self._others = [decision for decision in space.decisions if decision.field not in ("bits", "groups")]
 
     def __call__(self, assignment: Mapping[str, Any], rng: random.Random) -> dict[str, Any]:
-        """An assignment within the budget, unchanged if it already is; the cheapest one if none is."""
+        """Make an assignment cheaper until it is within the budget; the cheapest one if none is."""
         repaired = dict(assignment)
         costs = {name: self._site_bops(name, repaired) for name in self._sites}
         total = sum(costs.values())

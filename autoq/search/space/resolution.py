@@ -124,7 +124,7 @@ def _warn_of_unused(space: SearchSpace, sites: Sequence[Site], used: set[int]) -
 
 
 def _group(space: SearchSpace, quantized: Quantized) -> dict[str, list[tuple[str, str, str, OptionTable]]]:
-    """Decision name to the (site, operand, field, options) that it decides, ties applied."""
+    """Group what is open by decision, ties applied: name to the (site, operand, field, options) that it sets."""
     groups: dict[str, list[tuple[str, str, str, OptionTable]]] = {}
     used: set[int] = set()
     for site, operand, table in quantized:
