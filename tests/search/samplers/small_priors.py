@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import optuna
 from numpy.typing import NDArray
+from optuna.samplers import BaseSampler
+from optuna.trial import Trial
 
 from autoq.search.allocation.problem import AllocationProblem
 from autoq.search.samplers import AllocationPrior
@@ -75,3 +78,20 @@ def random_combinations(problem: AllocationProblem, rng: np.random.Generator, co
     decisions = problem.space.decisions
     drawn = [{d.name: d.choices[rng.integers(len(d.choices))] for d in decisions} for _ in range(count)]
     return np.array([problem.combinations_of(assignment) for assignment in drawn])
+
+
+def proposals(sampler: BaseSampler, prior: AllocationPrior, trials: int) -> list[NDArray[np.int64]]:
+    """What is proposed in a plain study."""
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler)
+    problem = prior.problem
+    sites = problem.site_losses(prior.table)
+    factor = np.exp(np.random.default_rng(9).normal(size=len(sites)))
+
+    def objective(trial: Trial) -> tuple[float, float]:
+        params = {d.name: trial.suggest_categorical(d.name, d.choices) for d in problem.space.decisions}
+        combinations = problem.combinations_of(params)
+        loss = sum(f * min(x[o], 9.0) for f, x, o in zip(factor, sites, combinations, strict=True))
+        return problem.bops(combinations), float(loss)
+
+    study.optimize(objective, n_trials=trials)
+    return [problem.combinations_of(trial.params) for trial in study.trials]
