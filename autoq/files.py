@@ -66,7 +66,7 @@ def make_writable(directory: str | os.PathLike[str]) -> None:
 
 
 def sha256_hex(chunks: Iterable[bytes]) -> str:
-    """Hex SHA-256 of the concatenation of ``chunks``."""
+    """Return the hexadecimal SHA-256 of the concatenation of ``chunks``."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)

@@ -113,7 +113,9 @@ def main() -> None:
     evaluator = Evaluator(session.model, bank, images.tensor)
     started = time.perf_counter()
     path = arguments.folder / f"{arguments.sensitivity}.csv"
-    table = measure_into(path, options, evaluator, bank, images.tensor, arguments.sensitivity)
+    table = measure_into(
+        path, options, evaluator=evaluator, bank=bank, images=images.tensor, proxy=arguments.sensitivity
+    )
     sensitivity_seconds = time.perf_counter() - started
     _print(f"calibrated in {calibration_seconds:.0f} s, sensitivities in {sensitivity_seconds:.0f} s")
     budgets = {n: round(share * uniform_bops(sites, bits, bits)) for n, (bits, share) in BUDGETS.items()}

@@ -48,7 +48,7 @@ class MethodOptions:
     on_disk: bool | None = None
 
     def given(self) -> dict[str, object]:
-        """The options that are set."""
+        """Return the options that are set, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -89,15 +89,15 @@ class BaseMethod(ABC):
                 raise MethodError(f"{self.name}: {name} {value!r} is not one of {', '.join(map(str, allowed))}")
 
     def settings(self, seed: int) -> CalibrationSettings:
-        """How parameters are chosen."""
+        """Return how quantizer parameters are chosen."""
         return CalibrationSettings(observer="min_max", seed=seed)
 
     def reparameterized(self, traced: TracedModel, bits: BitWidths) -> dict[str, int]:  # noqa: ARG002
-        """LayerNorm sites that are rescaled channel by channel, and the bits of the quantizers that they feed."""
+        """Return the LayerNorm sites that are rescaled channel by channel, and the bits of the quantizers they feed."""
         return {}
 
     def sites(self, traced: TracedModel, bits: BitWidths) -> dict[str, SiteConfig]:
-        """The configuration of every operand of a model."""
+        """Return the configuration of every operand of a model, by site."""
         first = next((site.name for site in traced.sites if any(o.is_weight for o in site.operands)), None)
         configured: dict[str, SiteConfig] = {}
         for site in traced.sites:
@@ -112,7 +112,7 @@ class BaseMethod(ABC):
         return configured
 
     def reconstruction_settings(self, seed: int) -> ReconstructionSettings | None:
-        """How blocks are reconstructed, if they are."""
+        """Return how blocks are reconstructed, if they are."""
         if self.reconstruction is None:
             return None
         names = ("iterations", "importance", "bfloat16")
@@ -120,38 +120,38 @@ class BaseMethod(ABC):
         return replace(self.reconstruction, seed=seed, **changed)  # type: ignore[arg-type]
 
     def mlp_settings(self, seed: int) -> MlpSettings | None:
-        """How MLPs with ReLU are trained, if they are."""
+        """Return how MLPs with ReLU are trained, if they are."""
         if self.mlp_reconstruction is None or self.options.mlp is False:
             return None
         iterations = self.options.iterations or self.mlp_reconstruction.iterations
         return replace(self.mlp_reconstruction, seed=seed, iterations=iterations)
 
     def weight(self, bits: int) -> OperandConfig:
-        """Weights: one scale for each output channel."""
+        """Configure weights: one scale for each output channel."""
         return OperandConfig(scheme="uniform", bits=bits, granularity="channel", symmetric=True)
 
     def layer_input(self, bits: int) -> OperandConfig:
-        """Inputs of linear layers and convolutions: one range."""
+        """Configure inputs of linear layers and convolutions: one range."""
         return OperandConfig(scheme="uniform", bits=bits)
 
     def gelu_output(self, bits: int) -> OperandConfig:
-        """Inputs of layers after GELU; like other inputs unless overridden."""
+        """Configure inputs of layers after GELU; like other inputs unless overridden."""
         return self.layer_input(bits)
 
     def attention_operand(self, bits: int) -> OperandConfig:
-        """Queries, keys and values: one range."""
+        """Configure queries, keys and values: one range."""
         return OperandConfig(scheme="uniform", bits=bits)
 
     def attention_map(self, bits: int) -> OperandConfig:
-        """Softmax outputs."""
+        """Configure softmax outputs."""
         return OperandConfig(scheme="uniform", bits=bits)
 
     def norm_input(self, bits: int) -> OperandConfig | None:  # noqa: ARG002
-        """Inputs of LayerNorm; in floating point unless overridden."""
+        """Configure inputs of LayerNorm; in floating point unless overridden."""
         return None
 
     def softmax_input(self, bits: int) -> OperandConfig | None:  # noqa: ARG002
-        """Attention scores; in floating point unless overridden."""
+        """Configure attention scores; in floating point unless overridden."""
         return None
 
     def _image(self, bits: BitWidths) -> OperandConfig:

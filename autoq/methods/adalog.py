@@ -19,25 +19,25 @@ class AdaLog(BaseMethod):
     source: ClassVar[str] = "Wu et al., AdaLog, ECCV 2024"
 
     def settings(self, seed: int) -> CalibrationSettings:
-        """Fast progressive combining search (paper, §3.3)."""
+        """Search by fast progressive combining (paper, §3.3)."""
         return CalibrationSettings(observer="fpcs", seed=seed)
 
     def reparameterized(self, traced: TracedModel, bits: BitWidths) -> dict[str, int]:
-        """RepQ-ViT's LayerNorms."""
+        """Rescale the LayerNorms that RepQ-ViT does."""
         return dict.fromkeys(rewritable_norms(traced), bits.activations)
 
     def weight(self, bits: int) -> OperandConfig:
-        """Affine, per output channel."""
+        """Quantize affinely, per output channel."""
         return OperandConfig(scheme="uniform", bits=bits, granularity="channel")
 
     def gelu_output(self, bits: int) -> OperandConfig:
-        """Logarithmic, shifted to be non-negative (paper, §3.2)."""
+        """Quantize logarithmically, shifted to be non-negative (paper, §3.2)."""
         return OperandConfig(scheme="adalog", bits=bits)
 
     def attention_operand(self, bits: int) -> OperandConfig:
-        """Affine, one range a head."""
+        """Quantize affinely, one range a head."""
         return OperandConfig(scheme="uniform", bits=bits, granularity="head")
 
     def attention_map(self, bits: int) -> OperandConfig:
-        """Logarithmic, at scale one."""
+        """Quantize logarithmically, at scale one."""
         return OperandConfig(scheme="adalog", bits=bits)

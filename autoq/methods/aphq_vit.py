@@ -36,17 +36,17 @@ class AphqVit(BaseMethod):
     mlp_reconstruction: ClassVar[MlpSettings | None] = MlpSettings()
 
     def settings(self, seed: int) -> CalibrationSettings:
-        """The start of the reconstruction: bounds of least squared error of each operand alone."""
+        """Start the reconstruction from bounds of least squared error of each operand alone."""
         return CalibrationSettings(observer="mse", seed=seed)
 
     def reparameterized(self, traced: TracedModel, bits: BitWidths) -> dict[str, int]:
-        """RepQ-ViT's LayerNorms."""
+        """Rescale the LayerNorms that RepQ-ViT does."""
         return dict.fromkeys(rewritable_norms(traced), bits.activations)
 
     def weight(self, bits: int) -> OperandConfig:
-        """Affine, per output channel."""
+        """Quantize affinely, per output channel."""
         return OperandConfig(scheme="uniform", bits=bits, granularity="channel")
 
     def attention_operand(self, bits: int) -> OperandConfig:
-        """Affine, one range a head."""
+        """Quantize affinely, one range a head."""
         return OperandConfig(scheme="uniform", bits=bits, granularity="head")

@@ -26,7 +26,7 @@ class BitWidths:
 
     @classmethod
     def parse(cls, text: str) -> BitWidths:
-        """From ``w4a4`` (attention maps like other activations) or ``w8a8s4`` (as papers write 8/8/4).
+        """Read ``w4a4`` (attention maps like other activations) or ``w8a8s4`` (as papers write 8/8/4).
 
         Raises:
             MethodError: the text is something else, or a width is not in 1..16.
@@ -42,6 +42,6 @@ class BitWidths:
         return widths
 
     def __str__(self) -> str:
-        """As :meth:`parse` reads it."""
+        """Write what :meth:`parse` reads."""
         attention = "" if self.attention == self.activations else f"s{self.attention}"
         return f"w{self.weights}a{self.activations}{attention}"

@@ -28,19 +28,19 @@ class FqVit(BaseMethod):
     }
 
     def settings(self, seed: int) -> CalibrationSettings:
-        """Minimum and maximum unless another of the paper's observers is asked for."""
+        """Take minimum and maximum unless another of the paper's observers is asked for."""
         return CalibrationSettings.from_json({"observer": self.options.observer or "min_max", "seed": seed})
 
     def attention_map(self, bits: int) -> OperandConfig:
-        """Powers of two, from integers (paper, §3.4)."""
+        """Quantize to powers of two, from integers (paper, §3.4)."""
         scheme = "uniform" if self.options.lis is False else "log_int_softmax"
         return OperandConfig(scheme=scheme, bits=bits)
 
     def norm_input(self, bits: int) -> OperandConfig:
-        """One range, scaled by a power of two for each channel (paper, §3.3)."""
+        """Scale one range by a power of two for each channel (paper, §3.3)."""
         scheme = "uniform" if self.options.ptf is False else "power_of_two_factor"
         return OperandConfig(scheme=scheme, bits=bits)
 
     def softmax_input(self, bits: int) -> OperandConfig:
-        """One range for all attention scores."""
+        """Use one range for all attention scores."""
         return OperandConfig(scheme="uniform", bits=bits)

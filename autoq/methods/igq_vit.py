@@ -28,22 +28,22 @@ class IgqVit(BaseMethod):
     }
 
     def settings(self, seed: int) -> CalibrationSettings:
-        """Bounds at percentiles of the values, of weights and of a group's members."""
+        """Put bounds at percentiles of the values, of weights and of a group's members."""
         observer = self.options.observer or "percentile"
         return CalibrationSettings.from_json({"observer": observer, "percentile": _PERCENTILE, "seed": seed})
 
     def weight(self, bits: int) -> OperandConfig:
-        """Affine, per output channel."""
+        """Quantize affinely, per output channel."""
         return OperandConfig(scheme="uniform", bits=bits, granularity="channel")
 
     def layer_input(self, bits: int) -> OperandConfig:
-        """Groups of channels."""
+        """Group channels."""
         return OperandConfig(scheme="instance_groups", bits=bits, groups=self.options.groups or _GROUPS)
 
     def attention_operand(self, bits: int) -> OperandConfig:
-        """Affine, one range a head."""
+        """Quantize affinely, one range a head."""
         return OperandConfig(scheme="uniform", bits=bits, granularity="head")
 
     def attention_map(self, bits: int) -> OperandConfig:
-        """Groups of rows (tokens)."""
+        """Group rows (tokens)."""
         return OperandConfig(scheme="instance_groups", bits=bits, groups=self.options.groups or _GROUPS)

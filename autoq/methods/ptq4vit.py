@@ -20,25 +20,25 @@ class Ptq4Vit(BaseMethod):
     source: ClassVar[str] = "Yuan et al., PTQ4ViT, ECCV 2022"
 
     def settings(self, seed: int) -> CalibrationSettings:
-        """Scales by layer output (paper, §3.2)."""
+        """Choose scales by the layer's output (paper, §3.2)."""
         return CalibrationSettings(observer="fpcs", seed=seed)
 
     def weight(self, bits: int) -> OperandConfig:
-        """Symmetric, one range for the layer."""
+        """Quantize symmetrically, one range for the layer."""
         return OperandConfig(scheme="uniform", bits=bits, symmetric=True)
 
     def layer_input(self, bits: int) -> OperandConfig:
-        """Symmetric, one range."""
+        """Quantize symmetrically, one range."""
         return OperandConfig(scheme="uniform", bits=bits, symmetric=True)
 
     def attention_operand(self, bits: int) -> OperandConfig:
-        """Symmetric, one range."""
+        """Quantize symmetrically, one range."""
         return OperandConfig(scheme="uniform", bits=bits, symmetric=True)
 
     def gelu_output(self, bits: int) -> OperandConfig:
-        """A fine range for what is negative, a coarse one for what is positive."""
+        """Use a fine range for what is negative, a coarse one for what is positive."""
         return OperandConfig(scheme="twin_uniform", bits=bits)
 
     def attention_map(self, bits: int) -> OperandConfig:
-        """A fine range for small probabilities, a coarse one for large ones."""
+        """Use a fine range for small probabilities, a coarse one for large ones."""
         return OperandConfig(scheme="twin_uniform", bits=bits)

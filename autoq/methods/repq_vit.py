@@ -19,17 +19,17 @@ class RepqVit(BaseMethod):
     source: ClassVar[str] = "Li et al., RepQ-ViT, ICCV 2023"
 
     def settings(self, seed: int) -> CalibrationSettings:
-        """The best of three percentiles, by squared error, as in the authors' code."""
+        """Take the best of three percentiles, by squared error, as in the authors' code."""
         return CalibrationSettings(observer="best_percentile", seed=seed)
 
     def reparameterized(self, traced: TracedModel, bits: BitWidths) -> dict[str, int]:
-        """Every LayerNorm that feeds linear layers alone (paper, §3.2)."""
+        """Rescale every LayerNorm that feeds linear layers alone (paper, §3.2)."""
         return dict.fromkeys(rewritable_norms(traced), bits.activations)
 
     def weight(self, bits: int) -> OperandConfig:
-        """Affine, per output channel."""
+        """Quantize affinely, per output channel."""
         return OperandConfig(scheme="uniform", bits=bits, granularity="channel")
 
     def attention_map(self, bits: int) -> OperandConfig:
-        """Powers of √2 (paper, §3.3)."""
+        """Quantize to powers of √2 (paper, §3.3)."""
         return OperandConfig(scheme="log_sqrt2", bits=bits)

@@ -1,4 +1,4 @@
-"""What each block has learned, on disk as soon as it is known, so that an interrupted reconstruction can go on."""
+"""Files of what each block has learned, written at once, so that an interrupted reconstruction can go on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BlockReport:
-    """How one block went.
+    """The outcome of one block.
 
     Attributes:
         name: of the block.
@@ -56,7 +56,7 @@ class BlockFolder:
     def read(
         self, block: Block, model: QuantizedModel, before: SolvedOperands
     ) -> tuple[SolvedOperands, BlockReport] | None:
-        """What was learned of a block; None if nothing was, or of something else.
+        """Return what was learned of a block; None if nothing was, or of something else.
 
         Args:
             block: which.

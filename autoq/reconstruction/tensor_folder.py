@@ -18,7 +18,7 @@ _FINGERPRINT = "fingerprint"
 
 @dataclass(frozen=True)
 class Kept:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
         tensors: by name, on the CPU.
@@ -42,7 +42,7 @@ class TensorFolder:
     fingerprint: str
 
     def load(self, name: str) -> Kept | None:
-        """What was kept under a name, or None.
+        """Return what was kept under a name, or None.
 
         Raises:
             RunDirectoryError: the file cannot be read, or was made for something else.

@@ -198,7 +198,16 @@ def finish_recipe(
         reference = Recipe.load(directory.recipe).reconstruction
     else:
         directory.save(identity)
-        _train(calibrated, images, directory, training, names, identity, on_disk, progress)
+        _train(
+            calibrated,
+            images,
+            directory,
+            training=training,
+            blocks=names,
+            identity=identity,
+            on_disk=on_disk,
+            progress=progress,
+        )
         reference = _reference(directory, images, training, names)
     operands = read_operands(directory.operands, session.model).operands
     score = calibrated.score(SolvedSource(session.model, operands), progress)
@@ -213,6 +222,7 @@ def _train(
     calibrated: CalibratedRecipe,
     images: CalibrationImages,
     directory: ReconstructionDirectory,
+    *,
     training: ReconstructionSettings,
     blocks: tuple[str, ...] | None,
     identity: Mapping[str, Any],

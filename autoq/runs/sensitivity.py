@@ -51,7 +51,7 @@ class SensitivitySettings(CalibrationChoices):
 
 @dataclass(frozen=True)
 class SensitivityResult:
-    """What was measured.
+    """The sensitivities of a model.
 
     Attributes:
         out: the directory.
@@ -69,7 +69,7 @@ class SensitivityResult:
 
 
 def make_sensitivity_settings(**values: Any) -> SensitivitySettings:
-    """Validated settings.
+    """Validate settings.
 
     Raises:
         SpaceError: a value is wrong; the message names it.
@@ -130,11 +130,11 @@ def run_sensitivity(
             table = measure_into(
                 directory.path / TABLE,
                 options,
-                evaluator,
-                bank,
-                images.tensor,
-                settings.proxy,
-                progress,
+                evaluator=evaluator,
+                bank=bank,
+                images=images.tensor,
+                proxy=settings.proxy,
+                progress=progress,
                 exhaustive=settings.exhaustive,
             )
             importance = importance_into(directory.path, session, images, progress) if settings.proxy == APH else None
@@ -143,7 +143,7 @@ def run_sensitivity(
 
 
 def options_of_space(resolved: ResolvedSpace) -> list[Option]:
-    """Every option of every operand, in the order of the model's sites."""
+    """List every option of every operand, in the order of the model's sites."""
     return [
         (plan.site, plan.operand.name, config)
         for plan in resolved.plans
@@ -154,15 +154,15 @@ def options_of_space(resolved: ResolvedSpace) -> list[Option]:
 def measure_into(
     path: str | os.PathLike[str],
     options: Sequence[Option],
+    *,
     evaluator: Evaluator,
     bank: Bank,
     images: Tensor,
     proxy: str,
     progress: Progress = ignore,
-    *,
     exhaustive: bool = False,
 ) -> SensitivityTable:
-    """Sensitivities, written to ``path`` as they are measured; what is there already is kept.
+    """Measure sensitivities, written to ``path`` as they are measured; what is there already is kept.
 
     Args:
         path: the table's file; if it exists, it is of the same model, bank and space.
@@ -183,19 +183,19 @@ def measure_into(
     known = SensitivityTable.load(path) if Path(path).exists() else None
     stage_of = evaluator.model.stage_of
     ordered = sorted(options, key=lambda option: stage_of[option[:2]])
+    is_additive = proxy in ADDITIVE
+    if is_additive and known is not None and known.covers(ordered, proxy):
+        return known
 
     def on_progress(done: int, _: int) -> None:
         progress(PhaseAdvanced("sensitivity", done))
 
-    if proxy in ADDITIVE:
-        if known is not None and known.covers(ordered, proxy):
-            return known
-        passes = 2 if proxy == APH else 1  # one for the Hessians, one for the errors
-        progress(PhaseStarted("sensitivity", passes * len(images)))
+    passes = 2 if proxy == APH else 1  # one for the Hessians, one for the errors
+    progress(PhaseStarted("sensitivity", passes * len(images) if is_additive else len(ordered)))
+    if is_additive:
         table = measure_additive_sensitivities(proxy, bank, images, ordered, on_progress, task=evaluator.task)
         table.save(path)
         return table
-    progress(PhaseStarted("sensitivity", len(ordered)))
     return measure_sensitivities(
         evaluator.evaluate,
         LOSSES[proxy],
@@ -212,7 +212,7 @@ def measure_into(
 def importance_into(
     directory: str | os.PathLike[str], session: Session, images: CalibrationImages, progress: Progress = ignore
 ) -> Importance:
-    """Importance of what leaves each block, in two files of a directory; what is there of the same images is kept.
+    """Measure how important what leaves each block is, into two files; what is there of the same images is kept.
 
     Args:
         directory: where ``importance.safetensors`` and ``importance.csv`` are or will be.

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -273,10 +273,11 @@ def test_with_a_bank_and_evaluator_of_ones_own(tmp_path: Path) -> None:
     images = session.calibration_images("digits", IMAGES, 0)
     bank = session.bank(lambda: images, images.sha256, CalibrationSettings())
     evaluator = Evaluator(session.model, bank, images.tensor)
+    measure = partial(measure_into, evaluator=evaluator, bank=bank, images=images.tensor)
     options = [row.option for row in finished().table.rows if row.site == "blocks.0.attn.qkv"]
     events: list[Event] = []
     path = tmp_path / "sensitivity.csv"
-    table = measure_into(path, options[::-1], evaluator, bank, images.tensor, "kl", events.append)
+    table = measure(path, options[::-1], proxy="kl", progress=events.append)
     assert {row.option for row in table.rows} == set(options)
     for row in table.rows:
         assert row.loss == pytest.approx(finished().table.loss(*row.option), rel=1e-4, abs=1e-9)
@@ -284,9 +285,9 @@ def test_with_a_bank_and_evaluator_of_ones_own(tmp_path: Path) -> None:
     assert events[-1] == PhaseAdvanced("sensitivity", len(options))
     assert SensitivityTable.load(path) == table
     with pytest.raises(SpaceError, match="no such proxy"):
-        measure_into(path, options, evaluator, bank, images.tensor, "loss")
+        measure(path, options, proxy="loss")
     with pytest.raises(RunDirectoryError, match="delete them"):
-        measure_into(path, options, evaluator, bank, images.tensor, "mse")
+        measure(path, options, proxy="mse")
 
 
 def test_rescaled_layer_norms(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ class ProxyCheck:
     ranks: tuple[ProxyRank, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """All but the recipes themselves, as JSON values."""
+        """Return all but the recipes themselves, as JSON values."""
         top1 = [row.top1_percent for row in self.rows]
         return {
             "recipes": len(self.rows),
@@ -132,7 +132,7 @@ class ProxyCheck:
         }
 
     def rank_of(self, proxy: str, images: int | None, subset: str = "all") -> Agreement:
-        """The agreement of one proxy.
+        """Return the agreement of one proxy.
 
         Raises:
             KeyError: it was not checked.

@@ -60,7 +60,7 @@ class ProxyCheckSettings(CalibrationChoices):
 
 
 def make_check_settings(**values: Any) -> ProxyCheckSettings:
-    """Validated settings.
+    """Validate settings.
 
     Raises:
         SpaceError: a value is wrong; the message names it.
@@ -162,7 +162,15 @@ def _measure_recipes(
     ]
     options, calibration = options_of_space(inputs.space), tensor[: settings.calib_images]
     tables = [
-        measure_into(folder / f"{proxy}.csv", options, evaluators[0], bank, calibration, proxy, progress)
+        measure_into(
+            folder / f"{proxy}.csv",
+            options,
+            evaluator=evaluators[0],
+            bank=bank,
+            images=calibration,
+            proxy=proxy,
+            progress=progress,
+        )
         for proxy in (FISHER, APH)
     ]
     recipes = choose_recipes(session.traced.sites, inputs.space, tables[0], settings.recipes, settings.seed)
@@ -173,7 +181,7 @@ def _measure_recipes(
 
 
 def image_counts(available: int, calib_images: int) -> list[int]:
-    """The image counts that joint proxies are compared at: ``COUNTS`` and the calibration images, as far as there."""
+    """List the image counts that joint proxies are compared at: ``COUNTS`` and ``calib_images``, as far as there."""
     return sorted({count for count in (*COUNTS, min(calib_images, available)) if count <= available})
 
 
@@ -183,7 +191,7 @@ def _steps(counts: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class _Measure:
-    """Everything about one recipe.
+    """Measures a recipe by every proxy, and on labelled images.
 
     Attributes:
         evaluators: on the first images, and on those that each larger count adds.
@@ -224,7 +232,7 @@ class _Measure:
 def _measure_all(
     recipes: Sequence[CheckedRecipe], measure: _Measure, folder: Path, progress: Progress
 ) -> list[CheckedRow]:
-    """Rows of full precision and of all recipes, in their order; kept as they are measured."""
+    """Measure full precision and all recipes, in their order; rows are kept as they are measured."""
     known = {row.recipe: row for row in load_rows(folder / ROWS)}
     full = CheckedRecipe("full precision", "full", {}, 0)
     progress(PhaseStarted("search", len(recipes)))
@@ -261,7 +269,7 @@ def which_right(
 
 
 def _held(labelled: LabelledImages) -> Iterable[tuple[Tensor, Tensor]]:
-    """The labelled images, decoded once if they fit into memory."""
+    """Return the labelled images, decoded once if they fit into memory."""
     held: list[tuple[Tensor, Tensor]] = []
     size = 0
     for images, labels in labelled.batches():

@@ -104,11 +104,11 @@ class SearchRun:
         return measure_into(
             self.directory.sensitivities,
             options_of_space(self.inputs.space),
-            evaluator,
-            self.bank,
-            self.inputs.images.tensor,
-            settings.proxy if settings.proxy in ADDITIVE else settings.sensitivity,
-            self.progress,
+            evaluator=evaluator,
+            bank=self.bank,
+            images=self.inputs.images.tensor,
+            proxy=settings.proxy if settings.proxy in ADDITIVE else settings.sensitivity,
+            progress=self.progress,
         )
 
     def _measure_accuracy(self, evaluator: Evaluator) -> None:

@@ -20,7 +20,7 @@ from autoq.search.trials import EvaluatedTrial, best_trial
 
 
 def chosen_trials(front: list[EvaluatedTrial], budget_bops: int) -> list[EvaluatedTrial]:
-    """What ``autoq export --pick best`` and ``--pick knee`` mean; one trial if they mean the same.
+    """Choose what ``autoq export --pick best`` and ``--pick knee`` mean; one trial if they mean the same.
 
     Args:
         front: within the budget, cheapest first.
@@ -89,7 +89,7 @@ def _entry(recipe: Recipe, path: str) -> ReconstructedEntry:
 
 
 def _naming(label: str, progress: Progress) -> Progress:
-    """Progress that says which recipe is being reconstructed."""
+    """Return progress that says which recipe is being reconstructed."""
 
     def named(event: Event) -> None:
         if isinstance(event, PhaseStarted) and event.phase == "reconstruction":

@@ -65,7 +65,7 @@ class ReconstructedEntry(BaseModel):
     score: ScoreRecord
 
     def without_accuracy(self) -> ReconstructedEntry:
-        """The same before it was measured on labelled images."""
+        """Return the same before it was measured on labelled images."""
         return self.model_copy(update={"score": self.score.without_metrics()})
 
 
@@ -108,14 +108,14 @@ class RunRecord(BaseSettingsRecord):
     reconstructed: dict[str, ReconstructedEntry] = Field(default_factory=dict)
 
     def is_search_for(self, settings: SearchSettings) -> bool:
-        """Whether this is a finished search with the same settings, where it runs and reconstruction aside."""
+        """Tell whether this is a finished search with the same settings, where it runs and reconstruction aside."""
         apart = {*RECONSTRUCTION_SETTINGS, "device"}
         return self.state == "finished" and self.settings.model_dump(exclude=apart) == settings.model_dump(
             exclude=apart
         )
 
     def uniform_bops(self, weight_bits: int, activation_bits: int) -> int:
-        """Cost with every weight at one width and every activation at another."""
+        """Return the cost with every weight at one width and every activation at another."""
         return sum(
             site.macs * activation_bits * (weight_bits if "weight" in site.operands else activation_bits)
             for site in self.sites
@@ -130,7 +130,7 @@ def new_record(
     fingerprints: dict[str, str],
     earlier: RunRecord | None,
 ) -> RunRecord:
-    """The record of a run that starts or goes on; what was measured on the same labelled images is taken over."""
+    """Make the record of a run that starts or goes on; what was measured on the same labelled images is taken over."""
     sites = session.traced.sites
     same_labels = earlier is not None and earlier.settings.labelled_data == settings.labelled_data
     measured = earlier if same_labels else None

@@ -51,7 +51,7 @@ class SearchOutcome:
 
 
 def make_result(directory: SearchDirectory, record: RunRecord, trials: list[EvaluatedTrial]) -> SearchOutcome:
-    """The answer of a search.
+    """Make the answer of a search.
 
     Args:
         directory: of the run.

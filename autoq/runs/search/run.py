@@ -57,7 +57,7 @@ def run_search(
         eval_data=settings.labelled_data,
         labels_required=settings.eval_data is not None or given.eval_data is not None,
     ) as (inputs, earlier):
-        run = _begin(settings, directory, inputs, earlier, progress, budget, started)
+        run = _begin(settings, directory, inputs, earlier, budget=budget, progress=progress, started=started)
         try:
             run.search()
             if settings.reconstruct:
@@ -75,8 +75,9 @@ def _begin(
     directory: SearchDirectory,
     inputs: RunInputs,
     earlier: RunRecord | None,
-    progress: Progress,
+    *,
     budget: Budget,
+    progress: Progress,
     started: float,
 ) -> SearchRun:
     """Open the bank, and write the record of the run, which is known to be the one that ``earlier`` is of."""

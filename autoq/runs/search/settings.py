@@ -78,7 +78,7 @@ class SearchSettings(CalibrationChoices):
 
 
 def load_study_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Settings in a TOML study file.
+    """Read settings from a TOML study file.
 
     Raises:
         SpaceError: the file is missing or not TOML, or has an unknown key or a value that a setting cannot have.
