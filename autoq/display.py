@@ -27,7 +27,7 @@ _NAMES = {
     "score": "comparing predictions",
     "accuracy": "measuring accuracy",
 }
-_LOSSES = {"kl": ("KL", " nats"), "mse": ("logit MSE", ""), "agreement": ("disagreement", " %")}
+_LOSSES = {"kl": ("KL", " nats"), "mse": ("output MSE", ""), "agreement": ("disagreement", " %")}
 _SECONDS_BETWEEN_LINES = 5.0
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import Literal
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -47,3 +49,44 @@ def readable_budget(text: str) -> str:
     if readable_label(text) != text:
         return f"the cost of {readable_label(text)}"
     return f"{text[:-1]} % of uniform 8/8" if text.endswith("%") else ""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that labelled images give.
+
+    >>> Metric("top1_percent", "top-1", "top-1 accuracy", "%").format(71.34)
+    '71.3 %'
+    >>> Metric("rmse", "RMSE", "root mean squared error", higher_is_better=False).format(0.04567)
+    '0.0457'
+
+    Attributes:
+        name: in tables and JSON.
+        title: in a sentence.
+        description: in full, without the unit.
+        unit: of the number; empty if it is that of the model's output.
+        higher_is_better: False for errors.
+    """
+
+    name: str
+    title: str
+    description: str
+    unit: Literal["%", ""] = ""
+    higher_is_better: bool = True
+
+    @property
+    def axis_label(self) -> str:
+        """The description with the unit, if there is one."""
+        return f"{self.description} ({self.unit})" if self.unit else self.description
+
+    def format(self, value: float, decimals: int = 1) -> str:
+        """Write a value with its unit: a percentage with these decimals, anything else at three significant digits."""
+        return " ".join(filter(None, (self.format_number(value, decimals), self.unit)))
+
+    def format_number(self, value: float, decimals: int = 1) -> str:
+        """Write a value without its unit."""
+        return f"{value:.{decimals}f}" if self.unit == "%" else format_digits(value)
+
+    def format_difference(self, value: float) -> str:
+        """Write how far two values are apart: percentages by points."""
+        return f"{value:.1f} points" if self.unit == "%" else format_digits(value)

@@ -116,7 +116,8 @@ class SearchResult:
         """Draw the front against bit operations.
 
         Args:
-            measure: what to draw: ``kl_nats`` (the default), or the task's accuracy if it was measured.
+            measure: what to draw: ``kl_nats`` (the default), or the task's main metric (``top1_percent``) if it was
+                measured.
             ax: where to draw; None: on a new figure.
 
         Raises:

@@ -51,6 +51,10 @@ CalibImages = Annotated[
     int, typer.Option("--calib-images", metavar="N", min=1, help="Images to calibrate and score on.")
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0)]
+TASK_HELP = "What the model's output means: classification, or dense for maps and vectors of numbers."
+OUTPUT_HELP = "Leaf of the model's output that is compared. [default: as the task chooses]"
+Task = Annotated[str, typer.Option("--task", metavar="NAME", help=TASK_HELP)]
+Output = Annotated[str | None, typer.Option("--output", metavar="NAME", help=OUTPUT_HELP)]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
 

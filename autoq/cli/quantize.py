@@ -15,8 +15,10 @@ from autoq.cli.options import (
     Interrupted,
     Json,
     Model,
+    Output,
     Pretrained,
     Seed,
+    Task,
     default_out,
     print_json,
     this_command,
@@ -64,6 +66,8 @@ def quantize(
         bool | None, typer.Option("--on-disk", help="aphq-vit: activations in temporary files, not in memory.")
     ] = None,
     seed: Seed = 0,
+    task: Task = "classification",
+    output: Output = None,
     device: Device = "auto",
     out: Annotated[
         Path | None,
@@ -92,9 +96,10 @@ def quantize(
             from autoq.runs.quantize import QuantizeSettings
             from autoq.runs.quantize import quantize as run
             from autoq.runs.session import Session
+            from autoq.tasks import make_task
 
             display(PhaseStarted("model", detail=model))
-            session = Session.open(model, pretrained, device)
+            session = Session.open(model, pretrained, device, make_task(task, output=output))
             recipe = run(
                 session, chosen, widths, QuantizeSettings(data, folder, calib_images, seed, eval_data), display
             )

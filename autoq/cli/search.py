@@ -6,13 +6,15 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from autoq.cli.options import (
     DATA_HELP,
     MODEL_HELP,
+    OUTPUT_HELP,
+    TASK_HELP,
     Interrupted,
     Json,
     default_out,
@@ -22,6 +24,9 @@ from autoq.cli.options import (
 )
 from autoq.errors import SpaceError
 from autoq.search.samplers import SAMPLERS
+
+if TYPE_CHECKING:
+    from autoq.runs.search.result import ReconstructedPoint
 
 
 def search(
@@ -44,6 +49,8 @@ def search(
     eval_recipes: Annotated[
         int | None, typer.Option(metavar="N", help="Most recipes of the front to measure accuracy of. [default: 24]")
     ] = None,
+    task: Annotated[str | None, typer.Option(metavar="NAME", help=f"{TASK_HELP} [default: classification]")] = None,
+    output: Annotated[str | None, typer.Option(metavar="NAME", help=OUTPUT_HELP)] = None,
     space: Annotated[
         str | None, typer.Option(metavar="SPACE", help="Shipped search space, or a TOML file. [default: vit_w2-8]")
     ] = None,
@@ -119,6 +126,8 @@ def search(
         "data": data,
         "eval_data": eval_data,
         "eval_recipes": eval_recipes,
+        "task": task,
+        "output": output,
         "space": space,
         "trials": trials,
         "time_limit_seconds": None if time_limit is None else _seconds(time_limit),
@@ -160,7 +169,7 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: b
                 "front": [vars(point) for point in result.front],
                 "best": result.best,
                 "budget_bops": result.budget_bops,
-                "reconstructed": [vars(point) for point in result.reconstructed],
+                "reconstructed": [_reconstructed_json(point, summary.metric.name) for point in result.reconstructed],
             }
         )
         return
@@ -168,12 +177,18 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: b
 
     typer.echo(headline(summary))
     for reconstructed in summary.reconstructed:
-        typer.echo(reconstruction(reconstructed))
+        typer.echo(reconstruction(reconstructed, summary.metric))
     typer.echo(f"page:   {out / 'report.html'}")
     if result.best is not None:
         typer.echo(f"recipe: {out / 'recipes' / f'{result.best}.json'}")
     for point in result.reconstructed:
         typer.echo(f"reconstructed: {point.recipe}")
+
+
+def _reconstructed_json(point: ReconstructedPoint, metric: str) -> dict[str, Any]:
+    document = {**vars(point), metric: point.metrics.get(metric)}
+    del document["metrics"]
+    return document
 
 
 def _after_interrupt(out: Path) -> str:

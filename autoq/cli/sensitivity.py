@@ -15,10 +15,12 @@ from autoq.cli.options import (
     Json,
     Model,
     Observer,
+    Output,
     Pretrained,
     Reparameterize,
     Seed,
     Space,
+    Task,
     default_out,
     print_json,
     this_command,
@@ -44,6 +46,8 @@ def sensitivity(
     measure_all: Annotated[
         bool, typer.Option("--all", help="Measure every option; else what is worse anyway is interpolated.")
     ] = False,
+    task: Task = "classification",
+    output: Output = None,
     device: Device = "auto",
     seed: Seed = 0,
     out: Annotated[
@@ -74,6 +78,8 @@ def sensitivity(
         observer=observer,
         reparameterize=reparameterize,
         calib_images=calib_images,
+        task=task,
+        output=output,
         device=device,
         seed=seed,
         exhaustive=measure_all,

@@ -7,11 +7,12 @@ import os
 from typing import Any
 
 from autoq.errors import RunDirectoryError
-from autoq.report.summary import Point, Reconstructed, RunSummary, SiteRow
+from autoq.report.summary import Meaning, Point, Reconstructed, RunSummary, SiteRow
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import RunRecord
 from autoq.search.front import hypervolume
 from autoq.search.trials import EvaluatedTrial, best_trial, shown_trials
+from autoq.tasks import task_from_record
 from autoq.units import format_bops, format_kl
 
 
@@ -20,6 +21,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
 
     Raises:
         RunDirectoryError: there is no run, or its files are damaged.
+        TaskError: the run is for a task that does not exist.
     """
     run = SearchDirectory(directory)
     record = run.require()
@@ -33,7 +35,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
     if worst is not None and front:
         points = [(float(t.cost.bops), t.score.kl_nats) for t in front]
         volume = hypervolume(points, (record.uniform_8_8_bops, worst)) / record.uniform_8_8_bops
-    full = record.full_precision
+    full, task = record.full_precision, task_from_record(record.task)
     found = tuple(_point(run, record, trial, front_ids, shown) for trial in trials)
     return RunSummary(
         model=record.settings.model,
@@ -46,7 +48,8 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
         best_id=best.id if best else None,
         full_precision_bops=record.full_precision_bops,
         macs=record.macs,
-        full_precision_top1_percent=full.metrics.get("top1_percent") if full else None,
+        full_precision_metric=full.metrics.get(task.main_metric.name) if full else None,
+        meaning=Meaning.of(task),
         eval_data=record.settings.labelled_data if full else None,
         eval_images=full.images if full else None,
         hypervolume=volume,
@@ -59,7 +62,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
 
 
 def _point(run: SearchDirectory, record: RunRecord, trial: EvaluatedTrial, front: set[str], shown: set[str]) -> Point:
-    accuracy = record.accuracy.get(trial.id)
+    accuracy, metric = record.accuracy.get(trial.id), task_from_record(record.task).main_metric.name
     path = run.recipe_path(trial.id)
     recipe: dict[str, Any] | None = None
     if trial.id in shown and path.is_file():
@@ -80,7 +83,7 @@ def _point(run: SearchDirectory, record: RunRecord, trial: EvaluatedTrial, front
         kl_nats=trial.score.kl_nats,
         agreement_percent=trial.score.agreement_percent,
         sqnr_db=trial.score.sqnr_db,
-        top1_percent=accuracy.metrics.get("top1_percent") if accuracy else None,
+        metric=accuracy.metrics.get(metric) if accuracy else None,
         feasible=trial.cost.bops <= record.budget_bops,
         on_front=trial.id in front,
         recipe=recipe,
@@ -89,6 +92,7 @@ def _point(run: SearchDirectory, record: RunRecord, trial: EvaluatedTrial, front
 
 
 def _reconstructed(record: RunRecord, points: tuple[Point, ...]) -> tuple[Reconstructed, ...]:
+    metric = task_from_record(record.task).main_metric.name
     entries = ((point, record.reconstructed[point.id]) for point in points if point.id in record.reconstructed)
     found = (
         Reconstructed(
@@ -96,7 +100,7 @@ def _reconstructed(record: RunRecord, points: tuple[Point, ...]) -> tuple[Recons
             kl_nats=entry.score.kl_nats,
             agreement_percent=entry.score.agreement_percent,
             sqnr_db=entry.score.sqnr_db,
-            top1_percent=entry.score.metrics.get("top1_percent"),
+            metric=entry.score.metrics.get(metric),
             iterations=entry.iterations,
             images=entry.images,
             recipe_path=entry.recipe,
@@ -114,6 +118,7 @@ def _reference(record: RunRecord, worst_kl_nats: float) -> str:
 def _settings(record: RunRecord, trials: int) -> dict[str, str]:
     settings = record.settings
     return {
+        **({"task": " of output ".join(filter(None, (settings.task, settings.output)))} if record.task else {}),
         "search space": settings.space,
         "sampler": settings.sampler,
         "trials": str(trials),

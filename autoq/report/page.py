@@ -9,14 +9,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import resources
-from typing import Any
+from typing import Any, get_args
 
-from autoq.quantizers import quantizer_class
 from autoq.recipe import OperandConfig
-from autoq.report.scales import make_scale
+from autoq.report.scales import Quantity, make_scale
 from autoq.report.summary import Point, Reconstructed, RunSummary
 from autoq.report.words import headline
 from autoq.units import format_bops, format_digits, readable_budget
+
+_QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
+_AGREEMENT = (
+    "<dt>Agreement</dt><dd>Images for which the quantized model predicts what full precision predicts, whether or not "
+    "it is right.</dd>"
+)
 
 
 def render_page(summary: RunSummary) -> str:
@@ -28,6 +33,10 @@ def render_page(summary: RunSummary) -> str:
         "interrupted": _interrupted(summary),
         "hypervolume": html.escape(_hypervolume(summary)),
         "settings": _settings(summary),
+        "metric": html.escape(summary.metric.title),
+        "divergence": html.escape(summary.meaning.divergence),
+        "agreement": _AGREEMENT if summary.meaning.has_agreement else "",
+        "element": html.escape(summary.meaning.element),
         "data": _embed(_page_data(summary)),
     }
     template = resources.files("autoq.report").joinpath("page.html").read_text(encoding="utf-8")
@@ -36,6 +45,7 @@ def render_page(summary: RunSummary) -> str:
 
 
 def _page_data(summary: RunSummary) -> dict[str, Any]:
+    metric = summary.metric
     asked = f" ({summary.budget_text})" if readable_budget(summary.budget_text) else ""
     return {
         "directory": summary.directory,
@@ -44,8 +54,15 @@ def _page_data(summary: RunSummary) -> dict[str, Any]:
         "best_id": summary.best_id,
         "baseline_id": summary.baseline.id if summary.baseline else None,
         "has_labels": summary.has_labels,
-        "full_precision_top1_percent": summary.full_precision_top1_percent,
-        "scales": {measure: asdict(make_scale(summary, measure)) for measure in ("kl_nats", "top1_percent")},
+        "has_agreement": summary.meaning.has_agreement,
+        "metric": {
+            "title": metric.title,
+            "heading": metric.title[0].upper() + metric.title[1:],
+            "axis": metric.axis_label,
+            "is_percentage": metric.unit == "%",
+        },
+        "full_precision_metric": summary.full_precision_metric,
+        "scales": {quantity: asdict(make_scale(summary, quantity)) for quantity in _QUANTITIES},
         "points": [_point_data(point) for point in summary.points],
         "sites": [asdict(site) for site in summary.sites],
         "reconstructed": [_reconstructed_data(found) for found in summary.reconstructed],
@@ -55,7 +72,7 @@ def _page_data(summary: RunSummary) -> dict[str, Any]:
 def _point_data(point: Point) -> dict[str, Any]:
     names = (
         *("id", "origin", "label", "bops", "group_bops", "weight_bytes", "kl_nats", "agreement_percent", "sqnr_db"),
-        *("top1_percent", "feasible", "on_front"),
+        *("metric", "feasible", "on_front"),
     )
     data = {name: getattr(point, name) for name in names} | {"uniform": point.is_uniform, "recipe": point.recipe}
     return data if point.recipe is None else data | {"log_bases": _log_bases(point.recipe["sites"])}
@@ -63,6 +80,8 @@ def _point_data(point: Point) -> dict[str, Any]:
 
 def _log_bases(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     """Collect the bases of a recipe's logarithmic quantizers, as text, by site and operand."""
+    from autoq.quantizers import quantizer_class
+
     texts: dict[str, dict[str, str]] = {}
     for site, operands in sites.items():
         for operand, document in operands.items():
@@ -73,7 +92,7 @@ def _log_bases(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, st
 
 
 def _reconstructed_data(found: Reconstructed) -> dict[str, Any]:
-    names = ("bops", "kl_nats", "agreement_percent", "sqnr_db", "top1_percent", "iterations", "images", "recipe_path")
+    names = ("bops", "kl_nats", "agreement_percent", "sqnr_db", "metric", "iterations", "images", "recipe_path")
     return {"id": found.point.id} | {name: getattr(found, name) for name in names}
 
 
@@ -101,7 +120,7 @@ def _measured_on(summary: RunSummary) -> str:
     if summary.eval_data is None:
         return f"{text}; no labelled images, so no accuracy."
     count = f"{summary.eval_images:,} " if summary.eval_images else ""
-    return f"{text}; top-1 over {count}labelled images of {summary.eval_data}."
+    return f"{text}; {summary.metric.title} over {count}labelled images of {summary.eval_data}."
 
 
 def _interrupted(summary: RunSummary) -> str:

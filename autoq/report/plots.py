@@ -10,7 +10,7 @@ from autoq.errors import InputError
 from autoq.files import atomic_path
 from autoq.report.placing import box_around, boxes_between, halo, place_label
 from autoq.report.reconstructed_marks import draw_reconstructed, reconstructed_boxes
-from autoq.report.scales import Measure, Scale, is_wide, make_scale
+from autoq.report.scales import Quantity, Scale, is_wide, make_scale
 from autoq.report.summary import Point, RunSummary
 from autoq.report.words import note
 from autoq.units import format_bops, prefix_for, readable_budget
@@ -47,7 +47,7 @@ def plot_pareto(summary: RunSummary, measure: str | None = None, ax: Axes | None
 
     Args:
         summary: of the run.
-        measure: what to draw against BOPs; None: discrepancy.
+        measure: what to draw against BOPs: ``kl_nats``, or the name of the task's main metric; None: discrepancy.
         ax: where to draw; None: on a figure of its own, made by pyplot, so that notebooks show it.
 
     Raises:
@@ -56,8 +56,8 @@ def plot_pareto(summary: RunSummary, measure: str | None = None, ax: Axes | None
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
-    known = _measures(summary)
-    chosen = known[0] if measure is None else next((each for each in known if each == measure), None)
+    known = {summary.metric.name if each == "metric" else each: each for each in _quantities(summary)}
+    chosen = _quantities(summary)[0] if measure is None else known.get(measure)
     if chosen is None:
         raise InputError(f"{measure!r} was not measured, {', '.join(known)} was: search with labelled images")
     with mpl.rc_context({"text.usetex": False, "text.parse_math": False}):
@@ -75,7 +75,7 @@ def _make_figure(summary: RunSummary) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    scales = [make_scale(summary, measure) for measure in _measures(summary)]
+    scales = [make_scale(summary, quantity) for quantity in _quantities(summary)]
     figure = Figure(figsize=(12.4 if len(scales) > 1 else 7.6, 5.4), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(_title(summary), x=0.012, ha="left", fontsize=13, color=INK)
@@ -92,8 +92,8 @@ def _make_figure(summary: RunSummary) -> Figure:
     return figure
 
 
-def _measures(summary: RunSummary) -> tuple[Measure, ...]:
-    return ("kl_nats", "top1_percent") if summary.has_labels else ("kl_nats",)
+def _quantities(summary: RunSummary) -> tuple[Quantity, ...]:
+    return ("kl_nats", "metric") if summary.has_labels else ("kl_nats",)
 
 
 def _title(summary: RunSummary) -> str:
@@ -107,9 +107,9 @@ def _draw_panel(axes: Axes, summary: RunSummary, scale: Scale) -> None:
     others = [point for point in summary.points if not point.on_front and not point.is_uniform]
     if drawn := _coordinates(others, scale):
         axes.scatter(*drawn, s=12, color=SOFT, alpha=0.3, linewidths=0, label="other trials")
-    shown = [point for point in summary.front if scale.measure == "kl_nats" or not scale.is_below(point)]
+    shown = [point for point in summary.front if scale.quantity == "kl_nats" or not scale.is_below(point)]
     if drawn := _coordinates(shown, scale):
-        axes.plot(*(_stairs(*drawn) if scale.measure == "kl_nats" else drawn), color=BLUE, linewidth=1.3, zorder=3)
+        axes.plot(*(_stairs(*drawn) if scale.quantity == "kl_nats" else drawn), color=BLUE, linewidth=1.3, zorder=3)
     for points, marker, color, size, label in (
         (summary.front, "o", BLUE, 42, "Pareto front"),
         (summary.uniform, "D", VERMILION, 48, "uniform bits"),
@@ -158,9 +158,9 @@ def _dress(axes: Axes, summary: RunSummary, scale: Scale) -> None:
     _tick(axes.yaxis, scale.low, scale.high, log=scale.log, factor=1.0)
     zero = " (0 at the bottom)" if scale.log and any(scale.is_below(point) for point in summary.points) else ""
     images = f"mean over {summary.images} calibration images"
-    if scale.measure == "top1_percent":
+    if scale.quantity == "metric":
         images = f"on {summary.eval_images} labelled images" if summary.eval_images else "on labelled images"
-    name = f"KL from full precision (nats){zero}" if scale.measure == "kl_nats" else "top-1 accuracy (%)"
+    name = f"KL from full precision (nats){zero}" if scale.quantity == "kl_nats" else summary.metric.axis_label
     axes.set_ylabel(f"{name}\n{images}", fontsize=10.5, labelpad=6)
     axes.set_title(" ", fontsize=16)  # keeps the title of the figure off the label of the budget
     axes.grid(visible=True, which="major", color=GRID, linewidth=0.8)
@@ -169,8 +169,8 @@ def _dress(axes: Axes, summary: RunSummary, scale: Scale) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.axvspan(summary.budget_bops, axes.get_xlim()[1], color="#f4f4f6", zorder=0)
     axes.axvline(summary.budget_bops, color=INK, linewidth=1.2, linestyle=(0, (5, 3)), zorder=2)
-    full = summary.full_precision_top1_percent
-    if scale.measure == "top1_percent" and full is not None:
+    full = summary.full_precision_metric
+    if scale.quantity == "metric" and full is not None:
         axes.axhline(full, color=SOFT, linewidth=1.2, linestyle=(0, (1, 1.5)), zorder=2)
 
 
@@ -211,9 +211,9 @@ def _write_labels(axes: Axes, summary: RunSummary, scale: Scale) -> None:
         color=INK,
     )
     taken = _covered(axes, summary, scale)
-    full = summary.full_precision_top1_percent
-    if scale.measure == "top1_percent" and full is not None:
-        text = f"full precision {full:.1f} %"
+    full = summary.full_precision_metric
+    if scale.quantity == "metric" and full is not None:
+        text = f"full precision {summary.metric.format(full)}"
         line = axes.annotate(
             text,
             (0.01, full),
@@ -225,11 +225,12 @@ def _write_labels(axes: Axes, summary: RunSummary, scale: Scale) -> None:
         )
         taken.append(line.get_window_extent())
     if summary.best and (height := scale.height(summary.best)) is not None:
-        _write_note(axes, note(summary, summary.best, scale.measure), summary.best.bops, height, taken)
+        _write_note(axes, note(summary, summary.best, scale.quantity), summary.best.bops, height, taken)
     for point in summary.uniform:
         # Points of several groups (w4a4 g8) are drawn but not named: there are too many for their names to fit.
         if (height := scale.height(point)) is not None and " " not in point.label:
-            below = f"\n{scale.value(point):.1f} %" if scale.is_below(point) and scale.measure == "top1_percent" else ""
+            value = scale.value(point) if scale.is_below(point) and scale.quantity == "metric" else None
+            below = "" if value is None else f"\n{summary.metric.format(value)}"
             place_label(axes, point.label + below, point.bops, height, taken, color=VERMILION)
 
 

@@ -9,28 +9,29 @@ from typing import Literal
 
 from autoq.report.summary import Point, Reconstructed, RunSummary
 
-Measure = Literal["kl_nats", "top1_percent"]
+Quantity = Literal["kl_nats", "metric"]
+"""What an axis shows of a point: the attribute."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis over one measure of the points.
+    """An axis over one quantity of the points.
 
     Attributes:
-        measure: the attribute of a point that it shows.
+        quantity: the attribute of a point that it shows.
         low: what the axis starts with; points below it are drawn on it.
         high: what it ends with.
         log: whether it is logarithmic.
     """
 
-    measure: Measure
+    quantity: Quantity
     low: float
     high: float
     log: bool = False
 
     def value(self, point: Point | Reconstructed) -> float | None:
         """The measured value of ``point``, if it has one."""
-        value: float | None = getattr(point, self.measure)
+        value: float | None = getattr(point, self.quantity)
         return value
 
     def height(self, point: Point | Reconstructed) -> float | None:
@@ -44,14 +45,15 @@ class Scale:
         return value is not None and value < self.low
 
 
-def make_scale(summary: RunSummary, measure: Measure) -> Scale:
-    """The axis that shows ``measure`` for all points of a run, reconstructed ones included."""
+def make_scale(summary: RunSummary, quantity: Quantity) -> Scale:
+    """The axis that shows ``quantity`` for all points of a run, reconstructed ones included."""
     points = (*summary.points, *summary.reconstructed)
-    values = [value for point in points if (value := getattr(point, measure)) is not None]
-    if measure == "kl_nats":
+    values = [value for point in points if (value := getattr(point, quantity)) is not None]
+    if quantity == "kl_nats":
         return _kl_scale(values)
-    full = summary.full_precision_top1_percent
-    return _percent_scale(values if full is None else [*values, full])
+    if (full := summary.full_precision_metric) is not None:
+        values.append(full)
+    return _percent_scale(values) if summary.metric.unit == "%" else _error_scale(values)
 
 
 def _kl_scale(values: Sequence[float]) -> Scale:
@@ -65,12 +67,19 @@ def _kl_scale(values: Sequence[float]) -> Scale:
 
 def _percent_scale(values: Sequence[float]) -> Scale:
     if not values:
-        return Scale("top1_percent", 0.0, 100.0)
+        return Scale("metric", 0.0, 100.0)
     # A collapsed 2-bit model must not flatten the differences between all others, nor noise fill the picture.
     high = max(values)
     span = max(5.0, 5 * (high - statistics.median(values)))
     low = min(max(min(values), high - span), high - 2.0)
-    return Scale("top1_percent", max(low, 0.0), max(high, 2.0))
+    return Scale("metric", max(low, 0.0), max(high, 2.0))
+
+
+def _error_scale(values: Sequence[float]) -> Scale:
+    if not values:
+        return Scale("metric", 0.0, 1.0)
+    low, high = min(values), max(values)
+    return Scale("metric", low, high if high > low else low + 1.0, log=low > 0 and is_wide(values))
 
 
 def is_wide(values: Sequence[float]) -> bool:

@@ -23,8 +23,8 @@ LOSS_NAMES = {
     "kl": "KL from full precision (nats)",
     "fisher": "KL estimated to second order (nats)",
     "aph": "KL estimated from output errors (nats)",
-    "mse": "mean squared error of a logit",
-    "agreement": "images with another class than full precision's (%)",
+    "mse": "mean squared error of the output",
+    "agreement": "images predicted otherwise than by full precision (%)",
 }
 """Proxy to what its loss is, with its unit."""
 

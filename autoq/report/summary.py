@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from autoq.units import Metric
+
+if TYPE_CHECKING:
+    from autoq.tasks import BaseTask
 
 UNIFORM = "uniform"
 """Origin of the points that give every operand the same bits; what a searched recipe has to beat."""
@@ -24,9 +29,9 @@ class Point:
         weight_layers_only_bops: cost without the attention products.
         weight_bytes: size of the quantized weights.
         kl_nats: discrepancy from full precision.
-        agreement_percent: images on which the predicted class is full precision's.
-        sqnr_db: signal to quantization noise ratio of the logits; infinite when they are equal.
-        top1_percent: accuracy, where labels exist and the point was measured.
+        agreement_percent: images on which the prediction is full precision's; None for tasks that do not say so.
+        sqnr_db: signal to quantization noise ratio of the output; infinite when outputs are equal.
+        metric: the task's main metric, where labels exist and the point was measured.
         feasible: whether it is within the budget.
         on_front: whether no completed trial is better in both BOPs and KL.
         recipe: the recipe as JSON data, for front and uniform points; others cannot be picked on the page.
@@ -43,7 +48,7 @@ class Point:
     kl_nats: float
     agreement_percent: float | None
     sqnr_db: float
-    top1_percent: float | None = None
+    metric: float | None = None
     feasible: bool = True
     on_front: bool = False
     recipe: Mapping[str, Any] | None = None
@@ -62,9 +67,9 @@ class Reconstructed:
     Attributes:
         point: the recipe as searched.
         kl_nats: discrepancy from full precision since.
-        agreement_percent: images on which the predicted class is full precision's.
-        sqnr_db: signal to quantization noise ratio of the logits.
-        top1_percent: accuracy, where labels exist.
+        agreement_percent: images on which the prediction is full precision's; None for tasks that do not say so.
+        sqnr_db: signal to quantization noise ratio of the output.
+        metric: the task's main metric, where labels exist.
         iterations: training steps of each block.
         images: that it learned from.
         recipe_path: where the reconstructed recipe lies, relative to the run directory.
@@ -74,7 +79,7 @@ class Reconstructed:
     kl_nats: float
     agreement_percent: float | None
     sqnr_db: float
-    top1_percent: float | None
+    metric: float | None
     iterations: int
     images: int
     recipe_path: str
@@ -103,6 +108,28 @@ class SiteRow:
 
 
 @dataclass(frozen=True)
+class Meaning:
+    """What the numbers of a run mean, as its task says.
+
+    Attributes:
+        metric: the task's main one.
+        divergence: what the discrepancy is, in words.
+        element: what one number of the model's output is called.
+        has_agreement: whether predictions can be the same.
+    """
+
+    metric: Metric
+    divergence: str
+    element: str
+    has_agreement: bool
+
+    @classmethod
+    def of(cls, task: BaseTask) -> Meaning:
+        """Read what a task says."""
+        return cls(task.main_metric, task.divergence_in_words, task.element, task.has_agreement)
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """A run, as its report shows it.
 
@@ -117,7 +144,8 @@ class RunSummary:
         best_id: id of the chosen recipe; None when no trial is within the budget.
         full_precision_bops: cost of the model at 32 bits.
         macs: multiply-accumulates of the model per image.
-        full_precision_top1_percent: accuracy of the model before quantization, where labels exist.
+        meaning: of the numbers.
+        full_precision_metric: the task's main metric before quantization, where labels exist.
         eval_data: name of the labelled images, if there are any.
         eval_images: how many labelled images there are.
         hypervolume: of the front.
@@ -138,7 +166,8 @@ class RunSummary:
     best_id: str | None
     full_precision_bops: int
     macs: int
-    full_precision_top1_percent: float | None = None
+    meaning: Meaning
+    full_precision_metric: float | None = None
     eval_data: str | None = None
     eval_images: int | None = None
     hypervolume: float | None = None
@@ -167,6 +196,11 @@ class RunSummary:
                 )
 
     @property
+    def metric(self) -> Metric:
+        """The metric that tables and pictures show beside the discrepancy."""
+        return self.meaning.metric
+
+    @property
     def best(self) -> Point | None:
         """The chosen recipe."""
         return next((point for point in self.points if point.id == self.best_id), None)
@@ -191,7 +225,7 @@ class RunSummary:
     def has_labels(self) -> bool:
         """Whether any point was measured for accuracy."""
         measured: tuple[Point | Reconstructed, ...] = (*self.points, *self.reconstructed)
-        return any(point.top1_percent is not None for point in measured)
+        return any(point.metric is not None for point in measured)
 
     def reconstructed_from(self, point: Point) -> Reconstructed | None:
         """What was reconstructed from a recipe."""

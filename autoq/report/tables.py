@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autoq.report.summary import Point, RunSummary
 
+_METRIC = "metric"
+"""Attribute of the task's main metric, whose column has the metric's own name."""
 _COLUMNS = (
     "id",
     "label",
@@ -20,55 +22,48 @@ _COLUMNS = (
     "kl_nats",
     "agreement_percent",
     "sqnr_db",
-    "top1_percent",
+    _METRIC,
     "feasible",
 )
-RECONSTRUCTED_COLUMNS = (
-    "id",
-    "label",
-    "bops",
-    "kl_nats_before",
-    "kl_nats",
-    "agreement_percent_before",
-    "agreement_percent",
-    "top1_percent_before",
-    "top1_percent",
-    "iterations",
-    "images",
-    "recipe_path",
-)
-TRIAL_COLUMNS = (*_COLUMNS, "on_front")
-PARETO_COLUMNS = (*_COLUMNS, "recipe_path")
+_COMPARED = ("kl_nats", "agreement_percent", _METRIC)
+"""Columns of a reconstructed recipe that are written before and after."""
 
 
 def trials_csv(summary: RunSummary) -> str:
     """All completed trials, in the order in which they were given; floats are written so that they read back equal."""
-    return _csv(summary.points, TRIAL_COLUMNS)
+    return _csv(summary, summary.points, (*_COLUMNS, "on_front"))
 
 
 def pareto_csv(summary: RunSummary) -> str:
     """The front as searched, cheapest first, with the path of each recipe relative to the run directory."""
-    return _csv(summary.front, PARETO_COLUMNS)
+    return _csv(summary, summary.front, (*_COLUMNS, "recipe_path"))
 
 
 def reconstructed_csv(summary: RunSummary) -> str:
     """The recipes that were reconstructed after the search, before and after."""
+    names = [_named(attribute, summary) for attribute in _COMPARED]
+    pairs = [column for name in names for column in (f"{name}_before", name)]
     rows = (
         [
-            *(found.point.id, found.point.label, found.bops, found.point.kl_nats, found.kl_nats),
-            *(found.point.agreement_percent, found.agreement_percent, found.point.top1_percent, found.top1_percent),
+            *(found.point.id, found.point.label, found.bops),
+            *(getattr(side, attribute) for attribute in _COMPARED for side in (found.point, found)),
             *(found.iterations, found.images, found.recipe_path),
         ]
         for found in summary.reconstructed
     )
-    return _write(rows, RECONSTRUCTED_COLUMNS)
+    return _write(rows, ["id", "label", "bops", *pairs, "iterations", "images", "recipe_path"])
 
 
-def _csv(points: Iterable[Point], columns: tuple[str, ...]) -> str:
-    return _write(([getattr(point, column) for column in columns] for point in points), columns)
+def _csv(summary: RunSummary, points: Iterable[Point], attributes: tuple[str, ...]) -> str:
+    rows = ([getattr(point, attribute) for attribute in attributes] for point in points)
+    return _write(rows, [_named(attribute, summary) for attribute in attributes])
 
 
-def _write(rows: Iterable[list[Any]], columns: tuple[str, ...]) -> str:
+def _named(attribute: str, summary: RunSummary) -> str:
+    return summary.metric.name if attribute == _METRIC else attribute
+
+
+def _write(rows: Iterable[list[Any]], columns: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

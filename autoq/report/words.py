@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from autoq.report.scales import Measure
+from autoq.report.scales import Quantity
 from autoq.report.summary import Point, Reconstructed, RunSummary
-from autoq.units import format_bops, format_digits, format_kl, readable_budget, readable_label
+from autoq.units import Metric, format_bops, format_digits, format_kl, readable_budget, readable_label
 
 
 def headline(summary: RunSummary) -> str:
@@ -29,37 +29,36 @@ def headline(summary: RunSummary) -> str:
     )
 
 
-def reconstruction(found: Reconstructed) -> str:
-    """One sentence: a recipe before and after it was reconstructed."""
+def reconstruction(found: Reconstructed, metric: Metric) -> str:
+    """One sentence: a recipe before and after it was reconstructed, by KL and by the task's main metric."""
     before, accuracy = found.point, ""
-    if found.top1_percent is not None:
-        since = f"{found.top1_percent:.1f} %"
-        accuracy = (
-            f"; top-1 {since}" if before.top1_percent is None else f"; top-1 {before.top1_percent:.1f} -> {since}"
-        )
+    if found.metric is not None:
+        earlier = "" if before.metric is None else f"{metric.format_number(before.metric)} -> "
+        accuracy = f"; {metric.title} {earlier}{metric.format(found.metric)}"
     return (
         f"Reconstructed, {readable_label(before.label)} has KL {format_kl(before.kl_nats)} -> "
         f"{format_kl(found.kl_nats)} nats{accuracy}."
     )
 
 
-def note(summary: RunSummary, best: Point, measure: Measure) -> str:
-    """The chosen recipe in one measure, and what it gains over the uniform one, for a corner of a picture."""
+def note(summary: RunSummary, best: Point, quantity: Quantity) -> str:
+    """The chosen recipe in one quantity, and what it gains over the uniform one, for a corner of a picture."""
     baseline = summary.baseline if best is not summary.baseline else None
-    lines, found = [readable_label(best.label)], summary.reconstructed_from(best)
-    if measure == "kl_nats":
+    lines, found, metric = [readable_label(best.label)], summary.reconstructed_from(best), summary.metric
+    if quantity == "kl_nats":
         lines.append(f"KL {format_kl(best.kl_nats)} nats at {format_bops(best.bops)}")
         if baseline:
             lines.append(_ratio(best, baseline))
         if found:
             lines.append(f"reconstructed: {format_kl(found.kl_nats)} nats")
-    elif best.top1_percent is not None:
-        lines.append(f"top-1 {best.top1_percent:.1f} % at {format_bops(best.bops)}")
-        if baseline and baseline.top1_percent is not None:
-            gain = best.top1_percent - baseline.top1_percent
-            lines.append(f"{abs(gain):.1f} points {'above' if gain >= 0 else 'below'} {readable_label(baseline.label)}")
-        if found and found.top1_percent is not None:
-            lines.append(f"reconstructed: {found.top1_percent:.1f} %")
+    elif best.metric is not None:
+        lines.append(f"{metric.title} {metric.format(best.metric)} at {format_bops(best.bops)}")
+        if baseline and baseline.metric is not None:
+            gain = best.metric - baseline.metric
+            side = "above" if gain >= 0 else "below"
+            lines.append(f"{metric.format_difference(abs(gain))} {side} {readable_label(baseline.label)}")
+        if found and found.metric is not None:
+            lines.append(f"reconstructed: {metric.format(found.metric)}")
     return "\n".join(lines)
 
 
@@ -74,13 +73,14 @@ def _ratio(best: Point, baseline: Point) -> str:
 
 
 def _accuracy(summary: RunSummary, best: Point, baseline: Point | None) -> str:
-    if best.top1_percent is None:
+    metric = summary.metric
+    if best.metric is None:
         return ""
-    parts = [f"; top-1 {best.top1_percent:.1f} %"]
-    if baseline and baseline.top1_percent is not None:
-        parts.append(f" against {baseline.top1_percent:.1f} %")
-    if summary.full_precision_top1_percent is not None:
-        parts.append(f", full precision {summary.full_precision_top1_percent:.1f} %")
+    parts = [f"; {metric.title} {metric.format(best.metric)}"]
+    if baseline and baseline.metric is not None:
+        parts.append(f" against {metric.format(baseline.metric)}")
+    if summary.full_precision_metric is not None:
+        parts.append(f", full precision {metric.format(summary.full_precision_metric)}")
     return "".join(parts)
 
 

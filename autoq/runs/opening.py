@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from autoq.calibration import Bank, CalibrationSettings
 from autoq.calibration.fpcs.settings import FpcsSettings
@@ -38,16 +38,17 @@ class GivenObjects:
     eval_data: object = None
 
     def open_session(self, settings: CalibrationChoices, progress: Progress = ignore) -> Session:
-        """Return the session that was given, or open the model that settings name.
+        """Return the session that was given, or open the model that settings name; its task is that of the settings.
 
         Raises:
             ModelError: there is no such model or device.
             TraceError: the model cannot be traced.
         """
         progress(PhaseStarted("model", detail=settings.model))
-        if self.session is not None:
-            return self.session
-        return Session.open(settings.model, settings.pretrained, settings.device)
+        session = self.session
+        if session is None:
+            session = Session.open(settings.model, settings.pretrained, settings.device)
+        return replace(session, task=settings.make_task())
 
     def calibration_images(
         self, session: Session, settings: CalibrationChoices, count: int, progress: Progress = ignore

@@ -75,7 +75,7 @@ def make_sensitivity_settings(**values: Any) -> SensitivitySettings:
         SpaceError: a value is wrong; the message names it.
     """
     settings = validate(SensitivitySettings, values, "option", SpaceError)
-    check_proxy_name(settings.proxy)
+    check_proxy_name(settings.proxy, settings.make_task())
     return settings
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from autoq.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from autoq.tasks import BaseTask
 
 
 class CalibrationChoices(BaseModel):
@@ -21,6 +26,8 @@ class CalibrationChoices(BaseModel):
         calib_images: images to calibrate and score on.
         device: ``auto``, ``cpu`` or a CUDA device.
         seed: of everything that is random.
+        task: what the model's output means; a name in ``autoq.tasks.TASKS``.
+        output: dotted name of the leaf of the model's output that is compared, or None: as the task chooses.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +41,8 @@ class CalibrationChoices(BaseModel):
     calib_images: int = Field(default=128, ge=1)
     device: str = "auto"
     seed: int = Field(default=0, ge=0)
+    task: str = "classification"
+    output: str | None = None
 
     @field_validator("observer")
     @classmethod
@@ -45,3 +54,17 @@ class CalibrationChoices(BaseModel):
         except CalibrationError as error:
             raise ValueError(str(error)) from None
         return name
+
+    @field_validator("task")
+    @classmethod
+    def _check_task(cls, name: str) -> str:
+        from autoq.tasks import TASKS
+
+        TASKS.lookup(name)
+        return name
+
+    def make_task(self) -> BaseTask:
+        """Return the task, not fitted yet."""
+        from autoq.tasks import make_task
+
+        return make_task(self.task, output=self.output)

@@ -12,9 +12,10 @@ from typing import Any
 
 from autoq.errors import TaskError
 from autoq.registry import Registry
-from autoq.tasks._base import Accuracy, BaseMeter, BaseProbes, BaseTask, Metric, Outputs
+from autoq.tasks._base import Accuracy, BaseMeter, BaseProbes, BaseTask, Outputs
 from autoq.tasks.classification import CLASSIFICATION, ClassificationTask
 from autoq.tasks.dense import DenseTask
+from autoq.units import Metric
 from autoq.validation import did_you_mean
 
 TASKS: Registry[type[BaseTask]] = Registry(

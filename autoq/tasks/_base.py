@@ -10,39 +10,11 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor
 
 from autoq.errors import TaskError
-from autoq.units import format_digits
+from autoq.units import Metric
 from autoq.validation import did_you_mean
 
 Outputs = tuple[Tensor, ...]
 """The leaves of a model's output that a task compares, each of shape (N, ...) for N images."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that labelled images give.
-
-    >>> Metric("top1_percent", "top-1", "top-1 accuracy", "%").format(71.34)
-    '71.3 %'
-    >>> Metric("rmse", "RMSE", "root mean squared error", higher_is_better=False).format(0.04567)
-    '0.0457'
-
-    Attributes:
-        name: in tables and JSON.
-        title: in a sentence.
-        description: in full, without the unit.
-        unit: of the number; empty if it is that of the model's output.
-        higher_is_better: False for errors.
-    """
-
-    name: str
-    title: str
-    description: str
-    unit: Literal["%", ""] = ""
-    higher_is_better: bool = True
-
-    def format(self, value: float, decimals: int = 1) -> str:
-        """Write a value with its unit: a percentage with these decimals, anything else at three significant digits."""
-        return f"{value:.{decimals}f} %" if self.unit == "%" else format_digits(value)
 
 
 @dataclass(frozen=True)
@@ -125,8 +97,10 @@ class BaseTask(ABC):
         name: of the task.
         metrics: on labelled images, the main one first.
         element: what one number of the output is called.
+        divergence_in_words: what :meth:`divergence` is, for readers of a report.
         labels: what a label is: the index of a ``class``, or a ``tensor`` of the output's shape.
         has_agreement: whether two outputs can say the same: whether :meth:`agreement` tells.
+        has_right_answers: whether an answer is simply right or wrong: whether :meth:`correct` tells.
         preferred: names of leaves that are compared where a model has them, best first.
     """
 
@@ -135,8 +109,10 @@ class BaseTask(ABC):
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
     element: ClassVar[str]
+    divergence_in_words: ClassVar[str]
     labels: ClassVar[Literal["class", "tensor"]]
     has_agreement: ClassVar[bool] = False
+    has_right_answers: ClassVar[bool] = False
     preferred: ClassVar[tuple[str, ...]] = ()
 
     @property

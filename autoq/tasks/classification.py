@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from autoq.tasks._base import BaseMeter, BaseProbes, BaseTask, Metric, Outputs
+from autoq.tasks._base import BaseMeter, BaseProbes, BaseTask, Outputs
 from autoq.tasks._orthogonal_signs import OrthogonalSigns
+from autoq.units import Metric
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ class ClassificationTask(BaseTask):
         Metric("top5_percent", "top-5", "top-5 accuracy", "%"),
     )
     element: ClassVar[str] = "logit"
+    divergence_in_words: ClassVar[str] = "the Kullback–Leibler divergence of the predicted class probabilities"
     labels: ClassVar[Literal["class", "tensor"]] = "class"
     has_agreement: ClassVar[bool] = True
+    has_right_answers: ClassVar[bool] = True
     preferred: ClassVar[tuple[str, ...]] = ("logits",)
 
     def divergence(self, reference: Outputs, quantized: Outputs) -> Tensor:

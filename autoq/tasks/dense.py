@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from autoq.errors import TaskError
-from autoq.tasks._base import BaseMeter, BaseProbes, BaseTask, Metric, Outputs, per_image
+from autoq.tasks._base import BaseMeter, BaseProbes, BaseTask, Outputs, per_image
 from autoq.tasks._orthogonal_signs import OrthogonalSigns
+from autoq.units import Metric
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class DenseTask(BaseTask):
         Metric("mae", "MAE", "mean absolute error", higher_is_better=False),
     )
     element: ClassVar[str] = "output element"
+    divergence_in_words: ClassVar[str] = (
+        "the squared error of an output element over twice the variance of all of them in full precision, which is the "
+        "Kullback–Leibler divergence of Gaussians"
+    )
     labels: ClassVar[Literal["class", "tensor"]] = "tensor"
     preferred: ClassVar[tuple[str, ...]] = ("predicted_depth", "logits")
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from autoq.report.summary import Point, Reconstructed, RunSummary, SiteRow
+from autoq.report.summary import Meaning, Point, Reconstructed, RunSummary, SiteRow
+from autoq.tasks import CLASSIFICATION, DenseTask
 
 Bits = dict[tuple[str, str], int]
 HIDDEN = 96
@@ -100,7 +101,7 @@ def make_summary(
                 kl_nats=kl,
                 agreement_percent=100 * math.exp(-0.4 * kl),
                 sqnr_db=14 - 10 * math.log10(kl),
-                top1_percent=97.9 - 12 * min(kl, 5) + rng.gauss(0, 0.15) if labels and listed else None,
+                metric=97.9 - 12 * min(kl, 5) + rng.gauss(0, 0.15) if labels and listed else None,
                 feasible=bops <= budget,
                 on_front=not dominated,
                 recipe=make_recipe(sites, bits, rng, groups=origin != "uniform") if listed else None,
@@ -120,7 +121,8 @@ def make_summary(
         best_id=best.id if best else None,
         full_precision_bops=macs * 32 * 32,
         macs=macs,
-        full_precision_top1_percent=97.9 if labels else None,
+        meaning=Meaning.of(CLASSIFICATION),
+        full_precision_metric=97.9 if labels else None,
         eval_data="digits, held out" if labels else None,
         eval_images=360 if labels else None,
         hypervolume=2.41,
@@ -144,9 +146,9 @@ def with_reconstructed(summary: RunSummary, kl_ratio: float = 0.3) -> RunSummary
         Reconstructed(
             point=point,
             kl_nats=kl_ratio * point.kl_nats,
-            agreement_percent=min(100.0, point.agreement_percent + 2),
+            agreement_percent=min(100.0, (point.agreement_percent or 0) + 2),
             sqnr_db=point.sqnr_db + 3,
-            top1_percent=None if point.top1_percent is None else min(97.9, point.top1_percent + 1.5),
+            metric=None if point.metric is None else min(97.9, point.metric + 1.5),
             iterations=1000,
             images=1024,
             recipe_path=f"reconstructed/{point.id}-1000it-1024img/recipe.json",
@@ -154,3 +156,23 @@ def with_reconstructed(summary: RunSummary, kl_ratio: float = 0.3) -> RunSummary
         for point in chosen.values()
     ]
     return replace(summary, reconstructed=tuple(found))
+
+
+def as_dense(summary: RunSummary) -> RunSummary:
+    """The same run of a dense model: errors in place of accuracies, and no agreement."""
+
+    def error(metric: float | None) -> float | None:
+        return None if metric is None else 0.02 + (97.9 - min(metric, 97.9)) / 1000
+
+    points = {p.id: replace(p, metric=error(p.metric), agreement_percent=None) for p in summary.points}
+    found = (
+        replace(each, point=points[each.point.id], metric=error(each.metric), agreement_percent=None)
+        for each in summary.reconstructed
+    )
+    return replace(
+        summary,
+        meaning=Meaning.of(DenseTask()),
+        points=tuple(points.values()),
+        reconstructed=tuple(found),
+        full_precision_metric=error(summary.full_precision_metric),
+    )

@@ -34,7 +34,7 @@ def test_the_run_in_numbers(run: Path) -> None:
     assert len(summary.points) == TRIALS
     assert summary.full_precision_bops == 1024 * summary.macs
     assert (summary.eval_data, summary.eval_images) == (str(run.parent / "photos"), PHOTOS)
-    assert summary.full_precision_top1_percent == pytest.approx(100, abs=10)
+    assert summary.full_precision_metric == pytest.approx(100, abs=10)
     assert not summary.interrupted
     assert summary.settings["trials"] == str(TRIALS)
     assert sum(site.macs for site in summary.sites) == summary.macs
@@ -50,7 +50,7 @@ def test_its_points(run: Path) -> None:
         )
         assert point.on_front == (point.feasible and not beaten)
         shown = point.on_front or point.origin == "uniform"
-        assert (point.recipe is not None) == (point.top1_percent is not None) == shown
+        assert (point.recipe is not None) == (point.metric is not None) == shown
         if point.recipe is not None:
             assert point.recipe_path is not None
             assert json.loads((run / point.recipe_path).read_text()) == point.recipe

@@ -44,7 +44,7 @@ def test_reconstructed_recipes_have_a_marker_and_an_arrow(tmp_path: Path, labels
 
     figure = _make_figure(summary)
     assert len(figure.axes) == 1 + labels
-    for axes, measure in zip(figure.axes, ("kl_nats", "top1_percent"), strict=False):
+    for axes, measure in zip(figure.axes, ("kl_nats", "metric"), strict=False):
         scale = make_scale(summary, measure)  # type: ignore[arg-type]
         arrows = [note for note in axes.texts if isinstance(note, Annotation) and note.get_text() == ""]
         shown = [found for found in summary.reconstructed if not scale.is_below(found)]
@@ -58,7 +58,7 @@ def test_reconstructed_recipes_have_a_marker_and_an_arrow(tmp_path: Path, labels
 
 def test_a_reconstructed_recipe_below_the_axis_is_a_triangle() -> None:
     summary = with_reconstructed(make_summary())
-    scale = make_scale(summary, "top1_percent")
+    scale = make_scale(summary, "metric")
     assert [scale.is_below(found) for found in summary.reconstructed] == [True, False]
     axes = _make_figure(summary).axes[1]
     colors = {matplotlib.colors.to_rgba(GREEN)}
@@ -82,8 +82,8 @@ def _only_w4a4(summary: RunSummary) -> RunSummary:
 
 
 def _unmeasured_best(summary: RunSummary) -> RunSummary:
-    points = (replace(p, top1_percent=None) if p.id == summary.best_id else p for p in summary.points)
-    return replace(summary, points=tuple(points), full_precision_top1_percent=None)
+    points = (replace(p, metric=None) if p.id == summary.best_id else p for p in summary.points)
+    return replace(summary, points=tuple(points), full_precision_metric=None)
 
 
 @pytest.mark.parametrize(

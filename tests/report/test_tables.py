@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from autoq.report import RunSummary, pareto_csv, reconstructed_csv, trials_csv
-from tests.report.synthetic import with_points, with_reconstructed
+from tests.report.synthetic import as_dense, with_points, with_reconstructed
 
 
 def test_trials_round_trip_exactly(summary: RunSummary) -> None:
@@ -22,7 +22,7 @@ def test_trials_round_trip_exactly(summary: RunSummary) -> None:
     rows = list(csv.DictReader(io.StringIO(trials_csv(summary))))
     assert [float(row["kl_nats"]) for row in rows] == [point.kl_nats for point in summary.points]
     assert frame["sqnr_db"].tolist() == pytest.approx([point.sqnr_db for point in summary.points], rel=1e-12)
-    unmeasured = [point.top1_percent is None for point in summary.points]
+    unmeasured = [point.metric is None for point in summary.points]
     assert any(unmeasured)
     assert frame["top1_percent"].isna().tolist() == unmeasured
 
@@ -43,11 +43,20 @@ def test_reconstructed_recipes_have_a_table_of_their_own(summary: RunSummary) ->
     assert frame["id"].tolist() == [found.point.id for found in run.reconstructed]
     for column in ("bops", "iterations", "images", "recipe_path"):
         assert frame[column].tolist() == [getattr(found, column) for found in run.reconstructed]
-    for column in ("kl_nats", "agreement_percent", "top1_percent"):
-        assert frame[column].tolist() == pytest.approx([getattr(found, column) for found in run.reconstructed])
+    for column, name in (("kl_nats", "kl_nats"), ("agreement_percent",) * 2, ("top1_percent", "metric")):
+        assert frame[column].tolist() == pytest.approx([getattr(found, name) for found in run.reconstructed])
         assert frame[f"{column}_before"].tolist() == pytest.approx(
-            [getattr(found.point, column) for found in run.reconstructed]
+            [getattr(found.point, name) for found in run.reconstructed]
         )
+
+
+def test_the_metric_has_the_name_that_its_task_gives_it(summary: RunSummary) -> None:
+    run = as_dense(with_reconstructed(summary))
+    trials, found = (pd.read_csv(io.StringIO(table(run))) for table in (trials_csv, reconstructed_csv))
+    assert trials["rmse"].dropna().tolist() == [p.metric for p in run.points if p.metric is not None]
+    assert trials["agreement_percent"].isna().all()
+    assert found["rmse_before"].tolist() == [each.point.metric for each in run.reconstructed]
+    assert not any("top1" in column for column in (*trials.columns, *found.columns))
 
 
 def test_a_run_without_trials_has_headers_only(summary: RunSummary) -> None:

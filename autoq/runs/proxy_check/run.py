@@ -65,7 +65,12 @@ def make_check_settings(**values: Any) -> ProxyCheckSettings:
     Raises:
         SpaceError: a value is wrong; the message names it.
     """
-    return validate(ProxyCheckSettings, values, "option", SpaceError)
+    settings = validate(ProxyCheckSettings, values, "option", SpaceError)
+    if not settings.make_task().has_right_answers:
+        raise SpaceError(
+            f"answers of the task {settings.task!r} are not right or wrong: check proxies on classification"
+        )
+    return settings
 
 
 class ProxyCheckRecord(BaseSettingsRecord):

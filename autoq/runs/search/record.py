@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,7 +13,7 @@ from autoq.recipe import ModelReference, ScoreRecord
 from autoq.runs.directory import BaseSettingsRecord
 from autoq.runs.search.settings import RECONSTRUCTION_SETTINGS, SearchSettings
 from autoq.runs.session import Session
-from autoq.tasks import Accuracy
+from autoq.tasks import Accuracy, task_to_record
 from autoq.version import __version__
 
 
@@ -88,6 +88,7 @@ class RunRecord(BaseSettingsRecord):
         full_precision: accuracy before quantization.
         accuracy: of measured recipes, by id.
         reconstructed: recipes that were reconstructed, by the id of the trial that each was made from.
+        task: what the model's output means, by name and settings; None: classification by its defaults.
     """
 
     schema_version: Literal[1] = 1
@@ -106,6 +107,7 @@ class RunRecord(BaseSettingsRecord):
     full_precision: MeasuredAccuracy | None = None
     accuracy: dict[str, MeasuredAccuracy] = Field(default_factory=dict)
     reconstructed: dict[str, ReconstructedEntry] = Field(default_factory=dict)
+    task: dict[str, Any] | None = None
 
     def is_search_for(self, settings: SearchSettings) -> bool:
         """Tell whether this is a finished search with the same settings, where it runs and reconstruction aside."""
@@ -149,6 +151,7 @@ def new_record(
             for site in sites
         ),
         images=images,
+        task=task_to_record(session.task),
         full_precision=measured.full_precision if measured is not None else None,
         accuracy=measured.accuracy if measured is not None else {},
         reconstructed={

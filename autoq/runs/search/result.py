@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autoq.runs.search.directory import SearchDirectory
@@ -22,13 +23,21 @@ class FrontPoint:
 
 @dataclass(frozen=True)
 class ReconstructedPoint:
-    """A recipe that was reconstructed; ``id`` is that of the trial that it was made from."""
+    """A recipe that was reconstructed.
+
+    Attributes:
+        id: of the trial that it was made from.
+        recipe: path of its recipe.
+        bops: cost per image.
+        kl_nats: discrepancy from full precision.
+        metrics: of the task on labelled images, by name; empty where there are none.
+    """
 
     id: str
     recipe: str
     bops: int
     kl_nats: float
-    top1_percent: float | None
+    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ def make_result(directory: SearchDirectory, record: RunRecord, trials: list[Eval
             recipe=os.fspath(directory.path / entry.recipe),
             bops=trial.cost.bops,
             kl_nats=entry.score.kl_nats,
-            top1_percent=entry.score.metrics.get("top1_percent"),
+            metrics=entry.score.metrics,
         )
         for trial in trials
         if (entry := record.reconstructed.get(trial.id)) is not None

@@ -95,4 +95,9 @@ def make_settings(values: dict[str, Any], where: str = "settings") -> SearchSett
     Raises:
         SpaceError: a key or value is wrong; the message names it and what would be right.
     """
-    return validate(SearchSettings, values, where, SpaceError)
+    from autoq.sensitivity.proxies import check_proxy_name
+
+    settings = validate(SearchSettings, values, where, SpaceError)
+    for proxy in (settings.proxy, settings.sensitivity):
+        check_proxy_name(proxy, settings.make_task())
+    return settings

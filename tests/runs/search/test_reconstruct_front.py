@@ -105,7 +105,7 @@ def test_a_finished_run_is_only_reconstructed(out: Path, evaluated: list[str]) -
         assert recipe.score.labelled_images == PHOTOS
         assert recipe.score.kl_nats != searched.score.kl_nats
         assert record.reconstructed[point.id].score == recipe.score
-        assert (point.kl_nats, point.top1_percent) == (recipe.score.kl_nats, recipe.score.metrics["top1_percent"])
+        assert (point.kl_nats, point.metrics) == (recipe.score.kl_nats, recipe.score.metrics)
         assert evaluate_recipe(recipe).score.kl_nats == point.kl_nats, "needs no bank"
 
 
@@ -143,8 +143,8 @@ def test_ctrl_c(out: Path, tmp_path: Path) -> None:
     assert trained(events) == BLOCKS[2:]
     details = [e.detail for e in events if isinstance(e, PhaseStarted) and e.phase == "reconstruction"]
     assert details == [f"{second.replace('-', ' ')}, 16 images of digits"]
-    assert [(p.id, p.kl_nats, p.top1_percent) for p in resumed.reconstructed] == [
-        (p.id, p.kl_nats, p.top1_percent) for p in whole.reconstructed
+    assert [(p.id, p.kl_nats, p.metrics) for p in resumed.reconstructed] == [
+        (p.id, p.kl_nats, p.metrics) for p in whole.reconstructed
     ]
     for there, here in zip(whole.reconstructed, resumed.reconstructed, strict=True):
         for name in ("recipe.json", "recipe.safetensors"):
@@ -169,7 +169,7 @@ def test_the_accuracy_of_what_is_chosen_is_known_before(out: Path) -> None:
     again(out, eval_recipes=1)
     record = SearchDirectory(out).require()
     assert set(record.accuracy) == {*picked(out), "w3a3", "w4a4", "w6a6"}
-    assert all(found.point.top1_percent is not None for found in summarize(out).reconstructed)
+    assert all(found.point.metric is not None for found in summarize(out).reconstructed)
 
 
 def test_it_is_told_that_the_search_is_over(out: Path) -> None:
