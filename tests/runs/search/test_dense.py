@@ -16,7 +16,7 @@ from autoq.report.from_run import summarize
 from autoq.report.words import headline
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.opening import GivenObjects
-from autoq.runs.search.result import SearchResult
+from autoq.runs.search.result import SearchOutcome
 from autoq.runs.search.run import run_search
 from autoq.runs.search.settings import SearchSettings, make_settings
 from tests.tasks.small_dense import dense_model, dense_session, pictures
@@ -64,18 +64,18 @@ def given() -> GivenObjects:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+def found(tmp_path_factory: pytest.TempPathFactory) -> SearchOutcome:
     folder = tmp_path_factory.mktemp("dense")
     result = run_search(settings(folder), folder / "run", given=given())
     write_report(summarize(folder / "run"), folder / "run")
     return result
 
 
-def best_recipe(found: SearchResult) -> Recipe:
+def best_recipe(found: SearchOutcome) -> Recipe:
     return Recipe.load(Path(found.out) / "recipes" / f"{found.best}.json")
 
 
-def test_a_front_of_recipes_with_the_tasks_metrics(found: SearchResult) -> None:
+def test_a_front_of_recipes_with_the_tasks_metrics(found: SearchOutcome) -> None:
     assert len(found.front) >= 2
     with torch.no_grad():
         reference = dense_model()(pictures(CALIBRATED_ON))["depth"].double()
@@ -95,7 +95,7 @@ def test_a_front_of_recipes_with_the_tasks_metrics(found: SearchResult) -> None:
     assert list(score) == ["kl_nats", "sqnr_db", "output_mse", "images", "rmse", "mae", "labelled_images"]
 
 
-def test_a_recipe_reproduces_its_score(found: SearchResult) -> None:
+def test_a_recipe_reproduces_its_score(found: SearchOutcome) -> None:
     recipe = best_recipe(found)
     images = pictures(CALIBRATED_ON)
     measured = evaluate_recipe(recipe, calib_data=images, session=dense_session())
@@ -107,7 +107,7 @@ def test_a_recipe_reproduces_its_score(found: SearchResult) -> None:
     assert on_labels.accuracy.metrics["rmse"] > 0.05
 
 
-def test_reconstruction_brings_blocks_and_predictions_nearer(found: SearchResult) -> None:
+def test_reconstruction_brings_blocks_and_predictions_nearer(found: SearchOutcome) -> None:
     assert found.reconstructed
     for point in found.reconstructed:
         before = Recipe.load(Path(found.out) / "recipes" / f"{point.id}.json").score
@@ -120,7 +120,7 @@ def test_reconstruction_brings_blocks_and_predictions_nearer(found: SearchResult
         assert last["after"] < last["before"]
 
 
-def test_the_report_speaks_of_the_tasks_metric(found: SearchResult) -> None:
+def test_the_report_speaks_of_the_tasks_metric(found: SearchOutcome) -> None:
     out = Path(found.out)
     for name in ("trials.csv", "pareto.csv"):
         columns = pd.read_csv(out / name).columns
@@ -138,7 +138,7 @@ def test_the_report_speaks_of_the_tasks_metric(found: SearchResult) -> None:
     assert (out / "pareto.png").stat().st_size > 10_000
 
 
-def test_another_task_does_not_go_on(found: SearchResult, tmp_path: Path) -> None:
+def test_another_task_does_not_go_on(found: SearchOutcome, tmp_path: Path) -> None:
     folder = Path(found.out).parent
     for changes, expected in (({"output": "features"}, "output"), ({"task": "classification"}, "task")):
         with pytest.raises(RunDirectoryError, match=f"another .*{expected}"):
