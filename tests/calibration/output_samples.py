@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from autoq.calibration import CalibrationSettings, OperandSample, solve
 from autoq.calibration.fpcs.layer_product import Convolution
+from autoq.calibration.fpcs.output_search import solve_site
+from autoq.calibration.fpcs.settings import FpcsSettings
+from autoq.calibration.fpcs.site_solver import SiteSolver
 from autoq.graph.sites import Operand, Producer, Site, SiteOp
-from autoq.quantizers import BaseQuantizer, OperandLayout
+from autoq.quantizers import BaseQuantizer, OperandLayout, quantizer_class
+from autoq.recipe import OperandConfig, SiteConfig
+from tests.calibration.samples import SETTINGS
 
+FPCS = FpcsSettings()
+EVERYTHING = FpcsSettings(tokens=1 << 20, zero_point_window="observed")
+"""Every vector counts."""
 _CONVOLUTIONS = {"conv1d": functional.conv1d, "conv2d": functional.conv2d, "conv3d": functional.conv3d}
 
 
@@ -131,3 +140,44 @@ def shared_product() -> SiteSample:
     lhs = Operand("lhs", (1, 5, 4), "other", OperandLayout(3, -1))
     rhs = Operand("rhs", (4, 6), "parameter", OperandLayout(2, -1, instances_per_image=0))
     return SiteSample(_site("matmul", lhs, rhs), {"lhs": left, "rhs": right})
+
+
+def uniform(bits: int = 3, granularity: str = "tensor", **fields: object) -> OperandConfig:
+    return OperandConfig.model_validate({"scheme": "uniform", "bits": bits, "granularity": granularity} | fields)
+
+
+def solve_sample(sample: SiteSample, configs: SiteConfig, fpcs: FpcsSettings = EVERYTHING) -> dict[str, BaseQuantizer]:
+    return solve_site(sample.site, configs, sample.operands, replace(SETTINGS, fpcs=fpcs), sample.convolution)
+
+
+def by_own_error(
+    sample: SiteSample, configs: SiteConfig, settings: CalibrationSettings = SETTINGS
+) -> dict[str, BaseQuantizer]:
+    solved = {}
+    for name, config in configs.items():
+        operand, values = sample.site.operand(name), sample.operands[name]
+        kept = {axis % values.ndim for axis in (operand.layout.channel_axis, operand.layout.head_axis) if axis}
+        others = [axis for axis in range(values.ndim) if axis not in kept]
+        bounds = values.amin(others, keepdim=True), values.amax(others, keepdim=True)
+        data: Tensor | OperandSample = values if operand.is_weight else OperandSample(values, *bounds, None)
+        solved[name] = solve(operand, config, data, settings)
+    return solved
+
+
+def solver_of(sample: SiteSample, fpcs: FpcsSettings = EVERYTHING) -> SiteSolver:
+    return SiteSolver(sample.site, sample.operands, replace(SETTINGS, fpcs=fpcs), sample.convolution)
+
+
+def from_range(sample: SiteSample, name: str, config: OperandConfig, factor: float = 1.0) -> BaseQuantizer:
+    operand, values = sample.site.operand(name), sample.operands[name]
+    shape = operand.layout.parameter_shape(values.shape, config)
+    others = [axis for axis, size in enumerate(shape) if size == 1 or values.shape[axis] != size]
+    low, high = values.amin(others, keepdim=True), values.amax(others, keepdim=True)
+    return quantizer_class(config.scheme).from_range(config, operand.layout, factor * low, factor * high)
+
+
+def assert_equal(one: dict[str, BaseQuantizer], other: dict[str, BaseQuantizer]) -> None:
+    assert one.keys() == other.keys()
+    for name, quantizer in one.items():
+        for parameter, value in quantizer.qparams().items():
+            assert torch.equal(value, other[name].qparams()[parameter])

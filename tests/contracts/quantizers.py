@@ -142,6 +142,24 @@ class QuantizerContract:
         assert torch.equal(quantizer.dequantize(quantizer.quantize(x), groups), quantizer(x))
         assert torch.equal(quantizer.quantize(x, groups), quantizer.quantize(x))
 
+    def test_affine_parameters_are_those_of_the_values(self, case: Case) -> None:
+        quantizer, x = case.make(), case.sample()
+        affine = quantizer.affine_qparams()
+        assert (affine is not None) == quantizer.is_affine
+        if affine is not None:
+            scale, zero_point = (quantizer._broadcast(parameter, x) for parameter in affine)
+            assert torch.equal((quantizer.quantize(x) - zero_point) * scale, quantizer(x))
+
+    def test_what_it_says_of_its_configuration(self, case: Case) -> None:
+        cls = type(case.make())
+        assert set(cls.config_fields) | set(cls.fitted_fields) <= set(OperandConfig.model_fields) - {"scheme", "bits"}
+        once = cls.canonical_config(case.config, case.layout, case.shape)
+        assert quantizer_class(once.scheme).canonical_config(once, case.layout, case.shape) == once
+        label = cls.label(case.config)
+        assert label.mark or label.note
+        resolved = case.make().resolved_config()
+        assert all(getattr(resolved, name) is not None for name in cls.fitted_fields)
+
     def test_is_idempotent(self, case: Case) -> None:
         quantizer = case.make()
         once = quantizer(case.sample())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -106,13 +106,14 @@ class ParameterSearch:
         qparams, rows = observed.qparams(), len(error.values)
         has_unit_scale = self._operand.producer == "softmax" and cls.has_unit_scale_after_softmax
         scale = torch.ones_like(qparams["scale"]) if has_unit_scale else qparams["scale"]
-        # A base that cannot be chosen is any number: no loss reads it.
-        base = config.log_base_numerator if cls.fitted_fields else config.log_base_numerator or 1
-        if has_unit_scale and base is not None:
-            numerator, relative = float(base), 1.0
+        bases = cls.log_base_numerators
+        if cls.fitted_fields and config.log_base_numerator is not None:
+            bases = (config.log_base_numerator,)
+        if has_unit_scale and len(bases) == 1:
+            numerator, relative = float(bases[0]), 1.0
         else:
-            problem = self._log_problem(config, error, scale.reshape(rows, 1), base, incumbent or observed)
-            kept = self._fpcs.kept if base else self._fpcs.log_kept
+            problem = self._log_problem(config, error, scale.reshape(rows, 1), bases, incumbent or observed)
+            kept = self._fpcs.kept if len(bases) == 1 else self._fpcs.log_kept
             steps = 1 if has_unit_scale else self._fpcs.steps
             found = progressive_search(
                 problem.loss, problem.grid, kept, steps, screen=problem.screen, incumbent=problem.incumbent
@@ -123,19 +124,24 @@ class ParameterSearch:
         return create_quantizer(config, self._operand.layout, qparams)
 
     def _log_problem(
-        self, config: OperandConfig, error: QuadraticError, scale: Tensor, base: int | None, incumbent: BaseQuantizer
+        self,
+        config: OperandConfig,
+        error: QuadraticError,
+        scale: Tensor,
+        bases: Sequence[int],
+        incumbent: BaseQuantizer,
     ) -> Problem:
-        """Set up the search of base and scale relative to ``scale`` (R, 1); None for ``base``: it is searched too."""
+        """Set up the search of one of the ``bases`` and of a scale relative to ``scale`` (R, 1)."""
         shift = self.observed(config).qparams()["shift"].flatten()[0]
         screened = error.screened(self._fpcs.screening, self._seed)
         screen = None if screened is None else log_loss(screened, config, shift, scale)
         loss, device = log_loss(error, config, shift, scale), error.values.device
         if self._operand.producer == "softmax" and log_class(config.scheme).has_unit_scale_after_softmax:
-            return Problem(base_grid(1.0, device), None, loss, screen)
+            return Problem(base_grid(1.0, bases, device), None, loss, screen)
         narrow = self._cached(("positive",), lambda: _positive_quantile(error.values, self._fpcs.quantile))
-        grid = log_grid(float((narrow + shift) / scale.max()), 1.0, base, self._fpcs, device)
+        grid = log_grid(float((narrow + shift) / scale.max()), 1.0, bases, self._fpcs, device)
         qparams = incumbent.qparams()
-        numerator = qparams.get("log_base_numerator", torch.tensor(float(base or 1))).to(device)
+        numerator = qparams.get("log_base_numerator", torch.tensor(float(bases[0]))).to(device)
         start = (numerator.reshape(1, 1), qparams["scale"].reshape(len(scale), 1)[:1] / scale[:1])
         return Problem(grid, start, loss, screen)
 

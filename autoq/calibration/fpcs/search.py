@@ -8,7 +8,7 @@ and repeat. What is minimised is a callable; nothing here knows a layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.quantizers._affine import symmetric_zero_point
-from autoq.quantizers.adalog import GREATEST_NUMERATOR, LEAST_NUMERATOR
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From n candidates a row (first and second parameter, each of shape (rows, n)) to their errors, of the same shape."""
@@ -103,35 +102,39 @@ def affine_grid(low: Pair, high: Pair, bits: int, settings: FpcsSettings, *, sym
     return _combine(scales, zero_points, Axis(step, neighbours, least=_TINY), fixed)
 
 
-def log_grid(narrow: float, wide: float, base: int | None, settings: FpcsSettings, device: torch.device) -> Grid:
+def log_grid(narrow: float, wide: float, bases: Sequence[int], settings: FpcsSettings, device: torch.device) -> Grid:
     """Combine logarithm bases with scales, in one row, as used after GELU.
 
     Args:
         narrow: least scale.
         wide: greatest scale.
-        base: the numerator q of AdaLog's base if it is given; None: bases evenly over all of them.
+        bases: ascending numerators of the bases to choose from; the grid starts from some of them, evenly spaced.
         settings: number of candidates.
         device: of the result.
     """
-    bases = torch.linspace(LEAST_NUMERATOR, GREATEST_NUMERATOR, settings.log_bases, device=device).round()
-    neighbours = max(2, math.isqrt(settings.candidates // settings.log_kept))
-    step = torch.full((1, 1), (GREATEST_NUMERATOR - LEAST_NUMERATOR) / max(1, settings.log_bases - 1), device=device)
-    base_axis = Axis(step, neighbours, LEAST_NUMERATOR, GREATEST_NUMERATOR, whole=True)
-    if base is not None:
-        bases = torch.full((1,), float(base), device=device)
-        neighbours, base_axis = max(2, settings.candidates // settings.kept), Axis(step, 1)
-    count = max(2, settings.candidates // len(bases))
+    if len(bases) > 1:
+        first = torch.linspace(bases[0], bases[-1], settings.log_bases, device=device).round()  # (bases,)
+        neighbours = max(2, math.isqrt(settings.candidates // settings.log_kept))
+        step = torch.full((1, 1), (bases[-1] - bases[0]) / max(1, settings.log_bases - 1), device=device)
+        base_axis = Axis(step, neighbours, bases[0], bases[-1], whole=True)
+    else:
+        first = torch.full((1,), float(bases[0]), device=device)
+        neighbours, base_axis = max(2, settings.candidates // settings.kept), _fixed_axis(device)
+    count = max(2, settings.candidates // len(first))
     narrow, wide = max(narrow, _TINY), max(wide, _TINY)
-    scales = narrow + (wide - narrow) * torch.linspace(0, 1, count, device=device)
+    scales = narrow + (wide - narrow) * torch.linspace(0, 1, count, device=device)  # (scales,)
     scale_axis = Axis(torch.full((1, 1), (wide - narrow) / (count - 1), device=device), neighbours, least=_TINY)
-    return _combine(bases.unsqueeze(0), scales.unsqueeze(0), base_axis, scale_axis)
+    return _combine(first.unsqueeze(0), scales.unsqueeze(0), base_axis, scale_axis)
 
 
-def base_grid(scale: float, device: torch.device) -> Grid:
+def base_grid(scale: float, bases: Sequence[int], device: torch.device) -> Grid:
     """Combine every base with one scale, in one row: after softmax the scale is one, and one step of search enough."""
-    bases = torch.arange(LEAST_NUMERATOR, GREATEST_NUMERATOR + 1.0, device=device).unsqueeze(0)
-    fixed = Axis(torch.zeros(1, 1, device=device), 1)
-    return _combine(bases, torch.full((1, 1), scale, device=device), fixed, fixed)
+    first = torch.tensor([bases], dtype=torch.float32, device=device)  # (1, bases)
+    return _combine(first, torch.full((1, 1), scale, device=device), _fixed_axis(device), _fixed_axis(device))
+
+
+def _fixed_axis(device: torch.device) -> Axis:
+    return Axis(torch.zeros(1, 1, device=device), 1)
 
 
 def progressive_search(

@@ -11,13 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoq.calibration import CalibrationSettings
 from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss, log_loss
-from autoq.calibration.fpcs.layer_product import Convolution, Sample, gram_factor
-from autoq.calibration.fpcs.settings import FpcsSettings
-from autoq.calibration.fpcs.site_solver import SiteSolver
-from autoq.errors import CalibrationError
-from autoq.quantizers import BaseQuantizer, create_quantizer, quantizer_class
+from autoq.calibration.fpcs.layer_product import gram_factor
+from autoq.quantizers import create_quantizer
 from autoq.recipe import OperandConfig
 from tests.calibration.output_samples import (
     SiteSample,
@@ -25,28 +21,13 @@ from tests.calibration.output_samples import (
     batched_product,
     convolution,
     correlated,
+    from_range,
     generator,
     linear,
     shared_product,
+    solver_of,
+    uniform,
 )
-
-EVERYTHING = FpcsSettings(tokens=1 << 20)
-
-
-def uniform(bits: int = 3, granularity: str = "tensor", **fields: object) -> OperandConfig:
-    return OperandConfig.model_validate({"scheme": "uniform", "bits": bits, "granularity": granularity} | fields)
-
-
-def solver_of(sample: SiteSample, fpcs: FpcsSettings = EVERYTHING) -> SiteSolver:
-    return SiteSolver(sample.site, sample.operands, CalibrationSettings(fpcs=fpcs), sample.convolution)
-
-
-def from_range(sample: SiteSample, name: str, config: OperandConfig, factor: float = 1.0) -> BaseQuantizer:
-    operand, values = sample.site.operand(name), sample.operands[name]
-    shape = operand.layout.parameter_shape(values.shape, config)
-    others = [axis for axis, size in enumerate(shape) if size == 1 or values.shape[axis] != size]
-    low, high = values.amin(others, keepdim=True), values.amax(others, keepdim=True)
-    return quantizer_class(config.scheme).from_range(config, operand.layout, factor * low, factor * high)
 
 
 def by_parameter(error: Tensor, axis: int | None) -> Tensor:
@@ -233,79 +214,3 @@ def test_screening_is_exact_where_the_rest_is_diagonal() -> None:
     scale = torch.full((5, 1), 0.4)
     exact, cheap = (affine_loss(each, 4)(scale, torch.full_like(scale, 8.0)) for each in (form, screened))
     torch.testing.assert_close(cheap, exact, rtol=0.1, atol=0)
-
-
-def test_grams_keep_what_a_large_mean_would_hide() -> None:
-    vectors = 1000 + torch.randn(200, 4, generator=generator(0))
-    difference = torch.tensor([1.0, -1.0, 0.0, 0.0])
-    expected = (vectors.double() @ difference.double()).square().sum()
-    found = (difference @ gram_factor(vectors)).square().sum()
-    assert float(found) == pytest.approx(float(expected), rel=1e-3)
-
-
-@pytest.mark.parametrize("rank", [0, 1, 3, 8])
-def test_factors_of_rank_deficient_grams(rank: int) -> None:
-    vectors = torch.randn(64, rank, generator=generator(0)) @ torch.randn(rank, 8, generator=generator(1))
-    factor = gram_factor(vectors)
-    expected = vectors.double().T @ vectors.double()
-    torch.testing.assert_close(factor.double() @ factor.double().T, expected, rtol=1e-5, atol=1e-4)
-
-
-def test_a_sample_takes_whole_vectors() -> None:
-    x = torch.arange(4 * 2 * 6 * 3.0).view(4, 2, 6, 3)
-    for tokens, count in ((8, 2), (2, 1), (100, 6)):
-        sample = Sample.choose(x.shape, tokens, "head", 4, generator(0))
-        chosen = sample.of(x)
-        assert chosen.shape == (min(4, tokens), 2, count, 3)
-        assert chosen.shape[0] == sample.of_outer(x).shape[0]
-        assert set(map(tuple, chosen.reshape(-1, 3).tolist())) <= set(map(tuple, x.reshape(-1, 3).tolist()))
-        assert len(chosen.reshape(-1, 3).unique(dim=0)) == chosen[..., 0].numel()
-
-
-@pytest.mark.parametrize(("tokens", "images", "positions"), [(12, 6, 2), (6, 6, 1), (3, 3, 1), (30, 6, 5), (99, 6, 5)])
-def test_a_sample_takes_every_position_equally_often(tokens: int, images: int, positions: int) -> None:
-    """Of images of five tokens; a class token must not be there by chance."""
-    x = torch.arange(30.0).view(1, 1, 30, 1)
-    chosen = Sample.choose(x.shape, tokens, "tensor", 6, generator(0)).of(x).flatten().long()
-    image, position = chosen // 5, chosen % 5
-    assert len(chosen.unique()) == len(chosen) == images * positions
-    assert (image.bincount(minlength=6)[image.unique()] == positions).all()
-    assert len(image.unique()) == images
-    counts = position.bincount(minlength=5)
-    assert counts.max() - counts.min() <= 1
-
-
-def test_geometry_from_the_arguments_of_a_node() -> None:
-    nothing = Convolution.of_arguments((None, None), (3, 3))
-    assert nothing == Convolution((1, 1), ((0, 0), (0, 0)), (1, 1))
-    same = Convolution.of_arguments((None, None, None, [1], "same", [2, 1], 1), (3, 4))
-    assert same == Convolution((1, 1), ((2, 2), (1, 2)), (2, 1))
-    full = Convolution.of_arguments((None, None, None, [2, 1], [1, 0], 1, 4), (3, 3))
-    assert full == Convolution((2, 1), ((1, 1), (0, 0)), (1, 1), 4)
-    assert Convolution.of_arguments((None, None, None, [1], "valid"), (3,)).padding == ((0, 0),)
-
-
-def test_a_large_convolution_is_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoq.calibration.fpcs.layer_product._MOST_POSITIONS", 10)
-    sample = convolution()
-    solver = solver_of(sample)
-    form = solver.error("input", uniform(), "weight", None)
-    assert form.values.shape[2] == 10
-    assert form.mask is not None
-    assert form.mask.shape == form.values.shape
-    weights = solver.error("weight", uniform(3, "channel"), "input", from_range(sample, "input", uniform()))
-    assert torch.isfinite(affine_loss(weights, 3)(torch.ones(6, 2), torch.full((6, 2), 4.0))).all()
-
-
-@pytest.mark.parametrize(
-    ("sample", "name", "config"),
-    [
-        (linear(), "input", uniform(3, "channel")),
-        (attention(), "rhs", uniform(3, "channel")),
-        (convolution(groups=2), "weight", uniform(3, "channel")),
-    ],
-)
-def test_refused_where_the_output_error_does_not_separate(sample: SiteSample, name: str, config: OperandConfig) -> None:
-    other = next(each for each in sample.operands if each != name)
-    with pytest.raises(CalibrationError, match="by its own error only"):
-        solver_of(sample).error(name, config, other, None)

@@ -25,6 +25,8 @@ from tests.calibration.fpcs.exhaustive import exhaustive, reachable
 FPCS = FpcsSettings()
 SMALL = FpcsSettings(candidates=32, kept=8, steps=3)
 CPU = torch.device("cpu")
+BASES = range(10, 138)
+"""AdaLog's, by their numerators."""
 
 
 def normal(rows: int, n: int, seed: int = 0) -> Tensor:
@@ -194,7 +196,7 @@ def test_zero_points_are_codes(bits: int, count: int) -> None:
 
 
 def test_published_grid_after_gelu() -> None:
-    grid = log_grid(0.5, 1.0, None, FPCS, CPU)
+    grid = log_grid(0.5, 1.0, BASES, FPCS, CPU)
     assert grid.first.shape == (1, 128)
     assert grid.first.unique().tolist() == [10, 28, 46, 64, 83, 101, 119, 137]
     assert len(grid.second.unique()) == 16
@@ -204,7 +206,7 @@ def test_published_grid_after_gelu() -> None:
 
 
 def test_every_base_after_softmax() -> None:
-    grid = base_grid(1.0, CPU)
+    grid = base_grid(1.0, BASES, CPU)
     assert grid.first[0].tolist() == list(range(10, 138))
     values = (2 * normal(3, 40)).softmax(1)
     config = OperandConfig(scheme="adalog", bits=3)
@@ -221,13 +223,13 @@ def test_base_and_scale_after_gelu() -> None:
     config = OperandConfig(scheme="adalog", bits=3)
     shift = torch.tensor(0.16997)
     loss = log_loss(own_error(values), config, shift, values.amax(1, keepdim=True) + shift)
-    grid = log_grid(0.3, 1.0, None, SMALL, CPU)
+    grid = log_grid(0.3, 1.0, BASES, SMALL, CPU)
     found = progressive_search(loss, grid, SMALL.log_kept, 4)[2]
     best = exhaustive(loss, grid, 4, at_once=32)[2]
     assert best <= found <= 1.01 * best
 
 
 def test_a_search_needs_a_step() -> None:
-    grid = base_grid(1.0, CPU)
+    grid = base_grid(1.0, BASES, CPU)
     with pytest.raises(ValueError, match="at least one step, got 0"):
         progressive_search(lambda a, _: a, grid, 8, 0)
