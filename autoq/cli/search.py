@@ -24,6 +24,7 @@ from autoq.cli.options import (
 )
 from autoq.errors import SpaceError
 from autoq.search.samplers import SAMPLERS
+from autoq.sensitivity.proxies import PROXIES
 
 if TYPE_CHECKING:
     from autoq.runs.search.result import ReconstructedPoint
@@ -69,7 +70,7 @@ def search(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="What is minimised: kl, mse, agreement or, without evaluations, fisher, aph. [default: kl]",
+            help=f"What is minimised: {named(PROXIES)}. [default: kl]",
         ),
     ] = None,
     sensitivity: Annotated[

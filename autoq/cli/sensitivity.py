@@ -22,9 +22,11 @@ from autoq.cli.options import (
     Space,
     Task,
     default_out,
+    named,
     print_json,
     this_command,
 )
+from autoq.sensitivity.proxies import PROXIES
 
 if TYPE_CHECKING:
     from autoq.runs.sensitivity import SensitivityResult
@@ -37,9 +39,7 @@ def sensitivity(
     pretrained: Pretrained = True,
     data: Data = "digits",
     space: Space = "vit_w2-8",
-    proxy: Annotated[
-        str, typer.Option(metavar="NAME", help="What is lost: kl, fisher or aph (no evaluations), mse or agreement.")
-    ] = "kl",
+    proxy: Annotated[str, typer.Option(metavar="NAME", help=f"What is lost: {named(PROXIES)}.")] = "kl",
     observer: Observer = "mse",
     reparameterize: Reparameterize = False,
     calib_images: CalibImages = 128,

@@ -27,7 +27,7 @@ from autoq.sensitivity.block_importance import measure_importance
 from autoq.sensitivity.importance_files import Importance, load_importance, save_importance, save_table
 from autoq.sensitivity.measure import Option, SensitivityTable, measure_additive_sensitivities, measure_sensitivities
 from autoq.sensitivity.perturbation_hessian import PerturbationSettings
-from autoq.sensitivity.proxies import ADDITIVE, APH, LOSSES, check_proxy_name
+from autoq.sensitivity.proxies import APH, PROXIES, check_proxy_name, joint_proxies
 from autoq.validation import validate
 
 TABLE = "sensitivity.csv"
@@ -183,7 +183,7 @@ def measure_into(
     known = SensitivityTable.load(path) if Path(path).exists() else None
     stage_of = evaluator.model.stage_of
     ordered = sorted(options, key=lambda option: stage_of[option[:2]])
-    is_additive = proxy in ADDITIVE
+    is_additive = PROXIES[proxy].is_additive
     if is_additive and known is not None and known.covers(ordered, proxy):
         return known
 
@@ -198,7 +198,7 @@ def measure_into(
         return table
     return measure_sensitivities(
         evaluator.evaluate,
-        LOSSES[proxy],
+        joint_proxies()[proxy],
         ordered,
         proxy,
         evaluator.images,

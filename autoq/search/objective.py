@@ -10,7 +10,7 @@ from typing import Protocol
 from autoq.recipe import SiteConfig
 from autoq.scoring.discrepancy import Score
 from autoq.scoring.evaluator import Evaluator
-from autoq.sensitivity.proxies import LOSSES
+from autoq.sensitivity.proxies import joint_proxies
 from autoq.sensitivity.table import SensitivityTable
 
 KeepGoing = Callable[[float], bool]
@@ -52,8 +52,8 @@ class JointObjective:
     """The loss by a proxy that is read off an evaluation of the recipe."""
 
     def __init__(self, evaluator: Evaluator, proxy: str) -> None:
-        """Read off the loss that ``autoq.sensitivity.proxies.LOSSES`` has under the name ``proxy``."""
-        self._evaluator, self._loss_of = evaluator, LOSSES[proxy]
+        """Read off the loss that ``autoq.sensitivity.proxies.PROXIES`` has under the name ``proxy``."""
+        self._evaluator, self._loss_of = evaluator, joint_proxies()[proxy]
 
     def __call__(self, sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:
         """Measure a recipe, see ``Objective``."""

@@ -137,7 +137,7 @@ def measure_additive_sensitivities(
     """Losses of all options by a proxy that reads them off the errors of the sites' own operands and outputs.
 
     Args:
-        proxy: a name in ``autoq.sensitivity.proxies.ADDITIVE``.
+        proxy: an additive one of ``autoq.sensitivity.proxies.PROXIES``.
         bank: gives the quantizers; its model's slots are emptied.
         images: of shape (N, C, H, W).
         options: in canonical form.

@@ -1,46 +1,77 @@
-"""Proxies for accuracy, measured without labels: what a search may minimise in place of the KL divergence."""
+"""Proxies for accuracy, measured without labels: what a search may minimise in place of the KL divergence.
+
+To add one that can be read off an evaluation, add a line to ``PROXIES``. Nothing heavy is imported here: the help of
+the command line lists them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from autoq.errors import SpaceError
-from autoq.scoring.discrepancy import Score
-from autoq.tasks import BaseTask
-from autoq.validation import did_you_mean
+from autoq.registry import Registry
 
-AGREEMENT = "agreement"
-"""Of tasks whose outputs can say the same, such as the likeliest class."""
+if TYPE_CHECKING:
+    from autoq.scoring.discrepancy import Score
+    from autoq.tasks import BaseTask
+
+KL, MSE, AGREEMENT = "kl", "mse", "agreement"
+APH, FISHER = "aph", "fisher"
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A loss that stands for accuracy.
+
+    Attributes:
+        description: what it is, in a few words, for ``--help``.
+        of_score: the loss, to be minimised, from a joint evaluation of a recipe; None if a recipe needs no evaluation,
+            because the losses of its options add up (``autoq.sensitivity.measure``).
+        needs_agreement: whether it asks for outputs that can say the same, such as the likeliest class.
+    """
+
+    description: str
+    of_score: Callable[[Score], float] | None = None
+    needs_agreement: bool = False
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether the losses of options add up."""
+        return self.of_score is None
 
 
 def _disagreement(score: Score) -> float:
-    """Percentage of images on which the prediction differs from full precision's."""
+    """Compute the percentage of images on which the prediction differs from full precision's."""
     return math.nan if score.agreement_percent is None else 100 - score.agreement_percent
 
 
-LOSSES: dict[str, Callable[[Score], float]] = {
-    "kl": lambda score: score.kl_nats,
-    "mse": lambda score: score.output_mse,
-    AGREEMENT: _disagreement,
-}
-"""Proxies that are read off a joint evaluation, each to be minimised: KL divergence from full precision in nats, mean
-squared error of an element of the output, percentage of images on which the prediction differs."""
+PROXIES: Registry[Proxy] = Registry(
+    "proxy",
+    SpaceError,
+    {
+        KL: Proxy("KL divergence from full precision", lambda score: score.kl_nats),
+        # The Gauss-Newton form ½ eᵀ Jᵀ F J e with the Fisher information F of the task's distribution (Martens, JMLR
+        # 2020), by random probes as in Hutchinson's estimator (autoq.sensitivity.fisher).
+        FISHER: Proxy("the KL divergence to second order, without evaluations"),
+        # Weighted by the average perturbation Hessian of APHQ-ViT (autoq.sensitivity.perturbation_hessian).
+        APH: Proxy("squared errors weighted by APHQ-ViT's Hessian, without evaluations"),
+        MSE: Proxy("mean squared error of the output", lambda score: score.output_mse),
+        AGREEMENT: Proxy("predictions that differ from full precision's", _disagreement, needs_agreement=True),
+    },
+)
+"""Proxies by the name that ``--proxy`` takes."""
 
-APH = "aph"
-"""Squared errors of all products' outputs, each weighted by the average perturbation Hessian of APHQ-ViT
-(``autoq.sensitivity.perturbation_hessian``)."""
 
-FISHER = "fisher"
-"""The KL divergence to second order in the errors of products' outputs: the Gauss-Newton form ½ eᵀ Jᵀ F J e with the
-Fisher information F of the task's distribution (Martens, JMLR 2020), by random probes as in Hutchinson's estimator
-(``autoq.sensitivity.fisher``)."""
+def joint_proxies() -> dict[str, Callable[[Score], float]]:
+    """List the proxies that are read off a joint evaluation.
 
-ADDITIVE: tuple[str, ...] = (APH, FISHER)
-"""Proxies that need no evaluation of a recipe: the losses of its operands add up."""
-
-PROXIES = ("kl", FISHER, APH, "mse", AGREEMENT)
-"""``--proxy``."""
+    >>> list(joint_proxies())
+    ['kl', 'mse', 'agreement']
+    """
+    return {name: proxy.of_score for name, proxy in PROXIES.items() if proxy.of_score is not None}
 
 
 def check_proxy_name(name: str, task: BaseTask | None = None) -> str:
@@ -53,10 +84,8 @@ def check_proxy_name(name: str, task: BaseTask | None = None) -> str:
     Raises:
         SpaceError: there is no such proxy, or it has no meaning for the task.
     """
-    if name not in PROXIES:
-        raise SpaceError(f"no such proxy {name!r}, there is {', '.join(PROXIES)}.{did_you_mean(name, PROXIES)}")
-    if name == AGREEMENT and task is not None and not task.has_agreement:
-        others = ", ".join(each for each in PROXIES if each != AGREEMENT)
+    if PROXIES.lookup(name).needs_agreement and task is not None and not task.has_agreement:
+        others = ", ".join(each for each, proxy in PROXIES.items() if not proxy.needs_agreement)
         raise SpaceError(
             f"proxy {name!r} counts equal predictions, which the task {task.name!r} has none of: use {others}"
         )

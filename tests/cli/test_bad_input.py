@@ -131,7 +131,7 @@ def test_study_files(command: Command, tmp_path: Path) -> None:
         (["search", "--seed", "-1"], "seed"),
         (
             ["search", "--proxy", "kll"],
-            "proxy: no such proxy 'kll', there is kl, fisher, aph, mse, agreement. Did you mean 'kl'?",
+            "proxy: unknown proxy 'kll'; there are kl, fisher, aph, mse, agreement. Did you mean 'kl'?",
         ),
         (["search", "--sensitivity", "fischer"], "Did you mean 'fisher'?"),
         (["search", "--calib-images", "0"], "calib_images"),

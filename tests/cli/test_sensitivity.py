@@ -169,7 +169,7 @@ def test_interrupted(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wrong_input(command: Command) -> None:
-    assert "no such proxy 'kld', there is kl, " in refusal(command, *ARGUMENTS, "--proxy", "kld")
+    assert "unknown proxy 'kld'; there are kl, " in refusal(command, *ARGUMENTS, "--proxy", "kld")
     assert "observer" in refusal(command, *ARGUMENTS, "--observer", "worst")
     assert "no image folder or tar at 'absent'" in refusal(command, *ARGUMENTS, "--data", "absent")
     assert "--calib-images" in refusal(command, "sensitivity", "--calib-images", 0)

@@ -230,7 +230,7 @@ def test_wrong_input_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(error):
             run_sensitivity(settings_in(tmp_path, **changes), tmp_path / "run")
         assert not (tmp_path / "run").exists()
-    with pytest.raises(SpaceError, match=r"no such proxy 'kll', there is kl, .*Did you mean 'kl'"):
+    with pytest.raises(SpaceError, match=r"unknown proxy 'kll'; there are kl, .*Did you mean 'kl'"):
         settings_in(tmp_path, proxy="kll")
     with pytest.raises(SpaceError, match=r"option: observer: .*'best'"):
         settings_in(tmp_path, observer="best")
@@ -284,7 +284,7 @@ def test_with_a_bank_and_evaluator_of_ones_own(tmp_path: Path) -> None:
     assert events[0] == PhaseStarted("sensitivity", len(options))
     assert events[-1] == PhaseAdvanced("sensitivity", len(options))
     assert SensitivityTable.load(path) == table
-    with pytest.raises(SpaceError, match="no such proxy"):
+    with pytest.raises(SpaceError, match="unknown proxy"):
         measure(path, options, proxy="loss")
     with pytest.raises(RunDirectoryError, match="delete them"):
         measure(path, options, proxy="mse")

@@ -33,7 +33,7 @@ from autoq.scoring.outputs import predict
 from autoq.scoring.threads import fastest_threads
 from autoq.search.objective import AdditiveObjective
 from autoq.search.space import ResolvedSpace
-from autoq.sensitivity.proxies import APH, FISHER, LOSSES
+from autoq.sensitivity.proxies import APH, FISHER, joint_proxies
 from autoq.tasks import CLASSIFICATION, BaseTask
 from autoq.validation import validate
 
@@ -211,14 +211,15 @@ class _Measure:
     batches: Iterable[tuple[Tensor, Tensor]]
 
     def __call__(self, recipe: CheckedRecipe) -> CheckedRow:
-        losses = dict.fromkeys((column(proxy, count) for proxy in LOSSES for count in self.counts), float("inf"))
-        sums = dict.fromkeys(LOSSES, 0.0)
+        joint = joint_proxies()
+        losses = dict.fromkeys((column(proxy, count) for proxy in joint for count in self.counts), float("inf"))
+        sums = dict.fromkeys(joint, 0.0)
         for count, evaluator in zip(self.counts, self.evaluators, strict=True):
             try:
                 score = evaluator.evaluate(recipe.sites)
             except NonFiniteError:  # over these images and any more
                 break
-            for proxy, loss_of in LOSSES.items():
+            for proxy, loss_of in joint.items():
                 sums[proxy] += score.images * loss_of(score)
                 losses[column(proxy, count)] = sums[proxy] / count
         losses |= {name: measure(recipe.sites).loss for name, measure in self.additive}

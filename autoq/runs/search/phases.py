@@ -25,7 +25,7 @@ from autoq.search.samplers import SAMPLERS, AllocationPrior
 from autoq.search.storage import TrialStore
 from autoq.search.study import StudyDriver, StudySettings
 from autoq.search.trials import EvaluatedTrial, evaluated_trials, evenly_spread, shown_trials
-from autoq.sensitivity.proxies import ADDITIVE
+from autoq.sensitivity.proxies import KL, PROXIES
 from autoq.sensitivity.table import SensitivityTable
 
 
@@ -86,12 +86,13 @@ class SearchRun:
     def _run_study(self, store: TrialStore, evaluator: Evaluator, table: SensitivityTable | None) -> None:
         """Evaluate recipes that the sampler proposes, and score the front."""
         settings, space, sites = self.record.settings, self.inputs.space, self.inputs.session.traced.sites
-        joint = JointObjective(evaluator, "kl" if settings.proxy in ADDITIVE else settings.proxy)
+        is_additive = PROXIES[settings.proxy].is_additive
+        joint = JointObjective(evaluator, KL if is_additive else settings.proxy)
         driver = StudyDriver(
             prior=AllocationPrior.of(AllocationProblem(sites, space), table, self.record.budget_bops),
             sites=sites,
             store=store,
-            objective=joint if table is None or settings.proxy not in ADDITIVE else AdditiveObjective(table),
+            objective=AdditiveObjective(table) if table is not None and is_additive else joint,
             settings=StudySettings(SAMPLERS[settings.sampler], settings.seed, settings.proxy),
         )
         self.progress(PhaseStarted("search", settings.trials))
@@ -107,7 +108,7 @@ class SearchRun:
             evaluator=evaluator,
             bank=self.bank,
             images=self.inputs.images.tensor,
-            proxy=settings.proxy if settings.proxy in ADDITIVE else settings.sensitivity,
+            proxy=settings.proxy if PROXIES[settings.proxy].is_additive else settings.sensitivity,
             progress=self.progress,
         )
 

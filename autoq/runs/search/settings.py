@@ -9,7 +9,8 @@ from pydantic import Field, field_validator
 
 from autoq.errors import SpaceError
 from autoq.runs.settings import CalibrationChoices
-from autoq.validation import did_you_mean, parse_toml, read_text, validate
+from autoq.sensitivity.proxies import PROXIES, check_proxy_name
+from autoq.validation import parse_toml, read_text, validate
 
 RECONSTRUCTION_SETTINGS = frozenset({"reconstruct", "reconstruct_iterations", "reconstruct_images"})
 """Settings of what follows a search."""
@@ -55,19 +56,15 @@ class SearchSettings(CalibrationChoices):
     @field_validator("proxy", "sensitivity")
     @classmethod
     def _check_proxy(cls, name: str) -> str:
-        from autoq.sensitivity.proxies import PROXIES
 
-        if name not in PROXIES:
-            raise ValueError(f"no such proxy {name!r}, there is {', '.join(PROXIES)}.{did_you_mean(name, PROXIES)}")
-        return name
+        return check_proxy_name(name)
 
     @property
     def needs_sensitivities(self) -> bool:
         """Whether options are measured alone before the search."""
         from autoq.search.samplers import SAMPLERS
-        from autoq.sensitivity.proxies import ADDITIVE
 
-        return SAMPLERS[self.sampler].needs_sensitivities or self.proxy in ADDITIVE
+        return SAMPLERS[self.sampler].needs_sensitivities or PROXIES[self.proxy].is_additive
 
     @property
     def labelled_data(self) -> str | None:

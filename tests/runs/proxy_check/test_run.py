@@ -34,7 +34,7 @@ from autoq.runs.proxy_check.run import (
 from autoq.scoring import Evaluator, measure_accuracy
 from autoq.scoring.discrepancy import Score
 from autoq.search.space import load_space, resolve_space
-from autoq.sensitivity.proxies import LOSSES, PROXIES
+from autoq.sensitivity.proxies import PROXIES, joint_proxies
 from autoq.sensitivity.table import SensitivityTable
 from tests.runs.small_run import PHOTOS, interrupt_at, small_session, trace_once, write_photos
 
@@ -137,13 +137,13 @@ def test_every_measure_is_that_of_the_recipe() -> None:
     for row, recipe in zip(check.rows, recipes, strict=True):
         assert (row.id, row.origin, row.bops) == (recipe.id, recipe.origin, recipe.bops)
         assert row.losses.keys() == {
-            *(f"{proxy}_{count}" for proxy in LOSSES for count in (4, 8, 16)),
+            *(f"{proxy}_{count}" for proxy in joint_proxies() for count in (4, 8, 16)),
             "fisher_8",
             "aph_8",
         }
         for count in (4, 8, 16):
             score = Evaluator(session.model, bank, images.tensor[:count]).evaluate(recipe.sites)
-            for proxy, loss_of in LOSSES.items():
+            for proxy, loss_of in joint_proxies().items():
                 assert row.losses[f"{proxy}_{count}"] == pytest.approx(loss_of(score), rel=1e-4, abs=1e-9)
         assert row.losses["fisher_8"] == pytest.approx(
             sum(table.loss(s, o, config) for s, operands in recipe.sites.items() for o, config in operands.items())
