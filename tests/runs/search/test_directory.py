@@ -8,37 +8,12 @@ from typing import Any
 
 import pytest
 
-from autoq.cost import uniform_bops
 from autoq.errors import RunDirectoryError
-from autoq.recipe import ModelReference, ScoreRecord
 from autoq.runs.lock import LOCK_NAME
 from autoq.runs.search.directory import SearchDirectory
-from autoq.runs.search.record import MeasuredAccuracy, ReconstructedEntry, RunRecord, SiteEntry, new_record
+from autoq.runs.search.record import RunRecord
 from autoq.runs.search.settings import SearchSettings
-from tests.runs.small_run import small_session
-from tests.search.synthetic_sites import vit
-
-MODEL = ModelReference(name="vit_digits", weights_sha256="ab" * 32)
-FINGERPRINTS = {"images_sha256": "12" * 32, "space_fingerprint": "34" * 32}
-
-
-def make_record(**changes: Any) -> RunRecord:
-    values: dict[str, Any] = {
-        "settings": SearchSettings(),
-        "versions": {"autoq": "0"},
-        "model": MODEL,
-        "fingerprints": {**FINGERPRINTS, "bank_fingerprint": "56" * 8},
-        "budget_bops": 4,
-        "uniform_8_8_bops": 8,
-        "full_precision_bops": 32,
-        "macs": 1,
-        "sites": [
-            SiteEntry(name=s.name, op=s.op, macs=s.macs, operands=tuple(o.name for o in s.operands)) for s in vit()
-        ],
-        "images": 16,
-        "accuracy": {"w4a4": MeasuredAccuracy(top1_percent=90.5, top5_percent=99.0, images=540)},
-    }
-    return RunRecord(**(values | changes))
+from tests.runs.search.records import FINGERPRINTS, MODEL, make_record
 
 
 def refuse_other(directory: SearchDirectory, settings: SearchSettings) -> RunRecord | None:
@@ -63,13 +38,6 @@ def test_naming_a_directory_makes_nothing(tmp_path: Path) -> None:
         with directory.held():
             pass
     assert {path.name for path in directory.path.iterdir()} == {"recipes", LOCK_NAME}
-
-
-def test_the_record_knows_uniform_costs() -> None:
-    """As the model's sites would give them, without the model."""
-    record = make_record()
-    for weights, activations in ((4, 4), (8, 4), (3, 8)):
-        assert record.uniform_bops(weights, activations) == uniform_bops(vit(), weights, activations)
 
 
 def test_no_run(tmp_path: Path) -> None:
@@ -105,35 +73,6 @@ def test_settings_that_may_differ(tmp_path: Path) -> None:
     assert refuse_other(directory, longer) == make_record()
     finer = SearchSettings(reconstruct=True, reconstruct_iterations=5, reconstruct_images=7)
     assert refuse_other(directory, finer) == make_record()
-
-
-def test_whether_a_search_is_finished() -> None:
-    record = make_record(state="finished")
-    assert record.is_search_for(SearchSettings(reconstruct=True, reconstruct_iterations=5, device="cuda"))
-    assert not make_record(state="interrupted").is_search_for(SearchSettings())
-    for change in ({"trials": 301}, {"time_limit_seconds": 60}, {"eval_data": "photos"}, {"eval_recipes": 3}):
-        assert not record.is_search_for(SearchSettings(**change))  # type: ignore[arg-type]
-
-
-def test_what_is_taken_over_from_an_earlier_run() -> None:
-    score = ScoreRecord(
-        kl_nats=0.1, agreement_percent=99, sqnr_db=9, images=16, top1_percent=90, top5_percent=99, labelled_images=540
-    )
-    entry = ReconstructedEntry(recipe="reconstructed/w4a4/recipe.json", iterations=5, images=7, score=score)
-    earlier = make_record(reconstructed={"w4a4": entry}, full_precision=make_record().accuracy["w4a4"])
-    session = small_session()
-    same = new_record(SearchSettings(), session, 4, 16, {}, earlier)
-    assert (same.reconstructed, same.accuracy, same.full_precision) == (
-        earlier.reconstructed,
-        earlier.accuracy,
-        earlier.full_precision,
-    )
-    other = new_record(SearchSettings(eval_data="photos"), session, 4, 16, {}, earlier)
-    assert (other.accuracy, other.full_precision) == ({}, None)
-    kept = other.reconstructed["w4a4"]
-    assert (kept.recipe, kept.score.kl_nats) == (entry.recipe, 0.1)
-    assert (kept.score.metrics, kept.score.labelled_images) == ({}, None)
-    assert new_record(SearchSettings(), session, 4, 16, {}, None).reconstructed == {}
 
 
 def test_a_record_of_an_older_version_is_read(tmp_path: Path) -> None:

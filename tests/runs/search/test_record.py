@@ -1,0 +1,47 @@
+"""``run.json``: what it knows of the model, and what a later run takes over."""
+
+from __future__ import annotations
+
+from autoq.cost import uniform_bops
+from autoq.recipe import ScoreRecord
+from autoq.runs.search.record import ReconstructedEntry, new_record
+from autoq.runs.search.settings import SearchSettings
+from tests.runs.search.records import make_record
+from tests.runs.small_run import small_session
+from tests.search.synthetic_sites import vit
+
+
+def test_the_record_knows_uniform_costs() -> None:
+    """As the model's sites would give them, without the model."""
+    record = make_record()
+    for weights, activations in ((4, 4), (8, 4), (3, 8)):
+        assert record.uniform_bops(weights, activations) == uniform_bops(vit(), weights, activations)
+
+
+def test_whether_a_search_is_finished() -> None:
+    record = make_record(state="finished")
+    assert record.is_search_for(SearchSettings(reconstruct=True, reconstruct_iterations=5, device="cuda"))
+    assert not make_record(state="interrupted").is_search_for(SearchSettings())
+    for change in ({"trials": 301}, {"time_limit_seconds": 60}, {"eval_data": "photos"}, {"eval_recipes": 3}):
+        assert not record.is_search_for(SearchSettings(**change))  # type: ignore[arg-type]
+
+
+def test_what_is_taken_over_from_an_earlier_run() -> None:
+    score = ScoreRecord(
+        kl_nats=0.1, agreement_percent=99, sqnr_db=9, images=16, top1_percent=90, top5_percent=99, labelled_images=540
+    )
+    entry = ReconstructedEntry(recipe="reconstructed/w4a4/recipe.json", iterations=5, images=7, score=score)
+    earlier = make_record(reconstructed={"w4a4": entry}, full_precision=make_record().accuracy["w4a4"])
+    session = small_session()
+    same = new_record(SearchSettings(), session, 4, 16, {}, earlier)
+    assert (same.reconstructed, same.accuracy, same.full_precision) == (
+        earlier.reconstructed,
+        earlier.accuracy,
+        earlier.full_precision,
+    )
+    other = new_record(SearchSettings(eval_data="photos"), session, 4, 16, {}, earlier)
+    assert (other.accuracy, other.full_precision) == ({}, None)
+    kept = other.reconstructed["w4a4"]
+    assert (kept.recipe, kept.score.kl_nats) == (entry.recipe, 0.1)
+    assert (kept.score.metrics, kept.score.labelled_images) == ({}, None)
+    assert new_record(SearchSettings(), session, 4, 16, {}, None).reconstructed == {}
