@@ -85,22 +85,6 @@ def test_bounds_are_those_of_a_loop(kind: str, axes: tuple[int, ...]) -> None:
     torch.testing.assert_close(torch.stack([lower.flatten(), upper.flatten()], 1), expected)
 
 
-@given(
-    st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3), min_size=1, max_size=6),
-    st.randoms(use_true_random=False),
-)
-def test_the_order_of_batches_does_not_matter_to_minimum_and_maximum(rows: list[list[float]], random: object) -> None:
-    seen = [torch.tensor([row]) for row in rows]
-    shuffled = list(seen)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    lower, upper = observe(MinMaxObserver((-1,)), seen)
-    again = observe(MinMaxObserver((-1,)), shuffled)
-    assert torch.equal(lower, again[0])
-    assert torch.equal(upper, again[1])
-    assert lower.flatten().tolist() == [min(column) for column in zip(*rows, strict=True)]
-    assert upper.flatten().tolist() == [max(column) for column in zip(*rows, strict=True)]
-
-
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40))
 def test_one_batch_is_its_range(numbers: list[float]) -> None:
     batch = torch.tensor(numbers).unsqueeze(0)
@@ -125,12 +109,6 @@ def test_averages_of_the_whole_are_not_the_extremes_of_averages(kind: str) -> No
     channels = observe(MAKERS[kind]((-1,)), [first, second])[1]
     assert float(whole) == pytest.approx(11.0)
     assert float(channels.max()) == pytest.approx(8.0)
-
-
-def test_the_averaging_constant_weighs_the_new_batch() -> None:
-    observer = EmaObserver(())
-    observe(observer, [torch.tensor([0.0, 1.0]), torch.tensor([-10.0, 101.0])])
-    assert [float(bound) for bound in observer.bounds()] == pytest.approx([-0.1, 2.0])
 
 
 def nbytes(of: object) -> int:
