@@ -15,10 +15,10 @@ from autoq.recipe import Recipe
 from autoq.reconstruction.mlp_graph import check_mlps, find_mlps
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.directory import BaseRunDirectory
+from autoq.runs.finish import finish_recipe
 from autoq.runs.images import CalibrationImages, LabelledImages
 from autoq.runs.opening import ObservedImages, solve_bank
 from autoq.runs.recipes import options_of
-from autoq.runs.reconstruct import finish_recipe
 from autoq.runs.reconstruction_directory import ReconstructionDirectory
 from autoq.runs.relu_model import open_relu_model
 from autoq.runs.session import Session

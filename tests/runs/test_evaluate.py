@@ -25,8 +25,8 @@ from autoq.recipe import ModelReference, OperandConfig, Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.evaluate import evaluate_recipe
+from autoq.runs.finish import finish_recipe
 from autoq.runs.recipes import open_model, options_of
-from autoq.runs.reconstruct import finish_recipe
 from autoq.runs.session import Session
 from autoq.scoring.evaluator import Evaluator
 from autoq.scoring.solved_operands import SolvedOperands

@@ -15,13 +15,11 @@ import torch
 from safetensors import safe_open
 
 from autoq.calibration.bank.files import read_bank
-from autoq.calibration.settings import CalibrationSettings
 from autoq.errors import MethodError, RecipeError, RunDirectoryError
 from autoq.events import BlockAdvanced, BlockFinished, Event, PhaseStarted
 from autoq.methods import BitWidths, create_method
 from autoq.recipe import Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
-from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.lock import LOCK_NAME, hold_directory
 from autoq.runs.quantize import QuantizeSettings, quantize
@@ -29,7 +27,6 @@ from autoq.runs.recipes import options_of
 from autoq.runs.reconstruct import (
     ReconstructedRecipe,
     ReconstructSettings,
-    finish_recipe,
     make_training,
     reconstruct_recipe,
 )
@@ -238,31 +235,6 @@ def test_a_recipe_written_by_hand_is_calibrated_on_the_data(calibrated: Path, tm
     assert found.score is not None
     assert (found.calibration.data, found.calibration.images) == ("digits", found.score.images)
     assert evaluate_recipe(found.located(tmp_path / "out")).score.kl_nats == found.score.kl_nats
-
-
-def test_several_recipes_of_an_open_session(tmp_path: Path) -> None:
-    """As a search finishes its front: one model, one bank."""
-    session = small_session()
-    images = session.calibration_images("digits", 16, 0)
-    bank = session.bank(lambda: images, images.sha256, CalibrationSettings(observer="min_max"))
-    training = ReconstructionSettings(iterations=1, batch=8, importance_images=8)
-    scores = []
-    for bits in ("w3a3", "w4a4"):
-        sites = create_method("rtn").sites(session.traced, BitWidths.parse(bits))
-        bank.solve_all(options_of(sites))
-        calibration = session.calibration_reference(images, bank)
-        recipe = Recipe(model=session.reference, sites=sites, calibration=calibration)
-        finished = finish_recipe(
-            CalibratedRecipe(session, bank, recipe, images), images, tmp_path / bits, training, blocks=["head"]
-        ).recipe
-        assert finished.score is not None
-        assert finished.cost is not None
-        assert evaluate_recipe(finished.located(tmp_path / bits)).score.kl_nats == finished.score.kl_nats
-        scores.append(finished.score.kl_nats)
-    assert scores[1] < scores[0]
-    session.model.remove_()
-    noise = torch.randn(3, *session.loaded.input_size, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(session.model.run(noise)[0], session.traced.graph_module(noise))
 
 
 def test_progress(calibrated: Path, tmp_path: Path) -> None:

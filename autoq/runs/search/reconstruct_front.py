@@ -10,8 +10,8 @@ from autoq.events import Event, PhaseStarted, Progress, ignore
 from autoq.recipe import Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
+from autoq.runs.finish import finish_recipe
 from autoq.runs.opening import RunInputs
-from autoq.runs.reconstruct import finish_recipe
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import ReconstructedEntry, RunRecord
 from autoq.runs.search.settings import SearchSettings
