@@ -19,7 +19,7 @@ def predict(model: QuantizedModel, batch: Tensor, task: BaseTask = CLASSIFICATIO
     Raises:
         TaskError: the model has no such output.
     """
-    return task.outputs_of(model.run_stages(range(len(model.stages)), (batch,)), model.output_names)
+    return task.outputs_of(model.run(batch), model.output_names)
 
 
 def finite_outputs(model: QuantizedModel, batch: Tensor, task: BaseTask = CLASSIFICATION) -> Outputs:

@@ -12,10 +12,14 @@ from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from autoq.recipe import OperandConfig
+from autoq.scoring import Evaluator
+from autoq.scoring.outputs import fitted_task
 from autoq.sensitivity import fisher
 from autoq.sensitivity.fisher import FisherSettings, fisher_losses
+from autoq.tasks import DenseTask
 from tests.calibration.samples import Block, block_model, images
 from tests.graph.small import tokens
+from tests.tasks.small_dense import dense_model, pictures
 
 Option = tuple[str, str, OperandConfig]
 EXACT = FisherSettings(probes=16)
@@ -311,3 +315,21 @@ def test_what_cannot_be_had() -> None:
     with pytest.raises(CalibrationError, match="0 probes"):
         FisherSettings(probes=0)
     assert fisher_losses(bank, [images(2)], []) == {}
+
+
+def test_a_dense_models_losses_are_close_to_measured_ones() -> None:
+    """KL of Gaussians is quadratic in the output's error: what is left is the model's curvature, and few probes."""
+    batch = pictures(6)
+    model = QuantizedModel(trace(dense_model(), batch))
+    task = fitted_task(DenseTask(output="depth"), model, [batch])
+    bank = Bank(model, batch, CalibrationSettings(), {}, batch_size=4)
+    options = options_of(bank, (5, 6))
+    found = fisher_losses(bank, [batch], options, FisherSettings(probes=64), task=task)
+    evaluator = Evaluator(model, bank, batch, task=task)
+    measured = {key: evaluator.evaluate({key[0]: {key[1]: key[2]}}).kl_nats for key in options}
+    ratios = [found[key] / measured[key] for key in options if measured[key] > 0]
+    assert len(ratios) > 30
+    assert min(ratios) > 0.5
+    assert max(ratios) < 2
+    head = [found[key] / measured[key] for key in options if key[0] == "head"]
+    assert head == pytest.approx([1] * len(head), rel=0.25)  # linear in the output: probes alone are to blame

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoq.errors import InputError, TaskError
+from autoq.cli.options import TASK_HELP
+from autoq.errors import InputError, SpaceError, TaskError
+from autoq.runs.proxy_check.run import make_check_settings
 from autoq.tasks import CLASSIFICATION, TASKS, DenseTask, Metric, make_task, task_from_record, task_to_record
 
 
@@ -30,6 +32,16 @@ def test_tasks_by_name() -> None:
         make_task("dens")
     with pytest.raises(TaskError, match=r"task 'dense' has no setting 'varianse', it has output, variance\. Did you"):
         make_task("dense", varianse=1.0)
+
+
+def test_the_help_of_the_command_line_names_every_task() -> None:
+    assert all(name in TASK_HELP for name in TASKS)
+
+
+def test_proxies_are_checked_on_right_and_wrong_answers_only() -> None:
+    assert make_check_settings(task="classification").task == "classification"
+    with pytest.raises(SpaceError, match="answers of the task 'dense' are not right or wrong"):
+        make_check_settings(task="dense")
 
 
 def test_plain_classification_leaves_no_record() -> None:

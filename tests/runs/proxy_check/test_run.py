@@ -264,6 +264,8 @@ def test_models_that_are_not_finite(copy: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_logits_that_are_not_finite_are_wrong() -> None:
     class Model:
+        output_names = ("",)
+
         def run(self, images: torch.Tensor) -> tuple[torch.Tensor]:
             return (images,)
 
