@@ -1,0 +1,39 @@
+"""What a calibrated recipe scores on its images, and on labelled ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autoq.calibration.settings import CalibrationSettings
+from autoq.events import Event, PhaseAdvanced, PhaseStarted
+from autoq.methods import BitWidths, create_method
+from autoq.recipe import Recipe
+from autoq.runs.calibrated import CalibratedRecipe
+from autoq.runs.recipes import options_of
+from autoq.scoring import Evaluator
+from tests.runs.small_run import PHOTOS, small_session, write_photos
+
+IMAGES = 8
+
+
+@pytest.mark.parametrize("is_labelled", [False, True])
+def test_scores(tmp_path: Path, is_labelled: bool) -> None:
+    session = small_session()
+    images = session.calibration_images("digits", IMAGES, 0)
+    bank = session.bank(lambda: images, images.sha256, CalibrationSettings(observer="min_max"))
+    sites = create_method("rtn").sites(session.traced, BitWidths.parse("w4a4"))
+    bank.solve_all(options_of(sites))
+    recipe = Recipe(model=session.reference, sites=sites)
+    write_photos(tmp_path / "photos")
+    labelled = session.labelled_images(str(tmp_path / "photos")) if is_labelled else None
+    events: list[Event] = []
+    score = CalibratedRecipe(session, bank, recipe, images, labelled).score(bank, events.append)
+    expected = Evaluator(session.model, bank, images.tensor).evaluate(sites)
+    assert (score.kl_nats, score.sqnr_db, score.images) == (expected.kl_nats, expected.sqnr_db, IMAGES)
+    assert score.labelled_images == (PHOTOS if is_labelled else None)
+    assert bool(score.metrics) is is_labelled
+    assert events[:2] == [PhaseStarted("score", IMAGES), PhaseAdvanced("score", IMAGES)]
+    assert events[2:3] == ([PhaseStarted("accuracy", PHOTOS)] if is_labelled else [])
+    assert events[-1] == (PhaseAdvanced("accuracy", PHOTOS) if is_labelled else events[1])
