@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, fx
 
 from autoq.graph.functionalize import functionalize_
-from autoq.graph.nodes import op_name
+from autoq.graph.nodes import RANDOM, op_name
 
 aten = torch.ops.aten
 
 _CHECKS = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size"}
-_RANDOM = {"rand", "randn", "rand_like", "randn_like", "bernoulli", "randint", "randperm", "multinomial", "normal"}
 
 
 def clean_(graph_module: fx.GraphModule) -> None:
@@ -105,7 +104,7 @@ def _fold_constants_(graph_module: fx.GraphModule) -> None:
         if node.op == "get_attr":
             constant.add(node)
             continue
-        repeatable = node.op == "call_function" and op_name(node) not in _RANDOM
+        repeatable = node.op == "call_function" and op_name(node) not in RANDOM
         if repeatable and all(argument in constant for argument in node.all_input_nodes):
             constant.add(node)
     values: dict[fx.Node, Any] = {}

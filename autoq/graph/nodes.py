@@ -36,6 +36,11 @@ UNSUPPORTED_PRODUCTS = frozenset(
 )
 """Operators that multiply and accumulate but are no site: reported by name, run in floating point."""
 
+RANDOM = frozenset(
+    {"rand", "randn", "rand_like", "randn_like", "bernoulli", "randint", "randperm", "multinomial", "normal", "uniform"}
+)
+"""Operators that give something else each time."""
+
 SOFTMAXES = frozenset({"softmax", "_softmax"})
 
 

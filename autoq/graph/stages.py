@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
+from autoq.graph.nodes import RANDOM, op_name
+
 State = tuple[object, ...]
 """What is alive at a cut: tensors, and sizes that were read from them."""
 
@@ -36,13 +38,16 @@ def cut_into_stages(graph_module: fx.GraphModule, site_of: Callable[[fx.Node], s
     """Cut after each point where a single tensor is alive and at least one site has run since the last cut.
 
     In a residual network these are the ends of the branches: twice a transformer block. Where there is no such point
-    after the first site, the least number of tensors that are alive at any takes the place of one.
+    after the first site, the least number of tensors that are alive at any takes the place of one. Tensors that follow
+    from parameters and sizes alone, such as an attention mask of zeros, are not kept alive but computed where they are
+    read.
 
     Args:
         graph_module: the whole graph.
         site_of: name of the site that a node belongs to, or None.
     """
-    nodes = [node for node in graph_module.graph.nodes if node.op != "get_attr"]
+    computed_again = _independent_of_images(graph_module.graph)
+    nodes = [node for node in graph_module.graph.nodes if node not in computed_again]
     alive = _alive_after(nodes)
     width = [sum(_is_tensor(node) for node in state) for state in alive]
     first = next((index for index, node in enumerate(nodes) if site_of(node) is not None), len(nodes))
@@ -67,10 +72,27 @@ def cut_into_stages(graph_module: fx.GraphModule, site_of: Callable[[fx.Node], s
     return tuple(stages)
 
 
+def _independent_of_images(graph: fx.Graph) -> set[fx.Node]:
+    """Find the parameters, and what is computed from them and from sizes alone, the same each time."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        repeatable = node.op == "call_function" and op_name(node) not in RANDOM and _is_tensor(node)
+        if node.op == "get_attr" or (
+            repeatable and all(source in found or not _is_tensor(source) for source in node.all_input_nodes)
+        ):
+            found.add(node)
+    return found
+
+
 def _alive_after(nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
     """For each node, the values that later nodes still need."""
     position = {node: index for index, node in enumerate(nodes)}
-    last_use = {node: max((position[user] for user in node.users), default=-1) for node in nodes}
+
+    def last(node: fx.Node) -> int:
+        """Find the last reader of a node, of those too that read what is computed again from it."""
+        return max((position[user] if user in position else last(user) for user in node.users), default=-1)
+
+    last_use = {node: last(node) for node in nodes}
     alive: list[list[fx.Node]] = []
     current: list[fx.Node] = []
     for index, node in enumerate(nodes):
@@ -92,7 +114,7 @@ def _extract(
     copies: dict[fx.Node, fx.Node] = {node: graph.placeholder(node.name) for node in inputs}
 
     def copy_of(node: fx.Node) -> fx.Node:
-        if node not in copies:  # parameters are read in the stage that uses them
+        if node not in copies:  # parameters are read, and what follows from them computed, in the stage that uses them
             copies[node] = graph.node_copy(node, copy_of)
         return copies[node]
 

@@ -35,6 +35,17 @@ class Beside(Weighted):
         return self.layer(y) + x
 
 
+class Masked(Weighted):
+    """Adds a mask of zeros, as many as there are images, to the input of each layer, and one set of random numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.zeros(x.shape[0], 6, 1).where(torch.ones(6, 1) > 0, -1.0)
+        noise = torch.rand(6, 8)
+        for _ in range(3):
+            x = self.layer(x + mask).relu() + noise
+        return x - mask
+
+
 class Sized(Weighted):
     """Reads the batch size before its first layer and uses it after the last."""
 
@@ -59,6 +70,18 @@ def test_a_tensor_that_is_always_alive_does_not_prevent_cuts() -> None:
     *stages, addition = sites_of_stages(Beside())
     assert stages == [("blocks.0",), ("blocks.1",), ("blocks.2",), ("layer",)]
     assert addition == ()
+
+
+def test_a_mask_that_follows_from_sizes_is_computed_where_it_is_read() -> None:
+    model = QuantizedModel(traced(Masked()))
+    assert [stage.sites for stage in model.stages][:2] == [("layer",), ("layer@2",)]
+    state = model.run_stage(0, (tokens(3),))
+    assert [tuple(value.shape) for value in state if isinstance(value, Tensor)] == [(6, 8), (3, 6, 8)]
+    assert 3 in state
+    torch.manual_seed(0)
+    expected = model.traced.graph_module(tokens(3))
+    torch.manual_seed(0)
+    assert torch.equal(model(tokens(3)), expected)
 
 
 @pytest.mark.parametrize("module", [Beside(), Sized(), nn.Sequential(nn.Linear(8, 8)), nn.ReLU()])
