@@ -122,4 +122,4 @@ def test_other_parameters_are_drawn_at_random() -> None:
 def test_other_objectives_are_refused(directions: list[str]) -> None:
     study = optuna.create_study(directions=directions, sampler=ProgressiveSampler(0))
     with pytest.raises(ValueError, match=r"directions are \['minimize'.*needs two objectives to minimise"):
-        study.ask()
+        study.ask().suggest_categorical("bits", BITS)
