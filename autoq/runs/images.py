@@ -96,7 +96,9 @@ class ImageReader:
             source = open_source(name, "calibration")
             images = load_images(source, subset(source, count, seed), self._transform(name))
         if len(images) < count:
-            _logger.warning("%s has %d images, fewer than the %d asked for: using all", name, len(images), count)
+            level = logging.WARNING if isinstance(data, str) else logging.INFO  # who gives a tensor knows its length
+            message = "%s has %d images, fewer than the %d asked for: using all"
+            _logger.log(level, message, name, len(images), count)
         return CalibrationImages(name, seed, self._input(images))
 
     def labelled_images(self, data: object, required: bool = True) -> LabelledImages | None:

@@ -1,0 +1,139 @@
+"""autoq.quantize and autoq.export."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import autoq
+from autoq.errors import MethodError, RecipeError
+from tests.api.models import IMAGES, LABELS, SETTINGS, DepthLike, make
+
+
+@pytest.fixture(scope="module")
+def result() -> autoq.SearchResult:
+    return autoq.search(make(), IMAGES, "w4a4", **{**SETTINGS, "space": "vit_w2-8"})
+
+
+def test_a_recipe_predicts_as_it_scored(result: autoq.SearchResult) -> None:
+    for choice in ("best", result.front.index[0]):
+        recipe = result.recipe(choice)
+        measured = autoq.evaluate(recipe, model=make(), calib_data=IMAGES)
+        assert measured.score is not None
+        assert recipe.score is not None
+        assert measured.score.kl_nats == recipe.score.kl_nats
+        quantized = autoq.quantize(make(), recipe)
+        compared = autoq.evaluate(quantized, IMAGES, model=make())
+        again = autoq.evaluate(recipe, IMAGES, model=make())
+        assert compared.score == again.score
+        assert compared.cost == recipe.cost
+
+
+def test_methods_need_bits_and_images() -> None:
+    quantized = autoq.quantize(make(), "igq-vit", IMAGES, bits="w6a6", method_options={"groups": 4}, calib_images=8)
+    assert quantized.recipe.method == "igq-vit w6a6"
+    assert any(quantizer.config.groups == 4 for quantizer in quantized.quantizers.values())
+    assert quantized(IMAGES[:3])["logits"].shape == (3, 5)
+    with pytest.raises(MethodError, match="needs bits"):
+        autoq.quantize(make(), "rtn", IMAGES)
+    with pytest.raises(MethodError, match="needs images"):
+        autoq.quantize(make(), "rtn", bits="w4a4")
+    with pytest.raises(MethodError, match="rtn"):
+        autoq.quantize(make(), "rnt", IMAGES, bits="w4a4")
+    with pytest.raises(TypeError, match="recipe is a Recipe"):
+        autoq.quantize(make(), 3)  # type: ignore[arg-type]
+
+
+def test_bits_are_for_methods(result: autoq.SearchResult) -> None:
+    with pytest.raises(MethodError, match="a recipe has its own"):
+        autoq.quantize(make(), result.best, bits="w4a4")
+
+
+def test_a_recipe_of_another_model_is_refused(result: autoq.SearchResult) -> None:
+    other = make()
+    with torch.no_grad():
+        other.get_parameter("head.bias").add_(1)
+    with pytest.raises(RecipeError, match="made for the weights"):
+        autoq.quantize(other, result.best)
+    with pytest.raises(RecipeError, match="has no site|made for the weights"):
+        autoq.quantize(make(DepthLike), result.best)
+
+
+def test_a_recipe_without_its_bank_is_calibrated_again(result: autoq.SearchResult, tmp_path: Path) -> None:
+    path = tmp_path / "best.json"
+    autoq.export(result.best, path)
+    loaded = autoq.load_recipe(path)
+    with pytest.raises(FileNotFoundError, match="images were given in Python"):
+        autoq.quantize(make(), loaded)
+    # The same subset of the same images: the bank comes out the same.
+    expected = autoq.quantize(make(), result.best)(IMAGES)["logits"]
+    assert torch.equal(autoq.quantize(make(), loaded, IMAGES)(IMAGES)["logits"], expected)
+
+
+def test_it_is_a_normal_module(result: autoq.SearchResult) -> None:
+    model = make()
+    quantized = autoq.quantize(model, result.best)
+    with torch.no_grad():
+        expected = quantized(IMAGES)["logits"]
+    assert isinstance(quantized, nn.Module)
+    assert not quantized.training
+    mine = {value.data_ptr() for value in model.state_dict().values()}
+    assert mine.isdisjoint(value.data_ptr() for value in quantized.state_dict().values()), "nothing is shared"
+    buffer = io.BytesIO()
+    torch.save(quantized, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+    assert torch.equal(loaded(IMAGES)["logits"], expected)
+    assert loaded.recipe == quantized.recipe
+    blank = autoq.quantize(model, result.best)
+    with torch.no_grad():
+        for value in blank.state_dict().values():
+            value.copy_(torch.ones_like(value))
+    blank.load_state_dict(quantized.state_dict())
+    assert torch.equal(blank(IMAGES)["logits"], expected)
+    assert torch.equal(copy.deepcopy(quantized)(IMAGES)["logits"], expected)
+    dynamic = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(quantized, (IMAGES[:4],), dynamic_shapes=dynamic)
+    assert torch.equal(program.module()(IMAGES)["logits"], expected)
+
+
+def test_weights_are_codes(result: autoq.SearchResult) -> None:
+    quantized = autoq.quantize(make(), result.best)
+    recipe = result.best
+    weights = {key for key in quantized.quantizers if key[1] == "weight"}
+    assert set(quantized.codes) == weights
+    for (site, operand), codes in quantized.codes.items():
+        assert codes.dtype == torch.uint8
+        assert int(codes.max()) < 2 ** recipe.sites[site][operand].bits
+    assert not any(name.endswith("head.weight") for name in quantized.state_dict()), "no float beside the codes"
+    assert {key: quantizer.config.bits for key, quantizer in quantized.quantizers.items()} == {
+        (site, operand): config.bits for site, operands in recipe.sites.items() for operand, config in operands.items()
+    }
+
+
+def test_exports_are_checked_before_anything_is_written(result: autoq.SearchResult, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="unknown format 'onx'"):
+        autoq.export(result.best, tmp_path / "x", "onx")
+    assert not list(tmp_path.iterdir())
+    quantized = autoq.quantize(make(), result.best)
+    autoq.export(quantized, tmp_path / "from_module.json")
+    autoq.export(result.best, tmp_path / "from_recipe.json")
+    autoq.export(tmp_path / "from_recipe.json", tmp_path / "again.json")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_labels_of_a_module_alone() -> None:
+    model = make()
+    with torch.no_grad():
+        right = (model(IMAGES)["logits"].argmax(1) == LABELS).double().mean()
+    measured = autoq.evaluate(model, (IMAGES, LABELS))
+    assert measured.metrics["top1_percent"] == pytest.approx(100 * float(right))
+    assert (measured.score, measured.cost, measured.images) == (None, None, 24)
+    assert measured.to_json()["bops"] is None
+    with pytest.raises(TypeError, match="give data"):
+        autoq.evaluate(model)

@@ -1,0 +1,219 @@
+"""autoq.search on models and images as users have them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import autoq
+from autoq.errors import BudgetError, DataError, InputError, ModelError, RunDirectoryError, TraceError
+from autoq.events import PhaseStarted, TrialFinished
+from autoq.runs.search.settings import SearchSettings
+from tests.api.models import IMAGES, LABELS, SETTINGS, DepthLike, make
+
+
+@pytest.fixture(scope="module")
+def result() -> autoq.SearchResult:
+    return autoq.search(make(), IMAGES, "w4a4", labelled=(IMAGES, LABELS), **SETTINGS)
+
+
+def test_the_front_is_a_table_with_one_row_a_recipe(result: autoq.SearchResult) -> None:
+    front = result.front
+    assert front.index.name == "id"
+    assert {"bops", "kl_nats", "agreement_percent", "weight_bytes", "top1_percent"} <= set(front.columns)
+    assert front.bops.is_monotonic_increasing
+    assert front.kl_nats.is_monotonic_decreasing
+    assert front.bops.max() <= result.budget_bops
+    best = result.best
+    assert best.cost is not None
+    assert best.score is not None
+    assert best.score.kl_nats == front.kl_nats.min()
+    assert best.cost.bops == front.bops.max()
+    assert len(result.trials) >= SETTINGS["trials"]
+    assert result.recipe(front.index[0]).sites == result.recipe(f"{front.bops.iloc[0]}").sites
+    assert f"SearchResult({str(result.folder)!r})" in repr(result)
+
+
+def test_the_module_and_its_images_are_left_alone() -> None:
+    model, images = make(), IMAGES.clone()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    autoq.search(model, images, **SETTINGS)
+    assert torch.equal(images, IMAGES)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any("autoq" in name for name in vars(model))
+
+
+def generator() -> Iterator[dict[str, Tensor]]:
+    for start in range(0, 12, 5):
+        yield {"pixel_values": IMAGES[:12][start : start + 5], "labels": LABELS[:12][start : start + 5]}
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        IMAGES[:12],
+        IMAGES[:12].numpy(),
+        DataLoader(TensorDataset(IMAGES[:12], LABELS[:12]), batch_size=5),
+        [(IMAGES[:7], LABELS[:7]), (IMAGES[7:12], LABELS[7:12])],
+        generator(),
+    ],
+    ids=["tensor", "array", "loader", "list of batches", "generator"],
+)
+def test_the_same_images_in_any_form_give_the_same_trials(images: object) -> None:
+    found = autoq.search(make(), images, **SETTINGS).trials
+    reference = autoq.search(make(), IMAGES[:12], **SETTINGS).trials
+    assert found.kl_nats.tolist() == reference.kl_nats.tolist()
+
+
+def test_a_run_directory_is_resumed_and_read_by_the_command_line(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = autoq.search(make(), IMAGES, out=out, **SETTINGS)
+    assert {"run.json", "report.html", "pareto.png"} <= {path.name for path in out.iterdir()}
+    seen: list[object] = []
+    again = autoq.search(make(), IMAGES, out=out, progress=seen.append, **{**SETTINGS, "trials": 10})
+    assert len(again.trials) == len(first.trials) + 2
+    assert sum(isinstance(event, TrialFinished) for event in seen) == 2
+    with pytest.raises(RunDirectoryError, match="images_sha256"):
+        autoq.search(make(), IMAGES + 1, out=out, **SETTINGS)
+    assert autoq.SearchResult(out).best == again.best
+
+
+def test_a_result_can_be_saved_and_outlives_its_temporary_directory(tmp_path: Path) -> None:
+    result = autoq.search(make(), IMAGES, **SETTINGS)
+    result.save(tmp_path / "saved")
+    folder, best = result.folder, result.best
+    del result
+    assert folder.exists(), "the recipe keeps its bank"
+    assert autoq.quantize(make(), best)(IMAGES[:2])["logits"].shape == (2, 5)
+    del best
+    assert not folder.exists()
+    saved = autoq.SearchResult(tmp_path / "saved")
+    assert (tmp_path / "saved" / "report.html").exists()
+    assert autoq.quantize(make(), saved.best).recipe == saved.best
+    with pytest.raises(RunDirectoryError, match="something is there"):
+        saved.save(tmp_path / "saved")
+
+
+def test_a_picture_is_drawn_on_the_users_axes(result: autoq.SearchResult) -> None:
+    from matplotlib.figure import Figure
+
+    for measure in (None, "top1_percent"):
+        axes = Figure().subplots()
+        assert result.plot(measure, ax=axes) is axes
+        assert "BOPs" in axes.get_xlabel()
+        assert len(axes.collections) >= 2
+    with pytest.raises(InputError, match="'speed' was not measured, kl_nats, top1_percent was"):
+        result.plot("speed")
+
+
+def test_a_map_is_searched_by_squared_error() -> None:
+    targets = torch.zeros(24, 8, 8)
+    result = autoq.search(make(DepthLike), IMAGES, task="dense", labelled=(IMAGES, targets), **SETTINGS)
+    assert {"rmse", "kl_nats"} <= set(result.front.columns)
+    assert result.front.kl_nats.is_monotonic_decreasing
+    quantized = autoq.quantize(make(DepthLike), result.best)
+    assert quantized(IMAGES[:3])["depth"].shape == (3, 8, 8)
+    measured = autoq.evaluate(quantized, (IMAGES, targets), model=make(DepthLike))
+    assert set(measured.metrics) == {"rmse", "mae"}
+    with torch.no_grad():
+        expected = quantized(IMAGES)["depth"].square().mean().sqrt()
+    assert measured.metrics["rmse"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_pictures_need_preprocess_unless_the_model_says() -> None:
+    pictures = [Image.effect_noise((20, 20), 90).convert("RGB") for _ in range(12)]
+    with pytest.raises(ModelError, match="nobody knows how HandWritten is fed"):
+        autoq.search(make(), pictures, **SETTINGS)
+
+    def preprocess(image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(image.resize((16, 16)))).permute(2, 0, 1) / 255
+
+    assert len(autoq.search(make(), pictures, preprocess=preprocess, **SETTINGS).front)
+    known = timm.create_model(
+        "vit_tiny_patch16_224",
+        pretrained_cfg_overlay={"input_size": (3, 16, 16)},
+        img_size=16,
+        patch_size=8,
+        embed_dim=16,
+        depth=1,
+        num_heads=2,
+        num_classes=5,
+    ).eval()
+    assert len(autoq.search(known, pictures, **SETTINGS).front)
+
+
+class Fixed(nn.Module):
+    """Cannot be traced: the batch size is fixed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(2, -1)
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "options", "error", "built_in", "message"),
+    [
+        (3, IMAGES, {}, InputError, TypeError, "model is a torch.nn.Module or a name, not int"),
+        ("nosuchmodel", IMAGES, {}, ModelError, FileNotFoundError, "unknown model 'nosuchmodel'"),
+        (make().train(), IMAGES, {}, ModelError, ValueError, r"in training mode: call \.eval"),
+        (Fixed().eval(), IMAGES, {}, TraceError, ValueError, "fixes the batch size|does not run|cannot trace"),
+        (make(), IMAGES[:, :1], {}, TraceError, ValueError, "does not run on an input of shape"),
+        ("vit_digits", IMAGES, {}, DataError, ValueError, r"images have shape \(3, 16, 16\), but 'vit_digits' takes"),
+        (make(), (IMAGES * 255).to(torch.uint8), {}, DataError, ValueError, "of type uint8"),
+        (make(), [], {}, DataError, ValueError, "is empty"),
+        (make(), iter([]), {}, DataError, ValueError, "is empty"),
+        (make(), None, {}, InputError, TypeError, "images are a tensor"),
+        (make(), "no/such/folder", {"preprocess": lambda _: IMAGES[0]}, DataError, FileNotFoundError, "no/such"),
+        (make(), IMAGES, {"budget_bops": "w1a1"}, BudgetError, ValueError, "costs"),
+        (make(), IMAGES, {"budget_bops": "much"}, BudgetError, ValueError, "'much'"),
+        (make(), IMAGES, {"trials": 0}, InputError, ValueError, "trials"),
+        (make(), IMAGES, {"sampler": "progresive"}, InputError, ValueError, "progressive"),
+        (make(), IMAGES, {"labelled": IMAGES}, DataError, ValueError, "have no labels"),
+        (make(), IMAGES, {"labelled": (IMAGES, LABELS + 3)}, DataError, ValueError, "labels run from"),
+        (make(), IMAGES, {"task": "clasification"}, InputError, ValueError, "classification"),
+        (make(), IMAGES, {"device": "cuda:99"}, ModelError, ValueError, "cuda:99"),
+    ],
+)
+def test_wrong_arguments_are_one_clear_exception(
+    model: Any,
+    images: Any,
+    options: dict[str, Any],
+    error: type[Exception],
+    built_in: type[Exception],
+    message: str,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(error, match=message) as raised:
+        autoq.search(model, images, **{**SETTINGS, **options}, out=out)
+    assert isinstance(raised.value, built_in)
+    assert "\n" not in str(raised.value)
+    assert not out.exists(), "wrong input leaves nothing behind"
+
+
+def test_arguments_have_the_defaults_of_the_command_line() -> None:
+    parameters = inspect.signature(autoq.search).parameters
+    renamed = {"data": "images", "eval_data": "labelled"}
+    for name, field in SearchSettings.model_fields.items():
+        assert parameters[renamed.get(name, name)].default == field.default, name
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    seen: list[object] = []
+    autoq.search(make(), IMAGES, progress=seen.append, **SETTINGS)
+    assert capfd.readouterr() == ("", "")
+    phases = [event.phase for event in seen if isinstance(event, PhaseStarted)]
+    assert phases.index("calibration") < phases.index("search")
+    autoq.search(make(), IMAGES, progress=True, **SETTINGS)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "evaluating recipes" in err
