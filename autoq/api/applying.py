@@ -76,15 +76,15 @@ def quantize(
     options = ModelOptions(preprocess, example_input, None, pretrained, device)
     with shown(progress) as callback:
         if isinstance(recipe, str) and not _is_path(recipe):
-            session = open_model(model, options, images)
-            method = create_method(recipe, MethodOptions(**(method_options or {})))
             if bits is None:
                 raise MethodError(f"{recipe!r} needs bits: give bits='w4a4', say")
             if images is None:
                 raise MethodError(f"{recipe!r} needs images to calibrate on: give images")
+            method, widths = create_method(recipe, MethodOptions(**(method_options or {}))), BitWidths.parse(bits)
+            session = open_model(model, options, images)
             with tempfile.TemporaryDirectory(prefix="autoq-") as folder:
                 settings = QuantizeSettings(images, folder, calib_images, seed)
-                made = run_method(session, method, BitWidths.parse(bits), settings, callback).located(Path(folder))
+                made = run_method(session, method, widths, settings, callback).located(Path(folder))
                 return _apply(open_beside(session, made), made, images)
         if bits is not None or method_options:
             raise MethodError("bits and method_options are for published methods: a recipe has its own")
