@@ -66,6 +66,7 @@ def evaluate(
     model: ModelInput | None = None,
     calib_data: object = None,
     task: str = "classification",
+    output: str | None = None,
     preprocess: Preprocess | None = None,
     example_input: Tensor | None = None,
     device: str = "auto",
@@ -79,6 +80,7 @@ def evaluate(
         model: the model in full precision, to compare a module with; of a recipe, if it cannot be loaded by its name.
         calib_data: of a recipe, the calibration images, if its bank is not beside it and they cannot be had by name.
         task: what the output of a module means; a recipe and a quantized module say so themselves.
+        output: dotted name of the part of a module's output that is compared; None: as the task chooses.
         preprocess: from a PIL image to a tensor (C, H, W), where images are not tensors and the model does not say.
         example_input: an example of the input, of shape (N, ...), where images do not tell.
         device: where a recipe's model runs.
@@ -95,7 +97,7 @@ def evaluate(
     """
     options = ModelOptions(preprocess, example_input, device=device)
     if isinstance(quantized, nn.Module):
-        return _evaluate_module(quantized, data, model, options, make_task(task))
+        return _evaluate_module(quantized, data, model, options, make_task(task, output=output))
     recipe = quantized if isinstance(quantized, Recipe) else Recipe.load(quantized)
     session = open_model(model, options.for_recipe(recipe), data) if isinstance(model, nn.Module) else None
     found = evaluate_recipe(recipe, data, model if isinstance(model, str) else None, device, calib_data, session)

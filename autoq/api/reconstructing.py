@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 
 from autoq.api.applying import load
 from autoq.api.opening import ModelInput, ModelOptions, open_model, shown
+from autoq.api.temporary import folder_or_temporary
 from autoq.events import Progress
 from autoq.models.loaded import Preprocess
 from autoq.recipe import Recipe
@@ -72,8 +71,7 @@ def reconstruct(
     """
     given = {"iterations": iterations, "importance": importance, "bfloat16": bfloat16 or None, "seed": seed}
     training = make_training({key: value for key, value in given.items() if value is not None})
-    kept = tempfile.TemporaryDirectory(prefix="autoq-") if out is None else None
-    folder = Path(kept.name if kept is not None else out)  # type: ignore[arg-type]
+    folder, kept = folder_or_temporary(out)
     settings = ReconstructSettings(
         out=folder, data=images, images=count, training=training, blocks=None if blocks is None else tuple(blocks)
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoq.api.temporary import TemporaryFolder
 from autoq.errors import BudgetError, RunDirectoryError
 from autoq.export.pick import pick
 from autoq.files import check_writable
@@ -31,7 +31,7 @@ class SearchResult:
         folder: the run directory.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], kept: tempfile.TemporaryDirectory[str] | None = None) -> None:
+    def __init__(self, folder: str | os.PathLike[str], kept: TemporaryFolder | None = None) -> None:
         """Read a run directory when something is asked of it.
 
         Args:

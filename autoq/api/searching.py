@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from autoq.api.opening import ModelInput, ModelOptions, open_model, shown
 from autoq.api.result import SearchResult
+from autoq.api.temporary import folder_or_temporary
 from autoq.data import GivenImages
 from autoq.events import Progress, ignore
 from autoq.models import IN_MEMORY
@@ -36,6 +35,8 @@ def search(
     sampler: str = "progressive",
     proxy: str = "kl",
     sensitivity: str = "fisher",
+    task: str = "classification",
+    output: str | None = None,
     reconstruct: bool = False,
     reconstruct_iterations: int | None = None,
     reconstruct_images: int = 1024,
@@ -76,6 +77,10 @@ def search(
         sampler: how recipes are proposed.
         proxy: the loss that is minimised.
         sensitivity: the proxy by which options are measured alone.
+        task: what the output means: ``"classification"`` (softmax over the last axis) or ``"dense"`` (a map, compared
+            by squared error).
+        output: dotted name of the part of the output that is compared (``"logits"``, ``"aux.1"``); None: as the task
+            chooses.
         reconstruct: train rounding and scales of the best recipe and the knee afterwards.
         reconstruct_iterations: training steps of each block.
         reconstruct_images: images of ``images`` to learn from, at most.
@@ -119,6 +124,8 @@ def search(
         "sampler": sampler,
         "proxy": proxy,
         "sensitivity": sensitivity,
+        "task": task,
+        "output": output,
         "reconstruct": reconstruct,
         "reconstruct_iterations": reconstruct_iterations,
         "reconstruct_images": reconstruct_images,
@@ -149,8 +156,7 @@ def search_with(
         progress: told what happens.
         given: a model and images that are at hand.
     """
-    kept = tempfile.TemporaryDirectory(prefix="autoq-") if out is None else None
-    folder = Path(kept.name if kept is not None else out)  # type: ignore[arg-type]
+    folder, kept = folder_or_temporary(out)
     result = SearchResult(folder, kept)
     on_searched = None if kept is not None else result.write_report
     run_search(settings, folder, progress, on_searched, given)

@@ -24,7 +24,9 @@ class HandWritten(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """Tokens, of shape (N, 4, 16)."""
         tokens = self.embed(x).flatten(2).transpose(1, 2)
-        q, k, v = self.qkv(self.norm1(tokens)).reshape(x.shape[0], 4, 3, 2, 8).permute(2, 0, 3, 1, 4)  # (N, heads, 4, 8)
+        q, k, v = (
+            self.qkv(self.norm1(tokens)).reshape(x.shape[0], 4, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        )  # (N, heads, 4, 8)
         attention = (q @ k.transpose(-2, -1) / 8**0.5).softmax(-1)
         tokens = tokens + self.proj((attention @ v).transpose(1, 2).flatten(2))
         return tokens + self.fc2(nn.functional.gelu(self.fc1(self.norm2(tokens))))
