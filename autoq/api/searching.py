@@ -47,8 +47,6 @@ def search(
     pretrained: bool = True,
     device: str = "auto",
     seed: int = 0,
-    task: str = "classification",
-    output: str | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: Progress | bool = False,
 ) -> SearchResult:
@@ -92,10 +90,6 @@ def search(
         pretrained: False for random weights, of a model that is named.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
         seed: of everything that is random.
-        task: what the model's output means: ``classification``, or ``dense`` for maps and vectors of numbers, whose
-            labels are tensors of the output's shape.
-        output: dotted name of the leaf of the model's output that is compared, such as ``logits``; None: as the task
-            chooses.
         out: run directory, which the same call resumes; None: a temporary one, which lives as long as the result.
         progress: True for a live display on standard error, or a callback that is given events (``autoq.events``).
 
@@ -133,8 +127,6 @@ def search(
         "pretrained": pretrained,
         "device": device,
         "seed": seed,
-        "task": task,
-        "output": output,
     }
     options = ModelOptions(preprocess, example_input, label_names, pretrained, device)
     settings, given = _settings(values, model, images, labelled, options)
