@@ -165,6 +165,7 @@ class ImageReader:
             if required:
                 raise DataError("the images have no labels: give (images, labels), or batches of them")
             return None
+        self._check_classes(first)  # the others when they are read: they may take long to decode
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
             for images, labels in given.batches(self.batch_size):
