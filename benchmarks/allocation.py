@@ -1,14 +1,16 @@
 """How fast exact allocation is, and how exact, beside a general solver.
 
-Each case is solved for budgets spread evenly between the least and the greatest cost, by ``autoq.search.allocation``
-and by HiGHS through ``scipy.optimize.milp``, both to a relative gap of 1e-6. Printed are the seconds of processor time
-for all budgets, their ratio, and the greatest gap of each to the better solution of both.
+Each case is solved for budgets spread evenly between the least and the greatest cost, by
+``autoq.optimization.allocation`` and by HiGHS through ``scipy.optimize.milp``, both to a relative gap of 1e-6.
+Printed are the seconds of processor time for all budgets, their ratio, and the greatest gap of each to the better
+solution of both.
 
 - ``bundled``: the sites of the bundled model in the space ``vit_w2-8``.
 - ``tied``: the same with the bits of queries and keys tied across blocks.
 - ``synthetic``: 150 sites with 60 combinations each.
 
-Losses are synthetic and fixed by the seed: they fall fourfold with each bit, with factors of each operand and option.
+Losses are synthetic and fixed by the seed: they fall fourfold with each bit, with factors of each operand and
+option.
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ import scipy
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from autoq.optimization.allocation.knapsack import FloatArray, IntArray
+from autoq.optimization.allocation.problem import AllocationProblem
+from autoq.optimization.allocation.tied_knapsack import TiedKnapsack
+from autoq.optimization.space import parse_space, resolve_space
+from autoq.optimization.space.loading import spaces_folder
 from autoq.runs.session import Session
-from autoq.search.allocation.knapsack import FloatArray, IntArray
-from autoq.search.allocation.problem import AllocationProblem
-from autoq.search.allocation.tied_knapsack import TiedKnapsack
-from autoq.search.space import parse_space, resolve_space
-from autoq.search.space.loading import spaces_folder
 
 GAP = 1e-6
 TIE = '\n[[ties]]\nmatch = "*.attn.qk:*"\nfields = ["bits"]\nby = "operand"\n'

@@ -26,7 +26,7 @@ from autoq.data import load_images, open_source, subset
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from autoq.models import load_model
-from autoq.search.space import load_space, resolve_space
+from autoq.optimization.space import load_space, resolve_space
 
 _BATCH = 32
 

@@ -30,12 +30,12 @@ from autoq.cost import model_cost
 from autoq.errors import SpaceError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
+from autoq.optimization.space import ResolvedSpace, load_space, resolve_space
+from autoq.optimization.storage import load_trials
 from autoq.recipe import SiteConfig
 from autoq.runs.search.directory import STUDY_NAME
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size
-from autoq.search.space import ResolvedSpace, load_space, resolve_space
-from autoq.search.storage import load_trials
 from autoq.units import format_bops
 
 Recipe = Mapping[str, SiteConfig]

@@ -15,12 +15,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from autoq.files import atomic_path
+from autoq.optimization.space import load_space, resolve_space
+from autoq.optimization.trials import SAMPLER, EvaluatedTrial, best_trial, shown_trials
 from autoq.quantizers import quantizer_class
 from autoq.recipe import OperandConfig, SiteConfig
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.session import Session
-from autoq.search.space import load_space, resolve_space
-from autoq.search.trials import SAMPLER, EvaluatedTrial, best_trial, shown_trials
 from autoq.units import format_bops, format_kl
 
 BLUE, VERMILION = "#0072b2", "#d55e00"

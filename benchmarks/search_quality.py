@@ -27,20 +27,20 @@ from optuna.trial import FrozenTrial
 
 import autoq
 from autoq.cost import uniform_bops
+from autoq.optimization.allocation.problem import AllocationProblem
+from autoq.optimization.front import best_within, hypervolume
+from autoq.optimization.objective import Evaluation, JointObjective, KeepGoing
+from autoq.optimization.samplers import SAMPLERS, AllocationPrior
+from autoq.optimization.space import load_space, resolve_space
+from autoq.optimization.storage import TrialStore
+from autoq.optimization.study import StudyDriver, StudySettings
+from autoq.optimization.trials import UNIFORM
 from autoq.recipe import SiteConfig, hash_sites
 from autoq.runs.opening import open_bank
 from autoq.runs.search.settings import SearchSettings
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, Score
-from autoq.search.allocation.problem import AllocationProblem
-from autoq.search.front import best_within, hypervolume
-from autoq.search.objective import Evaluation, JointObjective, KeepGoing
-from autoq.search.samplers import SAMPLERS, AllocationPrior
-from autoq.search.space import load_space, resolve_space
-from autoq.search.storage import TrialStore
-from autoq.search.study import StudyDriver, StudySettings
-from autoq.search.trials import UNIFORM
 
 _KEY = ("model", "observer", "reparameterize", "sensitivity", "images", "limit_bits", "sampler", "seed", "counts")
 BUDGETS = {"1.2 × w2a2": (2, 1.2), "w3a3": (3, 1.0), "w4a4": (4, 1.0), "w5a5": (5, 1.0), "w6a6": (6, 1.0)}
@@ -57,7 +57,7 @@ class KeptObjective:
         self.seconds = 0.0
 
     def __call__(self, sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:
-        """See ``autoq.search.objective.Objective``; nothing is pruned."""
+        """See ``autoq.optimization.objective.Objective``; nothing is pruned."""
         del keep_going
         recipe = hash_sites(sites)
         if recipe not in self._known:

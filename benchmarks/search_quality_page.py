@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from autoq.files import atomic_path, write_text
-from autoq.search.front import hypervolume, non_dominated
+from autoq.optimization.front import hypervolume, non_dominated
 from autoq.units import format_bops, format_kl
 
 ORDER = ("progressive", "lampq", "ilp", "greedy", "nsga2", "tpe", "random", "uniform")

@@ -20,10 +20,10 @@ from scipy.stats import kendalltau, spearmanr
 
 from autoq.calibration import Bank, CalibrationSettings
 from autoq.errors import NonFiniteError
+from autoq.optimization.space import load_space, resolve_space
 from autoq.runs.sensitivity import options_of_space
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size
-from autoq.search.space import load_space, resolve_space
 from autoq.sensitivity.fisher import FisherSettings, fisher_losses
 from autoq.sensitivity.measure import Option
 from autoq.sensitivity.perturbation_hessian import average_perturbation_hessian

@@ -19,7 +19,7 @@ SPACES = sorted(path.name for path in (ROOT / "search_spaces").glob("*.toml"))
 FIND_DATA = """
 import autoq
 from autoq.models import load_model
-from autoq.search.space import load_space, shipped_spaces
+from autoq.optimization.space import load_space, shipped_spaces
 
 print(autoq.__file__)
 print(*(load_space(name).name + ".toml" for name in shipped_spaces()))

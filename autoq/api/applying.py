@@ -13,7 +13,7 @@ from torch import Tensor
 from autoq.api.opening import ModelInput, ModelOptions, open_model, shown
 from autoq.errors import ArgumentTypeError, MethodError
 from autoq.events import Progress
-from autoq.export import EXPORTERS, ExportSource
+from autoq.exporters import EXPORTERS, ExportSource
 from autoq.methods import BitWidths, MethodOptions, create_method
 from autoq.models.loaded import Preprocess
 from autoq.recipe import Recipe

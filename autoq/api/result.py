@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from autoq.api.temporary import TemporaryFolder
 from autoq.errors import BudgetError, RunDirectoryError
-from autoq.export.pick import pick
+from autoq.exporters.pick import pick
 from autoq.files import check_writable
 from autoq.recipe import Recipe
 from autoq.report.from_run import summarize

@@ -27,8 +27,8 @@ def export(
 ) -> None:
     """Write one recipe of a run to a file; beside it, if it is reconstructed, a .safetensors file of the same name."""
     from autoq.api.applying import export as write
-    from autoq.export import EXPORTERS
-    from autoq.export import pick as pick_recipe
+    from autoq.exporters import EXPORTERS
+    from autoq.exporters import pick as pick_recipe
 
     EXPORTERS.lookup(format_)
     chosen, recipe = pick_recipe(directory, pick, reconstructed=reconstructed)

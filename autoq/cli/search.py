@@ -23,7 +23,7 @@ from autoq.cli.options import (
     this_command,
 )
 from autoq.errors import SpaceError
-from autoq.search.samplers import SAMPLERS
+from autoq.optimization.samplers import SAMPLERS
 from autoq.sensitivity.proxies import PROXIES
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ import os
 from typing import Any
 
 from autoq.errors import RunDirectoryError
+from autoq.optimization.front import hypervolume
+from autoq.optimization.trials import EvaluatedTrial, best_trial, shown_trials
 from autoq.report.summary import Meaning, Point, Reconstructed, RunSummary, SiteRow
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import RunRecord
-from autoq.search.front import hypervolume
-from autoq.search.trials import EvaluatedTrial, best_trial, shown_trials
 from autoq.tasks import task_from_record
 from autoq.units import format_bops, format_kl
 

@@ -12,12 +12,12 @@ from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.calibration.observers import OBSERVERS
 from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
+from autoq.optimization.space import ResolvedSpace, load_space, resolve_space
 from autoq.recipe import OperandConfig
 from autoq.runs.directory import BaseSettingsDirectory, SettingsRecordT
 from autoq.runs.images import CalibrationImages, LabelledImages
 from autoq.runs.session import Session
 from autoq.runs.settings import CalibrationChoices
-from autoq.search.space import ResolvedSpace, load_space, resolve_space
 
 _RESCALED_FOR_BITS = 8
 """Zero points at which reparameterized LayerNorms are brought together: the finest of the usual widths suits all."""

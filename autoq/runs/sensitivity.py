@@ -15,6 +15,7 @@ from torch import Tensor
 from autoq.calibration import Bank
 from autoq.errors import RunDirectoryError, SpaceError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
+from autoq.optimization.space import ResolvedSpace
 from autoq.runs.directory import BaseSettingsDirectory, BaseSettingsRecord
 from autoq.runs.images import CalibrationImages
 from autoq.runs.opening import GivenObjects, open_bank, open_run, solve_bank
@@ -22,7 +23,6 @@ from autoq.runs.session import Session
 from autoq.runs.settings import CalibrationChoices
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.threads import fastest_threads
-from autoq.search.space import ResolvedSpace
 from autoq.sensitivity.block_importance import measure_importance
 from autoq.sensitivity.importance_files import Importance, load_importance, save_importance, save_table
 from autoq.sensitivity.measure import Option, SensitivityTable, measure_additive_sensitivities, measure_sensitivities

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from autoq.cli.main import _status
+from autoq.optimization.storage import load_trials
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.session import Session
-from autoq.search.storage import load_trials
 from tests.cli.command import Command, environment, process_arguments
 from tests.runs.small_run import TRIALS, finished_run, small_settings
 

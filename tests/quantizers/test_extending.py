@@ -28,8 +28,8 @@ from autoq.runs.search.run import run_search
 from autoq.sensitivity.measure import Sensitivity, SensitivityTable
 from tests.calibration.samples import block_model, images, key_of
 from tests.contracts.quantizers import ATTENTION_MAP, LINEAR_WEIGHT, Case, QuantizerContract
+from tests.optimization.synthetic_sites import linear
 from tests.runs.small_run import small_settings, trace_once
-from tests.search.synthetic_sites import linear
 
 
 class SignMagnitudeQuantizer(BaseQuantizer):

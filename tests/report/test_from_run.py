@@ -11,12 +11,12 @@ import pytest
 
 from autoq.errors import RunDirectoryError
 from autoq.events import Event, PhaseStarted, TrialFinished
+from autoq.optimization.front import hypervolume
 from autoq.report import write_report
 from autoq.report.from_run import summarize
 from autoq.report.words import headline
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.run import run_search
-from autoq.search.front import hypervolume
 from tests.runs.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, small_settings, trace_once
 
 FILES = ["trials.csv", "pareto.csv", "pareto.png", "report.html"]

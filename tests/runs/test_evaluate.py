@@ -17,7 +17,7 @@ import torch
 
 from autoq.calibration.settings import CalibrationSettings
 from autoq.errors import InputError, NonFiniteError, RecipeError
-from autoq.export import pick
+from autoq.exporters import pick
 from autoq.methods import BitWidths, create_method
 from autoq.models.saving import save_model
 from autoq.quantizers.integer_softmax import IntegerSoftmax

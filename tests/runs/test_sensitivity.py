@@ -15,6 +15,7 @@ import pytest
 from autoq.calibration import CalibrationSettings
 from autoq.errors import DataError, ModelError, RunDirectoryError, SpaceError
 from autoq.events import Event, PhaseAdvanced, PhaseStarted
+from autoq.optimization.space import load_space, resolve_space
 from autoq.recipe import SiteConfig
 from autoq.runs.lock import hold_directory
 from autoq.runs.sensitivity import (
@@ -26,7 +27,6 @@ from autoq.runs.sensitivity import (
     run_sensitivity,
 )
 from autoq.scoring import Evaluator
-from autoq.search.space import load_space, resolve_space
 from autoq.sensitivity.measure import SensitivityTable
 from tests.runs.small_run import interrupt_at, small_session, trace_once
 

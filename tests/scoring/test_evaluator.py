@@ -21,11 +21,11 @@ from autoq.graph.insert import FixedTensor, OperandKey, QuantizedModel
 from autoq.graph.trace import TracedModel, trace
 from autoq.methods.bit_widths import BitWidths
 from autoq.methods.fq_vit import FqVit
+from autoq.optimization.space import ResolvedSpace, parse_space, resolve_space
 from autoq.recipe import OperandConfig, SiteConfig
 from autoq.runs.images import CalibrationImages
 from autoq.runs.session import Session
 from autoq.scoring import Discrepancy, Evaluator, Score, choose_batch_size
-from autoq.search.space import ResolvedSpace, parse_space, resolve_space
 from tests.graph.small import traced
 from tests.runs.small_run import SPACE, small_session
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from autoq.cost import model_cost
 from autoq.graph.sites import Site
+from autoq.optimization.allocation.problem import AllocationProblem
+from autoq.optimization.samplers.prior import AllocationPrior
+from autoq.optimization.space import ResolvedSpace
 from autoq.recipe import SiteConfig, hash_sites
-from autoq.search.allocation.problem import AllocationProblem
-from autoq.search.samplers.prior import AllocationPrior
-from autoq.search.space import ResolvedSpace
 from autoq.sensitivity.table import SensitivityTable
 
 UNIFORM, ALLOCATED, DISTURBED, MUTATED = "uniform", "allocated", "disturbed", "mutated"

@@ -18,6 +18,8 @@ from autoq.data import open_source
 from autoq.errors import NonFiniteError, SpaceError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.graph.insert import QuantizedModel
+from autoq.optimization.objective import AdditiveObjective
+from autoq.optimization.space import ResolvedSpace
 from autoq.python_names import is_python_name
 from autoq.recipe import hash_sites
 from autoq.runs.directory import BaseSettingsDirectory, BaseSettingsRecord
@@ -31,8 +33,6 @@ from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.evaluator import CACHE_BYTES
 from autoq.scoring.outputs import predict
 from autoq.scoring.threads import fastest_threads
-from autoq.search.objective import AdditiveObjective
-from autoq.search.space import ResolvedSpace
 from autoq.sensitivity.proxies import APH, FISHER, joint_proxies
 from autoq.tasks import CLASSIFICATION, BaseTask
 from autoq.validation import validate

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from autoq.optimization.storage import load_trials
+from autoq.optimization.trials import EvaluatedTrial, evaluated_trials
 from autoq.runs.directory import BaseSettingsDirectory
 from autoq.runs.search.record import RunRecord
 from autoq.runs.search.settings import RECONSTRUCTION_SETTINGS
-from autoq.search.storage import load_trials
-from autoq.search.trials import EvaluatedTrial, evaluated_trials
 
 STUDY_NAME = "autoq"
 

@@ -9,6 +9,12 @@ from typing import Any
 
 from autoq.calibration import Bank
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress
+from autoq.optimization.allocation.problem import AllocationProblem
+from autoq.optimization.objective import AdditiveObjective, JointObjective
+from autoq.optimization.samplers import SAMPLERS, AllocationPrior
+from autoq.optimization.storage import TrialStore
+from autoq.optimization.study import StudyDriver, StudySettings
+from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, evenly_spread, shown_trials
 from autoq.recipe import SiteConfig
 from autoq.runs.images import LabelledImages
 from autoq.runs.opening import RunInputs, solve_bank
@@ -19,12 +25,6 @@ from autoq.runs.search.record import MeasuredAccuracy, RunRecord
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.scoring import Evaluator, choose_batch_size, measure_accuracy
 from autoq.scoring.threads import fastest_threads
-from autoq.search.allocation.problem import AllocationProblem
-from autoq.search.objective import AdditiveObjective, JointObjective
-from autoq.search.samplers import SAMPLERS, AllocationPrior
-from autoq.search.storage import TrialStore
-from autoq.search.study import StudyDriver, StudySettings
-from autoq.search.trials import EvaluatedTrial, evaluated_trials, evenly_spread, shown_trials
 from autoq.sensitivity.proxies import KL, PROXIES
 from autoq.sensitivity.table import SensitivityTable
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from optuna.trial import FrozenTrial
 
 from autoq.calibration import Bank
+from autoq.optimization.space import ResolvedSpace
+from autoq.optimization.trials import UNIFORM, EvaluatedTrial, evaluated_trials, shown_trials
 from autoq.recipe import CalibrationReference, Recipe
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import MeasuredAccuracy
 from autoq.runs.session import Session
-from autoq.search.space import ResolvedSpace
-from autoq.search.trials import UNIFORM, EvaluatedTrial, evaluated_trials, shown_trials
 from autoq.tasks import task_to_record
 
 

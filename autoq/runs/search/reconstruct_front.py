@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from autoq.calibration import Bank
 from autoq.events import Event, PhaseStarted, Progress, ignore
+from autoq.optimization.front import knee
+from autoq.optimization.trials import EvaluatedTrial, best_trial
 from autoq.recipe import Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
@@ -15,8 +17,6 @@ from autoq.runs.opening import RunInputs
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import ReconstructedEntry, RunRecord
 from autoq.runs.search.settings import SearchSettings
-from autoq.search.front import knee
-from autoq.search.trials import EvaluatedTrial, best_trial
 
 
 def chosen_trials(front: list[EvaluatedTrial], budget_bops: int) -> list[EvaluatedTrial]:

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autoq.optimization.trials import EvaluatedTrial, best_trial, shown_trials
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import RunRecord
-from autoq.search.trials import EvaluatedTrial, best_trial, shown_trials
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from autoq.cost import Budget, model_cost, uniform_bops
 from autoq.errors import BudgetError
 from autoq.events import Progress, ignore
+from autoq.optimization.space import ResolvedSpace
 from autoq.runs.opening import GivenObjects, RunInputs, open_bank, open_run
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.phases import SearchRun
@@ -18,7 +19,6 @@ from autoq.runs.search.record import RunRecord, new_record
 from autoq.runs.search.result import SearchOutcome, make_result
 from autoq.runs.search.settings import SearchSettings
 from autoq.runs.session import Session
-from autoq.search.space import ResolvedSpace
 from autoq.units import format_bops
 
 

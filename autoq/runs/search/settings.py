@@ -25,7 +25,7 @@ class SearchSettings(CalibrationChoices):
         budget_bops: ``12.5G``, ``w4a4`` or ``60%``.
         trials: recipes to evaluate, uniform points included.
         time_limit_seconds: stop proposing after this long, or None.
-        sampler: how recipes are proposed; a name in ``autoq.search.samplers.SAMPLERS``.
+        sampler: how recipes are proposed; a name in ``autoq.optimization.samplers.SAMPLERS``.
         proxy: the loss that is minimised; a name in ``autoq.sensitivity.proxies.PROXIES``.
         sensitivity: the proxy by which options are measured alone first, for samplers that start from that.
         reconstruct: whether the best recipe within the budget and the knee are reconstructed after the search.
@@ -48,7 +48,7 @@ class SearchSettings(CalibrationChoices):
     @field_validator("sampler")
     @classmethod
     def _check_sampler(cls, name: str) -> str:
-        from autoq.search.samplers import SAMPLERS
+        from autoq.optimization.samplers import SAMPLERS
 
         SAMPLERS.lookup(name)
         return name
@@ -62,7 +62,7 @@ class SearchSettings(CalibrationChoices):
     @property
     def needs_sensitivities(self) -> bool:
         """Whether options are measured alone before the search."""
-        from autoq.search.samplers import SAMPLERS
+        from autoq.optimization.samplers import SAMPLERS
 
         return SAMPLERS[self.sampler].needs_sensitivities or PROXIES[self.proxy].is_additive
 

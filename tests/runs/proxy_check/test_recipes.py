@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from autoq.cost import model_cost, uniform_bops
+from autoq.optimization.allocation.problem import AllocationProblem
+from autoq.optimization.space import ResolvedSpace, load_space, resolve_space
 from autoq.recipe import OperandConfig, hash_sites
 from autoq.runs.proxy_check.recipes import FRONT, ORIGINS, CheckedRecipe, choose_recipes
 from autoq.runs.sensitivity import options_of_space
-from autoq.search.allocation.problem import AllocationProblem
-from autoq.search.space import ResolvedSpace, load_space, resolve_space
 from autoq.sensitivity.table import Sensitivity, SensitivityTable
 from tests.runs.small_run import small_session
 

@@ -16,6 +16,7 @@ import torch
 from autoq.calibration import CalibrationSettings
 from autoq.errors import DataError, NonFiniteError, RunDirectoryError, SpaceError
 from autoq.events import Event, PhaseAdvanced
+from autoq.optimization.space import load_space, resolve_space
 from autoq.recipe import SiteConfig, hash_sites
 from autoq.runs.lock import hold_directory
 from autoq.runs.proxy_check import run as proxy_check
@@ -33,7 +34,6 @@ from autoq.runs.proxy_check.run import (
 )
 from autoq.scoring import Evaluator, measure_accuracy
 from autoq.scoring.discrepancy import Score
-from autoq.search.space import load_space, resolve_space
 from autoq.sensitivity.proxies import PROXIES, joint_proxies
 from autoq.sensitivity.table import SensitivityTable
 from tests.runs.small_run import PHOTOS, interrupt_at, small_session, trace_once, write_photos

@@ -7,7 +7,7 @@ from typing import Any
 from autoq.recipe import ModelReference
 from autoq.runs.search.record import MeasuredAccuracy, RunRecord, SiteEntry
 from autoq.runs.search.settings import SearchSettings
-from tests.search.synthetic_sites import vit
+from tests.optimization.synthetic_sites import vit
 
 MODEL = ModelReference(name="vit_digits", weights_sha256="ab" * 32)
 FINGERPRINTS = {"images_sha256": "12" * 32, "space_fingerprint": "34" * 32}

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from autoq.events import BlockAdvanced, Event, PhaseStarted
-from autoq.export import pick
+from autoq.exporters import pick
+from autoq.optimization.trials import EvaluatedTrial
 from autoq.recipe import CostRecord, Recipe, ScoreRecord, hash_sites
 from autoq.report.from_run import summarize
 from autoq.runs.evaluate import evaluate_recipe
@@ -20,7 +21,6 @@ from autoq.runs.search.reconstruct_front import chosen_trials
 from autoq.runs.search.result import SearchOutcome
 from autoq.runs.search.run import run_search
 from autoq.scoring import Evaluator
-from autoq.search.trials import EvaluatedTrial
 from tests.runs.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, small_settings, trace_once
 
 BLOCKS = ["patch_embed.proj", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "head"]

@@ -6,9 +6,9 @@ from autoq.cost import uniform_bops
 from autoq.recipe import ScoreRecord
 from autoq.runs.search.record import ReconstructedEntry, new_record
 from autoq.runs.search.settings import SearchSettings
+from tests.optimization.synthetic_sites import vit
 from tests.runs.search.records import make_record
 from tests.runs.small_run import small_session
-from tests.search.synthetic_sites import vit
 
 
 def test_the_record_knows_uniform_costs() -> None:

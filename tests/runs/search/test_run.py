@@ -19,6 +19,10 @@ import autoq
 from autoq.cost import model_cost, uniform_bops
 from autoq.errors import BudgetError, DataError, ModelError, RunDirectoryError, SpaceError
 from autoq.events import Event, PhaseAdvanced, PhaseStarted, TrialFinished
+from autoq.optimization.front import non_dominated
+from autoq.optimization.space import load_space, resolve_space
+from autoq.optimization.storage import load_trials
+from autoq.optimization.trials import EvaluatedTrial, evaluated_trials
 from autoq.recipe import Recipe, hash_sites
 from autoq.report.from_run import summarize
 from autoq.runs.evaluate import evaluate_recipe
@@ -27,10 +31,6 @@ from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
 from autoq.runs.search.result import SearchOutcome
 from autoq.runs.search.run import run_search
 from autoq.scoring import Evaluator
-from autoq.search.front import non_dominated
-from autoq.search.space import load_space, resolve_space
-from autoq.search.storage import load_trials
-from autoq.search.trials import EvaluatedTrial, evaluated_trials
 from autoq.sensitivity.table import SensitivityTable
 from tests.runs.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, small_session, small_settings, trace_once
 

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from autoq.errors import SpaceError
+from autoq.optimization.samplers import SAMPLERS
 from autoq.runs.search.settings import SearchSettings, load_study_file, make_settings
-from autoq.search.samplers import SAMPLERS
 
 
 def test_defaults_are_the_command_that_needs_no_options() -> None:

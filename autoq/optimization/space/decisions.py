@@ -1,0 +1,253 @@
+"""A search space resolved for a model: the decisions that are open, and the recipe that an assignment makes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from autoq.errors import SpaceError
+from autoq.graph.canonical import canonical
+from autoq.graph.sites import Operand
+from autoq.optimization.space.field_types import CONFIG_FIELDS, FIT
+from autoq.recipe import OperandConfig, SiteConfig, hash_sites
+
+Assignment = Mapping[str, Any]
+"""Decision name to one of its choices."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One free choice of the search, one Optuna parameter.
+
+    Attributes:
+        name: ``blocks.3.attn.qkv:weight.bits``; tied ones ``blocks.3.attn.qk:*.bits`` (by site),
+            ``*.attn.qk:lhs.bits`` (by operand) or ``*.attn.qk:*.bits`` (all).
+        field: the field of ``OperandConfig`` that it sets.
+        choices: two or more values, plain JSON scalars, in the order of the file.
+        targets: (site, operand) of every operand that it sets.
+    """
+
+    name: str
+    field: str
+    choices: tuple[Any, ...]
+    targets: tuple[tuple[str, str], ...]
+
+
+class OptionTable:
+    """The options of one kind of operand: every tuple of field values, and the configuration that each one means.
+
+    Attributes:
+        choices: field to all its choices, for all of ``CONFIG_FIELDS``.
+        configs: values in the order of ``CONFIG_FIELDS`` to canonical configuration.
+        distinct: field to the choices that differ in effect; one where the field changes nothing.
+    """
+
+    def __init__(self, choices: Mapping[str, tuple[Any, ...]], operand: Operand) -> None:
+        """Find the configuration of every tuple of values for ``operand``."""
+        self.choices = dict(choices)
+        self.configs = {
+            values: canonical(_config(values), operand)
+            for values in itertools.product(*(choices[field] for field in CONFIG_FIELDS))
+        }
+        self.distinct = {field: self._distinct(index, field) for index, field in enumerate(CONFIG_FIELDS)}
+
+    def _distinct(self, index: int, field: str) -> tuple[Any, ...]:
+        effects: dict[tuple[OperandConfig, ...], Any] = {}
+        for choice in self.choices[field]:
+            effect = tuple(config for values, config in self.configs.items() if values[index] == choice)
+            effects.setdefault(effect, choice)
+        return tuple(effects.values())
+
+    @cached_property
+    def values_of(self) -> dict[OperandConfig, list[tuple[Any, ...]]]:
+        """Canonical configuration to the tuples of values that mean it."""
+        inverse: dict[OperandConfig, list[tuple[Any, ...]]] = {}
+        for values, config in self.configs.items():
+            inverse.setdefault(config, []).append(values)
+        return inverse
+
+
+def _config(values: tuple[Any, ...]) -> OperandConfig:
+    fields = dict(zip(CONFIG_FIELDS, values, strict=True))
+    if fields["log_base_numerator"] == FIT:
+        fields["log_base_numerator"] = None
+    return OperandConfig(**fields)
+
+
+@dataclass(frozen=True, eq=False)
+class OperandPlan:
+    """Where the fields of one quantized operand come from.
+
+    Attributes:
+        site: name of the site.
+        operand: the operand.
+        table: its options.
+        sources: for each of ``CONFIG_FIELDS`` the name of a decision, or None and the fixed value.
+    """
+
+    site: str
+    operand: Operand
+    table: OptionTable
+    sources: tuple[tuple[str | None, Any], ...]
+
+    def config(self, assignment: Assignment) -> OperandConfig:
+        """Look up the operand's configuration under ``assignment``."""
+        return self.table.configs[tuple(fixed if name is None else assignment[name] for name, fixed in self.sources)]
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedSpace:
+    """The decisions that a space leaves open for one model.
+
+    Attributes:
+        name: of the space, for messages.
+        decisions: in the order of the model's sites.
+        plans: the quantized operands, in the order of the model's sites.
+    """
+
+    name: str
+    decisions: tuple[Decision, ...]
+    plans: tuple[OperandPlan, ...]
+
+    @property
+    def size_log10(self) -> float:
+        """Log10 of the number of assignments (some of which may make the same recipe)."""
+        return sum(math.log10(len(decision.choices)) for decision in self.decisions)
+
+    def options_for(self, site: str, operand: str) -> tuple[OperandConfig, ...]:
+        """List the options of this operand, in canonical form; none if it stays in floating point."""
+        return self._options.get((site, operand), ())
+
+    def sites_for(self, assignment: Assignment) -> dict[str, SiteConfig]:
+        """Make the recipe of an assignment, in canonical form.
+
+        Raises:
+            SpaceError: a decision is missing or unknown, or gets a value that it does not offer.
+        """
+        self._check(assignment)
+        sites: dict[str, SiteConfig] = {}
+        for plan in self.plans:
+            sites.setdefault(plan.site, {})[plan.operand.name] = plan.config(assignment)
+        return sites
+
+    def assignment_for(self, sites: Mapping[str, SiteConfig]) -> dict[str, Any]:
+        """Find an assignment that makes the recipe ``sites``: how a recipe becomes a trial.
+
+        Raises:
+            SpaceError: the space cannot make this recipe.
+        """
+        asked = {(site, operand) for site, operands in sites.items() for operand in operands}
+        if strange := sorted(asked - self._options.keys()):
+            raise SpaceError(f"{':'.join(strange[0])} stays in floating point in space {self.name!r}")
+        ways: list[tuple[OperandPlan, list[tuple[Any, ...]]]] = []
+        for plan in self.plans:
+            config = sites.get(plan.site, {}).get(plan.operand.name)
+            found = plan.table.values_of.get(canonical(config, plan.operand), []) if config is not None else []
+            ways.append((plan, found))
+        taken: dict[str, Any] = {}
+        # Operands with the fewest ways come first: a field without effect on one operand may matter to a tied one.
+        for plan, found in sorted(ways, key=lambda way: len(way[1])):
+            for values in found:
+                chosen = {
+                    name: value for (name, _), value in zip(plan.sources, values, strict=True) if name is not None
+                }
+                if all(
+                    taken.get(name, value) == value and value in self._by_name[name].choices
+                    for name, value in chosen.items()
+                ):
+                    taken |= chosen
+                    break
+            else:
+                config = sites.get(plan.site, {}).get(plan.operand.name)
+                shown = "floating point" if config is None else config.to_json()
+                raise SpaceError(f"space {self.name!r} does not offer {shown} to {plan.site}:{plan.operand.name}")
+        return {decision.name: taken[decision.name] for decision in self.decisions}
+
+    def uniform_assignment(self, bits: int, groups: int = 1) -> dict[str, Any]:
+        """Take the choice nearest to ``bits`` or ``groups`` everywhere; fitted log bases, first choices elsewhere."""
+        assignment: dict[str, Any] = {}
+        for decision in self.decisions:
+            match decision.field:
+                case "bits":
+                    assignment[decision.name] = _nearest(decision.choices, bits)
+                case "groups":
+                    assignment[decision.name] = _nearest(decision.choices, groups)
+                case _:
+                    assignment[decision.name] = FIT if FIT in decision.choices else decision.choices[0]
+        return assignment
+
+    @cached_property
+    def uniform_points(self) -> list[tuple[str, dict[str, Any]]]:
+        """Uniform points, to start from and to compare with: labels such as ``w4a4`` and ``w4a4 g8``, and assignments.
+
+        One for each bit-width that a decision offers, first with the fewest groups, then with each larger count; points
+        that make the same recipe are listed once. Labels tell the bits that most weights and most activations get.
+        """
+        bits = self._offered("bits") or [0]
+        points: list[tuple[str, dict[str, Any]]] = []
+        seen: set[str] = set()
+        labels: Counter[str] = Counter()
+        for groups, width in itertools.product([0, *self._offered("groups")[1:]], bits):
+            assignment = self.uniform_assignment(width, groups)
+            sites = self.sites_for(assignment)
+            if (recipe := hash_sites(sites)) in seen:
+                continue
+            seen.add(recipe)
+            label = _label(sites) + (f" g{groups}" if groups else "")
+            labels[label] += 1
+            points.append((label if labels[label] == 1 else f"{label} #{labels[label]}", assignment))
+        return points
+
+    def cheapest(self) -> dict[str, SiteConfig]:
+        """Make the recipe with the least bits and the fewest groups everywhere."""
+        assignment = self.uniform_assignment(0, 0)
+        plans = {(plan.site, plan.operand.name): plan for plan in self.plans}
+        # A scheme or granularity may come with more groups than another.
+        for decision in self.decisions:
+            if decision.field not in ("bits", "groups"):
+                ways = [assignment | {decision.name: choice} for choice in decision.choices]
+                groups = [sum(plans[target].config(way).groups for target in decision.targets) for way in ways]
+                assignment = ways[groups.index(min(groups))]
+        return self.sites_for(assignment)
+
+    @cached_property
+    def _options(self) -> dict[tuple[str, str], tuple[OperandConfig, ...]]:
+        return {(plan.site, plan.operand.name): tuple(plan.table.values_of) for plan in self.plans}
+
+    @cached_property
+    def _by_name(self) -> dict[str, Decision]:
+        return {decision.name: decision for decision in self.decisions}
+
+    def _offered(self, field: str) -> list[int]:
+        return sorted({choice for decision in self.decisions if decision.field == field for choice in decision.choices})
+
+    def _check(self, assignment: Assignment) -> None:
+        for decision in self.decisions:
+            if decision.name not in assignment:
+                raise SpaceError(f"space {self.name!r}: nothing is assigned to {decision.name!r}")
+            value = assignment[decision.name]
+            if value not in decision.choices:
+                offered = ", ".join(map(str, decision.choices))
+                raise SpaceError(f"space {self.name!r}: {decision.name!r} cannot be {value!r}, only {offered}")
+        if unknown := assignment.keys() - self._by_name.keys():
+            raise SpaceError(f"space {self.name!r} has no decision {min(unknown)!r} on this model")
+
+
+def _nearest(choices: tuple[int, ...], wanted: int) -> int:
+    return min(choices, key=lambda choice: (abs(choice - wanted), choice))
+
+
+def _label(sites: Mapping[str, SiteConfig]) -> str:
+    """Name a recipe by the commonest bits of its weights and of its activations: ``w4a4``."""
+    common = []
+    for letter, is_weight in (("w", True), ("a", False)):
+        bits = Counter(
+            c.bits for operands in sites.values() for name, c in operands.items() if (name == "weight") == is_weight
+        )
+        common.append(f"{letter}{bits.most_common(1)[0][0]}" if bits else f"{letter}32")
+    return "".join(common)

@@ -1,0 +1,167 @@
+"""Resolution: the rules and ties of a search space, matched against the sites of a model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from autoq.errors import SpaceError
+from autoq.graph.sites import Operand, Site
+from autoq.optimization.space.decisions import Decision, OperandPlan, OptionTable, ResolvedSpace
+from autoq.optimization.space.field_types import CONFIG_FIELDS, FIT
+from autoq.optimization.space.rules import Rule, SearchSpace, Tie
+from autoq.validation import did_you_mean
+
+logger = logging.getLogger(__name__)
+
+_DEFAULTS: dict[str, tuple[Any, ...]] = {
+    "granularity": ("tensor",),
+    "symmetric": (False,),
+    "groups": (1,),
+    "log_base_numerator": (FIT,),
+    "overflow": ("zero_code",),
+}
+_NAMED_ONLY = ("layer_norm", "softmax")
+"""Sites that a rule reaches only by naming their op."""
+
+Quantized = list[tuple[Site, Operand, OptionTable]]
+
+
+def resolve_space(space: SearchSpace, sites: Sequence[Site]) -> ResolvedSpace:
+    """Find the decisions that ``space`` leaves open for a model.
+
+    Args:
+        space: rules and ties.
+        sites: of the model, in the order of its forward pass.
+
+    Raises:
+        SpaceError: an operand is given fields but no scheme or no bits, tied decisions offer different choices, or
+            nothing at all is quantized.
+    """
+    quantized = _apply_rules(space, sites)
+    groups = _group(space, quantized)
+    decisions: list[Decision] = []
+    decided: dict[tuple[str, str, str], str] = {}
+    for name, members in groups.items():
+        decision = _decide(space, name, members)
+        decisions.append(decision)
+        decided |= {(site, operand, decision.field): decision.name for site, operand in decision.targets}
+    plans = []
+    for site, operand, table in quantized:
+        names = [decided.get((site.name, operand.name, field)) for field in CONFIG_FIELDS]
+        fixed = [table.distinct[field][0] for field in CONFIG_FIELDS]
+        plans.append(OperandPlan(site.name, operand, table, tuple(zip(names, fixed, strict=True))))
+    resolved = ResolvedSpace(space.name, tuple(decisions), tuple(plans))
+    logger.info(
+        "space %r: %d decisions over %d operands, 10^%.1f assignments",
+        *(space.name, len(decisions), len(plans), resolved.size_log10),
+    )
+    return resolved
+
+
+def _apply_rules(space: SearchSpace, sites: Sequence[Site]) -> Quantized:
+    weighted = [site.name for site in sites if any(operand.name == "weight" for operand in site.operands)]
+    positions = {"first": weighted[0], "last": weighted[-1]} if weighted else {}
+    tables: dict[Any, OptionTable] = {}
+    used: set[int] = set()
+    quantized: Quantized = []
+    for site in sites:
+        for operand in site.operands:
+            choices: dict[str, tuple[Any, ...]] = {}
+            quantize: bool | None = None
+            for number, rule in enumerate(space.rules, start=1):
+                if _matches(rule, site, operand, positions):
+                    used.add(number)
+                    choices |= rule.choices
+                    quantize = quantize if rule.quantize is None else rule.quantize
+            if quantize is False or (quantize is None and not choices):
+                continue
+            for needed in ("scheme", "bits"):
+                if needed not in choices:
+                    raise SpaceError(
+                        f"space {space.name!r} gives {site.name}:{operand.name} no {needed}; "
+                        f"set it in a rule that matches, or quantize = false"
+                    )
+            choices = {field: choices.get(field, _DEFAULTS.get(field, ())) for field in CONFIG_FIELDS}
+            # Blocks repeat: operands alike in all that options depend on share a table.
+            key = (*choices.values(), operand.shape, operand.layout, operand.is_weight)
+            if key not in tables:
+                tables[key] = OptionTable(choices, operand)
+            quantized.append((site, operand, tables[key]))
+    if not quantized:
+        raise SpaceError(f"space {space.name!r} quantizes nothing in this model: no rule matches any of its operands")
+    _warn_of_unused(space, sites, used)
+    return quantized
+
+
+def _matches(rule: Rule, site: Site, operand: Operand, positions: dict[str, str]) -> bool:
+    if rule.op is None and site.op in _NAMED_ONLY:
+        return False
+    return (
+        (rule.op is None or site.op in rule.op)
+        and (rule.operand is None or operand.name in rule.operand)
+        and (rule.producer is None or operand.producer in rule.producer)
+        and (rule.position is None or positions.get(rule.position) == site.name)
+        and (rule.site is None or any(fnmatchcase(site.name, glob) for glob in rule.site))
+    )
+
+
+def _warn_of_unused(space: SearchSpace, sites: Sequence[Site], used: set[int]) -> None:
+    for number, rule in enumerate(space.rules, start=1):
+        if number in used:
+            continue
+        if rule.site is None:
+            # Rules by kind are there for models that have such operands; only a name can be mistyped.
+            logger.debug("space %r: rule %d matches nothing in this model", space.name, number)
+        else:
+            near = did_you_mean(rule.site[0], [site.name for site in sites])
+            logger.warning(
+                "space %r: rule %d (site = %r) matches nothing in this model.%s",
+                *(space.name, number, ", ".join(rule.site), near),
+            )
+
+
+def _group(space: SearchSpace, quantized: Quantized) -> dict[str, list[tuple[str, str, str, OptionTable]]]:
+    """Group what is open by decision, ties applied: name to the (site, operand, field, options) that it sets."""
+    groups: dict[str, list[tuple[str, str, str, OptionTable]]] = {}
+    used: set[int] = set()
+    for site, operand, table in quantized:
+        for field in CONFIG_FIELDS:
+            if len(table.distinct[field]) < 2:
+                continue
+            name = own = f"{site.name}:{operand.name}"
+            for number, tie in enumerate(space.ties, start=1):
+                if field in tie.fields and any(fnmatchcase(own, glob) for glob in tie.match):
+                    used.add(number)
+                    name = _tied_name(tie, site.name, operand.name)
+            groups.setdefault(f"{name}.{field}", []).append((site.name, operand.name, field, table))
+    for number, tie in enumerate(space.ties, start=1):
+        if number not in used:
+            logger.warning(
+                "space %r: tie %d (match = %r) matches no free %s in this model",
+                *(space.name, number, ", ".join(tie.match), " or ".join(tie.fields)),
+            )
+    return groups
+
+
+def _tied_name(tie: Tie, site: str, operand: str) -> str:
+    if tie.by == "site":
+        return f"{site}:*"
+    globs = ",".join(tie.match)
+    return globs if tie.by == "all" else f"{globs.rsplit(':', 1)[0]}:{operand}"
+
+
+def _decide(space: SearchSpace, name: str, members: list[tuple[str, str, str, OptionTable]]) -> Decision:
+    site, operand, field, table = members[0]
+    for other_site, other_operand, _, other in members[1:]:
+        if set(other.choices[field]) != set(table.choices[field]):
+            raise SpaceError(
+                f"space {space.name!r} ties {field} of {site}:{operand}, {list(table.choices[field])}, to that of "
+                f"{other_site}:{other_operand}, {list(other.choices[field])}; tied decisions need the same choices"
+            )
+    choices = tuple(c for c in table.choices[field] if any(c in member[3].distinct[field] for member in members))
+    targets = tuple((member[0], member[1]) for member in members)
+    # A tie that binds one operand only is no tie; the operand's own name says more.
+    return Decision(name if len(members) > 1 else f"{site}:{operand}.{field}", field, choices, targets)

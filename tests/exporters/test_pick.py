@@ -1,0 +1,120 @@
+"""Picking one recipe of a run, and writing it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from autoq.api.applying import quantize
+from autoq.errors import AutoqError, BudgetError, RecipeError, RunDirectoryError
+from autoq.exporters import EXPORTERS, ExportSource, pick
+from autoq.optimization.front import knee
+from autoq.optimization.storage import load_trials
+from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, shown_trials
+from autoq.recipe import Recipe
+from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
+from autoq.runs.search.run import run_search
+from tests.exporters.sources import no_module
+from tests.runs.small_run import finished_run, interrupt_at, small_settings, trace_once
+
+
+@pytest.fixture(scope="module")
+def run() -> Path:
+    return finished_run()
+
+
+@pytest.fixture(scope="module")
+def front(run: Path) -> list[EvaluatedTrial]:
+    trials = evaluated_trials(load_trials(run / "study.log", STUDY_NAME))
+    front, _ = shown_trials(trials, SearchDirectory(run).require().budget_bops)
+    assert len(front) >= 3, "too small a front to tell choices apart"
+    return front
+
+
+def refusal(run: Path, choice: str, error: type[AutoqError] = BudgetError) -> str:
+    with pytest.raises(error) as caught:
+        pick(run, choice)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_best_is_the_least_discrepancy_within_the_budget(run: Path, front: list[EvaluatedTrial]) -> None:
+    name, recipe = pick(run, "best")
+    assert name == min(front, key=lambda trial: trial.score.kl_nats).id
+    assert recipe.score is not None
+    assert recipe.score.kl_nats == min(trial.score.kl_nats for trial in front)
+    assert recipe.cost is not None
+    assert recipe.cost.bops <= SearchDirectory(run).require().budget_bops
+
+
+def test_knee(run: Path, front: list[EvaluatedTrial]) -> None:
+    expected = front[knee([(trial.cost.bops, trial.score.kl_nats) for trial in front])]
+    assert pick(run, "knee")[0] == expected.id
+
+
+def test_an_id_is_that_recipe(run: Path, front: list[EvaluatedTrial]) -> None:
+    for trial in front:
+        name, recipe = pick(run, trial.id)
+        assert name == trial.id
+        assert recipe.cost == trial.cost
+    name, recipe = pick(run, "w6a6")
+    assert name == "w6a6", "uniform points can be picked, even over the budget"
+    assert {config.bits for operands in recipe.sites.values() for config in operands.values()} == {6}
+
+
+def test_a_budget_is_the_best_that_it_buys(run: Path, front: list[EvaluatedTrial]) -> None:
+    middle = front[len(front) // 2]
+    assert pick(run, str(middle.cost.bops))[0] == middle.id
+    assert pick(run, str(middle.cost.bops - 1))[0] == front[len(front) // 2 - 1].id
+    record = SearchDirectory(run).require()
+    assert pick(run, f"{100 * front[0].cost.bops / record.uniform_8_8_bops + 0.001:.3f}%")[0] == front[0].id
+    assert pick(run, "1T")[0] == pick(run, "w8a8")[0] == pick(run, "best")[0]
+
+
+def test_too_small_a_budget_says_what_the_cheapest_costs(run: Path, front: list[EvaluatedTrial]) -> None:
+    message = refusal(run, str(front[0].cost.bops - 1))
+    assert "nothing on the front costs 31.5 M BOPs or less" in message
+    assert f"the cheapest is {front[0].id} at 31.5 M BOPs" in message
+
+
+def test_typos(run: Path) -> None:
+    assert "Did you mean 'best'?" in refusal(run, "bets")
+    assert "Did you mean 'w3a3'?" in refusal(run, "w3a3g4")
+    assert "cannot pick 'trial-999'" in refusal(run, "trial-999")
+    assert "cannot pick ''" in refusal(run, "")
+
+
+def test_runs_without_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "is no run directory" in refusal(tmp_path, "best", RunDirectoryError)
+    trace_once(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run_search(small_settings(tmp_path), tmp_path / "run", interrupt_at(lambda event: event.phase == "search"))  # type: ignore[union-attr]
+    assert "no recipe within its budget yet" in refusal(tmp_path / "run", "best", RunDirectoryError)
+    (tmp_path / "run" / "study.log").unlink()
+    assert "no recipe within its budget yet" in refusal(tmp_path / "run", "best", RunDirectoryError)
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path, run: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "recipes" / "w4a4.json").unlink()
+    assert "w4a4.json" in refusal(tmp_path / "run", "w4a4", RecipeError)
+
+
+def test_the_recipe_format_is_the_file_itself(tmp_path: Path, run: Path) -> None:
+    name, recipe = pick(run, "best")
+    EXPORTERS["recipe"](ExportSource(recipe, no_module), tmp_path / "mine.json")
+    assert (tmp_path / "mine.json").read_bytes() == (run / "recipes" / f"{name}.json").read_bytes()
+    assert Recipe.load(tmp_path / "mine.json") == recipe
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTERS))
+def test_every_format_writes_its_file_whole_or_not_at_all(tmp_path: Path, run: Path, name: str) -> None:
+    _, recipe = pick(run, "best")
+    source = ExportSource(recipe, lambda: quantize(recipe.model.name, recipe))
+    EXPORTERS[name](source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    with pytest.raises(OSError, match="directory"):
+        EXPORTERS[name](source, tmp_path / "absent" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

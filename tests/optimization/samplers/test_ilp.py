@@ -1,0 +1,43 @@
+"""The sampler of exact allocations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import optuna
+import pytest
+from numpy.typing import NDArray
+
+from autoq.optimization.samplers.ilp import IlpSampler
+from autoq.recipe import SiteConfig
+
+from .small_priors import SPACES, prior_of, proposals
+
+IntArray = NDArray[np.int64]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    yield
+    optuna.logging.set_verbosity(verbosity)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_ilp_allocates_for_one_budget_after_the_other(space: str) -> None:
+    prior = prior_of(space, infinite=0.2)
+    found = proposals(IlpSampler(0, prior), prior, 8)
+    expected: list[list[int]] = []
+    position = 0
+    while len(expected) < 8:
+        combinations = prior.problem.allocate(prior.table, prior.budget(position), gap=1e-3).combinations.tolist()
+        if combinations not in expected:
+            expected.append(combinations)
+        position += 1
+    assert [row.tolist() for row in found] == expected
+    assert max(prior.problem.bops(row) for row in found) <= prior.budget_bops
+
+
+Recipe = dict[str, SiteConfig]

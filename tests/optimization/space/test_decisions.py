@@ -1,0 +1,141 @@
+"""Resolved spaces: assignments, canonical recipes, uniform points."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoq.errors import SpaceError
+from autoq.graph.sites import Site
+from autoq.optimization.space import ResolvedSpace, load_space, parse_space, resolve_space, shipped_spaces
+from autoq.recipe import OperandConfig, hash_sites
+from tests.optimization.synthetic_sites import linear, product, vit
+
+
+def resolve(text: str, sites: Sequence[Site]) -> ResolvedSpace:
+    return resolve_space(parse_space("schema_version = 1\n" + text), sites)
+
+
+def random_assignment(resolved: ResolvedSpace, seed: int) -> dict[str, Any]:
+    rng = random.Random(seed)
+    return {decision.name: rng.choice(decision.choices) for decision in resolved.decisions}
+
+
+FC = linear("fc", 5, 8, 8)
+
+
+UNIFORM = '[[rules]]\nscheme = "uniform"\nbits = [4, 8]\n'
+
+
+GROUPS = '[[rules]]\noperand = "input"\nscheme = "instance_groups"\nbits = 4\ngroups = [1, 4, 8, 16]\n'
+
+
+def test_equal_recipes_hash_equal() -> None:
+    text = GROUPS.replace('"instance_groups"', '["uniform", "instance_groups", "adalog"]')
+    resolved = resolve(text + 'log_base_numerator = ["fit", 37]\n', [FC])
+    names = ("fc:input.scheme", "fc:input.groups", "fc:input.log_base_numerator")
+
+    def recipe(*values: Any) -> str:
+        return hash_sites(resolved.sites_for(dict(zip(names, values, strict=True))))
+
+    assert recipe("uniform", 1, "fit") == recipe("uniform", 8, 37) == recipe("instance_groups", 1, 37)
+    assert recipe("adalog", 1, 37) == recipe("adalog", 8, 37) != recipe("adalog", 1, "fit")
+    assert recipe("instance_groups", 4, "fit") != recipe("instance_groups", 8, "fit")
+
+
+def test_head_granularity_falls_back_where_there_are_no_heads() -> None:
+    resolved = resolve(UNIFORM + 'granularity = "head"\n', [FC, product("p", (1, 2, 5, 4), (1, 2, 4, 5))])
+    configs = resolved.cheapest()
+    assert configs["fc"]["input"].granularity == "tensor"
+    assert configs["p"]["lhs"].granularity == "head"
+
+
+def test_static_groups() -> None:
+    text = '[[rules]]\noperand = "input"\nscheme = "uniform"\ngranularity = "group"\nbits = 4\ngroups = [1, 4]\n'
+    resolved = resolve(text, [FC])
+    grouped = OperandConfig(scheme="uniform", bits=4, granularity="group", groups=4)
+    assert resolved.options_for("fc", "input") == (OperandConfig(scheme="uniform", bits=4), grouped)
+
+
+def test_wrong_assignments_are_refused() -> None:
+    resolved = resolve(UNIFORM + '[[rules]]\noperand = "input"\nquantize = false\n', [FC])
+    for assignment, message in (
+        ({}, "nothing is assigned to 'fc:weight.bits'"),
+        ({"fc:weight.bits": 5}, "'fc:weight.bits' cannot be 5, only 4, 8"),
+        ({"fc:weight.bits": 4, "gone": 4}, "has no decision 'gone'"),
+    ):
+        with pytest.raises(SpaceError, match=message):
+            resolved.sites_for(assignment)
+
+
+def test_uniform_points_of_the_default_space() -> None:
+    uniform_points = dict(resolve_space(load_space("vit_w2-8"), vit()).uniform_points)
+    assert list(uniform_points) == [f"w{b}a{b}{g}" for g in ("", " g4", " g8") for b in range(2, 9)]
+    resolved = resolve_space(load_space("vit_w2-8"), vit())
+    plain, grouped = (resolved.sites_for(uniform_points[label]) for label in ("w4a4", "w4a4 g8"))
+    assert plain["patch_embed.proj"]["input"] == OperandConfig(scheme="uniform", bits=4)
+    assert plain["blocks.0.attn.qkv"]["input"] == OperandConfig(scheme="uniform", bits=4)
+    assert plain["blocks.0.attn.av"]["lhs"] == OperandConfig(scheme="adalog", bits=4)
+    assert grouped["blocks.1.mlp.fc2"]["input"] == OperandConfig(scheme="instance_groups", bits=4, groups=8)
+    assert grouped["head"]["input"] == OperandConfig(scheme="uniform", bits=4)
+
+
+def test_uniform_points_where_bits_are_fixed() -> None:
+    uniform_points = resolve_space(load_space("groups_only"), vit()).uniform_points
+    assert [label for label, _ in uniform_points] == ["w4a4", *(f"w4a4 g{groups}" for groups in (2, 4, 6, 8, 12, 16))]
+
+
+def test_uniform_points_take_the_nearest_choice_and_say_so() -> None:
+    resolved = resolve(UNIFORM + '[[rules]]\noperand = "input"\nbits = [2, 8]\n', [FC])
+    assert [label for label, _ in resolved.uniform_points] == ["w4a2", "w8a8"]
+
+
+def test_cheapest_avoids_schemes_that_come_with_groups() -> None:
+    text = GROUPS.replace('"instance_groups"', '["instance_groups", "adalog"]').replace("[1, ", "[")
+    assert resolve(text, [FC]).cheapest() == {"fc": {"input": OperandConfig(scheme="adalog", bits=4)}}
+
+
+@pytest.mark.parametrize("name", shipped_spaces())
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_recipes_find_their_way_back_to_assignments(name: str, seed: int) -> None:
+    resolved = resolve_space(load_space(name), vit())
+    recipe = resolved.sites_for(random_assignment(resolved, seed))
+    assert resolved.sites_for(resolved.assignment_for(recipe)) == recipe
+
+
+def test_assignment_for_prefers_what_tied_operands_need() -> None:
+    text = (
+        GROUPS.replace("1, 4, 8, 16", "8, 1, 4")
+        + '[[rules]]\nsite = "a"\noperand = "input"\nscheme = ["adalog", "instance_groups"]\n'
+    )
+    text += '[[ties]]\nmatch = "*:input"\nfields = "groups"\nby = "all"\n'
+    resolved = resolve(text, [linear("a", 5, 8, 8), linear("b", 5, 8, 8)])
+    recipe = resolved.sites_for({"a:input.scheme": "adalog", "*:input.groups": 4})
+    assert resolved.assignment_for(recipe)["*:input.groups"] == 4
+
+
+def test_assignment_for_gives_choices_that_decisions_offer() -> None:
+    resolved = resolve(GROUPS, [linear("narrow", 5, 8, 8)])  # 16 groups are 8, so that 16 is not offered
+    recipe = {"narrow": {"input": OperandConfig(scheme="instance_groups", bits=4, groups=16)}}
+    assert resolved.assignment_for(recipe) == {"narrow:input.groups": 8}
+    tie = '[[ties]]\nmatch = "*"\nfields = "groups"\nby = "all"\n'
+    resolved = resolve(GROUPS + tie, [linear("narrow", 5, 8, 8), linear("wide", 5, 24, 8)])
+    assignment = {"*.groups": 16}
+    assert resolved.assignment_for(resolved.sites_for(assignment)) == assignment
+
+
+def test_assignment_for_refuses_foreign_recipes() -> None:
+    resolved = resolve(UNIFORM + '[[rules]]\noperand = "input"\nquantize = false\n', [FC])
+    weight = OperandConfig(scheme="uniform", bits=4)
+    with pytest.raises(SpaceError, match="fc:input stays in floating point"):
+        resolved.assignment_for({"fc": {"weight": weight, "input": weight}})
+    with pytest.raises(SpaceError, match=r"does not offer \{'scheme': 'uniform', 'bits': 5\} to fc:weight"):
+        resolved.assignment_for({"fc": {"weight": OperandConfig(scheme="uniform", bits=5)}})
+    with pytest.raises(SpaceError, match="does not offer floating point to fc:weight"):
+        resolved.assignment_for({})
