@@ -1,0 +1,56 @@
+"""The documents: what they print runs, and the files and modules that they name exist."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import environment
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+BLOCKS = [
+    pytest.param(block, id=f"{path.stem}-{number}")
+    for path in DOCUMENTS
+    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S))
+]
+FOLDERS = "autoq|benchmarks|notebooks|scripts|search_spaces|tests"
+
+
+def test_there_are_examples() -> None:
+    assert BLOCKS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", BLOCKS)
+def test_an_example_runs_as_it_stands(block: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", block]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_files_that_are_named_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    named = set(re.findall(rf"(?<![\w/.-])(?:{FOLDERS})/[\w./-]*\w/?(?![\w*])", text))
+    missing = {name for name in named if "my_" not in name and not (ROOT / name).exists()}
+    linked = set(re.findall(r"\]\((?!https?:)([^)#]+)", text))
+    missing |= {name for name in linked if not (path.parent / name).exists()}
+    scripts = set(re.findall(r"python -m (benchmarks\.\w+)", text))
+    missing |= {name for name in scripts if not (ROOT / f"{name.replace('.', '/')}.py").exists()}
+    assert not missing
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_modules_that_are_named_can_be_imported(path: Path) -> None:
+    for name in sorted(set(re.findall(r"\bautoq(?:\.\w+)+", path.read_text(encoding="utf-8")))):
+        found: object = importlib.import_module("autoq")
+        for depth, part in enumerate(name.split(".")[1:], start=1):
+            if not hasattr(found, part):
+                importlib.import_module(".".join(name.split(".")[: depth + 1]))
+            found = getattr(found, part)
