@@ -6,6 +6,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,22 @@ def test_modules_that_are_named_can_be_imported(path: Path) -> None:
             if not hasattr(found, part):
                 importlib.import_module(".".join(name.split(".")[: depth + 1]))
             found = getattr(found, part)
+
+
+def test_the_floors_are_those_that_are_enforced() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    enforced = [set(layer.split(" | ")) for layer in layers if layer not in ("__main__", "version")]
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    table = text.partition("| floor |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [set(re.findall(r"`(\w+)`", row.split("|")[1])) for row in table] == enforced
+
+
+def test_every_registry_is_told_of() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("autoq/**/*.py"))
+    registries = set(re.findall(r"^([A-Z]+): (?:Registry\[|dict\[type, type\[Base)", source, re.M))
+    assert {"QUANTIZERS", "SOLVERS", "TASKS"} <= registries
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("## Adding things")[2]
+    assert {name for name in registries if f"`{name}`" not in text} == set()
