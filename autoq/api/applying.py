@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import tempfile
 from functools import partial
@@ -23,7 +24,7 @@ from autoq.runs.recipes import calibrated_on, own_images, solve_recipe
 from autoq.runs.recipes import open_model as open_model_of
 from autoq.runs.session import Session
 from autoq.scoring.quantized_module import QuantizedModule
-from autoq.tasks import task_from_record
+from autoq.tasks import make_task, task_from_record
 
 
 def quantize(
@@ -34,6 +35,8 @@ def quantize(
     bits: str | None = None,
     method_options: dict[str, Any] | None = None,
     calib_images: int | None = None,
+    task: str = "classification",
+    output: str | None = None,
     preprocess: Preprocess | None = None,
     example_input: Tensor | None = None,
     pretrained: bool = True,
@@ -52,6 +55,8 @@ def quantize(
         bits: of a published method: ``"w4a4"``, ``"w8a8s4"``.
         method_options: options of the method, by the names of ``autoq quantize --help``: ``{"groups": 12}``.
         calib_images: how many of ``images``; None: as many as the method's paper.
+        task: what the output means, for a method: ``"classification"`` or ``"dense"``; a recipe says so itself.
+        output: dotted name of the part of the output that is compared, for a method; None: as the task chooses.
         preprocess: from a PIL image to a tensor (C, H, W), where the model does not say.
         example_input: an example of the input, of shape (N, ...), where images do not tell.
         pretrained: False for random weights, of a model that is named.
@@ -81,7 +86,7 @@ def quantize(
             if images is None:
                 raise MethodError(f"{recipe!r} needs images to calibrate on: give images")
             method, widths = create_method(recipe, MethodOptions(**(method_options or {}))), BitWidths.parse(bits)
-            session = open_model(model, options, images)
+            session = open_model(model, options, images, make_task(task, output=output))
             with tempfile.TemporaryDirectory(prefix="autoq-") as folder:
                 settings = QuantizeSettings(images, folder, calib_images, seed)
                 made = run_method(session, method, widths, settings, callback).located(Path(folder))
@@ -148,7 +153,8 @@ def _apply(session: Session, recipe: Recipe, images: object) -> QuantizedModule:
     if recipe.calibration is None:
         recipe = calibrated_on(recipe, images)
     session, operands = solve_recipe(session, recipe, lambda: own_images(session, recipe, images))
-    return QuantizedModule(session.traced, operands, recipe)
+    input_name = next(iter(inspect.signature(session.loaded.module.forward).parameters), "x")
+    return QuantizedModule(session.traced, operands, recipe, input_name)
 
 
 def load(recipe: Recipe | str | os.PathLike[str]) -> Recipe:

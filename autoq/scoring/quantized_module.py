@@ -67,29 +67,44 @@ class QuantizedModule(nn.Module):
     Attributes:
         recipe: how each operand is quantized.
         model: the model, as a graph of ATen operators with quantizers in it.
+        input_name: what the original calls its input.
     """
 
-    def __init__(self, traced: TracedModel, operands: SolvedOperands, recipe: Recipe) -> None:
+    def __init__(self, traced: TracedModel, operands: SolvedOperands, recipe: Recipe, input_name: str = "x") -> None:
         """Copy a traced model and put quantizers in.
 
         Args:
             traced: the model, with its LayerNorms reparameterized if the recipe has that.
             operands: the quantizers of all operands of the recipe.
             recipe: what they make up.
+            input_name: what the original calls its input, for callers that name it.
 
         Raises:
             RecipeError: schemes of the recipe do not fit together.
         """
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.input_name = recipe, input_name
         self._quantizers = dict.fromkeys(operands.quantizers)
         self.model = _quantized_graph(traced, operands)
         self._out_spec = output_spec(traced.graph_module)
         self.train(mode=False)
 
-    def forward(self, x: Tensor) -> Any:
-        """What the original returns for ``x``, of shape (N, ...), with quantized operands."""
-        result = self.model(x)
+    def forward(self, x: Tensor | None = None, /, **named: Tensor) -> Any:
+        """Return what the original returns for its input, with quantized operands.
+
+        Args:
+            x: the input, of shape (N, ...).
+            named: the same, by the name that the original has for it.
+
+        Raises:
+            TypeError: there is no input, or something else besides.
+        """
+        given = named if x is None else {self.input_name: x, **named}
+        if given.keys() != {self.input_name} or (x is not None and named):
+            raise TypeError(
+                f"a quantized model takes one tensor, {self.input_name!r}, not {', '.join(given) or 'none'}"
+            )
+        result = self.model(given[self.input_name])
         leaves = list(result) if isinstance(result, tuple | list) else [result]
         return leaves[0] if self._out_spec is None else pytree.tree_unflatten(leaves, self._out_spec)
 

@@ -97,6 +97,15 @@ def test_it_is_a_normal_module(result: autoq.SearchResult) -> None:
     blank.load_state_dict(quantized.state_dict())
     assert torch.equal(blank(IMAGES)["logits"], expected)
     assert torch.equal(copy.deepcopy(quantized)(IMAGES)["logits"], expected)
+    assert torch.equal(quantized(x=IMAGES)["logits"], expected), "by the original's own name for its input"
+    for inputs, named in (
+        ((), {}),
+        ((IMAGES,), {"mask": IMAGES}),
+        ((IMAGES,), {"x": IMAGES}),
+        ((), {"pixels": IMAGES}),
+    ):
+        with pytest.raises(TypeError, match="takes one tensor, 'x', not"):
+            quantized(*inputs, **named)
     dynamic = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(quantized, (IMAGES[:4],), dynamic_shapes=dynamic)
     assert torch.equal(program.module()(IMAGES)["logits"], expected)
@@ -137,3 +146,12 @@ def test_labels_of_a_module_alone() -> None:
     assert measured.to_json()["bops"] is None
     with pytest.raises(TypeError, match="give data"):
         autoq.evaluate(model)
+
+
+def test_a_method_on_a_map() -> None:
+    quantized = autoq.quantize(make(DepthLike), "rtn", IMAGES, bits="w8a8", task="dense")
+    assert quantized.recipe.task is not None
+    assert quantized.recipe.task["name"] == "dense"
+    with torch.no_grad():
+        expected = make(DepthLike)(IMAGES)["depth"]
+        assert torch.allclose(quantized(IMAGES)["depth"], expected, atol=0.1 * float(expected.abs().max()))
