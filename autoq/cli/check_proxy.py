@@ -23,6 +23,7 @@ from autoq.cli.options import (
     Space,
     default_out,
     print_json,
+    short_name,
     this_command,
 )
 
@@ -86,18 +87,15 @@ def check_proxy(
     if as_json:
         print_json({"out": check.out, **check.to_json()})
         return
-    for line in _summary(check):
+    files = (f"recipes: {folder / TABLE}", f"ranks:   {folder / RECORD}", f"picture: {picture}")
+    for line in (*_summary(check), *files):
         typer.echo(line)
-    typer.echo(f"recipes: {folder / TABLE}")
-    typer.echo(f"ranks:   {folder / RECORD}")
-    typer.echo(f"picture: {picture}")
 
 
 def _draw(check: ProxyCheck, model: str, images: int, path: Path) -> None:
     from autoq.report.proxy_plot import draw_proxy_check
 
-    name = model.rpartition(":")[2].rstrip("/").rpartition("/")[2]
-    draw_proxy_check(check, path, f"{name}: does the proxy rank recipes as accuracy does?", images)
+    draw_proxy_check(check, path, f"{short_name(model)}: does the proxy rank recipes as accuracy does?", images)
 
 
 def _summary(check: ProxyCheck) -> list[str]:

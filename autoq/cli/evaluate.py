@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from autoq.cli.measured import metrics_text
 from autoq.cli.options import DATA_HELP, CalibData, Device, Json, RecipeModel, print_json
+
+if TYPE_CHECKING:
+    from autoq.runs.evaluate import Measurement
 
 
 def evaluate(
@@ -26,10 +29,18 @@ def evaluate(
     from autoq.recipe import Recipe
     from autoq.runs.evaluate import evaluate_recipe
 
-    loaded = Recipe.load(recipe)
-    found = evaluate_recipe(loaded, data, model, device, calib_data)
+    found = evaluate_recipe(Recipe.load(recipe), data, model, device, calib_data)
+    if as_json:
+        print_json(_to_json(found))
+        return
+    for line in _to_lines(found):
+        typer.echo(line)
+
+
+def _to_json(found: Measurement) -> dict[str, Any]:
+    """Return all figures by name; None for metrics that were not measured."""
     metrics = found.accuracy.metrics if found.accuracy else {}
-    document: dict[str, Any] = {
+    return {
         "bops": found.cost.bops,
         "group_bops": found.cost.group_bops,
         "weight_layers_only_bops": found.cost.weight_layers_only_bops,
@@ -40,21 +51,21 @@ def evaluate(
         **{metric.name: metrics.get(metric.name) for metric in found.task.metrics},
         "images": found.score.images,
     }
-    if as_json:
-        print_json(document)
-        return
+
+
+def _to_lines(found: Measurement) -> list[str]:
+    """Return the figures as lines of text."""
     from autoq.units import format_bops, format_digits, format_kl
 
-    typer.echo(f"cost       {format_bops(found.cost.bops)} ({format_bops(found.cost.group_bops)} of it for groups)")
-    typer.echo(f"           {format_bops(found.cost.weight_layers_only_bops)} in weight layers alone")
-    typer.echo(f"weights    {format_digits(found.cost.weight_bytes / 1e6)} MB")
-    typer.echo(f"KL         {format_kl(found.score.kl_nats)} nats over {found.score.images} images")
-    sqnr = f"{found.task.element} SQNR {found.score.sqnr_db:.1f} dB"
-    if found.score.agreement_percent is None:
-        typer.echo(f"           {sqnr}")
-    else:
-        typer.echo(f"agreement  {found.score.agreement_percent:.2f} %, {sqnr}")
-    if found.accuracy:
-        typer.echo(f"accuracy   {metrics_text(found.task, found.accuracy)}")
-    else:
-        typer.echo("accuracy   not measured: no labels")
+    cost, score = found.cost, found.score
+    sqnr = f"{found.task.element} SQNR {score.sqnr_db:.1f} dB"
+    has_agreement = score.agreement_percent is not None
+    accuracy = metrics_text(found.task, found.accuracy) if found.accuracy else "not measured: no labels"
+    return [
+        f"cost       {format_bops(cost.bops)} ({format_bops(cost.group_bops)} of it for groups)",
+        f"           {format_bops(cost.weight_layers_only_bops)} in weight layers alone",
+        f"weights    {format_digits(cost.weight_bytes / 1e6)} MB",
+        f"KL         {format_kl(score.kl_nats)} nats over {score.images} images",
+        f"agreement  {score.agreement_percent:.2f} %, {sqnr}" if has_agreement else f"           {sqnr}",
+        f"accuracy   {accuracy}",
+    ]

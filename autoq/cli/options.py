@@ -76,9 +76,14 @@ class Interrupted(Exception):  # noqa: N818 - not an error
     """Ctrl-C in a command that has something to say about it; exit status 130."""
 
 
+def short_name(model: str) -> str:
+    """Return the last part of a model's name: ``x`` of ``hf-hub:timm/x`` and of ``local-dir:models/x/``."""
+    return model.rpartition(":")[2].rstrip("/").rpartition("/")[2]
+
+
 def default_out(model: str, what: str) -> Path:
-    """``autoq-runs/MODEL-WHAT``, the model by the last part of its name."""
-    name = re.sub(r"[^\w.]+", "-", model.rpartition(":")[2].rstrip("/").rpartition("/")[2]).strip("-")
+    """Return the run directory ``autoq-runs/MODEL-WHAT``, the model by the last part of its name."""
+    name = re.sub(r"[^\w.]+", "-", short_name(model)).strip("-")
     return Path("autoq-runs") / f"{name or 'model'}-{what}"
 
 

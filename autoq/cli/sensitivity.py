@@ -24,6 +24,7 @@ from autoq.cli.options import (
     default_out,
     named,
     print_json,
+    short_name,
     this_command,
 )
 from autoq.sensitivity.proxies import PROXIES
@@ -94,9 +95,7 @@ def sensitivity(
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; run the same command to resume: {this_command()}") from None
     if as_json:
-        table = result.table
-        document = {"out": result.out, "proxy": table.proxy, "images": table.images, "rows": _rows(result)}
-        print_json(document | ({} if result.importance is None else {"importance": _importance_rows(result)}))
+        print_json(_to_json(result))
         return
     for line in _most_sensitive(result):
         typer.echo(line)
@@ -110,7 +109,7 @@ def sensitivity(
 def _draw(result: SensitivityResult, model: str, path: Path) -> None:
     from autoq.report.sensitivity_map import draw_sensitivity
 
-    title = f"{_short_name(model)}: what each operand loses, quantized alone"
+    title = f"{short_name(model)}: what each operand loses, quantized alone"
     draw_sensitivity(result.table, result.operands, path, title)
 
 
@@ -119,12 +118,15 @@ def _draw_importance(result: SensitivityResult, model: str, path: Path) -> None:
         return
     from autoq.report.importance_map import draw_importance
 
-    title = f"{_short_name(model)}: how much errors of each block's output matter"
+    title = f"{short_name(model)}: how much errors of each block's output matter"
     draw_importance(result.importance, path, title, result.label_names)
 
 
-def _short_name(model: str) -> str:
-    return model.rpartition(":")[2].rstrip("/").rpartition("/")[2]
+def _to_json(result: SensitivityResult) -> dict[str, Any]:
+    """Return the table, and the importance of blocks' outputs where it was measured."""
+    table = result.table
+    document = {"out": result.out, "proxy": table.proxy, "images": table.images, "rows": _rows(result)}
+    return document if result.importance is None else document | {"importance": _importance_rows(result)}
 
 
 def _rows(result: SensitivityResult) -> list[dict[str, Any]]:

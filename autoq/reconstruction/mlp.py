@@ -129,37 +129,65 @@ def reconstruct_mlps(
         spans = [span_of(original, mlp) for mlp in mlps]
         kept = TensorFolder(folder, _fingerprint(traced, images, settings, mlps, task))
         hessians = _hessians(original, images, spans, settings, kept, hessian_progress, task)
-        layouts = find_layouts(original, images[:1])
-        inputs = _States(layouts, images, states_folder, settings.batch_size)
-        targets = _States(layouts, images, states_folder, settings.batch_size)
+        trainer = _MlpTrainer(original, mlps, spans, hessians, images, settings, states_folder, progress)
         parameters: dict[str, Tensor] = {}
         errors: dict[str, MlpErrors] = {}
-        for index, (mlp, span) in enumerate(zip(mlps, spans, strict=True)):
+        for index, mlp in enumerate(mlps):
             name = f"{index:02d}-{mlp.name}"
             found = kept.load(name)
             if found is None:
-                changed = with_relu(traced, mlps[: index + 1], parameters)
-                model = QuantizedModel(changed).to(images.device)
-                source = original if settings.inputs == "original" else model
-                inputs.advance_(source, span.first)
-                targets.advance_(original, span.last + 1)
-
-                def report(iteration: int, loss: float, mlp: Mlp = mlp, index: int = index) -> None:
-                    if progress is not None:
-                        progress(MlpProgress(mlp.name, index, len(mlps), iteration, settings.iterations, loss))
-
-                trained = _parameters(changed, mlp)
-                weights = normalized(hessians[span.last])
-                sides = (inputs.store, targets.store)
-                before = measure_error(model, span, *sides, weights, settings.batch_size)
-                seed = zlib.crc32(f"{settings.seed} {mlp.name}".encode())
-                train_mlp_(model, mlp, list(trained.values()), *sides, weights, settings, seed, report)
-                after = measure_error(model, span, *sides, weights, settings.batch_size)
-                found = Kept(dict(trained), {"before": before, "after": after})
+                found = trainer.train(index, parameters)
                 kept.save(name, found)
             parameters |= {key: value.detach().to(images.device) for key, value in found.tensors.items()}
             errors[mlp.name] = MlpErrors(found.numbers["before"], found.numbers["after"])
         return ReconstructedMlps(with_relu(traced, mlps, parameters), parameters, errors)
+
+
+class _MlpTrainer:
+    """Trains one MLP after the other; holds the states of all images before and after the MLP at hand."""
+
+    def __init__(
+        self,
+        original: QuantizedModel,
+        mlps: Sequence[Mlp],
+        spans: Sequence[MlpSpan],
+        hessians: Mapping[int, Mapping[int, Tensor]],
+        images: Tensor,
+        settings: MlpSettings,
+        states_folder: Path | None,
+        progress: Callable[[MlpProgress], None] | None,
+    ) -> None:
+        self._original, self._mlps, self._spans, self._hessians = original, mlps, spans, hessians
+        self._device, self._settings, self._progress = images.device, settings, progress
+        layouts = find_layouts(original, images[:1])
+        self._inputs = _States(layouts, images, states_folder, settings.batch_size)
+        self._targets = _States(layouts, images, states_folder, settings.batch_size)
+
+    def train(self, index: int, parameters: Mapping[str, Tensor]) -> Kept:
+        """Train MLP ``index``, all before it having ReLU and ``parameters``; return its parameters and errors."""
+        mlp, span, settings = self._mlps[index], self._spans[index], self._settings
+        changed = with_relu(self._original.traced, self._mlps[: index + 1], parameters)
+        model = QuantizedModel(changed).to(self._device)
+        self._inputs.advance_(self._original if settings.inputs == "original" else model, span.first)
+        self._targets.advance_(self._original, span.last + 1)
+        trained = _parameters(changed, mlp)
+        weights = normalized(self._hessians[span.last])
+        sides = (self._inputs.store, self._targets.store)
+        before = measure_error(model, span, *sides, weights, settings.batch_size)
+        seed = zlib.crc32(f"{settings.seed} {mlp.name}".encode())
+        train_mlp_(model, mlp, list(trained.values()), *sides, weights, settings, seed, self._progress_of(index))
+        after = measure_error(model, span, *sides, weights, settings.batch_size)
+        return Kept(dict(trained), {"before": before, "after": after})
+
+    def _progress_of(self, index: int) -> Callable[[int, float], None]:
+        """Make the callback that reports iterations of MLP ``index``."""
+
+        def report(iteration: int, loss: float) -> None:
+            if self._progress is not None:
+                name, total = self._mlps[index].name, len(self._mlps)
+                self._progress(MlpProgress(name, index, total, iteration, self._settings.iterations, loss))
+
+        return report
 
 
 class _States:

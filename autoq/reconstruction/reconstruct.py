@@ -113,17 +113,24 @@ def reconstruct(
             if block not in chosen:
                 run.pass_(block)
                 continue
-            numbers = {"block": block.name, "number": len(reports) + 1, "blocks": len(chosen)}
-
-            def tell(done: int, loss: float, numbers: Any = numbers) -> None:
-                if on_iteration is not None:
-                    on_iteration(Iteration(**numbers, done=done, iterations=settings.iterations, loss=loss))
-
-            reports.append(run.reconstruct_(block, weights.get(block.name), tell))
+            progress = _block_progress(block, len(reports) + 1, len(chosen), settings.iterations, on_iteration)
+            reports.append(run.reconstruct_(block, weights.get(block.name), progress))
             if on_block is not None:
                 on_block(reports[-1])
     model.remove_()
     return run.operands, tuple(reports)
+
+
+def _block_progress(
+    block: Block, number: int, blocks: int, iterations: int, on_iteration: Callable[[Iteration], None] | None
+) -> Callable[[int, float], None]:
+    """Make the callback that reports the iterations of block ``number`` of ``blocks``."""
+
+    def progress(done: int, loss: float) -> None:
+        if on_iteration is not None:
+            on_iteration(Iteration(block.name, number, blocks, done, iterations, loss))
+
+    return progress
 
 
 class _Run:
@@ -159,13 +166,13 @@ class _Run:
         self._full = target
 
     def reconstruct_(
-        self, block: Block, weights: tuple[Tensor | None, ...] | None, tell: Callable[[int, float], None]
+        self, block: Block, weights: tuple[Tensor | None, ...] | None, progress: Callable[[int, float], None]
     ) -> BlockReport:
         """Learn a block, or take over what an earlier run has learned of it, and go behind it."""
         target = self._outputs(block, self._full, None)
         own = self._of_block(self.operands, block)
         found = None if self._kept is None else self._kept.read(block, self._model, self.operands)
-        learned, report = found or self._learn(block, own, target, weights, tell)
+        learned, report = found or self._learn(block, own, target, weights, progress)
         self.operands = self.operands | learned
         self._quantized = self._outputs(block, self._quantized, learned)
         self._full = target
@@ -177,7 +184,7 @@ class _Run:
         own: SolvedOperands,
         target: StateStore,
         weights: tuple[Tensor | None, ...] | None,
-        tell: Callable[[int, float], None],
+        progress: Callable[[int, float], None],
     ) -> tuple[SolvedOperands, BlockReport]:
         started = time.monotonic()
         loss, name = self._loss(block, own, target, weights)
@@ -187,7 +194,7 @@ class _Run:
             data = BlockData(self._full, self._quantized, target)
             self._enter(block, own)
             trained = train_block(
-                self._model, block, own.quantizers, data, loss, before, self._settings, not self._operations, tell
+                self._model, block, own.quantizers, data, loss, before, self._settings, not self._operations, progress
             )
             learned = own | SolvedOperands(trained.quantizers, trained.codes)
             iterations, after = self._settings.iterations, self._mean_loss(block, learned, target, loss)

@@ -84,20 +84,14 @@ def train_block(
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(zlib.crc32(f"{settings.seed} {block.name}".encode()))
     order = torch.Generator().manual_seed(zlib.crc32(f"{settings.seed} {block.name} batches".encode()))
-    roundings: dict[OperandKey, LearnedRounding] = {}
-    learned: dict[OperandKey, BaseQuantizer] = {}
-    modules: dict[OperandKey, nn.Module] = {}
+    operands = _TrainedOperands()
     for key, quantizer in quantizers.items():
         if model.traced.sites_by_name[key[0]].operand(key[1]).is_weight:
-            if isinstance(quantizer, UniformQuantizer) and not quantizer.is_binary:
-                roundings[key] = modules[key] = LearnedRounding(model.traced.weight(*key), quantizer)
-            continue
-        if learn_scales and quantizer.learnable:
-            quantizer = learned[key] = _learnable_copy(quantizer)
-        modules[key] = DroppedQuantizer(quantizer, settings.drop, generator)
-    model.insert_(modules)
-    scales = [getattr(quantizer, name) for quantizer in learned.values() for name in quantizer.learnable]
-    steps = _Steps(roundings, scales, settings)
+            operands.add_weight(key, quantizer, model.traced.weight(*key))
+        else:
+            operands.add_activation(key, quantizer, learn_scales, settings.drop, generator)
+    model.insert_(operands.modules)
+    steps = _Steps(operands.roundings, operands.scales(), settings)
     for done in range(settings.iterations):
         chosen = torch.randint(data.target.images, (min(settings.batch, data.target.images),), generator=order)
         state = _mixed(data, chosen, settings.drop, generator, device)
@@ -107,10 +101,46 @@ def train_block(
             relative = loss(output, data.target.get(chosen, device), chosen) / calibrated_loss
             steps.take_(relative, done)
         progress(done + 1, float(relative.detach()))
-    return Trained(
-        {key: rounding.codes() for key, rounding in roundings.items()},
-        {key: quantizer.learned() for key, quantizer in learned.items()},
-    )
+    return operands.trained()
+
+
+class _TrainedOperands:
+    """A block's operands while it is trained.
+
+    Attributes:
+        roundings: of weights whose rounding is learned.
+        activations: quantizers of activations whose scales are learned.
+        modules: what is inserted into the model; a weight without an entry keeps the quantizer in its slot.
+    """
+
+    def __init__(self) -> None:
+        self.roundings: dict[OperandKey, LearnedRounding] = {}
+        self.activations: dict[OperandKey, BaseQuantizer] = {}
+        self.modules: dict[OperandKey, nn.Module] = {}
+
+    def add_weight(self, key: OperandKey, quantizer: BaseQuantizer, weight: Tensor) -> None:
+        """Learn the rounding of a weight, if it is quantized uniformly to two bits or more."""
+        if isinstance(quantizer, UniformQuantizer) and not quantizer.is_binary:
+            self.roundings[key] = self.modules[key] = LearnedRounding(weight, quantizer)
+
+    def add_activation(
+        self, key: OperandKey, quantizer: BaseQuantizer, learn_scales: bool, drop: float, generator: torch.Generator
+    ) -> None:
+        """Quantize an activation with drops, and learn its scales where that is wanted and possible."""
+        if learn_scales and quantizer.learnable:
+            quantizer = self.activations[key] = _learnable_copy(quantizer)
+        self.modules[key] = DroppedQuantizer(quantizer, drop, generator)
+
+    def scales(self) -> list[Tensor]:
+        """Return all tensors of activations that are learned."""
+        return [getattr(quantizer, name) for quantizer in self.activations.values() for name in quantizer.learnable]
+
+    def trained(self) -> Trained:
+        """Return the codes and quantizers as learned so far."""
+        return Trained(
+            {key: rounding.codes() for key, rounding in self.roundings.items()},
+            {key: quantizer.learned() for key, quantizer in self.activations.items()},
+        )
 
 
 class _Steps:

@@ -101,9 +101,31 @@ def _make_figure(importance: Importance, title: str, label_names: Sequence[str] 
     _write_head(page, importance, title, columns)
     for number, note in enumerate(notes):
         page.text(_MARGIN, height - _MARGIN - _NOTE * (len(notes) - 1 - number), note, 7.5, SOFT)
-    if not outputs:
+    if outputs:
+        _draw_outputs(page, outputs, label_names, columns, tops, end)
+    else:
         page.text(_MARGIN, _TOP + _ROW / 2, "nothing has been measured", 9, SOFT)
-        return page.figure
+    return page.figure
+
+
+def _draw_outputs(
+    page: _Page,
+    outputs: Sequence[OutputImportance],
+    label_names: Sequence[str] | None,
+    columns: Sequence[float],
+    tops: Sequence[float],
+    end: float,
+) -> None:
+    """Draw a row for each output, the ranges along all of them, and the colour bar.
+
+    Args:
+        page: where to.
+        outputs: at least one.
+        label_names: names of the model's classes, if they are known.
+        columns: left edges of ranges, map, profile, share and colour bar, in inches.
+        tops: upper edges of the rows, in inches.
+        end: lower edge of the last row, in inches.
+    """
     norm, limits, colors = color_scale(outputs), profile_limits(outputs), colors_of_maps()
     before = (_TOKEN + 0.1) if any(each.extra_tokens for each in outputs) else 0.0
     profiles = [each for each in outputs if not _is_classes(each)]
@@ -125,7 +147,6 @@ def _make_figure(importance: Importance, title: str, label_names: Sequence[str] 
     draw_ranges(ranges, outputs, [row + _ROW / 2 for row in tops])
     if any(len(each.by_position) > 1 for each in outputs):
         draw_scale(page.figure, page.axes(columns[4], _TOP, 0.15, min(end - _TOP, 4.2)), norm, colors)
-    return page.figure
 
 
 def _is_classes(output: OutputImportance) -> bool:

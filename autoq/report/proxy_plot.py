@@ -79,17 +79,34 @@ def _make_figure(check: ProxyCheck, title: str, images: int) -> Figure:
 
 
 def _draw_recipes(axes: Axes, check: ProxyCheck, images: int) -> None:
-    """Top-1 against the KL divergence, one marker a recipe."""
+    """Draw top-1 against the KL divergence, one marker a recipe."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     losses = [row.losses[column("kl", images)] for row in check.rows]
     drawable = [loss for loss in losses if 0 < loss < math.inf] or [0.1, 1.0]
     low, high = min(drawable), max(drawable)
+    _draw_markers(axes, check.rows, column("kl", images), (low / 1.5, high * 1.5))
+    _draw_full_precision(axes, check.full_precision_top1_percent)
+    axes.set_xscale("log")
+    axes.set_xlim(low / 2, high * 2)
+    axes.set_ylim(*_percent_limits(check.rows, check.full_precision_top1_percent))
+    axes.xaxis.set_major_locator(LogLocator(base=10, numticks=20))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel(f"KL from full precision (nats), mean over {images} calibration images", fontsize=10.5)
+    axes.set_ylabel(f"top-1 accuracy (%) on {check.labelled_images} labelled images", fontsize=10.5)
+    axes.grid(visible=True, color=GRID, linewidth=0.8)
+    axes.legend(loc="lower left", fontsize=9.5, frameon=True, framealpha=0.9, edgecolor="none")
+
+
+def _draw_markers(axes: Axes, all_rows: Sequence[CheckedRow], loss: str, limits: tuple[float, float]) -> None:
+    """Draw a marker for each recipe, by origin; ``loss`` names the column on the horizontal axis."""
+    low, high = limits
     for origin, marker, color, size, name in _MARKERS:
-        rows = [row for row in check.rows if row.origin == origin]
+        rows = [row for row in all_rows if row.origin == origin]
         if rows:
             # Zero and infinity have no place on a logarithmic axis: they are drawn at its ends.
-            x = [min(max(row.losses[column("kl", images)], low / 1.5), high * 1.5) for row in rows]
+            x = [min(max(row.losses[loss], low), high) for row in rows]
             axes.scatter(
                 x,
                 [row.top1_percent for row in rows],
@@ -101,7 +118,10 @@ def _draw_recipes(axes: Axes, check: ProxyCheck, images: int) -> None:
                 zorder=3,
                 label=name,
             )
-    full = check.full_precision_top1_percent
+
+
+def _draw_full_precision(axes: Axes, full: float) -> None:
+    """Draw the top-1 of full precision as a line, and the band of ``NEAR_POINTS`` below it."""
     axes.axhspan(full - NEAR_POINTS, full, color="#f1f4f7", zorder=0)
     axes.axhline(full, color=SOFT, linewidth=1.2, linestyle=(0, (1, 1.5)), zorder=1)
     # Recipes this near to full precision with a small discrepancy lie at the top of the band, not at its bottom.
@@ -115,16 +135,6 @@ def _draw_recipes(axes: Axes, check: ProxyCheck, images: int) -> None:
         color=SOFT,
         path_effects=halo(),
     )
-    axes.set_xscale("log")
-    axes.set_xlim(low / 2, high * 2)
-    axes.set_ylim(*_percent_limits(check.rows, full))
-    axes.xaxis.set_major_locator(LogLocator(base=10, numticks=20))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel(f"KL from full precision (nats), mean over {images} calibration images", fontsize=10.5)
-    axes.set_ylabel(f"top-1 accuracy (%) on {check.labelled_images} labelled images", fontsize=10.5)
-    axes.grid(visible=True, color=GRID, linewidth=0.8)
-    axes.legend(loc="lower left", fontsize=9.5, frameon=True, framealpha=0.9, edgecolor="none")
 
 
 def _percent_limits(rows: Sequence[CheckedRow], full: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""A calibrated recipe of an open session, finished by reconstruction; what was learned lies beside it."""
+"""Reconstruct a calibrated recipe of an open session and write the result to a directory."""
 
 from __future__ import annotations
 
@@ -72,14 +72,7 @@ def finish_recipe(
     names = None
     if blocks is not None:
         names = tuple(block.name for block in choose_blocks(find_blocks(session.model), blocks))
-    identity: dict[str, Any] = {
-        "recipe_sha256": recipe.content_hash,
-        "weights_sha256": session.loaded.weights_sha256,
-        "bank_fingerprint": calibrated.bank.fingerprint,
-        "images_sha256": images.sha256,
-        "blocks": names and list(names),
-        **asdict(training),
-    }
+    identity = _identity(calibrated, images, training, names)
     directory.refuse_other(identity)
     directory.create()
     if directory.is_finished:
@@ -104,6 +97,23 @@ def finish_recipe(
     finished.save(directory.recipe)
     directory.remove_blocks()
     return ReconstructedRecipe(finished, directory.read_table())
+
+
+def _identity(
+    calibrated: CalibratedRecipe,
+    images: CalibrationImages,
+    training: ReconstructionSettings,
+    blocks: tuple[str, ...] | None,
+) -> dict[str, Any]:
+    """Collect all that the result depends on; the directory refuses to go on with another reconstruction."""
+    return {
+        "recipe_sha256": calibrated.recipe.content_hash,
+        "weights_sha256": calibrated.session.loaded.weights_sha256,
+        "bank_fingerprint": calibrated.bank.fingerprint,
+        "images_sha256": images.sha256,
+        "blocks": blocks and list(blocks),
+        **asdict(training),
+    }
 
 
 def _train(

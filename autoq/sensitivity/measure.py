@@ -86,43 +86,68 @@ def measure_sensitivities(
             f"the sensitivities at hand are {known.proxy!r} over {known.images} images, not {proxy!r} over {images}: "
             "delete them or choose another --out"
         )
-    wanted = list(dict.fromkeys(options))
     earlier = {row.option: row for row in known.rows if row.measured} if known is not None else {}
-    found: dict[Option, Sensitivity] = {}
-    kept = time.monotonic()
-
-    def table() -> SensitivityTable:
-        rows = earlier | found  # what is known stays, even if this call does not come to it
-        return SensitivityTable(proxy, images, tuple(rows[option] for option in wanted if option in rows))
-
-    def add(row: Sensitivity) -> None:
-        nonlocal kept
-        found[row.option] = row
-        if progress is not None:
-            progress(len(found), len(wanted))
-        if keep is not None and time.monotonic() - kept > _KEEP_SECONDS:
-            keep(table())
-            kept = time.monotonic()
-
-    by_operand: dict[tuple[str, str], list[OperandConfig]] = {}
-    for site, operand, config in wanted:
-        by_operand.setdefault((site, operand), []).append(config)
+    rows = _GrowingTable(proxy, images, options, earlier, progress, keep)
     try:
-        for (site, operand), configs in by_operand.items():
+        for (site, operand), configs in rows.configs_by_operand().items():
 
             def measure(config: OperandConfig, site: str = site, operand: str = operand) -> float:
                 option = (site, operand, config)
                 row = earlier.get(option) or Sensitivity(*option, _loss(evaluate, loss_of, option))
-                add(row)
+                rows.add(row)
                 return row.loss
 
             for config, loss in _sweep(configs, measure, exhaustive).items():
                 option = (site, operand, config)
-                add(earlier.get(option) or Sensitivity(*option, loss, measured=False))
+                rows.add(earlier.get(option) or Sensitivity(*option, loss, measured=False))
     finally:
-        if keep is not None and found:
-            keep(table())
-    return table()
+        rows.hand_out()
+    return rows.table()
+
+
+class _GrowingTable:
+    """A sensitivity table that is handed to ``keep`` every few seconds while rows are added."""
+
+    def __init__(
+        self,
+        proxy: str,
+        images: int,
+        options: Sequence[Option],
+        earlier: Mapping[Option, Sensitivity],
+        progress: Callable[[int, int], None] | None,
+        keep: Callable[[SensitivityTable], None] | None,
+    ) -> None:
+        self._proxy, self._images, self._wanted = proxy, images, list(dict.fromkeys(options))
+        self._earlier, self._progress, self._keep = dict(earlier), progress, keep
+        self._found: dict[Option, Sensitivity] = {}
+        self._kept = time.monotonic()
+
+    def configs_by_operand(self) -> dict[tuple[str, str], list[OperandConfig]]:
+        """Group the options by site and operand, in their order."""
+        grouped: dict[tuple[str, str], list[OperandConfig]] = {}
+        for site, operand, config in self._wanted:
+            grouped.setdefault((site, operand), []).append(config)
+        return grouped
+
+    def add(self, row: Sensitivity) -> None:
+        """Add a row, report progress, and hand the table out if that is due."""
+        self._found[row.option] = row
+        if self._progress is not None:
+            self._progress(len(self._found), len(self._wanted))
+        if time.monotonic() - self._kept > _KEEP_SECONDS:
+            self.hand_out()
+
+    def hand_out(self) -> None:
+        """Give ``keep`` the table as it is, if rows have been added."""
+        if self._keep is not None and self._found:
+            self._keep(self.table())
+            self._kept = time.monotonic()
+
+    def table(self) -> SensitivityTable:
+        """Return the rows known so far, those of an earlier call included, in the order of the options."""
+        rows = self._earlier | self._found  # earlier rows stay even if this call does not reach their options
+        found = tuple(rows[option] for option in self._wanted if option in rows)
+        return SensitivityTable(self._proxy, self._images, found)
 
 
 def measure_additive_sensitivities(
