@@ -168,14 +168,18 @@ class Recipe(_Frozen):
         schema_version: version of this file format.
         model: the model this recipe belongs to.
         sites: site name to operand configurations.
-        reparameterized: LayerNorm sites whose output is rescaled channel by channel before it is quantized (RepQ-ViT),
-            and the bits for which it is; the rescaling itself is in the bank.
+        reparameterized: LayerNorm sites rescaled channel by channel (RepQ-ViT) for these bits; the bank has factors.
         method: the published method that made this recipe, for people to read.
         calibration: what made the quantizer parameters.
         reconstruction: where they and the weights are, if they were learned since.
         cost: BOPs and size when the recipe was written.
         task: what the model's output means, by name and settings; None: classification by its defaults.
         score: discrepancy (and accuracy) when the recipe was written.
+
+    >>> import autoq
+    >>> recipe = autoq.quantize("vit_digits", "rtn", images="digits", bits="w4a8", calib_images=8).recipe
+    >>> {operand: config.bits for operand, config in recipe.sites["blocks.0.attn.qkv"].items()}
+    {'input': 8, 'weight': 4}
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -284,14 +288,10 @@ def _score_to_json(score: dict[str, Any], *, is_classification: bool) -> dict[st
 
 def _format(document: dict[str, Any]) -> str:
     """JSON with one operand a line: short enough to read, line-wise enough to diff and edit."""
-    lines = []
-    for key, value in document.items():
-        if key == "sites" and value:
-            sites = [_format_site(name, operands) for name, operands in value.items()]
-            lines.append('  "sites": {\n' + ",\n".join(sites) + "\n  }")
-        else:
-            lines.append(f"  {json.dumps(key)}: {json.dumps(value)}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+    texts = {key: json.dumps(value) for key, value in document.items()}
+    if document["sites"]:
+        texts["sites"] = "{\n" + ",\n".join(_format_site(*item) for item in document["sites"].items()) + "\n  }"
+    return "{\n" + ",\n".join(f'  "{key}": {text}' for key, text in texts.items()) + "\n}\n"
 
 
 def _format_site(name: str, operands: Mapping[str, Any]) -> str:

@@ -35,6 +35,12 @@ class Evaluation:
         cost: bit operations and bytes, of a recipe or a quantized module.
         score: discrepancy from full precision: ``kl_nats``, ``agreement_percent``, ``sqnr_db``.
         task: what the output means, and how its metrics are called.
+
+    >>> import autoq
+    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=8)
+    >>> measured = autoq.evaluate(quantized, "digits/val", model="vit_digits")
+    >>> measured.images, list(measured.metrics)
+    (540, ['top1_percent', 'top5_percent'])
     """
 
     images: int

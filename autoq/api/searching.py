@@ -104,8 +104,8 @@ def search(
     >>> result = autoq.search("vit_digits", "digits", "w4a4", trials=8, calib_images=16, space="bits_only")
     >>> result.best.cost.bops <= result.budget_bops
     True
-    >>> list(result.front.columns[:2])
-    ['bops', 'kl_nats']
+    >>> result.recipe(result.front.index[-1]) == result.best
+    True
     """
     values: dict[str, Any] = {
         "budget_bops": str(budget_bops),

@@ -68,6 +68,12 @@ class QuantizedModule(nn.Module):
         recipe: how each operand is quantized.
         model: the model, as a graph of ATen operators with quantizers in it.
         input_name: what the original calls its input.
+
+    >>> import autoq
+    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w4a8", calib_images=8)
+    >>> codes = quantized.codes["blocks.0.attn.qkv", "weight"]
+    >>> int(codes.max()) < 2**4
+    True
     """
 
     def __init__(self, traced: TracedModel, operands: SolvedOperands, recipe: Recipe, input_name: str = "x") -> None:
