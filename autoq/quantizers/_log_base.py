@@ -16,7 +16,7 @@ from autoq.quantizers.granularity import OperandLayout
 from autoq.recipe import OperandConfig
 
 GELU_SHIFT = 0.16997
-"""Minus the least value of GELU, rounded up (AdaLog): what makes post-GELU activations non-negative."""
+"""Minus the least value of GELU to five decimals (AdaLog): what makes post-GELU activations non-negative."""
 
 
 class BaseLogQuantizer(BaseQuantizer):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoq.cost import model_cost, site_cost, weight_bytes
+from autoq.cost import model_cost, site_cost
 from autoq.graph.sites import GroupGeometry, Operand, Site
 from autoq.quantizers.granularity import OperandLayout
 from autoq.recipe import OperandConfig, SiteConfig
@@ -139,15 +139,6 @@ def test_totals_and_their_parts() -> None:
     record = cost.record()
     assert (record.bops, record.group_bops) == (cost.bops, cost.group_bops)
     assert (record.weight_layers_only_bops, record.weight_bytes) == (cost.weight_layers_only_bops, 25)
-
-
-@pytest.mark.parametrize(
-    ("recipe", "size"),
-    [({}, 200), ({"fc": {"weight": uniform(8)}}, 50), ({"fc": {"weight": uniform(3)}}, 19), ({"fc": {}}, 200)],
-)
-def test_weight_bytes_are_packed_codes_or_floats(recipe: dict[str, SiteConfig], size: int) -> None:
-    """Fifty elements; 50 × 3 bits are 18.75 bytes."""
-    assert weight_bytes(SITES, recipe) == size
 
 
 OPERANDS = [("fc", "input"), ("fc", "weight"), ("av", "lhs"), ("av", "rhs")]

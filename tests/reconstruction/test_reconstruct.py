@@ -15,7 +15,6 @@ from autoq.quantizers import BaseQuantizer
 from autoq.recipe import OperandConfig
 from autoq.reconstruction.block_folder import BlockReport
 from autoq.reconstruction.reconstruct import Iteration, reconstruct
-from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.scoring.solved_operands import SolvedOperands
 from tests.reconstruction.small_model import A6, QUICK, W2, calibrated, images, sites_of, tiny_model
 
@@ -283,31 +282,3 @@ def test_wrong_input_is_refused(model: QuantizedModel, start: SolvedOperands) ->
         reconstruct(model, start, DATA[:0], QUICK)
     with pytest.raises(CalibrationError, match=r"block 'embed' gives NaN"):
         reconstruct(model, start, DATA * float("nan"), replace(QUICK, importance="mse"))
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"iterations": 0},
-        {"batch": 0},
-        {"importance": "l1"},
-        {"drop": 1.0},
-        {"regularization": 0.0},
-        {"warm_up": 1.0},
-        {"exponent_end": 30.0},
-        {"weight_rate": 0.0},
-        {"scale_rate": -1.0},
-        {"importance_images": 0},
-    ],
-)
-def test_settings_are_checked(wrong: dict[str, float]) -> None:
-    ((name, value),) = wrong.items()
-    with pytest.raises(CalibrationError, match=f"{name} of a reconstruction is {value!r}"):
-        ReconstructionSettings(**wrong)  # type: ignore[arg-type]
-
-
-def test_fewer_iterations_take_longer_steps() -> None:
-    assert ReconstructionSettings(iterations=20_000).rounding_rate == pytest.approx(1e-3)
-    assert ReconstructionSettings(iterations=200).rounding_rate > ReconstructionSettings(iterations=1000).rounding_rate
-    assert ReconstructionSettings(iterations=1).rounding_rate == pytest.approx(0.05)
-    assert ReconstructionSettings(weight_rate=0.5).rounding_rate == 0.5

@@ -9,7 +9,7 @@ from autoq.report import RunSummary
 from autoq.report.scales import make_scale
 from autoq.report.words import headline, note, reconstruction
 from autoq.tasks import CLASSIFICATION
-from autoq.units import format_bops, format_kl, readable_budget, readable_label
+from autoq.units import format_bops
 from tests.report.synthetic import as_dense, make_summary, with_points, with_reconstructed
 
 TOP1 = CLASSIFICATION.main_metric
@@ -83,34 +83,6 @@ def test_a_worse_recipe_is_not_praised(summary: RunSummary) -> None:
     run = replace(summary, points=(summary.baseline, worse))
     assert note(run, worse, "kl_nats").endswith("100 % more than uniform 4/4")
     assert note(run, worse, "metric").endswith("points below uniform 4/4")
-
-
-@pytest.mark.parametrize(
-    ("bops", "text"),
-    [
-        (0, "0 BOPs"),
-        (999, "999 BOPs"),
-        (93_123_456, "93.1 M BOPs"),
-        (999_700_000, "1 G BOPs"),
-        (1.258e12, "1.26 T BOPs"),
-    ],
-)
-def test_bops_are_written_with_units(bops: float, text: str) -> None:
-    assert format_bops(bops) == text
-
-
-@pytest.mark.parametrize(
-    ("kl", "text"), [(0, "0"), (-1e-9, "0"), (0.1, "0.10"), (0.0312, "0.031"), (9.99, "10"), (123.4, "123")]
-)
-def test_kl_has_two_digits(kl: float, text: str) -> None:
-    assert format_kl(kl) == text
-
-
-def test_labels_and_budgets_in_words() -> None:
-    assert readable_label("w4a8") == "uniform 4/8"
-    assert readable_label("trial 137") == "trial 137"
-    assert readable_budget("60%") == "60 % of uniform 8/8"
-    assert readable_budget("12.5G") == ""
 
 
 def test_a_collapsed_model_does_not_flatten_the_accuracy_axis() -> None:

@@ -1,26 +1,13 @@
-"""The registry, records, selection of outputs, and metrics in words."""
+"""The registry, and records of tasks."""
 
 from __future__ import annotations
 
 import pytest
-import torch
 
 from autoq.cli.options import TASK_HELP
 from autoq.errors import InputError, SpaceError, TaskError
 from autoq.runs.proxy_check.run import make_check_settings
-from autoq.tasks import CLASSIFICATION, TASKS, DenseTask, Metric, make_task, task_from_record, task_to_record
-
-
-def test_a_wrong_output_lists_those_there_are() -> None:
-    leaves = (torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64), torch.ones(2, 5))
-    names = ("depth", "count", "boxes")
-    with pytest.raises(TaskError, match=r"no output 'depht' to compare, there is 'depth', 'boxes'.* 'depth'\?"):
-        DenseTask(output="depht").select(leaves, names)
-    with pytest.raises(TaskError, match="no output 'count'"):  # not a floating-point tensor
-        DenseTask(output="count").select(leaves, names)
-    with pytest.raises(TaskError, match="no floating-point tensor"):
-        CLASSIFICATION.select((torch.zeros(2, dtype=torch.int64), None))
-    assert CLASSIFICATION.select((torch.zeros(2, 3),), ("",)) == (0,)
+from autoq.tasks import CLASSIFICATION, TASKS, DenseTask, make_task, task_from_record, task_to_record
 
 
 def test_tasks_by_name() -> None:
@@ -54,15 +41,3 @@ def test_plain_classification_leaves_no_record() -> None:
     assert task_to_record(DenseTask(variance=0.1)) == {"name": "dense", "variance": 0.1}
     with pytest.raises(TaskError, match="unknown task ''"):
         task_from_record({"output": "depth"})
-
-
-@pytest.mark.parametrize(
-    ("value", "decimals", "expected"), [(71.349, 1, "71.3 %"), (0, 1, "0.0 %"), (71.349, 2, "71.35 %")]
-)
-def test_percentages_have_decimals(value: float, decimals: int, expected: str) -> None:
-    assert Metric("top1_percent", "top-1", "top-1 accuracy", "%").format(value, decimals) == expected
-
-
-@pytest.mark.parametrize(("value", "expected"), [(0.012345, "0.0123"), (1234.5, "1230"), (0.0, "0")])
-def test_other_metrics_have_significant_digits(value: float, expected: str) -> None:
-    assert Metric("rmse", "RMSE", "root mean squared error", higher_is_better=False).format(value) == expected
