@@ -38,7 +38,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def check_writable(directory: str | os.PathLike[str]) -> None:
-    """Check that a directory can be made or written to; creates nothing.
+    """Check that a directory can be made or written to; nothing is created.
 
     Raises:
         OSError: the directory, or the nearest parent that exists, is a file or is not writable.

@@ -49,7 +49,7 @@ class OperandConfig(_Frozen):
     overflow: Literal["zero_code", "extra_zero"] = "zero_code"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that differ from their defaults."""
+        """Return the fields that differ from their defaults."""
         return self.model_dump(exclude_defaults=True)
 
 
@@ -153,11 +153,11 @@ class ScoreRecord(BaseModel):
         return {name: value for name, value in self.__pydantic_extra__.items() if value is not None}
 
     def with_metrics(self, metrics: Mapping[str, float], images: int) -> ScoreRecord:
-        """Return the same, measured on labelled images."""
+        """Return the score with metrics on labelled images."""
         return ScoreRecord(**self.without_metrics().model_dump() | dict(metrics) | {"labelled_images": images})
 
     def without_metrics(self) -> ScoreRecord:
-        """Return the same before it was measured on labelled images."""
+        """Return the score without metrics on labelled images."""
         return ScoreRecord(**self.model_dump(include=set(ScoreRecord.model_fields) - {"labelled_images"}))
 
 
@@ -196,7 +196,7 @@ class Recipe(_Frozen):
     _kept: object = PrivateAttr(default=None)
 
     def __eq__(self, other: object) -> bool:
-        """Whether two recipes say the same, wherever they lie."""
+        """Compare two recipes' content; their folders do not count."""
         return isinstance(other, Recipe) and self.to_json() == other.to_json()
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Recipe:
@@ -204,18 +204,18 @@ class Recipe(_Frozen):
         return self
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Leave out where the recipe lies: on another machine it lies elsewhere."""
+        """Return the state without the recipe's folder, which may differ on another machine."""
         return super().__getstate__() | {"__pydantic_private__": {"_folder": None, "_kept": None}}
 
     __hash__ = None  # type: ignore[assignment] # as of all that holds a dict; ``content_hash`` is a key
 
     @property
     def folder(self) -> Path | None:
-        """Where the recipe lies, and beside it its bank or its weights; None for one that was never written."""
+        """Folder of the recipe and of its bank or weights; None for a recipe that was never written."""
         return self._folder
 
     def located(self, folder: Path | None, keep: object = None) -> Recipe:
-        """The same recipe in another folder.
+        """Return the same recipe in another folder.
 
         Args:
             folder: where its bank or its weights are looked for.
@@ -236,7 +236,7 @@ class Recipe(_Frozen):
         return parts[0] if len(parts) == 1 else sha256_hex(part.encode() for part in parts)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, defaults left out of the operands."""
+        """Return plain data, defaults left out of the operands."""
         document = self.model_dump(exclude={"sites"}, exclude_none=True)
         if self.model.pretrained:
             del document["model"]["pretrained"]
@@ -270,24 +270,24 @@ class Recipe(_Frozen):
 
 
 def hash_sites(sites: Mapping[str, SiteConfig]) -> str:
-    """SHA-256 of operand configurations in canonical JSON; the key under which evaluations are cached."""
+    """Return the SHA-256 of operand configurations in canonical JSON; evaluations are cached under it."""
     return sha256_hex([json.dumps(sites_to_json(sites), sort_keys=True).encode()])
 
 
 def sites_to_json(sites: Mapping[str, SiteConfig]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Operand configurations as plain data, defaults left out."""
+    """Return operand configurations as plain data, defaults left out."""
     return {site: {name: config.to_json() for name, config in operands.items()} for site, operands in sites.items()}
 
 
 def _score_to_json(score: dict[str, Any], *, is_classification: bool) -> dict[str, Any]:
-    """A score as a recipe has it: metrics before the number of their images, and logits called so."""
+    """Return a score as a recipe stores it: metrics before the number of their images, and logits called so."""
     last = {key: value for key, value in score.items() if key == "labelled_images"}
     names = {"output_mse": "logit_mse"} if is_classification else {}
     return {names.get(key, key): value for key, value in score.items() if key not in last} | last
 
 
 def _format(document: dict[str, Any]) -> str:
-    """JSON with one operand a line: short enough to read, line-wise enough to diff and edit."""
+    """Format JSON with one operand a line, so that files are short, easy to compare and to edit."""
     texts = {key: json.dumps(value) for key, value in document.items()}
     if document["sites"]:
         texts["sites"] = "{\n" + ",\n".join(_format_site(*item) for item in document["sites"].items()) + "\n  }"

@@ -10,7 +10,7 @@ _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def prefix_for(value: float) -> tuple[float, str]:
-    """The largest SI prefix that leaves ``value``, rounded to three digits, at one or more."""
+    """Return the largest SI prefix that leaves ``value``, rounded to three digits, at one or more."""
     for factor, prefix in _PREFIXES:
         if float(f"{value:.3g}") >= factor:
             return factor, prefix
@@ -18,13 +18,13 @@ def prefix_for(value: float) -> tuple[float, str]:
 
 
 def format_bops(bops: float) -> str:
-    """``93.1 M BOPs``: three significant digits and an SI prefix."""
+    """Format bit operations with three significant digits and an SI prefix: ``93.1 M BOPs``."""
     factor, prefix = prefix_for(bops)
     return " ".join(filter(None, (format_digits(bops / factor), prefix, "BOPs")))
 
 
 def format_digits(value: float, digits: int = 3) -> str:
-    """``value`` at ``digits`` significant digits, without an exponent where one can do without."""
+    """Format ``value`` with ``digits`` significant digits, without an exponent where possible."""
     rounded = float(f"{value:.{digits}g}")
     if rounded == 0:
         return "0"
@@ -32,20 +32,20 @@ def format_digits(value: float, digits: int = 3) -> str:
 
 
 def format_kl(kl_nats: float) -> str:
-    """A discrepancy at two significant digits, trailing zeros kept."""
+    """Format a discrepancy with two significant digits, trailing zeros kept."""
     if kl_nats <= 0:
         return "0"
     return f"{kl_nats:.0f}" if float(f"{kl_nats:.1e}") >= 10 else f"{kl_nats:#.2g}"
 
 
 def readable_label(label: str) -> str:
-    """``uniform 4/4`` for ``w4a4``; other labels as they are."""
+    """Return ``uniform 4/4`` for ``w4a4``; other labels as they are."""
     match = re.fullmatch(r"w(\d+)a(\d+)", label)
     return f"uniform {match[1]}/{match[2]}" if match else label
 
 
 def readable_budget(text: str) -> str:
-    """What a budget is when it was not given in BOPs, or an empty string: ``the cost of uniform 4/4``."""
+    """Describe a budget that was not given in BOPs: ``the cost of uniform 4/4``; else an empty string."""
     if readable_label(text) != text:
         return f"the cost of {readable_label(text)}"
     return f"{text[:-1]} % of uniform 8/8" if text.endswith("%") else ""

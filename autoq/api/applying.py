@@ -99,7 +99,7 @@ def quantize(
 
 
 def open_beside(session: Session, recipe: Recipe) -> Session:
-    """The model that a method left beside its recipe if it changed the model (ReLU for GELU), else the same one."""
+    """Open the model that a method saved beside its recipe (with ReLU for GELU); else return the given one."""
     if recipe.model.weights_sha256 == session.loaded.weights_sha256:
         return session
     return open_model_of(recipe, device=str(session.device))
@@ -148,7 +148,7 @@ def _module_of(recipe: Recipe, model: ModelInput | None, images: object) -> Quan
 
 
 def _apply(session: Session, recipe: Recipe, images: object) -> QuantizedModule:
-    """The quantized module of a recipe, calibrated on other images than its own if they are given."""
+    """Return the quantized module of a recipe, calibrated on other images if they are given."""
     session.check(recipe)
     if recipe.calibration is None:
         recipe = calibrated_on(recipe, images)
@@ -167,5 +167,5 @@ def load(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
 
 
 def _is_path(text: str) -> bool:
-    """Whether a text means a recipe's file, and not a method."""
+    """Return whether a text means a recipe's file, and not a method."""
     return text.endswith(".json") or os.sep in text

@@ -140,7 +140,7 @@ def _evaluate_module(
 
 
 def _outputs(module: nn.Module, images: Tensor, task: BaseTask) -> Outputs:
-    """The compared outputs of a module that is run as it is."""
+    """Return the compared outputs of a module that is run as it is."""
     output = module(images)
     leaves = pytree.tree_leaves(output)
     names = [name for name, leaf in zip(leaf_names(output), leaves, strict=True) if isinstance(leaf, Tensor)]
@@ -148,7 +148,7 @@ def _outputs(module: nn.Module, images: Tensor, task: BaseTask) -> Outputs:
 
 
 def _reader_of(module: nn.Module, options: ModelOptions, data: object, task: BaseTask) -> ImageReader:
-    """Makes the input of a module that is run as it is."""
+    """Make the input reader of a module that is run as it is."""
     example = options.example_input
     if example is None and options.preprocess is None:
         example = example_of(data)

@@ -42,7 +42,7 @@ class ModelOptions:
     device: str = "auto"
 
     def for_recipe(self, recipe: Recipe) -> ModelOptions:
-        """The same, the model fed as it was when the recipe was made if nothing else is said."""
+        """Return the options with the preprocessing that the recipe was made with, unless another is given."""
         size = recipe.model.input_size
         if size is None or self.example_input is not None or self.preprocess is not None:
             return self
@@ -81,7 +81,7 @@ def open_model(
 
 
 def example_of(images: object) -> Tensor | None:
-    """The first of images that are given as tensors, of shape (1, ...); None for names and for PIL images."""
+    """Return the first of images that are given as tensors, of shape (1, ...); None for names and for PIL images."""
     if images is None or isinstance(images, str):
         return None
     return (images if isinstance(images, GivenImages) else GivenImages(images)).example()
@@ -97,7 +97,7 @@ def _with_options(loaded: LoadedModel, options: ModelOptions) -> LoadedModel:
 
 @contextmanager
 def shown(progress: Progress | bool) -> Iterator[Progress]:
-    """The callback that progress is told to: the user's own, a live display for True, nobody for False."""
+    """Return the progress callback: the user's own, a live display for True, one that ignores events for False."""
     if progress is True:
         from autoq.display import RunDisplay
 

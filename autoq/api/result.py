@@ -39,7 +39,7 @@ class SearchResult:
     """
 
     def __init__(self, folder: str | os.PathLike[str], kept: TemporaryFolder | None = None) -> None:
-        """Read a run directory when something is asked of it.
+        """Name a run directory, which is read when an attribute is asked for.
 
         Args:
             folder: the run directory.
@@ -50,7 +50,7 @@ class SearchResult:
 
     @property
     def summary(self) -> RunSummary:
-        """All figures of the run, read afresh.
+        """All figures of the run, read anew from the directory.
 
         Raises:
             RunDirectoryError: there is no run, or its files are damaged.
@@ -70,7 +70,7 @@ class SearchResult:
 
     @property
     def front(self) -> pd.DataFrame:
-        """The recipes within the budget that nothing within it beats, cheapest first, one row a recipe.
+        """The non-dominated recipes within the budget, cheapest first, one row a recipe.
 
         The index is the recipe's id, as ``recipe`` takes it. ``bops`` are per image, ``kl_nats`` the mean divergence
         from full precision on the calibration images; accuracy is there if labelled images were given.
@@ -141,7 +141,7 @@ class SearchResult:
         write_report(self.summary, self.folder)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Copy the run directory, with its report, to where the command line can go on with it.
+        """Copy the run directory and its report to where the command line can resume it.
 
         Args:
             path: the directory; it must not exist, or be empty.
@@ -162,7 +162,7 @@ class SearchResult:
         SearchResult(to).write_report()
 
     def __repr__(self) -> str:
-        """The headline of the report."""
+        """Return the headline of the report."""
         from autoq.report.words import headline
 
         return f"SearchResult({os.fspath(self.folder)!r}): {headline(self.summary)}"

@@ -140,7 +140,7 @@ def search_with(
     progress: Progress = ignore,
     given: GivenObjects | None = None,
 ) -> SearchResult:
-    """Search as settings say; see :func:`search`.
+    """Search with validated settings; see :func:`search`.
 
     Args:
         settings: what to search.
@@ -160,7 +160,7 @@ def search_with(
 def _settings(
     values: dict[str, Any], model: ModelInput, images: object, labelled: object, options: ModelOptions
 ) -> tuple[SearchSettings, GivenObjects]:
-    """Validated settings that name everything, and what is at hand of it."""
+    """Make validated settings, and the objects that their names stand for."""
     names = {"model": model if isinstance(model, str) else f"{IN_MEMORY}{type(model).__name__}"}
     given = {"data": images, "eval_data": labelled}
     for key, value in given.items():

@@ -25,7 +25,7 @@ class TemporaryFolder:
 
 
 def folder_or_temporary(out: str | os.PathLike[str] | None) -> tuple[Path, TemporaryFolder | None]:
-    """Return the folder that a user has named, or a temporary one and what keeps it."""
+    """Return the folder that a user has named, or a temporary one and the object that keeps it."""
     if out is not None:
         return Path(out), None
     kept = TemporaryFolder()

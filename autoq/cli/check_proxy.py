@@ -56,7 +56,7 @@ def check_proxy(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Does a proxy rank recipes as accuracy does? Kendall's tau with top-1, for every proxy and number of images.
+    """Test whether a proxy ranks recipes as accuracy does: Kendall's tau with top-1, by proxy and number of images.
 
     The same command resumes an interrupted check.
     """
@@ -99,7 +99,7 @@ def _draw(check: ProxyCheck, model: str, images: int, path: Path) -> None:
 
 
 def _summary(check: ProxyCheck) -> list[str]:
-    """What was compared, and a row for each proxy and number of images."""
+    """Return what was compared, and a row for each proxy and number of images."""
     from autoq.runs.proxy_check.ranks import ALIKE_IN_COST, NEAR_POINTS
 
     top1 = [row.top1_percent for row in check.rows]

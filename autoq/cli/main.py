@@ -65,7 +65,7 @@ def run() -> NoReturn:
 
 
 def _status() -> int:
-    """Run, and turn every way to fail into one line on standard error and an exit status."""
+    """Run, and turn every failure into one line on standard error and an exit status."""
     try:
         status = typer.main.get_command(app)(standalone_mode=False)
         sys.stdout.flush()
@@ -101,7 +101,7 @@ def _status() -> int:
 
 
 def _drop_output() -> int:
-    """Nobody reads on, or nothing more can be written: let Python's last flush go nowhere."""
+    """Redirect standard output to nothing after it was closed, so that Python's last flush does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
     return 0
 

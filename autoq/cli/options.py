@@ -64,7 +64,7 @@ class Described(Protocol):
 
     @property
     def description(self) -> str:
-        """What it does, in a few words."""
+        """What the entry does, in a few words."""
 
 
 def named(registry: Mapping[str, Described]) -> str:
@@ -88,13 +88,13 @@ def default_out(model: str, what: str) -> Path:
 
 
 def this_command() -> str:
-    """The running command, as one would type it again."""
+    """Return the running command as one would type it again."""
     program = Path(sys.argv[0]).name
     return shlex.join([*(["python", "-m", "autoq"] if program == "__main__.py" else [program]), *sys.argv[1:]])
 
 
 def print_json(document: Any) -> None:
-    """One JSON value on standard output; NaN and infinities, which JSON lacks, become null."""
+    """Write one JSON value on standard output; NaN and infinities, which JSON lacks, become null."""
     sys.stdout.write(json.dumps(_finite(document)) + "\n")
 
 

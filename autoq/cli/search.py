@@ -193,7 +193,7 @@ def _reconstructed_json(point: ReconstructedPoint, metric: str) -> dict[str, Any
 
 
 def _after_interrupt(out: Path) -> str:
-    """Draw what there is, and tell how to go on."""
+    """Draw what has been found, and return the message that says how to resume."""
     if (out / "study.log").exists():
         from autoq.api.result import SearchResult
 

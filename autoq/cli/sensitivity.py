@@ -61,7 +61,7 @@ def sensitivity(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What each operand loses, quantized alone, at every option of a search space: a table and a heat map.
+    """Measure what each operand loses, quantized alone, at every option of a search space: a table and a heat map.
 
     --proxy aph also says how important each element of every block's output is.
 
@@ -150,7 +150,7 @@ def _importance_rows(result: SensitivityResult) -> list[dict[str, Any]]:
 
 
 def _most_sensitive(result: SensitivityResult) -> list[str]:
-    """The operands that lose most at a middle width, each at its best option of that width."""
+    """List the operands that lose most at a middle bit-width, each at its best option of that width."""
     from autoq.report.sensitivity_map import LOSS_NAMES, best_cells
     from autoq.sensitivity.measure import middle_bits
     from autoq.units import format_kl

@@ -40,7 +40,7 @@ def sites(
 
 
 def format_sites(traced: TracedModel) -> str:
-    """The sites as a table of fixed-width columns, then totals and what is not counted."""
+    """Format the sites as a table of fixed-width columns, then totals and what is not counted."""
     rows = [("site", "op", "MMACs", "share", "operands (shape per image, producer)")]
     for site in traced.sites:
         operands = ", ".join(

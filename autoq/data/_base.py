@@ -37,7 +37,7 @@ class ImageSource(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         ...
 
     def load(self, index: int) -> Image.Image:
@@ -49,17 +49,17 @@ class ImageSource(Protocol):
         ...
 
     def label(self, index: int) -> int | None:
-        """Index into ``class_names`` of one image, or None if it is not labelled."""
+        """Return the index into ``class_names`` of one image, or None if it is not labelled."""
         ...
 
 
 def is_image_path(path: PurePosixPath) -> bool:
-    """Whether a path, relative to its source, is an image's and no part of it is hidden."""
+    """Return whether a path, relative to its source, is an image's and no part of it is hidden."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def classes_of(paths: Iterable[PurePosixPath]) -> tuple[tuple[str, ...] | None, tuple[int | None, ...]]:
-    """Class names, and a class index for each image, from the folder that directly holds it.
+    """Return the class names, and a class index for each image, from the folder that directly holds it.
 
     Classes are in natural order (``2`` before ``10``), which is how timm numbers them in training. Images that lie in
     no folder have no label.
@@ -98,12 +98,12 @@ def decode(stream: BinaryIO | str | os.PathLike[str], where: str) -> Image.Image
 
 
 def no_images(name: str) -> DataError:
-    """The complaint about a source without a single image."""
+    """Make the exception for a source without a single image."""
     return DataError(f"no images in {name!r}: it has no file that ends in {', '.join(IMAGE_SUFFIXES)}")
 
 
 def _natural_key(name: str) -> tuple[list[str | int], str]:
-    """Numbers by value, letters without case; text and numbers alternate, so that keys always compare."""
+    """Return a key that sorts numbers by value and letters without case; text and numbers alternate in it."""
     parts = re.split(r"([0-9]+)", name.lower())
     return [int(part) if part.isdecimal() else part for part in parts], name
 

@@ -53,7 +53,7 @@ class ArchiveSource:
 
     @classmethod
     def open(cls, name: str, path: Path) -> ArchiveSource:
-        """List the images of a tar; a compressed one is first unpacked to a temporary file that nobody else sees.
+        """List the images of a tar; a compressed one is first unpacked to an unnamed temporary file.
 
         Raises:
             DataError: the file is not a tar, is damaged or has no image.
@@ -79,7 +79,7 @@ class ArchiveSource:
         return ArchiveSource.open, (self.name, Path(self.name).expanduser())
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.members)
 
     def load(self, index: int) -> Image.Image:
@@ -93,7 +93,7 @@ class ArchiveSource:
         return decode(io.BytesIO(content), f"{self.name}/{member.path}")
 
     def label(self, index: int) -> int | None:
-        """Index into ``class_names`` of one image, or None if it is not labelled."""
+        """Return the index into ``class_names`` of one image, or None if it is not labelled."""
         return self.labels[index]
 
 

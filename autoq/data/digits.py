@@ -51,17 +51,17 @@ class DigitsSource:
         return cls(name, _split_indices()[split])
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.indices)
 
     def load(self, index: int) -> Image.Image:
-        """One image, in mode ``L``."""
+        """Return one image, in mode ``L``."""
         from PIL import Image
 
         return Image.fromarray(_images_and_targets()[0][self.indices[index]])
 
     def label(self, index: int) -> int:
-        """The digit."""
+        """Return the digit."""
         return int(_images_and_targets()[1][self.indices[index]])
 
 

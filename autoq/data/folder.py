@@ -49,7 +49,7 @@ class FolderSource:
         return cls(name, root, paths, labels, class_names)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.paths)
 
     def load(self, index: int) -> Image.Image:
@@ -62,5 +62,5 @@ class FolderSource:
         return decode(path, str(path))
 
     def label(self, index: int) -> int | None:
-        """Index into ``class_names`` of one image, or None if it is not labelled."""
+        """Return the index into ``class_names`` of one image, or None if it is not labelled."""
         return self.labels[index]

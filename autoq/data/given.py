@@ -39,7 +39,7 @@ class GivenImages:
     transform: Transform | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot hold images.
+        """Check that the object can hold images.
 
         Raises:
             ArgumentTypeError: it is neither a tensor nor a data set nor an iterable.
@@ -53,11 +53,11 @@ class GivenImages:
 
     @property
     def name(self) -> str:
-        """How records name them."""
+        """The name that records give these images."""
         return f"{IN_MEMORY}{type(self.images).__name__}"
 
     def kept(self, count: int) -> GivenImages:
-        """The same images, so that they can be gone through again: of a generator, the first ``count``, in memory."""
+        """Return the same images, readable repeatedly: of a generator the first ``count`` are held in memory."""
         if self.can_be_read_again():
             return self
         taken, found = [], 0
@@ -70,7 +70,7 @@ class GivenImages:
         return GivenImages(taken, self.transform)
 
     def example(self) -> Tensor | None:
-        """The first image, of shape (1, ...); None if images are not tensors.
+        """Return the first image, of shape (1, ...); None if images are not tensors.
 
         Raises:
             DataError: there is no image.
@@ -115,7 +115,7 @@ class GivenImages:
         return torch.cat(taken) if len({part.shape[1:] for part in taken}) == 1 else _joined(list(taken))
 
     def __iter__(self) -> Iterator[Entry]:
-        """All batches; single images become batches of one."""
+        """Yield all batches; single images become batches of one."""
         if self._is_whole():
             yield self._entry(self.images, batched=True)
             return
@@ -124,7 +124,7 @@ class GivenImages:
             yield self._entry(entry)
 
     def batches(self, size: int) -> Iterator[Entry]:
-        """All images in batches of at most ``size``, single ones put together.
+        """Yield all images in batches of at most ``size``; single images are stacked.
 
         Raises:
             DataError: there is no image, one cannot be read, or only some have labels.
@@ -143,7 +143,7 @@ class GivenImages:
             raise DataError("there are no images: the iterable is empty")
 
     def count(self) -> int:
-        """How many images there are; goes through all of them where nothing else tells."""
+        """Count the images; reads all of them where no length is known."""
         loaded_from: Any = getattr(self.images, "dataset", None)  # of a DataLoader
         if _is_indexed(loaded_from):
             return len(loaded_from)
@@ -152,7 +152,7 @@ class GivenImages:
         return sum(len(images) for images, _ in self)
 
     def can_be_read_again(self) -> bool:
-        """Whether going through them once leaves them as they were: not so for a generator."""
+        """Return whether the images can be iterated over more than once: not so for a generator."""
         return _is_indexed(self.images) or _is_array(self.images) or iter(self.images) is not self.images
 
     def _is_whole(self) -> bool:
@@ -164,7 +164,7 @@ class GivenImages:
         return first is not None and first[1]
 
     def _first(self) -> tuple[Tensor, bool] | None:
-        """The first images of something indexed, and whether they are a batch."""
+        """Return the first images of an indexed object, and whether they are a batch."""
         if not len(self.images):
             raise DataError("there are no images: the data set is empty")
         entry = self.images[0]
@@ -172,7 +172,7 @@ class GivenImages:
         return self._entry(entry)[0], _is_array(image) and image.ndim == 4
 
     def _entry(self, entry: Any, *, batched: bool | None = None) -> Entry:
-        """One entry as a batch.
+        """Return one entry as a batch.
 
         Raises:
             DataError: it holds no image.
@@ -204,24 +204,24 @@ class GivenImages:
 
 
 def name_of(images: object) -> str:
-    """How records name images that were given by name or as an object."""
+    """Return the name that records give to images passed by name or as an object."""
     if isinstance(images, str):
         return images
     return images.name if isinstance(images, GivenImages) else GivenImages(images).name
 
 
 def _is_array(value: object) -> bool:
-    """Whether it is a tensor or an array, of numbers with a shape."""
+    """Return whether the value is a tensor or an array of numbers with a shape."""
     return hasattr(value, "shape") and hasattr(value, "ndim") and hasattr(value, "dtype")
 
 
 def _is_indexed(value: object) -> bool:
-    """Whether entries can be had by number: a list, or a data set that has a length."""
+    """Return whether entries can be indexed: a list, or a data set that has a length."""
     return hasattr(value, "__getitem__") and hasattr(value, "__len__") and not _is_array(value)
 
 
 def _parts(entry: Any) -> tuple[Any, Any]:
-    """The image or images of an entry, and its label or labels, or None."""
+    """Return the image or images of an entry, and its label or labels, or None."""
     if isinstance(entry, Mapping):
         image = next((entry[key] for key in _IMAGE_KEYS if key in entry), None)
         if image is None:

@@ -64,7 +64,7 @@ class HfdsSource:
         return cls(name, rows, image_column, label_column, class_names)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.rows)
 
     def load(self, index: int) -> Image.Image:
@@ -80,7 +80,7 @@ class HfdsSource:
         return image
 
     def label(self, index: int) -> int | None:
-        """Index into ``class_names`` of one image, or None if it is not labelled."""
+        """Return the index into ``class_names`` of one image, or None if it is not labelled."""
         if self.label_column is None:
             return None
         # Selecting the column first leaves the image undecoded.

@@ -40,7 +40,7 @@ def subset(source: ImageSource, count: int, seed: int) -> tuple[int, ...]:
 
 
 def random_indices(available: int, count: int, seed: int) -> tuple[int, ...]:
-    """The first ``count`` places of a seeded permutation of ``range(available)``.
+    """Return the first ``count`` places of a seeded permutation of ``range(available)``.
 
     Raises:
         DataError: ``count`` is below one.
@@ -81,7 +81,7 @@ def load_images(
 
 
 def fingerprint(tensor: torch.Tensor) -> str:
-    """Hex SHA-256 of a tensor's dtype, shape and values; the same in every process."""
+    """Return the hex SHA-256 of a tensor's dtype, shape and values; the same in every process."""
     import torch
 
     values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

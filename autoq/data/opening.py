@@ -54,7 +54,7 @@ def open_source(spec: str, role: Role) -> ImageSource:
 
 
 def _suggestion(path: Path) -> str:
-    """The nearest name beside the first part of ``path`` that does not exist."""
+    """Return the nearest name beside the first part of ``path`` that does not exist."""
     missing = path
     while missing != missing.parent and not missing.parent.exists():
         missing = missing.parent

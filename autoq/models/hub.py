@@ -48,7 +48,7 @@ def quiet() -> Iterator[None]:
 
 
 def is_network_failure(error: BaseException) -> bool:
-    """Whether an exception of the hub client or of a download says that a server was not reached."""
+    """Return whether an exception of the hub client or of a download says that a server was not reached."""
     from huggingface_hub import errors
 
     causes: list[BaseException] = []

@@ -58,14 +58,14 @@ class EvaluationTransform:
     pipeline: Callable[[Image.Image], Tensor]
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Tensor ``(C, H, W)`` in float32 of one image."""
+        """Transform one image to a float32 tensor of shape (C, H, W)."""
         if "transparency" in image.info:
             image = image.convert("RGBA")  # else a palette's transparent colour would be lost with a warning
         return self.pipeline(image.convert(self.mode))
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """Hex SHA-256 of a module's state: names, dtypes, shapes and values; the same in every process."""
+    """Return the hex SHA-256 of a module's state: names, dtypes, shapes and values; the same in every process."""
     return sha256_hex(_state_chunks(module))
 
 
@@ -90,7 +90,7 @@ class PreprocessedTransform:
     preprocess: Preprocess
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Tensor ``(C, H, W)`` of one image.
+        """Transform one image to a tensor of shape (C, H, W).
 
         Raises:
             DataError: the function returns something else.
@@ -110,7 +110,7 @@ class PreprocessedTransform:
 
 
 def make_transform(preprocess: Preprocess) -> Callable[[Image.Image], Tensor]:
-    """From what a user gives as ``preprocess`` to a transform.
+    """Make a transform of what a user gives as ``preprocess``.
 
     Raises:
         ArgumentTypeError: it cannot be called.
@@ -121,7 +121,7 @@ def make_transform(preprocess: Preprocess) -> Callable[[Image.Image], Tensor]:
 
 
 def input_size_of(transform: Callable[[Image.Image], Tensor], shown: str) -> tuple[int, ...]:
-    """The shape that a transform makes of a blank image.
+    """Return the shape (C, H, W) that a transform gives a blank image.
 
     Raises:
         ModelError: the transform does not work.

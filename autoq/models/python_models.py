@@ -19,7 +19,7 @@ Input = Callable[[Any], Any] | Tensor
 
 
 def load_python_model(name: str) -> LoadedModel:
-    """The model that a function of the user's makes.
+    """Load the model that a function of the user's returns.
 
     Args:
         name: ``python:package.module:function``. The function takes nothing and returns a module in evaluation mode; or
@@ -50,7 +50,7 @@ def describe_module(
     label_names: Sequence[str] | None = None,
     name: str | None = None,
 ) -> LoadedModel:
-    """What can be told about a model that was given as an object.
+    """Describe a model that was given as an object.
 
     Nothing of the module is changed. Modules that timm created say how they are fed and what their classes are called;
     those of transformers say the latter.
@@ -128,7 +128,7 @@ def _label_names(module: nn.Module) -> tuple[str, ...] | None:
 
 
 def transformers_label_names(config: Any) -> tuple[str, ...] | None:
-    """The class names in a configuration of transformers; None for its placeholders ``LABEL_0``, ``LABEL_1``."""
+    """Return the class names in a configuration of transformers; None for its placeholders ``LABEL_0``, ``LABEL_1``."""
     names = getattr(config, "id2label", None)
     if not isinstance(names, dict) or not names:
         return None
@@ -137,5 +137,5 @@ def transformers_label_names(config: Any) -> tuple[str, ...] | None:
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """The floating type that a model's input has: that of its first floating parameter, else float32."""
+    """Return the floating type of a model's input: that of its first floating parameter, else float32."""
     return next((value.dtype for value in module.parameters() if value.is_floating_point()), torch.float32)

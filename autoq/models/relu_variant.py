@@ -75,7 +75,7 @@ _REMEDY = "it cannot be saved as a model of timm"
 
 
 def _fill_(module: nn.Module, state: Mapping[str, Tensor], images: Tensor, expected: Tensor, what: str) -> None:
-    """Give a model its parameters, and see that it returns what it should."""
+    """Load a model's parameters, and check that it returns what it should."""
     try:
         module.load_state_dict(state)
     except RuntimeError as error:  # its activation has brought other parameters with it
@@ -90,7 +90,7 @@ def _fill_(module: nn.Module, state: Mapping[str, Tensor], images: Tensor, expec
 
 
 def _with_relu(loaded: LoadedModel) -> tuple[nn.Module, dict[str, Any]]:
-    """A model of the same architecture with ReLU, in evaluation mode, and what timm was given to create it."""
+    """Create a model of the same architecture with ReLU, in evaluation mode; return it and timm's arguments for it."""
     import timm
 
     config = getattr(loaded.module, "pretrained_cfg", None)

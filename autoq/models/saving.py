@@ -83,7 +83,7 @@ def save_model(
 
 
 def relu_paths(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Paths of the modules that a ``config.json`` wants replaced by ReLU; mostly none.
+    """Return the paths of the modules that a ``config.json`` replaces by ReLU; mostly none.
 
     Raises:
         ModelError: the key is not of the form ``"autoq": {"relu": [paths]}``.
@@ -123,5 +123,5 @@ def use_relu_(module: nn.Module, paths: Iterable[str]) -> None:
 
 
 def replaced_by_relu(module: nn.Module) -> tuple[str, ...]:
-    """Paths of the submodules that :func:`use_relu_` has replaced, sorted."""
+    """Return the paths of the submodules that :func:`use_relu_` has replaced, sorted."""
     return tuple(getattr(module, _REPLACED, ()))

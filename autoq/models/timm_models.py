@@ -70,7 +70,7 @@ def load_timm_model(name: str, pretrained: bool = True, num_classes: int | None 
 
 
 def timm_input(name: str, module: nn.Module) -> tuple[EvaluationTransform, tuple[int, int, int]]:
-    """How images become the input of a model of timm, and the shape of one.
+    """Return the transform from images to the input of a timm model, and the shape (C, H, W) of one input.
 
     Args:
         name: for the message.
@@ -92,7 +92,7 @@ def timm_input(name: str, module: nn.Module) -> tuple[EvaluationTransform, tuple
 
 
 def model_sha256(module: Any) -> str:
-    """The hash of the weights, and of the modules that are ReLUs where the architecture has something else.
+    """Hash the weights, and the paths of modules that are ReLUs where the architecture has something else.
 
     The same weights with another activation are another model: recipes and banks of one must not pass for the other's.
     An ``act_layer`` among timm's arguments is in no hash; there the trained weights alone tell the models apart.
@@ -102,7 +102,7 @@ def model_sha256(module: Any) -> str:
 
 
 def hub_config(name: str) -> dict[str, Any]:
-    """``config.json`` of ``hf-hub:OWNER/NAME`` or ``hf-hub:OWNER/NAME@REVISION``, from the hub or the local cache.
+    """Read ``config.json`` of ``hf-hub:OWNER/NAME`` or ``hf-hub:OWNER/NAME@REVISION``, from the hub or the local cache.
 
     Raises:
         ModelError: it cannot be had, or is not a JSON object.
@@ -122,7 +122,7 @@ def hub_config(name: str) -> dict[str, Any]:
 
 
 def _check_folder(name: str, folder: Path, pretrained: bool) -> dict[str, Any]:
-    """Refuse a folder that timm would fail on; its ``config.json``."""
+    """Check a folder for what timm would fail on, and return its ``config.json``."""
     timm = _timm()
     if not folder.is_dir():
         siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
@@ -168,7 +168,7 @@ def _check_timm_name(name: str, pretrained: bool) -> None:
 
 
 def explain_failure(name: str, error: Exception) -> ModelError:
-    """What to tell a user about an exception of timm, transformers, torch or the hub client."""
+    """Explain an exception of timm, transformers, torch or the hub client to a user."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if is_network_failure(error):
         remedy = "give local-dir:PATH, a folder that has it" + ("" if ":" in name else ", or --no-pretrained")
@@ -187,14 +187,14 @@ def _shorten(text: str) -> str:
 
 
 def _timm() -> Any:
-    """The module, imported late because it takes seconds, and untyped as most of it is."""
+    """Import timm: late, because it takes seconds, and untyped, as most of it is."""
     import timm
 
     return timm
 
 
 def timm_label_names(module: Any) -> tuple[str, ...] | None:
-    """The names a model's configuration gives, or those of the ImageNet subset that has as many classes."""
+    """Return the names in a model's configuration, or those of the ImageNet subset that has as many classes."""
     timm = _timm()
     names = module.pretrained_cfg.get("label_names")
     if isinstance(names, dict):

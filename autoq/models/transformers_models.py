@@ -95,7 +95,7 @@ def _load(name: str, source: str, config: dict[str, Any], pretrained: bool, seed
 
 
 def _model_class(transformers: Any, config: dict[str, Any]) -> Any:
-    """The class that saved the model, so that segmenters and detectors come back with their heads."""
+    """Return the class that saved the model, so that segmenters and detectors are loaded with their heads."""
     for architecture in config.get("architectures") or ():
         if hasattr(transformers, str(architecture)):
             return getattr(transformers, str(architecture))
@@ -116,7 +116,7 @@ def _without_bars(transformers: Any) -> Iterator[None]:
 
 
 def _transformers(name: str) -> Any:
-    """The package, imported late because it takes seconds."""
+    """Import transformers: late, because it takes seconds."""
     try:
         return importlib.import_module("transformers")
     except ImportError as error:

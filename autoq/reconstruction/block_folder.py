@@ -91,7 +91,7 @@ class BlockFolder:
         return self.folder / f"{block.first:03d}-{block.name}.safetensors"
 
     def _fingerprint(self, block: Block, before: SolvedOperands) -> str:
-        """Of what a block's result depends on: also on all that was learned of the blocks before it."""
+        """Hash what a block's result depends on, the results of the blocks before it included."""
         digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode())
         for key, quantizer in before.quantizers.items():
             learned = {**quantizer.qparams(), "codes": before.codes.get(key)}

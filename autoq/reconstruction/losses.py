@@ -17,7 +17,7 @@ class BlockLoss(Protocol):
     """A differentiable loss of a block's output."""
 
     def __call__(self, output: State, target: State, images: Tensor | slice) -> Tensor:
-        """The mean over a batch.
+        """Return the mean loss of a batch, a scalar.
 
         Args:
             output: of the quantized block.
@@ -44,7 +44,7 @@ class WeightedSquaredError:
             self._weights = normalized(found)
 
     def __call__(self, output: State, target: State, images: Tensor | slice) -> Tensor:
-        """See :class:`BlockLoss`."""
+        """Return the mean loss of a batch; see :class:`BlockLoss`."""
         total, elements = None, 0
         for leaf in self._leaves:
             quantized, reference = output[leaf], target[leaf]
@@ -77,7 +77,7 @@ class PerImageSquaredError(WeightedSquaredError):
 
 
 def normalized(hessians: Mapping[int, Tensor]) -> dict[int, Tensor]:
-    """Divided by their common mean, so that losses of all models and blocks are of one size.
+    """Divide by the common mean of all elements, so that losses of all models and blocks are of one size.
 
     Ones if all are zero: nothing depends on the output as far as derivatives tell, so that every error counts alike.
     """
@@ -94,5 +94,5 @@ class PredictionDivergence:
         self._task, self._names = task, names
 
     def __call__(self, output: State, target: State, images: Tensor | slice) -> Tensor:  # noqa: ARG002
-        """See :class:`BlockLoss`."""
+        """Return the mean loss of a batch; see :class:`BlockLoss`."""
         return self._task.loss(*(self._task.outputs_of(state, self._names) for state in (output, target)))

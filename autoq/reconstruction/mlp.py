@@ -200,7 +200,7 @@ class _States:
         self._restart_()
 
     def advance_(self, model: QuantizedModel, stage: int) -> None:
-        """Run the model up to a stage; from the start if the cut has passed it, as it has for MLPs that overlap."""
+        """Run the model up to a stage; from the first stage if the cut is behind it, as it is for MLPs that overlap."""
         if stage < self._stage:
             self._restart_()
         if stage == self._stage:
@@ -225,7 +225,7 @@ def _hessians(
     progress: Callable[[int], None] | None,
     task: BaseTask,
 ) -> dict[int, dict[int, Tensor]]:
-    """By stage with an MLP's end, H of the entries of its state that have one."""
+    """Return H by stage (where an MLP's span ends) and by entry of its state; entries without H are left out."""
     stages = list(dict.fromkeys(span.last for span in spans))
     found = kept.load("hessians")
     if found is None:

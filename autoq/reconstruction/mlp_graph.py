@@ -50,7 +50,7 @@ class Mlp:
 
 
 def find_mlps(traced: TracedModel) -> tuple[Mlp, ...]:
-    """Every GELU between two layers, in execution order; whatever the modules are called.
+    """Find every GELU between two layers, in execution order, whatever the modules are called.
 
     Its input is the output of a linear layer or 1 x 1 convolution fc1, its output is read by another one, fc2, alone;
     views and copies between them do not count. Layers that share a parameter with another node are left out, and so are
@@ -83,7 +83,7 @@ def find_mlps(traced: TracedModel) -> tuple[Mlp, ...]:
 
 
 def check_mlps(mlps: Sequence[Mlp]) -> None:
-    """Refuse a model without one.
+    """Check that there is an MLP.
 
     Raises:
         ModelError: there is none.
@@ -93,12 +93,12 @@ def check_mlps(mlps: Sequence[Mlp]) -> None:
 
 
 def parameters_of(traced: TracedModel, mlp: Mlp) -> dict[str, Tensor]:
-    """Its parameters by name; not copied."""
+    """Return the MLP's parameters by name; they are not copied."""
     return {name: attrgetter(name)(traced.graph_module) for name in mlp.parameters}
 
 
 def with_relu(traced: TracedModel, mlps: Sequence[Mlp], parameters: Mapping[str, Tensor] | None = None) -> TracedModel:
-    """The model with ReLU in place of the GELU of some MLPs.
+    """Return the model with ReLU in place of the GELU of some MLPs.
 
     Args:
         traced: left as it is.
@@ -131,7 +131,7 @@ def with_relu(traced: TracedModel, mlps: Sequence[Mlp], parameters: Mapping[str,
 
 
 def _with_producers(traced: TracedModel, site: Site) -> Site:
-    """The site with what now computes its operands."""
+    """Return the site with the producers that its operands have in the changed graph."""
     operands = tuple(
         replace(operand, producer=find_producer(traced.edges[site.name, operand.name].source(traced.graph_module)))
         if operand.producer == "gelu"
@@ -147,7 +147,7 @@ def _common_module(one: str, other: str) -> str:
 
 
 def _activation_modules(traced: TracedModel) -> set[str]:
-    """Paths of modules in which nothing but GELUs is computed."""
+    """Return the paths of modules that compute only GELUs."""
     ops: dict[str, set[str]] = {}
     for node in traced.graph_module.graph.nodes:
         if node.op == "call_function":
@@ -164,7 +164,7 @@ def _is_pointwise(site: Site) -> bool:
 
 
 def _own_parameters(traced: TracedModel, site: str) -> tuple[str, ...]:
-    """Names of weight and bias, as far as the site has them; none if anything but this site reads one of them."""
+    """Return the names of the site's weight and bias; none if another node reads one of them."""
     name = traced.edges[site, "input"].node
     nodes: list[fx.Node] = list(traced.graph_module.graph.nodes)
     node = next(node for node in nodes if node.name == name)
@@ -176,7 +176,7 @@ def _own_parameters(traced: TracedModel, site: str) -> tuple[str, ...]:
 
 
 def _source(node: fx.Node) -> fx.Node:
-    """What computed the values that a node's first argument holds."""
+    """Return the node that computed the values of a node's first argument."""
     source = node.args[0]
     while isinstance(source, fx.Node) and is_move(source):
         source = source.args[0]
@@ -185,7 +185,7 @@ def _source(node: fx.Node) -> fx.Node:
 
 
 def _readers(node: fx.Node) -> Iterator[fx.Node]:
-    """Nodes that read a node's values; those that move them or ask for their number are passed over."""
+    """Yield the nodes that read a node's values, through views and copies; reading only its shape does not count."""
     for user in node.users:
         if is_move(user) and user.args[0] is node:
             yield from _readers(user)
@@ -194,7 +194,7 @@ def _readers(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def _is_input(node: fx.Node, traced: TracedModel, site: str) -> bool:
-    """Whether the input of a site is what a node computed."""
+    """Return whether a node computed the input of a site."""
     source = traced.edges[site, "input"].source(traced.graph_module)
     while source is not node and is_move(source):
         source = source.args[0]  # type: ignore[assignment]

@@ -89,13 +89,13 @@ class MlpSpan:
 
 
 def span_of(model: QuantizedModel, mlp: Mlp) -> MlpSpan:
-    """Where the MLP's training starts and where its errors are weighed."""
+    """Return the stages over which the MLP is trained: from its first layer to where its errors are weighted."""
     first = model.stage_of[mlp.fc1, "input"] if mlp.norm is None else model.stage_of[mlp.norm, "input"]
     return MlpSpan(first, model.stage_of[mlp.fc2, "input"])
 
 
 def positive_quantile(x: Tensor, p: float) -> Tensor:
-    """The p-quantile of the positive values of ``x``, a number; infinity if there are none.
+    """Return the p-quantile of the positive values of ``x``, a scalar; infinity if there are none.
 
     Of p · n values the ⌈p · n⌉-th smallest; estimated on every n-th value where there are many.
     """
@@ -110,7 +110,7 @@ def positive_quantile(x: Tensor, p: float) -> Tensor:
 
 
 def forward_twice(model: QuantizedModel, span: MlpSpan, mlp: Mlp, state: State, p: float) -> tuple[State, State]:
-    """The state after the MLP's stages, and the same with fc2's input clamped from above at its p-quantile.
+    """Return the state after the MLP's stages, and the same with fc2's input clamped from above at its p-quantile.
 
     What comes before fc2 is computed once.
     """
@@ -133,12 +133,12 @@ def forward_twice(model: QuantizedModel, span: MlpSpan, mlp: Mlp, state: State, 
 
 
 def mlp_loss(output: State, clamped: State, target: State, hessians: Hessians, clamp_weight: float) -> Tensor:
-    """½ Σ (Ô − O)² H + ½ λ Σ (Ô' − O)² H, the mean over images; Ô' is the output with the clamp."""
+    """Return ½ Σ (Ô − O)² H + ½ λ Σ (Ô' − O)² H, the mean over images; Ô' is the output with the clamp."""
     return weighted_error(output, target, hessians) + clamp_weight * weighted_error(clamped, target, hessians)
 
 
 def weighted_error(output: State, target: State, hessians: Hessians) -> Tensor:
-    """½ Σ (Ô − O)² H over the entries of a state, the mean over images."""
+    """Return ½ Σ (Ô − O)² H over the entries of a state, the mean over images."""
     losses = [hessian_loss(_tensor(output[leaf]), _tensor(target[leaf]), each) for leaf, each in hessians.items()]
     return torch.stack(losses).sum()
 
@@ -203,7 +203,7 @@ def train_mlp_(
 def measure_error(
     model: QuantizedModel, span: MlpSpan, inputs: StateStore, targets: StateStore, hessians: Hessians, batch_size: int
 ) -> float:
-    """½ Σ (Ô − O)² H, the mean over all images, without the clamp."""
+    """Return ½ Σ (Ô − O)² H without the clamp, the mean over all images."""
     device = next(iter(hessians.values())).device
     total = 0.0
     with torch.no_grad():

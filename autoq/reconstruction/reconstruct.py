@@ -160,7 +160,7 @@ class _Run:
         self._full = self._quantized = StateStore.of_images(self._layouts[0], images)
 
     def pass_(self, block: Block) -> None:
-        """Go behind a block that stays as it is."""
+        """Advance both states past a block that stays as calibrated."""
         target = self._outputs(block, self._full, None)
         self._quantized = self._outputs(block, self._quantized, self._of_block(self.operands, block))
         self._full = target
@@ -168,7 +168,7 @@ class _Run:
     def reconstruct_(
         self, block: Block, weights: tuple[Tensor | None, ...] | None, progress: Callable[[int, float], None]
     ) -> BlockReport:
-        """Learn a block, or take over what an earlier run has learned of it, and go behind it."""
+        """Learn a block, or load what an earlier run has learned of it, and advance both states past it."""
         target = self._outputs(block, self._full, None)
         own = self._of_block(self.operands, block)
         found = None if self._kept is None else self._kept.read(block, self._model, self.operands)
@@ -209,7 +209,7 @@ class _Run:
     def _loss(
         self, block: Block, own: SolvedOperands, target: StateStore, weights: tuple[Tensor | None, ...] | None
     ) -> tuple[BlockLoss, str]:
-        """The last block's is the divergence of the predictions."""
+        """Return a block's loss and its name; the last block's is the divergence of the predictions."""
         layout = self._layouts[block.last + 1]
         if block.last == len(self._model.stages) - 1:
             return PredictionDivergence(self._task, self._model.output_names), "kl"
@@ -233,7 +233,7 @@ class _Run:
         return total / self._images
 
     def _outputs(self, block: Block, inputs: StateStore, operands: SolvedOperands | None) -> StateStore:
-        """What a block makes of its inputs, in full precision without ``operands``."""
+        """Run a block on the states of all images; in full precision without ``operands``."""
         self._enter(block, operands)
         outputs = StateStore(self._layouts[block.last + 1], self._images, self._file_folder)
         with torch.no_grad():
@@ -263,7 +263,7 @@ class _Run:
 def _hessians(
     model: QuantizedModel, blocks: Collection[Block], images: Tensor, settings: ReconstructionSettings, task: BaseTask
 ) -> dict[str, tuple[Tensor | None, ...]]:
-    """By block, the average perturbation Hessian of its output; none of the last, whose loss is another."""
+    """Return the average perturbation Hessian of each block's output, without the last, whose loss is another."""
     stages = {block.name: block.last for block in blocks if block.last < len(model.stages) - 1}
     if settings.importance != "aph" or not stages:
         return {}
@@ -274,7 +274,7 @@ def _hessians(
 
 @contextmanager
 def _frozen(model: QuantizedModel) -> Iterator[None]:
-    """Leave the model's own parameters out of derivatives meanwhile."""
+    """Exclude the model's own parameters from derivatives within the block."""
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in learned:
         parameter.requires_grad_(False)

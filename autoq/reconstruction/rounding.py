@@ -36,21 +36,21 @@ class LearnedRounding(nn.Module):
         self.direction = nn.Parameter(torch.logit((fraction - _GAMMA) / (_ZETA - _GAMMA)))
 
     def up(self) -> Tensor:
-        """h(V), how far each weight is rounded up: 0..1."""
+        """Return h(V), how far each weight is rounded up, from 0 to 1; of the shape of the weight."""
         return (torch.sigmoid(self.direction) * (_ZETA - _GAMMA) + _GAMMA).clamp(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The softly rounded weight, in the type of ``x``, the weight it replaces."""
+        """Return the softly rounded weight, in the shape and type of ``x``, the weight it replaces."""
         steps = torch.minimum(torch.maximum(self._below + self.up(), self._low), self._high)
         return (steps * self._scale).to(x.dtype)
 
     def undecided(self, exponent: float) -> Tensor:
-        """Mean of 1 − |2 h(V) − 1|^β (equation 24): one where h is a half, zero where it is 0 or 1."""
+        """Return the mean of 1 − |2 h(V) − 1|^β (equation 24): 1 where h is a half, 0 where h is 0 or 1."""
         return 1 - (2 * self.up() - 1).abs().pow(exponent).mean()
 
     @torch.no_grad()
     def codes(self) -> Tensor:
-        """The codes (int32, from 0) of the weight, rounded to where V points."""
+        """Return the codes (int32, from 0) of the weight, rounded up where h(V) is a half or more; of its shape."""
         steps = torch.minimum(torch.maximum(self._below + (self.up() >= 0.5), self._low), self._high)
         return (steps + self._zero_point).to(torch.int32)
 
@@ -66,12 +66,12 @@ class DroppedQuantizer(nn.Module):
         self._probability, self._generator = probability, generator
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` here, quantized ``x`` there."""
+        """Return ``x`` in some elements and quantized ``x`` in the others."""
         return drop(self.quantizer(x), x, self._probability, self._generator)
 
 
 def drop(quantized: Tensor, x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """``x`` with some probability (a multiple of 1/256), else ``quantized``, element by element."""
+    """Take elements of ``x`` with some probability (a multiple of 1/256), else of ``quantized``, of one shape."""
     if probability == 0:
         return quantized
     # Bytes of random words: a tenth of the time that bernoulli_ takes.

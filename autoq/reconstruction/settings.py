@@ -77,7 +77,10 @@ class ReconstructionSettings:
 
     @property
     def _haste(self) -> float:
-        """How much longer a step is than in 20,000 iterations; longer ones than this only make rounding wander."""
+        """Factor on the learning rates, between 1 and 50.
+
+        More than 1 for fewer than 20,000 iterations; larger rates than this only make rounding wander.
+        """
         return float(min(50.0, max(1.0, PUBLISHED_ITERATIONS / self.iterations) ** 0.75))
 
     def _require(self, condition: bool, name: str, wanted: str) -> None:

@@ -16,7 +16,7 @@ from autoq.tasks import CLASSIFICATION, BaseTask
 def squared_gradients(
     model: QuantizedModel, block: Block, quantized: StateStore, target: StateStore, task: BaseTask = CLASSIFICATION
 ) -> StateStore:
-    """g² of each image's output of a block, their mean one (BRECQ; Li et al., ICLR 2021, equation 10).
+    """Compute g² of each image's output of a block, divided by its mean (BRECQ; Li et al., ICLR 2021, equation 10).
 
     g is the gradient of KL(full precision ‖ model with the blocks up to this one quantized), as in the authors' code:
     there are no labels, and the gradient at full precision is zero.

@@ -42,12 +42,12 @@ class Entry:
 
     @property
     def is_learned_from(self) -> bool:
-        """Whether errors of it can be differentiated."""
+        """Whether errors of the entry can be differentiated."""
         return self.kind == "images" and self.dtype.is_floating_point
 
 
 def find_layouts(model: QuantizedModel, image: Tensor) -> list[tuple[Entry, ...]]:
-    """How the states before each stage, and after the last, are made up; found by running two and three images.
+    """Find the layout of the states before each stage and after the last, by running two and three images.
 
     Args:
         model: run as it stands.
@@ -85,7 +85,7 @@ def _entry(two: object, three: object, name: str) -> Entry:
 
 
 def _copied(state: State) -> State:
-    """Some models overwrite what they are given."""
+    """Copy the tensors of a state: some models overwrite their input."""
     return tuple(value.clone() if isinstance(value, Tensor) else value for value in state)
 
 
@@ -98,7 +98,7 @@ class StateStore:
     """
 
     def __init__(self, layout: Sequence[Entry], images: int, folder: Path | None = None) -> None:
-        """Make room.
+        """Allocate the tensors.
 
         Args:
             layout: of the state.
@@ -114,7 +114,7 @@ class StateStore:
 
     @classmethod
     def of_images(cls, layout: Sequence[Entry], images: Tensor) -> Self:
-        """The state before the first stage; nothing is copied."""
+        """Return the state before the first stage; the images, of shape (N, C, H, W), are not copied."""
         store = cls(layout, 0)
         store.images = len(images)
         store._tensors = {0: images.unsqueeze(1)}
@@ -122,21 +122,21 @@ class StateStore:
 
     @property
     def bytes(self) -> int:
-        """Size of its tensors."""
+        """Size of the tensors, in bytes."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors.values())
 
     @property
     def leaves(self) -> list[int]:
-        """Indices of the entries that it holds."""
+        """Indices of the entries with a tensor."""
         return list(self._tensors)
 
     def scale_(self, factor: float) -> None:
-        """Multiply all that it holds."""
+        """Multiply all tensors by a factor."""
         for tensor in self._tensors.values():
             tensor.mul_(factor)
 
     def mean(self) -> float:
-        """Mean over all elements of all entries that errors can be differentiated of."""
+        """Return the mean over all elements of all entries whose errors can be differentiated."""
         held = [tensor for leaf, tensor in self._tensors.items() if self.layout[leaf].is_learned_from]
         total = sum(float(image.sum(dtype=torch.float64)) for tensor in held for image in tensor)
         return total / sum(tensor.numel() for tensor in held)
@@ -150,7 +150,7 @@ class StateStore:
             tensor[start : start + len(rows)] = rows
 
     def get(self, chosen: Tensor | slice, device: torch.device) -> State:
-        """The state of some images, a copy of its own.
+        """Return a copy of the state of some images.
 
         Args:
             chosen: numbers of the images, or a slice with start and stop.

@@ -163,7 +163,7 @@ class _Steps:
         self._optimizer = torch.optim.Adam(groups) if groups else None
 
     def take_(self, relative: Tensor, done: int) -> None:
-        """One step down the gradient of the loss and the regulariser."""
+        """Take one step down the gradient of the loss and the regulariser."""
         if self._optimizer is None or not relative.requires_grad:
             return
         settings = self._settings
@@ -195,7 +195,7 @@ def _learnable_copy(quantizer: BaseQuantizer) -> BaseQuantizer:
 def _mixed(
     data: BlockData, chosen: Tensor, probability: float, generator: torch.Generator, device: torch.device
 ) -> State:
-    """Inputs of a block whose elements are in full precision with some probability."""
+    """Return a block's input for the chosen images, elements taken from full precision with some probability."""
     quantized = data.quantized.get(chosen, device)
     if data.full is data.quantized or probability == 0:
         return quantized

@@ -17,7 +17,7 @@ from autoq.units import format_bops, format_kl
 
 
 def summarize(directory: str | os.PathLike[str]) -> RunSummary:
-    """What a run directory holds; needs neither the model nor the images.
+    """Read a run directory; needs neither the model nor the images.
 
     Raises:
         RunDirectoryError: there is no run, or its files are damaged.

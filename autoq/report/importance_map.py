@@ -160,7 +160,7 @@ def _width_of_names(outputs: Sequence[OutputImportance]) -> float:
 
 
 def _write_head(page: _Page, importance: Importance, title: str, columns: Sequence[float]) -> None:
-    """Title, what is drawn, and a heading for each column."""
+    """Write the title, what is drawn, and a heading for each column."""
     page.text(_MARGIN, 0.13, title, 12, va="top")
     images = f"{importance.images} image{'' if importance.images == 1 else 's'}"
     about = (
@@ -199,7 +199,7 @@ def _shape_in_words(output: OutputImportance) -> str:
 def _draw_map(
     page: _Page, output: OutputImportance, left: float, top: float, before: float, norm: LogNorm, colors: Colormap
 ) -> None:
-    """The grid of image tokens, what comes before it on the left; tokens without a grid as a strip."""
+    """Draw the grid of image tokens, other tokens left of it; tokens without a grid as a strip."""
     values, extra = relative(output.by_position), output.extra_tokens
     side = min(_TOKEN, _PANEL / max(extra, 1) - 0.02)
     for number in range(extra):
@@ -215,7 +215,7 @@ def _draw_map(
 
 
 def _notes(importance: Importance) -> list[str]:
-    """What is not said elsewhere, as far as it occurs."""
+    """Return the lines below the figure, which explain the marks that occur."""
     outputs = importance.outputs
     notes = ["×: times the mean of the block; an even spread would have 1× (the thin line) everywhere."]
     if any(output.extra_tokens for output in outputs):

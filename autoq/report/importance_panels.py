@@ -26,27 +26,27 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def relative(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Times their mean; zeros where all are."""
+    """Divide by the mean; zeros if all values are zero."""
     mean = float(values.mean())
     return values / mean if mean > 0 else np.zeros_like(values)
 
 
 def color_scale(outputs: Sequence[OutputImportance]) -> LogNorm:
-    """Of maps; a factor of two about the mean at least, lest small differences look large."""
+    """Return the colour scale of all maps; it spans a factor of two on each side of the mean at least."""
     from matplotlib.colors import LogNorm
 
     return LogNorm(*_extent([relative(each.by_position) for each in outputs if not each.is_logits]), clip=True)
 
 
 def colors_of_maps() -> Colormap:
-    """Dark is important, as in the map of sensitivities."""
+    """Return the colour map: dark is important, as in the map of sensitivities."""
     import matplotlib as mpl
 
     return mpl.colormaps["viridis_r"].with_extremes(bad=NO_INFLUENCE)
 
 
 def profile_limits(outputs: Sequence[OutputImportance]) -> tuple[float, float]:
-    """Of all profiles, so that they can be compared."""
+    """Return the limits of the axis that all profiles share."""
     low, high = _extent([relative(each.by_channel) for each in outputs if not each.is_logits])
     return low / 1.3, high * 1.3
 
@@ -57,7 +57,7 @@ def _extent(values: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float]:
 
 
 def draw_tokens(axes: Axes, values: npt.NDArray[np.float64], norm: LogNorm, colors: Colormap) -> None:
-    """Relative importance of tokens, of shape (rows, columns), as cells."""
+    """Draw the relative importance of tokens, of shape (rows, columns), as cells."""
     shown = np.ma.masked_less_equal(values, 0)
     axes.imshow(shown, norm=norm, cmap=colors, interpolation="nearest", aspect="auto")
     axes.set(xticks=[], yticks=[])
@@ -65,7 +65,7 @@ def draw_tokens(axes: Axes, values: npt.NDArray[np.float64], norm: LogNorm, colo
 
 
 def draw_profile(axes: Axes, output: OutputImportance, limits: tuple[float, float], named: bool) -> None:
-    """Channels from the most to the least important; ``named`` says whether the axis below is."""
+    """Draw channels from the most to the least important; ``named`` says whether the axis below is labelled."""
     values = np.clip(np.sort(relative(output.by_channel))[::-1], *limits)
     place = (np.arange(len(values)) + 0.5) / len(values) * 100
     axes.set_yscale("log")
@@ -85,7 +85,7 @@ def draw_profile(axes: Axes, output: OutputImportance, limits: tuple[float, floa
 
 
 def draw_classes(axes: Axes, output: OutputImportance, label_names: Sequence[str] | None) -> None:
-    """A bar for each class."""
+    """Draw a bar for each class."""
     values = relative(output.by_channel)
     count = len(values)
     axes.bar(np.arange(count), values, width=0.8 if count <= 5 * MOST_NAMED_CLASSES else 1, color=BLUE, alpha=0.6)
@@ -102,7 +102,7 @@ def draw_classes(axes: Axes, output: OutputImportance, label_names: Sequence[str
 
 
 def draw_ranges(axes: Axes, outputs: Sequence[OutputImportance], places: Sequence[float]) -> None:
-    """Mean and middle 98 % of the elements of each output, at ``places`` along the axis that points down."""
+    """Draw the mean and middle 98 % of the elements of each output, at ``places`` along the axis that points down."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     numbers = [output.summary for output in outputs]
@@ -139,7 +139,7 @@ def _dress(axes: Axes) -> None:
 
 
 def draw_scale(figure: Any, axes: Axes, norm: LogNorm, colors: Colormap) -> None:
-    """The colours of maps."""
+    """Draw the colour bar of the maps."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

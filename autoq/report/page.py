@@ -25,7 +25,7 @@ _AGREEMENT = (
 
 
 def render_page(summary: RunSummary) -> str:
-    """The page as HTML: words escaped, numbers and recipes embedded as JSON, drawn by the script in ``page.html``."""
+    """Render the page as HTML: text escaped, numbers and recipes as JSON, drawn by the script in ``page.html``."""
     parts = {
         "title": html.escape(f"{summary.model}: quantization search"),
         "headline": html.escape(headline(summary)),
@@ -97,7 +97,7 @@ def _reconstructed_data(found: Reconstructed) -> dict[str, Any]:
 
 
 def _embed(data: Mapping[str, Any]) -> str:
-    """JSON that stays inside its ``<script>`` whatever the names in it are."""
+    """Write JSON that cannot end its ``<script>`` element, whatever names it has."""
     text = json.dumps(_finite(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -105,7 +105,7 @@ def _embed(data: Mapping[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with None for what JSON cannot say: infinities and NaN."""
+    """Return ``value`` with None in place of infinities and NaN, which JSON lacks."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -15,7 +15,7 @@ _VERTICAL = {1: "bottom", 0: "center", -1: "top"}
 
 
 def box_around(axes: Axes, x: float, y: float, radius: float = 7.0) -> Bbox:
-    """The box, in points of the screen, that a marker at data coordinates covers."""
+    """Return the box, in points of the screen, that a marker at data coordinates covers."""
     from matplotlib.transforms import Bbox
 
     centre_x, centre_y = axes.transData.transform((x, y))
@@ -24,7 +24,7 @@ def box_around(axes: Axes, x: float, y: float, radius: float = 7.0) -> Bbox:
 
 
 def boxes_between(start: tuple[float, float], end: tuple[float, float], steps: int = 24) -> list[Bbox]:
-    """Small boxes along a line between two places on the screen."""
+    """Return small boxes along a line between two places on the screen."""
     from matplotlib.transforms import Bbox
 
     boxes = []
@@ -35,7 +35,7 @@ def boxes_between(start: tuple[float, float], end: tuple[float, float], steps: i
 
 
 def halo() -> list[AbstractPathEffect]:
-    """A white edge that keeps text readable on top of lines."""
+    """Return a white edge that keeps text readable on top of lines."""
     from matplotlib.patheffects import withStroke
 
     return [withStroke(linewidth=2.5, foreground="white")]

@@ -134,13 +134,13 @@ def _draw_panel(axes: Axes, summary: RunSummary, scale: Scale) -> None:
 
 
 def _coordinates(points: list[Point] | tuple[Point, ...], scale: Scale) -> tuple[list[int], list[float]] | None:
-    """Costs and heights of the points that were measured; None if there is none."""
+    """Return costs and heights of the points that were measured; None if there is none."""
     drawn = [(point.bops, height) for point in points if (height := scale.height(point)) is not None]
     return ([x for x, _ in drawn], [y for _, y in drawn]) if drawn else None
 
 
 def _stairs(x: list[int], y: list[float]) -> tuple[list[int], list[float]]:
-    """A recipe also answers every budget above its own cost, so the least discrepancy falls in steps."""
+    """Return the steps of the front: a recipe answers every budget above its own cost."""
     return [x[0], *(value for value in x[1:] for _ in range(2))], [
         *(value for value in y[:-1] for _ in range(2)),
         y[-1],
@@ -148,7 +148,7 @@ def _stairs(x: list[int], y: list[float]) -> tuple[list[int], list[float]]:
 
 
 def _dress(axes: Axes, summary: RunSummary, scale: Scale) -> None:
-    """Limits, ticks, grid, and the lines that are not points: the budget and full precision."""
+    """Set limits, ticks and grid, and draw the budget and full precision as lines."""
     costs = [point.bops for point in summary.points] + [summary.budget_bops]
     factor, prefix = prefix_for(max(costs))
     _set_limits(axes, "x", min(costs), max(costs), log=is_wide(costs))
@@ -175,7 +175,7 @@ def _dress(axes: Axes, summary: RunSummary, scale: Scale) -> None:
 
 
 def _set_limits(axes: Axes, name: str, low: float, high: float, *, log: bool) -> None:
-    """Limits with some air around the values, never empty."""
+    """Set limits with a margin around the values, never empty."""
     if log:
         ratio = max((high / low) ** 0.07, 1.6 if high < 2 * low else 1.0)
         axes.set(**{f"{name}scale": "log", f"{name}lim": (low / ratio, high * ratio)})
@@ -185,7 +185,7 @@ def _set_limits(axes: Axes, name: str, low: float, high: float, *, log: bool) ->
 
 
 def _tick(axis: Axis, low: float, high: float, *, log: bool, factor: float) -> None:
-    """Ticks at 1, 2 and 5 on short logarithmic axes, written without exponents."""
+    """Set ticks at 1, 2 and 5 on short logarithmic axes, written without exponents."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     if log:
@@ -197,7 +197,7 @@ def _tick(axis: Axis, low: float, high: float, *, log: bool, factor: float) -> N
 
 
 def _write_labels(axes: Axes, summary: RunSummary, scale: Scale) -> None:
-    """The words on a panel: budget, full precision, the chosen recipe, the uniform points."""
+    """Write the labels on a panel: budget, full precision, the chosen recipe, the uniform points."""
     asked = f" ({summary.budget_text})" if readable_budget(summary.budget_text) else ""
     place = axes.transAxes.inverted().transform(axes.transData.transform((summary.budget_bops, scale.high)))[0]
     axes.annotate(
@@ -235,7 +235,7 @@ def _write_labels(axes: Axes, summary: RunSummary, scale: Scale) -> None:
 
 
 def _covered(axes: Axes, summary: RunSummary, scale: Scale) -> list[Bbox]:
-    """What labels should not cover: markers that matter, and the line of the front."""
+    """Return the boxes that labels should not cover: markers and the line of the front."""
     boxes = [
         box_around(axes, point.bops, height)
         for point in summary.points
@@ -273,7 +273,7 @@ def _write_note(axes: Axes, text: str, x: float, y: float, taken: list[Bbox]) ->
 
 
 def _put(written: Annotation, across: float, up: float) -> Bbox:
-    """Move a note into a corner, given in fractions of the panel; the box it covers there, line not included."""
+    """Move a note into a corner, in fractions of the panel; return the box that it covers there, line not included."""
     from matplotlib.text import Text
 
     written.set(position=(across, up), ha="left" if across < 0.5 else "right", va="bottom" if up < 0.5 else "top")

@@ -138,14 +138,14 @@ def _draw_full_precision(axes: Axes, full: float) -> None:
 
 
 def _percent_limits(rows: Sequence[CheckedRow], full: float) -> tuple[float, float]:
-    """Around all recipes and the band below full precision, which is never stretched: noise is not to fill it."""
+    """Return limits around all recipes and the whole band, so that noise never fills the axis."""
     top1 = [row.top1_percent for row in rows]
     low, high = min([*top1, full - NEAR_POINTS]), max([*top1, full])
     return low - 0.06 * (high - low), high + 0.06 * (high - low)
 
 
 def _draw_taus(axes: Axes, check: ProxyCheck, measures: Sequence[tuple[str, int | None]]) -> None:
-    """One row for each proxy and number of images, one dot with its interval for each subset."""
+    """Draw a row for each proxy and number of images, with a dot and its interval for each subset."""
     pairs = {subset.name: subset for subset in check.subsets}
     places = _places(measures)
     for number, (name, color, title) in enumerate(_SUBSETS):
@@ -174,7 +174,7 @@ def _draw_taus(axes: Axes, check: ProxyCheck, measures: Sequence[tuple[str, int 
 
 
 def _places(measures: Sequence[tuple[str, int | None]]) -> list[float]:
-    """Heights of the rows, with a gap between joint proxies, one from another, and the rest."""
+    """Return the heights of the rows, with a wider gap between different proxies."""
     places: list[float] = []
     for index, (proxy, _) in enumerate(measures):
         together = index and (proxy == measures[index - 1][0])

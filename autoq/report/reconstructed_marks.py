@@ -36,7 +36,7 @@ def draw_reconstructed(axes: Axes, summary: RunSummary, scale: Scale) -> None:
 
 
 def reconstructed_boxes(axes: Axes, summary: RunSummary, scale: Scale) -> list[Bbox]:
-    """What labels should not cover: the markers and their arrows."""
+    """Return the boxes that labels should not cover: the markers and their arrows."""
     boxes = []
     for x, before, after in _places(summary, scale):
         boxes.append(box_around(axes, x, after))
@@ -47,6 +47,6 @@ def reconstructed_boxes(axes: Axes, summary: RunSummary, scale: Scale) -> list[B
 
 
 def _places(summary: RunSummary, scale: Scale) -> list[tuple[int, float | None, float]]:
-    """Cost and heights before (where it was measured) and after."""
+    """Return cost and heights before (where it was measured) and after."""
     found = ((each, scale.height(each)) for each in summary.reconstructed)
     return [(each.bops, scale.height(each.point), height) for each, height in found if height is not None]

@@ -30,23 +30,23 @@ class Scale:
     log: bool = False
 
     def value(self, point: Point | Reconstructed) -> float | None:
-        """The measured value of ``point``, if it has one."""
+        """Return the measured value of ``point``; None if it has none."""
         value: float | None = getattr(point, self.quantity)
         return value
 
     def height(self, point: Point | Reconstructed) -> float | None:
-        """Where to draw ``point``."""
+        """Return the height at which ``point`` is drawn."""
         value = self.value(point)
         return None if value is None else max(value, self.low)
 
     def is_below(self, point: Point | Reconstructed) -> bool:
-        """Whether ``point`` lies below what the axis shows."""
+        """Return whether ``point`` lies below the limits of the axis."""
         value = self.value(point)
         return value is not None and value < self.low
 
 
 def make_scale(summary: RunSummary, quantity: Quantity) -> Scale:
-    """The axis that shows ``quantity`` for all points of a run, reconstructed ones included."""
+    """Make the axis that shows ``quantity`` for all points of a run, reconstructed ones included."""
     points = (*summary.points, *summary.reconstructed)
     values = [value for point in points if (value := getattr(point, quantity)) is not None]
     if quantity == "kl_nats":
@@ -83,5 +83,5 @@ def _error_scale(values: Sequence[float]) -> Scale:
 
 
 def is_wide(values: Sequence[float]) -> bool:
-    """Whether values spread so far that they need a logarithmic axis."""
+    """Return whether values spread so far that they need a logarithmic axis."""
     return max(values) > 5 * min(values)

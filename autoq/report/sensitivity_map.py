@@ -52,7 +52,7 @@ class Cell:
 
     @property
     def label(self) -> SchemeLabel:
-        """What marks the configuration in a cell, and what explains the mark."""
+        """The mark of the configuration in a cell, and its explanation."""
         return quantizer_class(self.config.scheme).label(self.config)
 
 
@@ -80,7 +80,7 @@ def draw_sensitivity(
 
 
 def best_cells(table: SensitivityTable) -> dict[tuple[str, str], dict[int, Cell]]:
-    """For each operand and bit-width the option that loses least; of equals the plainest."""
+    """Choose, for each operand and bit-width, the option that loses least; of equals the plainest."""
     cells: dict[tuple[str, str], dict[int, Cell]] = {}
     for row in table.rows:
         mine = cells.setdefault((row.site, row.operand), {})
@@ -130,14 +130,14 @@ def _make_figure(table: SensitivityTable, operands: Sequence[tuple[str, str]], t
 
 
 def _colors() -> Colormap:
-    """Dark is sensitive; even steps of lightness, told apart with any colour vision."""
+    """Return the colour map: dark is sensitive; lightness changes in even steps, legible with any colour vision."""
     import matplotlib as mpl
 
     return mpl.colormaps["viridis_r"]
 
 
 def _scale(cells: dict[tuple[str, str], dict[int, Cell]], rows: Sequence[tuple[str, str]]) -> LogNorm:
-    """From the least positive loss to the largest finite one."""
+    """Return the colour scale, from the least positive loss to the largest finite one."""
     from matplotlib.colors import LogNorm
 
     losses = [cell.loss for operand in rows for cell in cells[operand].values()]
@@ -174,7 +174,7 @@ def _draw_cell(axes: Axes, line: int, column: int, cell: Cell | None, norm: LogN
 
 
 def _face(loss: float, norm: LogNorm, colors: Colormap) -> tuple[Any, str]:
-    """Colours of a cell and of what is written in it."""
+    """Return the colours of a cell and of the text in it."""
     if math.isinf(loss):
         return VERMILION, "white"
     if loss <= 0:
@@ -184,7 +184,7 @@ def _face(loss: float, norm: LogNorm, colors: Colormap) -> tuple[Any, str]:
 
 
 def _dress(axes: Axes, rows: Sequence[tuple[str, str]], bits: Sequence[int]) -> None:
-    """Limits, names and widths; a gap between sites."""
+    """Set limits, names and bit-widths, and separate the sites."""
     axes.set(xlim=(0, len(bits)), ylim=(len(rows), 0))
     axes.set_xticks([column + 0.5 for column in range(len(bits))], [str(width) for width in bits])
     axes.tick_params(
@@ -202,7 +202,7 @@ def _dress(axes: Axes, rows: Sequence[tuple[str, str]], bits: Sequence[int]) -> 
 
 
 def _row_names(rows: Sequence[tuple[str, str]]) -> list[str]:
-    """``site:operand``, and for its other operands their names alone."""
+    """Return ``site:operand`` for a site's first operand, and the names alone of its others."""
     return [
         operand if line and rows[line - 1][0] == site else f"{site}:{operand}"
         for line, (site, operand) in enumerate(rows)
@@ -235,7 +235,7 @@ def _power(value: float) -> str:
 
 
 def _notes(cells: dict[tuple[str, str], dict[int, Cell]], rows: Sequence[tuple[str, str]]) -> list[str]:
-    """What the marks in the cells mean, as far as they occur."""
+    """Return the lines that explain the marks that occur in the cells."""
     shown = [cell for operand in rows for cell in cells[operand].values()]
     labels = sorted({cell.label for cell in shown if not math.isinf(cell.loss)}, key=lambda label: label.mark)
     if not any(label.mark for label in labels):

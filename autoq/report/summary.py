@@ -178,7 +178,7 @@ class RunSummary:
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what no picture could be drawn of.
+        """Check that there is something to draw.
 
         Raises:
             ValueError: ids repeat, ``best_id`` is not among them, or a discrepancy or cost is not a finite number.
@@ -217,7 +217,7 @@ class RunSummary:
 
     @property
     def baseline(self) -> Point | None:
-        """The uniform point that the chosen recipe is held against: the best one that the same budget buys."""
+        """The best uniform point within the same budget, with which the chosen recipe is compared."""
         within = [point for point in self.uniform if point.bops <= self.budget_bops]
         return min(within, key=lambda point: (point.kl_nats, point.bops), default=None)
 
@@ -228,5 +228,5 @@ class RunSummary:
         return any(point.metric is not None for point in measured)
 
     def reconstructed_from(self, point: Point) -> Reconstructed | None:
-        """What was reconstructed from a recipe."""
+        """Return what was reconstructed from a recipe."""
         return next((found for found in self.reconstructed if found.point.id == point.id), None)

@@ -30,17 +30,17 @@ _COMPARED = ("kl_nats", "agreement_percent", _METRIC)
 
 
 def trials_csv(summary: RunSummary) -> str:
-    """All completed trials, in the order in which they were given; floats are written so that they read back equal."""
+    """Format all completed trials as comma-separated values, in the order given; floats read back equal."""
     return _csv(summary, summary.points, (*_COLUMNS, "on_front"))
 
 
 def pareto_csv(summary: RunSummary) -> str:
-    """The front as searched, cheapest first, with the path of each recipe relative to the run directory."""
+    """Format the front as searched, cheapest first, with recipes' paths relative to the run directory."""
     return _csv(summary, summary.front, (*_COLUMNS, "recipe_path"))
 
 
 def reconstructed_csv(summary: RunSummary) -> str:
-    """The recipes that were reconstructed after the search, before and after."""
+    """Format the recipes that were reconstructed after the search, before and after."""
     names = [_named(attribute, summary) for attribute in _COMPARED]
     pairs = [column for name in names for column in (f"{name}_before", name)]
     rows = (

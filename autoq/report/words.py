@@ -8,7 +8,7 @@ from autoq.units import Metric, format_bops, format_digits, format_kl, readable_
 
 
 def headline(summary: RunSummary) -> str:
-    """One sentence: the chosen recipe against the uniform one that the same budget buys."""
+    """Compare, in a sentence, the chosen recipe with the uniform one that the same budget buys."""
     asked = readable_budget(summary.budget_text)
     within = f"{format_bops(summary.budget_bops)}{f' ({asked})' if asked else ''}"
     best, baseline = summary.best, summary.baseline
@@ -30,7 +30,7 @@ def headline(summary: RunSummary) -> str:
 
 
 def reconstruction(found: Reconstructed, metric: Metric) -> str:
-    """One sentence: a recipe before and after it was reconstructed, by KL and by the task's main metric."""
+    """Compare, in a sentence, a recipe before and after reconstruction, by KL and by the task's main metric."""
     before, accuracy = found.point, ""
     if found.metric is not None:
         earlier = "" if before.metric is None else f"{metric.format_number(before.metric)} -> "
@@ -42,7 +42,7 @@ def reconstruction(found: Reconstructed, metric: Metric) -> str:
 
 
 def note(summary: RunSummary, best: Point, quantity: Quantity) -> str:
-    """The chosen recipe in one quantity, and what it gains over the uniform one, for a corner of a picture."""
+    """State the chosen recipe in one quantity, and its gain over the uniform one, for a corner of a picture."""
     baseline = summary.baseline if best is not summary.baseline else None
     lines, found, metric = [readable_label(best.label)], summary.reconstructed_from(best), summary.metric
     if quantity == "kl_nats":

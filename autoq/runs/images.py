@@ -38,7 +38,7 @@ class CalibrationImages:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the pixels as the model sees them."""
+        """Hash of the images as the model receives them."""
         return fingerprint(self.tensor)
 
 
@@ -79,7 +79,7 @@ class ImageReader:
     task: BaseTask = CLASSIFICATION
 
     def calibration_images(self, data: object, count: int, seed: int) -> CalibrationImages:
-        """Load a seeded subset of images, whose labels are not looked at.
+        """Load a seeded subset of images; labels are not read.
 
         Args:
             data: a name as in ``--data``, or an object as in ``GivenImages``.
@@ -102,7 +102,7 @@ class ImageReader:
         return CalibrationImages(name, seed, self._input(images))
 
     def labelled_images(self, data: object, required: bool = True) -> LabelledImages | None:
-        """Labelled images, or None if they have no labels and ``required`` is False.
+        """Load labelled images; return None if they have no labels and ``required`` is False.
 
         Args:
             data: a name as in ``--eval-data``, or an object as in ``GivenImages`` whose labels are the model's outputs.
@@ -147,7 +147,7 @@ class ImageReader:
         return LabelledImages(name, len(known), batches)
 
     def unlabelled_batches(self, data: object) -> Iterator[Tensor]:
-        """All images of ``data``, of shape (N, *input_size) each time.
+        """Return an iterator over all images of ``data`` in batches of shape (N, *input_size).
 
         Raises:
             DataError: there are no such images, or one cannot be read.
@@ -187,7 +187,7 @@ class ImageReader:
             )
 
     def _given(self, data: object) -> GivenImages | None:
-        """The images that an object or a function's name stands for; None for other names."""
+        """Return the images of an object or of a function's name; None for other names."""
         if isinstance(data, str):
             if not is_python_name(data):
                 return None
@@ -210,7 +210,7 @@ class ImageReader:
         return self.loaded.transform
 
     def _input(self, images: Tensor) -> Tensor:
-        """Images of the model's input size, as its input."""
+        """Convert images of the model's input size to its input."""
         found, wanted = tuple(images.shape[1:]), self.loaded.input_size
         if found != wanted:
             raise DataError(f"images have shape {found}, but {self.loaded.name!r} takes {wanted}: resize them")

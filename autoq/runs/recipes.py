@@ -27,12 +27,12 @@ _IMAGES = 128
 
 
 def options_of(sites: Mapping[str, SiteConfig]) -> list[tuple[str, str, OperandConfig]]:
-    """A recipe's operands and their configurations, as ``Bank.solve_all`` takes them."""
+    """Return a recipe's operands and their configurations, as ``Bank.solve_all`` takes them."""
     return [(site, operand, config) for site, operands in sites.items() for operand, config in operands.items()]
 
 
 def open_model(recipe: Recipe, model: str | None = None, device: str = "auto") -> Session:
-    """The model that a recipe is for: where the recipe says, else beside it (``model/``, ``../model/``).
+    """Open the model of a recipe: where the recipe says, else beside it (``model/``, ``../model/``).
 
     Args:
         recipe: names the model.
@@ -59,7 +59,7 @@ def open_model(recipe: Recipe, model: str | None = None, device: str = "auto") -
 
 
 def _model_beside(recipe: Recipe, device: str) -> Session | None:
-    """A model beside a recipe that has the recipe's weights."""
+    """Return a model beside a recipe that has the recipe's weights."""
     for path in _beside(recipe, MODEL_FOLDER):
         try:
             session = Session.open(f"local-dir:{path}", True, device) if path.is_dir() else None
@@ -109,7 +109,7 @@ def solve_recipe(
 
 
 def _read_reconstructed(session: Session, recipe: Recipe) -> tuple[Session, SolvedOperands]:
-    """The operands of a reconstructed recipe, from its file alone, and its model.
+    """Read the operands of a reconstructed recipe from its file alone; return them and the model.
 
     Args:
         session: the recipe's model.
@@ -140,7 +140,7 @@ def _read_reconstructed(session: Session, recipe: Recipe) -> tuple[Session, Solv
 
 
 def find_bank(session: Session, recipe: Recipe, images: Callable[[], CalibrationImages]) -> tuple[Session, Bank]:
-    """The bank that a recipe names, or one that will be solved again from its calibration images, and its model.
+    """Find a recipe's bank, or make one to be solved from its calibration images; return it and the model.
 
     Raises:
         RecipeError: the recipe does not say what it was calibrated on, or by settings that do not exist.
@@ -168,7 +168,7 @@ def find_bank(session: Session, recipe: Recipe, images: Callable[[], Calibration
 
 
 def _beside(recipe: Recipe, name: str) -> tuple[Path, ...]:
-    """Where something may lie that belongs to a recipe: beside it, or beside its folder."""
+    """Return the paths where a file of a recipe may lie: beside the recipe, or beside its folder."""
     return () if recipe.folder is None else (recipe.folder / name, recipe.folder.parent / name)
 
 
@@ -189,7 +189,7 @@ def calibrated_on(recipe: Recipe, data: object) -> Recipe:
 
 
 def name_of(data: object) -> str:
-    """Return how records name images that are given by name or as in ``GivenImages``."""
+    """Return the name that records give to images passed by name or as ``GivenImages``."""
     return data if isinstance(data, str) else GivenImages(data).name
 
 

@@ -95,7 +95,7 @@ class Session:
 
     @cached_property
     def num_classes(self) -> int:
-        """Number of the model's outputs: what the model says, else the length of the last axis of its output."""
+        """Number of the model's outputs: as the model says, else the length of the last axis of its output."""
         if self.loaded.num_classes is not None:
             return self.loaded.num_classes
         example = torch.zeros(1, *self.loaded.input_size, device=self.device, dtype=dtype_of(self.loaded.module))
@@ -104,7 +104,7 @@ class Session:
 
     @property
     def reference(self) -> ModelReference:
-        """How a recipe names this model."""
+        """The model as a recipe records it."""
         loaded = self.loaded
         size = loaded.input_size if loaded.name.startswith(IN_MEMORY) else None
         return ModelReference(
@@ -127,7 +127,7 @@ class Session:
 
     @property
     def reader(self) -> ImageReader:
-        """Makes the model's input of images."""
+        """The reader that makes the model's input of images."""
         return ImageReader(
             self.loaded,
             self.num_classes,
@@ -138,7 +138,7 @@ class Session:
         )
 
     def fitted(self, images: Callable[[], CalibrationImages]) -> Session:
-        """Return the same model, its task with what it has to know of full precision on the calibration images.
+        """Return the session with its task fitted to full precision on the calibration images.
 
         Args:
             images: gives the calibration images; not called if the task has to know nothing, or knows it already.
@@ -157,11 +157,11 @@ class Session:
         return self.reader.calibration_images(data, count, seed)
 
     def labelled_images(self, data: object, required: bool = True) -> LabelledImages | None:
-        """Labelled images; see ``ImageReader.labelled_images``."""
+        """Load labelled images; see ``ImageReader.labelled_images``."""
         return self.reader.labelled_images(data, required)
 
     def unlabelled_batches(self, data: object) -> Iterator[Tensor]:
-        """All images of ``data``; see ``ImageReader.unlabelled_batches``."""
+        """Load all images of ``data`` in batches; see ``ImageReader.unlabelled_batches``."""
         return self.reader.unlabelled_batches(data)
 
     def rescaled(
@@ -171,7 +171,7 @@ class Session:
         bank: str | os.PathLike[str] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Session:
-        """The same model with reparameterized LayerNorms (RepQ-ViT); full precision stays as it is, up to rounding.
+        """Return the model with reparameterized LayerNorms (RepQ-ViT); full precision is unchanged up to rounding.
 
         Args:
             norms: LayerNorm sites, and the bits of the quantizers that they feed.
@@ -193,7 +193,7 @@ class Session:
         return self.rescaled_by(norms, factors)
 
     def rescaled_by(self, norms: Mapping[str, int], factors: Mapping[str, ChannelFactors]) -> Session:
-        """As :meth:`rescaled`, by factors that are known.
+        """Return the model with LayerNorms reparameterized by known factors; see :meth:`rescaled`.
 
         Raises:
             CalibrationError: a LayerNorm feeds something else than linear layers, or its factors do not fit.
@@ -212,7 +212,7 @@ class Session:
         progress: Callable[[int], None] | None = None,
         recipe_sites: Mapping[str, SiteConfig] | None = None,
     ) -> Bank:
-        """An empty bank for these images.
+        """Make an empty bank for these images.
 
         Args:
             images: gives the calibration images; called when the first activation has to be solved.
@@ -234,7 +234,7 @@ class Session:
         )
 
     def calibration_reference(self, images: CalibrationImages, bank: Bank) -> CalibrationReference:
-        """How a recipe names its calibration."""
+        """Return the calibration as a recipe records it."""
         return CalibrationReference(
             data=images.data,
             images=len(images.tensor),

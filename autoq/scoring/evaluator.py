@@ -49,7 +49,7 @@ class Evaluator:
         autocast: torch.dtype | None = None,
         task: BaseTask = CLASSIFICATION,
     ) -> None:
-        """Run full precision once, to compare with.
+        """Run full precision once and keep its outputs for comparison.
 
         Args:
             model: the model, on the device of ``images``.
@@ -77,7 +77,7 @@ class Evaluator:
         self.task = task.fitted(self._reference)
 
     def evaluate(self, sites: Mapping[str, SiteConfig], go_on: Callable[[Score], bool] | None = None) -> Score:
-        """Discrepancy of a recipe from full precision over all images.
+        """Measure the discrepancy of a recipe from full precision over all images.
 
         Args:
             sites: the recipe's.
@@ -112,11 +112,11 @@ class Evaluator:
 
     @property
     def reuse(self) -> ReuseStatistics:
-        """What keeping the outputs of stages has spared so far."""
+        """Counts of stages that were run and that were reused."""
         return self._cache.statistics
 
     def _signatures(self, sites: Mapping[str, SiteConfig]) -> list[Hashable]:
-        """For each stage, what decides its output, its input given."""
+        """Return, for each stage, what decides its output for a given input."""
         stages: list[list[Hashable]] = [[] for _ in self.model.stages]
         for key, stage in self.model.stage_of.items():
             if (config := sites.get(key[0], {}).get(key[1])) is not None:
@@ -129,7 +129,7 @@ class Evaluator:
         return [tuple(stage) for stage in stages]
 
     def _outputs(self, batch: int, path: Sequence[int]) -> Outputs:
-        """The finite outputs of one batch under what the slots hold, run from the first stage that has to be."""
+        """Return the finite outputs of one batch, run from the first stage whose state is not cached."""
         images = self._batches[batch]
         first, state = self._cache.longest(batch, path)
         current: State = (images,) if state is None else state
@@ -141,7 +141,7 @@ class Evaluator:
 
 
 def choose_batch_size(traced: TracedModel) -> int:
-    """Images per batch such that no activation needs more than 24 MiB; a power of two, at most 128."""
+    """Choose a batch size such that no activation exceeds 24 MiB; a power of two, at most 128."""
     largest = max((math.prod(operand.shape) for _, operand in traced.operands() if not operand.is_weight), default=1)
     fitting = max(1, _OPERAND_BYTES // (4 * largest))
     return int(min(_MOST_IMAGES, 1 << (fitting.bit_length() - 1)))

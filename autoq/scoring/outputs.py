@@ -23,7 +23,7 @@ def predict(model: QuantizedModel, batch: Tensor, task: BaseTask = CLASSIFICATIO
 
 
 def finite_outputs(model: QuantizedModel, batch: Tensor, task: BaseTask = CLASSIFICATION) -> Outputs:
-    """Return the same, all of them finite.
+    """Return the compared outputs of one batch, of shape (N, C, H, W), and check that they are finite.
 
     Raises:
         TaskError: the model has no such output.
@@ -33,7 +33,7 @@ def finite_outputs(model: QuantizedModel, batch: Tensor, task: BaseTask = CLASSI
 
 
 def fitted_task(task: BaseTask, model: QuantizedModel, batches: Iterable[Tensor]) -> BaseTask:
-    """Return the task with what it has to know of full precision; one pass over the images, if it is anything.
+    """Return the task fitted to full precision; one pass over the images, if it needs fitting.
 
     Args:
         task: of the model.
@@ -54,7 +54,7 @@ def fitted_task(task: BaseTask, model: QuantizedModel, batches: Iterable[Tensor]
 
 
 def require_finite(outputs: Outputs, model: QuantizedModel, batch: Tensor) -> Outputs:
-    """Return ``outputs`` themselves, which ``model`` gave for ``batch``.
+    """Return ``outputs``, those of ``model`` for ``batch``, after checking that they are finite.
 
     Raises:
         NonFiniteError: an element is NaN or infinite; names the first site that produced one.

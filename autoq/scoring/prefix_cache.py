@@ -59,7 +59,7 @@ class PrefixCache:
         self._recipe_bytes = self._held = self._most_held = self._run = self._reused = 0
 
     def path(self, signatures: Sequence[Hashable]) -> list[int]:
-        """A number for each prefix of a recipe, the same for the same prefix, and one more meeting with each.
+        """Return a number for each prefix of a recipe, equal for equal prefixes, and count the occurrence.
 
         After very many prefixes everything is forgotten; numbers given before are worthless then.
 
@@ -80,7 +80,7 @@ class PrefixCache:
         return path
 
     def longest(self, batch: int, path: Sequence[int]) -> tuple[int, State | None]:
-        """The first stage that has to be run and the state to start it from; (0, None) where nothing is kept."""
+        """Return the first stage that has to be run and the state before it; (0, None) if no prefix is cached."""
         kept = [(batch, prefix) for prefix in path if (batch, prefix) in self._states]
         if not kept:
             return 0, None
@@ -91,7 +91,7 @@ class PrefixCache:
         return first, self._states[kept[-1]][0]
 
     def offer(self, batch: int, path: Sequence[int], stage: int, state: State) -> None:
-        """Tell of a stage of a recipe that was run; its output is kept if its prefix was met before.
+        """Offer the output of a stage; it is kept if its prefix has occurred before.
 
         That of the last stage never is: no stage starts from it.
         """
@@ -111,17 +111,17 @@ class PrefixCache:
         self._most_held = max(self._most_held, self._held)
 
     def _stride(self, stages: int) -> int:
-        """Every which stage is kept, so that two recipes fit; at least one in the first half is."""
+        """Choose the interval at which stages are kept, so that two recipes fit; it is at most half of the stages."""
         fitting = math.ceil(_RECIPES * self._recipe_bytes / max(1, self._most_bytes))
         return max(1, min(fitting, stages // 2))
 
     @property
     def statistics(self) -> ReuseStatistics:
-        """What has been spared so far."""
+        """Counts of stages that were run and that were reused."""
         return ReuseStatistics(self._run, self._reused, self._held, self._most_held)
 
 
 def _size(state: State) -> int:
-    """Bytes that keeping ``state`` takes: a view keeps all of what it is a view of."""
+    """Return the bytes that keeping ``state`` takes: a view keeps all of its base."""
     storages = [leaf.untyped_storage() for leaf in state if isinstance(leaf, Tensor)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

@@ -43,7 +43,7 @@ class QuantizedWeight(nn.Module):
         self.register_load_state_dict_post_hook(_read_again)  # type: ignore[no-untyped-call]
 
     def forward(self) -> Tensor:
-        """The quantized weight."""
+        """Return the quantized weight, of the weight's shape."""
         return self.value
 
     def _read(self, dtype: torch.dtype) -> Tensor:
@@ -96,7 +96,7 @@ class QuantizedModule(nn.Module):
         self.train(mode=False)
 
     def forward(self, x: Tensor | None = None, /, **named: Tensor) -> Any:
-        """Return what the original returns for its input, with quantized operands.
+        """Run the model with quantized operands; ``x`` has shape (N, ...), and the output the original's structure.
 
         Args:
             x: the input, of shape (N, ...).
@@ -132,12 +132,12 @@ class QuantizedModule(nn.Module):
         return {key: module.codes for key, module in modules.items() if isinstance(module, QuantizedWeight)}
 
     def extra_repr(self) -> str:
-        """Which model, and how many operands are quantized."""
+        """Describe the model and count its quantized operands."""
         return f"{self.recipe.model.name}, {len(self._quantizers)} operands quantized"
 
 
 def _quantized_graph(traced: TracedModel, operands: SolvedOperands) -> fx.GraphModule:
-    """A copy of the graph whose edges call quantizers; parameters are copied, replaced weights dropped."""
+    """Copy the graph so that its edges call quantizers; parameters are copied, replaced weights dropped."""
     graph, modules = fx.Graph(), nn.Module()
     copies: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(traced.graph_module.graph, copies)
@@ -171,7 +171,7 @@ def _quantized_graph(traced: TracedModel, operands: SolvedOperands) -> fx.GraphM
 
 
 def _with_own_parameters(original: fx.GraphModule, modules: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """A graph module over copies of what the graph reads of the original, and over new submodules."""
+    """Make a graph module with copies of the tensors that the graph reads, and with new submodules."""
     attributes: dict[str, Any] = {}
     for node in graph.nodes:
         if node.op == "get_attr":

@@ -71,7 +71,7 @@ class SolvedOperands:
         return FixedTensor(value.to(weight.dtype), quantizer.config)
 
     def __or__(self, other: SolvedOperands) -> SolvedOperands:
-        """The operands of both; where both have one, the other's."""
+        """Return the operands of both; where both have one, that of ``other``."""
         return SolvedOperands({**self.quantizers, **other.quantizers}, {**self.codes, **other.codes})
 
 

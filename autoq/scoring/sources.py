@@ -41,7 +41,7 @@ class SolvedSource:
         model.remove_()
 
     def apply_(self, sites: Mapping[str, SiteConfig]) -> None:
-        """See ``QuantizerSource``; there is this one recipe, and full precision.
+        """Apply the recipe, or full precision; see ``QuantizerSource``.
 
         Raises:
             RecipeError: ``sites`` are others.

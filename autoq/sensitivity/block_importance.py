@@ -112,7 +112,7 @@ def measure_importance(
     *,
     task: BaseTask = CLASSIFICATION,
 ) -> tuple[OutputImportance, ...]:
-    """The average perturbation Hessian (APHQ-ViT; Wu et al., CVPR 2025) of what leaves each block.
+    """Measure the average perturbation Hessian (APHQ-ViT; Wu et al., CVPR 2025) of what leaves each block.
 
     Blocks are those of ``find_blocks``: patch embedding, transformer blocks, patch merging, head.
 
@@ -158,7 +158,7 @@ def measure_importance(
 
 
 def _classes(model: QuantizedModel, image: Tensor, task: BaseTask) -> tuple[int, ...]:
-    """Positions of the model's outputs whose channels are classes."""
+    """Return the positions of the model's outputs whose channels are classes."""
     if task.labels != "class":
         return ()
     with torch.no_grad():
@@ -167,13 +167,13 @@ def _classes(model: QuantizedModel, image: Tensor, task: BaseTask) -> tuple[int,
 
 
 def _widths(model: QuantizedModel, block: Block) -> set[int]:
-    """How many channels the block's weight layers give."""
+    """Return the numbers of output channels of the block's weight layers."""
     sites = (model.traced.sites_by_name[name] for name in block.sites)
     return {operand.shape[0] for site in sites for operand in site.operands if operand.is_weight}
 
 
 def _channel_axis(shape: Sequence[int], widths: Collection[int]) -> int:
-    """The last axis, or the first after the instances where images have rows and columns behind it."""
+    """Return the last axis, or axis 1 of (instances, channels, rows, columns)."""
     if len(shape) != 4:
         return len(shape) - 1
     first, last = shape[1] in widths, shape[3] in widths
@@ -183,7 +183,10 @@ def _channel_axis(shape: Sequence[int], widths: Collection[int]) -> int:
 
 
 def _grid(shape: Sequence[int], channel_axis: int, known: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-    """Rows and columns of one image's positions; of tokens in a row, those of the nearest earlier output they fit."""
+    """Return rows and columns of one image's positions; None for windows and for what is no image.
+
+    A sequence of tokens takes those of the nearest earlier output that they fit.
+    """
     if shape[0] != 1:  # windows
         return None
     positions = [size for axis, size in enumerate(shape) if axis not in (0, channel_axis)]

@@ -70,7 +70,7 @@ def fisher_losses(
     *,
     task: BaseTask = CLASSIFICATION,
 ) -> dict[SolvedKey, float]:
-    """½ E (g · e)² for every option, e the error of its site's output with all other operands in full precision.
+    """Compute ½ E (g · e)² for every option; e is the error of its site's output, other operands in full precision.
 
     Costs two forward and K backward passes, besides quantizing each operand with each of its options (weights and the
     inputs of LayerNorms and softmaxes: running their site once more). Memory holds the states between stages for a few
@@ -127,7 +127,7 @@ def fisher_losses(
 
 
 def _states(model: QuantizedModel, images: Tensor) -> list[State]:
-    """The images, and what is alive after each stage."""
+    """Return the state before the first stage, (images,), and after each stage."""
     states: list[State] = [(images,)]
     for index in range(len(model.stages)):
         states.append(model.run_stage(index, states[-1]))
@@ -179,7 +179,7 @@ class _Stage:
     """A stage, run with what it takes to differentiate it and to repeat its sites."""
 
     def __init__(self, bank: Bank, index: int, state: State, keys: Sequence[SolvedKey], *, has_earlier: bool) -> None:
-        """Run it; derivatives with respect to ``state`` are needed if options of earlier stages are measured."""
+        """Run the stage; derivatives by ``state`` are needed if options of earlier stages are measured."""
         self._bank = bank
         self._calls: dict[str, Call] = {}
         self._points: dict[_Point, Tensor] = {self.point_of(key): torch.empty(0) for key in keys}
@@ -209,13 +209,13 @@ class _Stage:
         return output
 
     def point_of(self, key: SolvedKey) -> _Point:
-        """Where an option's error is taken: at the operand itself, if the output is linear in it."""
+        """Return where an option's error is taken: at the operand if the output is linear in it, else at the output."""
         site = self._bank.model.traced.sites_by_name[key[0]]
         # Not so for weights: a gradient with respect to one adds up all images.
         return (key[0], key[1] if site.macs and not site.operand(key[1]).is_weight else None)
 
     def error(self, key: SolvedKey) -> Tensor:
-        """What an option changes there."""
+        """Return the error of an option at its point, of the shape of the tensor there."""
         call, point = self._calls[key[0]], self._points[self.point_of(key)]
         if self.point_of(key)[1] is None:
             return quantized_call(self._bank, call, key).run() - point
@@ -225,7 +225,7 @@ class _Stage:
     def differentiate(
         self, upstream: Sequence[_Gradients], images: int
     ) -> tuple[dict[_Point, Tensor | None], list[_Gradients]]:
-        """Go back from the end of the stage to where options' errors are taken, and to its start.
+        """Differentiate from the end of the stage to the points of the options' errors, and to its start.
 
         Args:
             upstream: for each probe, gradients with respect to the entries of the state after the stage.
@@ -258,7 +258,7 @@ class _Stage:
 
 
 def _differentiable(value: Tensor) -> Tensor:
-    """The same values, of which derivatives can be had apart from those of ``value``."""
+    """Return the same values as a tensor whose derivatives are kept apart from those of ``value``."""
     return value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
 
 
@@ -267,13 +267,13 @@ def _is_real(value: object) -> TypeGuard[Tensor]:
 
 
 def _stacked(gradients: _Gradients, images: int) -> Tensor | None:
-    """Of all probes together, of shape (N, K, elements of an image)."""
+    """Stack the gradients of all probes: (N, K, elements of an image)."""
     found = [gradient.reshape(images, -1) for gradient in gradients if gradient is not None]
     return torch.stack(found, 1) if found else None
 
 
 def _sites_in_image_order(model: QuantizedModel, image: Tensor, sites: Iterable[str]) -> set[str]:
-    """Those whose operands and output have one image after the other along the leading axis."""
+    """Find the sites whose operands and output have one image after the other along the leading axis."""
     wanted, ordered = set(sites), set[str]()
     two: State = (torch.cat([image, image]),)
 

@@ -102,7 +102,7 @@ def load_importance(path: str | os.PathLike[str]) -> Importance:
 
 
 def summary_rows(outputs: Sequence[OutputImportance]) -> list[dict[str, Any]]:
-    """A summary of each output, by column; floats are in nats per squared unit, the share is between 0 and 1."""
+    """Return a summary of each output, by column; floats in nats per squared unit, the share between 0 and 1."""
     rows = []
     for each in outputs:
         numbers = each.summary
@@ -126,7 +126,7 @@ def save_table(outputs: Sequence[OutputImportance], path: str | os.PathLike[str]
 
 
 def shape_of(output: OutputImportance) -> str:
-    """Of one image: ``65x192``."""
+    """Return the shape of one image's output as text: ``65x192``."""
     shape = tuple(output.hessian.shape)
     return "x".join(map(str, shape[1:] if shape[0] == 1 and len(shape) > 1 else shape))
 

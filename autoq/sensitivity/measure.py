@@ -159,7 +159,7 @@ def measure_additive_sensitivities(
     *,
     task: BaseTask = CLASSIFICATION,
 ) -> SensitivityTable:
-    """Losses of all options by a proxy that reads them off the errors of the sites' own operands and outputs.
+    """Compute the losses of all options by a proxy that uses the errors of the sites' own operands and outputs.
 
     Args:
         proxy: an additive one of ``autoq.sensitivity.proxies.PROXIES``.
@@ -197,7 +197,7 @@ def measure_additive_sensitivities(
 def _loss(
     evaluate: Callable[[Mapping[str, SiteConfig]], Score], loss_of: Callable[[Score], float], option: Option
 ) -> float:
-    """Of one option alone: not negative, as rounding can make it, and infinite in place of NaN."""
+    """Return the loss of one option alone: clamped to 0 from below (rounding), infinite in place of NaN."""
     site, operand, config = option
     try:
         loss = loss_of(evaluate({site: {operand: config}}))
@@ -208,14 +208,14 @@ def _loss(
 
 
 def coarse_bits(bits: Iterable[int]) -> tuple[int, ...]:
-    """The two lowest, a lower middle and the highest of ``bits``: 2, 3, 4 and 8 of 2 to 8."""
+    """Choose the two lowest, a lower middle and the highest of ``bits``: 2, 3, 4 and 8 of 2 to 8."""
     offered = sorted(set(bits))
     # Losses fall unevenly at the low end, up to nine-hundredfold from 2 to 3 bits: interpolation would be far off.
     return tuple(sorted({*offered[:2], middle_bits(offered), offered[-1]}))
 
 
 def middle_bits(bits: Iterable[int]) -> int:
-    """A lower middle of ``bits``: 4 of 2 to 8."""
+    """Choose a lower middle of ``bits``: 4 of 2 to 8."""
     offered = sorted(set(bits))
     return offered[len(offered) // 3]
 
@@ -223,7 +223,7 @@ def middle_bits(bits: Iterable[int]) -> int:
 def _sweep(
     configs: Iterable[OperandConfig], measure: Callable[[OperandConfig], float], exhaustive: bool
 ) -> dict[OperandConfig, float]:
-    """Measure one operand; what was interpolated instead."""
+    """Measure one operand's options; return the losses that were interpolated."""
     families: dict[OperandConfig, dict[int, OperandConfig]] = {}
     for config in configs:
         families.setdefault(family_of(config), {})[config.bits] = config
@@ -244,12 +244,12 @@ def _sweep(
 
 
 def family_of(config: OperandConfig) -> OperandConfig:
-    """What a configuration shares with those that differ from it only in bits."""
+    """Return what a configuration shares with those that differ from it only in bits."""
     return config.model_copy(update={"bits": 1})
 
 
 def _is_dominated(family: OperandConfig, losses: Mapping[OperandConfig, Mapping[int, float]]) -> bool:
-    """Whether another family costs and loses no more wherever this one is measured; of equals, the first stays."""
+    """Return whether another family costs and loses no more at all measured bits; of equals, the first stays."""
     order = list(losses)
 
     def covers(one: OperandConfig, other: OperandConfig) -> bool:
@@ -283,7 +283,7 @@ def _refine(
 
 
 def _interpolate(losses: Mapping[int, float], bits: int) -> float:
-    """Between the nearest measured bits: geometrically, or linearly where a loss is 0; infinite if one of them is."""
+    """Interpolate between the nearest measured bits: geometrically, linearly if a loss is 0; infinite if one is."""
     low = max(known for known in losses if known < bits)
     high = min(known for known in losses if known > bits)
     weight = (bits - low) / (high - low)

@@ -74,7 +74,7 @@ def average_perturbation_hessian(
     *,
     task: BaseTask = CLASSIFICATION,
 ) -> dict[str, Tensor]:
-    """Weights H of the squared errors of sites' outputs, from full precision.
+    """Compute the weights H of the squared errors of sites' outputs, from full precision.
 
     Costs two passes from each site to the output, forward and back, and two over the whole model. Memory holds what a
     backward pass over a few images needs, however many there are.
@@ -110,7 +110,7 @@ def stage_hessians(
     *,
     task: BaseTask = CLASSIFICATION,
 ) -> dict[int, tuple[Tensor | None, ...]]:
-    """The same for what is alive at the end of stages, as ``model.run_stage`` returns it.
+    """Compute H, as ``average_perturbation_hessian`` does, of the states that ``model.run_stage`` returns.
 
     Args:
         model: as above.
@@ -139,7 +139,7 @@ def stage_hessians(
 
 
 def hessian_loss(output: Tensor, reference: Tensor, hessian: Tensor) -> Tensor:
-    """½ Σ (Ô − O)² H, the mean over images: an estimate of the KL divergence in nats. Differentiable.
+    """Return ½ Σ (Ô − O)² H, the mean over images: an estimate of the KL divergence in nats. Differentiable.
 
     Args:
         output: Ô, of shape (N · instances, ...).
@@ -191,7 +191,7 @@ def _of_images(
     directions: Mapping[str, _Directions],
     task: BaseTask,
 ) -> Iterator[tuple[str, Tensor]]:
-    """By cut, the sum over a few images, float64."""
+    """Yield the name of each cut and its sum over the images, float64."""
     outputs: dict[str, Tensor] = {}
     state: State = (images.requires_grad_(),)
     with torch.enable_grad():
@@ -248,6 +248,6 @@ class _Directions:
 
 
 def images_at_once(model: QuantizedModel) -> int:
-    """How many images a backward pass over the whole model keeps the activations of."""
+    """Return for how many images a backward pass over the whole model can keep the activations."""
     largest = max((math.prod(each.shape) for _, each in model.traced.operands() if not each.is_weight), default=1)
     return max(1, _ACTIVATION_BYTES // (4 * largest))

@@ -49,7 +49,7 @@ class Ceiling:
 
 
 def kendall_tau(first: ArrayLike, second: ArrayLike, pairs: BoolArray | None = None) -> float | None:
-    """Kendall's tau-b (Kendall, Biometrika 1945), over some of the pairs.
+    """Compute Kendall's tau-b (Kendall, Biometrika 1945), over some of the pairs.
 
     Concordant minus discordant pairs, divided by the geometric mean of the pairs that the one and the other measure
     does not tie. Infinities are values like others.
@@ -68,7 +68,7 @@ def kendall_tau(first: ArrayLike, second: ArrayLike, pairs: BoolArray | None = N
 
 
 def agreement(first: ArrayLike, second: ArrayLike, pairs: BoolArray | None = None, seed: int = 0) -> Agreement:
-    """``kendall_tau`` with a 90 % interval: percentiles over bootstrap resamples of the n things compared.
+    """Compute ``kendall_tau`` with a 90 % interval: percentiles over bootstrap resamples of the n things compared.
 
     Args:
         first: of shape (n,).
@@ -91,7 +91,7 @@ def agreement(first: ArrayLike, second: ArrayLike, pairs: BoolArray | None = Non
 
 
 def accuracy_ceiling(right: BoolArray, pairs: BoolArray | None = None, seed: int = 0) -> Ceiling:
-    """What the sampling error of top-1 leaves for a proxy to reach.
+    """Estimate the tau that the sampling error of top-1 leaves for a proxy to reach.
 
     Args:
         right: of shape (n, images): whether a model's most likely class is the label. The images are the same for all
@@ -116,13 +116,13 @@ def accuracy_ceiling(right: BoolArray, pairs: BoolArray | None = None, seed: int
 
 
 def _order(values: ArrayLike) -> FloatArray:
-    """(n, n) The sign of each difference; ranks are compared, since infinities have no difference."""
+    """Return the sign of each difference, (n, n); ranks are compared, since infinities have no difference."""
     ranks = rankdata(np.asarray(values, dtype=np.float64))
     return np.asarray(np.sign(ranks[:, None] - ranks[None, :]), dtype=np.float64)
 
 
 def _taus(one: FloatArray, other: FloatArray, counted: FloatArray, weights: FloatArray) -> FloatArray:
-    """(resamples,) Tau-b, where each thing counts as often as the rows of ``weights`` (resamples, n) say."""
+    """Return tau-b, (resamples,); each thing counts as often as the rows of ``weights`` (resamples, n) say."""
     agree, untied, untied_other = (
         ((weights @ (product * counted)) * weights).sum(1) for product in (one * other, one**2, other**2)
     )

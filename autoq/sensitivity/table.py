@@ -62,7 +62,7 @@ class SensitivityTable:
     rows: tuple[Sensitivity, ...]
 
     def loss(self, site: str, operand: str, config: OperandConfig) -> float:
-        """The loss of one option; ``config`` is in canonical form.
+        """Return the loss of one option; ``config`` is in canonical form.
 
         Raises:
             RunError: the table does not have this option.
@@ -75,7 +75,7 @@ class SensitivityTable:
             ) from None
 
     def covers(self, options: Iterable[Option], proxy: str) -> bool:
-        """Whether it has the losses of all ``options`` by this proxy."""
+        """Return whether the table has the losses of all ``options`` by this proxy."""
         return self.proxy == proxy and self._losses.keys() >= set(options)
 
     @cached_property

@@ -24,7 +24,7 @@ def aph_losses(
     options: Iterable[SolvedKey],
     progress: Callable[[int], None] | None = None,
 ) -> dict[SolvedKey, float]:
-    """½ Σ (Ô − O)² H for every option, O its site's output, with all other operands in full precision.
+    """Compute ½ Σ (Ô − O)² H for every option, O its site's output, with all other operands in full precision.
 
     One full-precision pass over the images, in which each site repeats its own operation for each option; nothing is
     kept. LayerNorm and softmax sites are no exception: there, Ô is what the floating-point operation makes of the
@@ -71,7 +71,7 @@ def aph_losses(
 
 
 def quantized_call(bank: Bank, call: Call, key: SolvedKey) -> Call:
-    """A site's node with one operand quantized."""
+    """Return the call of a site's node with one operand quantized."""
     edge = bank.model.traced.edges[key[:2]]
     return call.with_operand(edge, bank.module(*key)(call.operand(edge)))
 
@@ -104,7 +104,7 @@ class Losses:
         self.images = 0
 
     def by_node(self, stage: int) -> dict[str, list[SolvedKey]]:
-        """The options of a stage, by the node of their site."""
+        """Return the options of a stage, by the node of their site."""
         nodes = self._stages[stage].site_nodes
         return {node: self.by_site[site] for node, site in nodes.items() if site in self.by_site}
 
@@ -113,7 +113,7 @@ class Losses:
         self._totals[key] += loss
 
     def means(self) -> dict[SolvedKey, float]:
-        """Means over images; infinite in place of NaN.
+        """Return the means over images; infinite in place of NaN.
 
         Raises:
             CalibrationError: there were none.
