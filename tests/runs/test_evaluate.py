@@ -15,22 +15,17 @@ from typing import Any
 import pytest
 import torch
 
-from autoq.calibration.settings import CalibrationSettings
 from autoq.errors import InputError, NonFiniteError, RecipeError
 from autoq.exporters import pick
 from autoq.methods import BitWidths, create_method
 from autoq.models.saving import save_model
-from autoq.quantizers.integer_softmax import IntegerSoftmax
 from autoq.recipe import ModelReference, OperandConfig, Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.finish import finish_recipe
-from autoq.runs.recipes import open_model, options_of
+from autoq.runs.recipes import open_model
 from autoq.runs.session import Session
-from autoq.scoring.evaluator import Evaluator
-from autoq.scoring.solved_operands import SolvedOperands
-from autoq.scoring.sources import SolvedSource
 from tests.runs.small_run import PHOTOS, finished_run, small_session, trace_once
 
 PROCESS = """
@@ -278,24 +273,6 @@ def test_reconstructed_weights_of_another_model_do_not_fit(reconstructed: Path, 
         sha256 = sha256_hex([path.read_bytes()])
         reference = recipe.reconstruction.model_copy(update={"sha256": sha256})
         assert str(path) in refusal(recipe.model_copy(update={"reconstruction": reference}), tmp_path), name
-
-
-def test_a_reconstructed_source_has_one_recipe_and_full_precision() -> None:
-    session = small_session()
-    method, bits = create_method("fq-vit"), BitWidths(4, 4, 4)
-    sites = method.sites(session.traced, bits)
-    images = session.calibration_images("digits", 8, 0)
-    bank = session.bank(lambda: images, images.sha256, CalibrationSettings(observer="min_max"))
-    operands = SolvedOperands({(s, o): bank.quantizer(s, o, c) for s, o, c in options_of(sites)})
-    source = SolvedSource(session.model, operands)
-    expected = Evaluator(session.model, bank, images.tensor).evaluate(sites)
-    evaluator = Evaluator(session.model, source, images.tensor)
-    assert evaluator.evaluate({}).kl_nats == 0
-    assert evaluator.evaluate(sites) == expected
-    replaced = [slot.replacement for slot in session.model.operations.values()]
-    assert any(isinstance(each, IntegerSoftmax) for each in replaced)
-    with pytest.raises(RecipeError, match="not the one that was reconstructed"):
-        source.apply_({"head": sites["head"]})
 
 
 @pytest.mark.slow

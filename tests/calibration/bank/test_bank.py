@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections import Counter
 from itertools import accumulate
 from pathlib import Path
@@ -13,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoq.calibration import Bank, CalibrationSettings
-from autoq.calibration.bank.quantized_weights import QuantizedWeights
-from autoq.errors import CalibrationError, RunDirectoryError
+from autoq.errors import RunDirectoryError
 from autoq.graph.insert import FixedTensor, QuantizedModel
 from autoq.quantizers import BaseQuantizer
 from autoq.recipe import OperandConfig
@@ -124,17 +122,6 @@ def test_modules_fill_the_slots(bank: Bank, model: QuantizedModel) -> None:
     torch.testing.assert_close(full, quantized, rtol=0.1, atol=0.5)
 
 
-def test_codes_of_quantized_weights_are_kept_within_bounds(bank: Bank, model: QuantizedModel) -> None:
-    weight = model.traced.weight("fc1")
-    quantizers = [bank.quantizer("fc1", "weight", uniform(bits, granularity="channel")) for bits in (2, 3, 4, 12)]
-    kept = QuantizedWeights(2 * weight.numel())  # one byte a code: two weights
-    for number in (0, 1, 0, 2):
-        assert torch.equal(kept.get(number, quantizers[number], weight), quantizers[number](weight))
-    assert (0 in kept, 1 in kept, 2 in kept) == (True, False, True)
-    assert torch.equal(kept.get(3, quantizers[3], weight), quantizers[3](weight))  # codes of twelve bits
-    assert (0 in kept, 2 in kept, 3 in kept) == (False, False, True)
-
-
 def test_fitted_bases_are_written_out(bank: Bank, model: QuantizedModel, tmp_path: Path) -> None:
     site, operand = key_of(model, "softmax")
     recipe = {site: {operand: OperandConfig(scheme="adalog", bits=3)}, "fc1": {"input": uniform()}}
@@ -214,41 +201,10 @@ def test_tuples_in_the_description_are_not_stale(model: QuantizedModel, tmp_path
         bank.save(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["no json", "no tensors", "torn json", "torn tensors", "json is a list", "entry"])
-def test_what_cannot_be_read_is_solved_again(bank: Bank, model: QuantizedModel, tmp_path: Path, damage: str) -> None:
-    bank.quantizer("fc1", "input", uniform())
-    bank.save(tmp_path)
-    document, tensors = tmp_path / "bank.json", tmp_path / "bank.safetensors"
-    if damage.startswith("no "):
-        (document if damage == "no json" else tensors).unlink()
-    elif damage == "json is a list":
-        document.write_text("[]")
-    elif damage == "entry":
-        document.write_text(document.read_text().replace('"uniform"', '"unheard_of"'))
-    else:
-        torn = document if damage == "torn json" else tensors
-        torn.write_bytes(torn.read_bytes()[:-20])
-    other = Bank(model, _unavailable, SETTINGS, DESCRIPTION)
-    assert not other.load(tmp_path)
-    assert len(other) == 0
-
-
 def test_nothing_there_is_no_bank(bank: Bank, tmp_path: Path) -> None:
     assert not bank.load(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
     assert not bank.load(tmp_path / "file")
-
-
-def test_a_save_that_was_cut_between_its_files_is_not_used(bank: Bank, model: QuantizedModel, tmp_path: Path) -> None:
-    bank.quantizer("fc1", "input", uniform())
-    bank.save(tmp_path)
-    old = (tmp_path / "bank.json").read_bytes()
-    bank.quantizer("fc1", "input", uniform(5))
-    bank.save(tmp_path)
-    (tmp_path / "bank.json").write_bytes(old)
-    other = Bank(model, _unavailable, SETTINGS, DESCRIPTION)
-    assert not other.load(tmp_path)
-    assert len(other) == 0
 
 
 def test_full_disk_leaves_the_old_bank(
@@ -271,16 +227,3 @@ def test_full_disk_leaves_the_old_bank(
     other = Bank(model, _unavailable, SETTINGS, DESCRIPTION)
     assert other.load(tmp_path)
     assert len(other) == 2
-
-
-def test_errors_name_the_operand_and_the_option(bank: Bank) -> None:
-    with pytest.raises(CalibrationError, match=r"fc1:input at \{.*'head'.*\}: granularity 'head' needs"):
-        bank.quantizer("fc1", "input", uniform(granularity="head"))
-
-
-def test_files_say_what_they_hold(bank: Bank, tmp_path: Path) -> None:
-    bank.quantizer("fc1", "input", uniform())
-    bank.save(tmp_path)
-    document = json.loads((tmp_path / "bank.json").read_text())
-    assert document["fingerprint"] == bank.fingerprint
-    assert document["entries"] == [{"site": "fc1", "operand": "input", "config": {"scheme": "uniform", "bits": 4}}]

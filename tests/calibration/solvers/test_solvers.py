@@ -11,7 +11,6 @@ from tests.calibration.samples import (
     SETTINGS,
     SHAPE,
     config,
-    draw,
     operand,
     sample_of,
 )
@@ -33,17 +32,6 @@ def test_heads_are_solved_one_by_one(scheme: str, observer: str) -> None:
         part = values[:, head : head + 1]
         expected = solve(alone, option, sample_of(alone, part), settings).qparams()["scale"]
         torch.testing.assert_close(solved[:, head], expected[:, 0], rtol=0.02, atol=0)
-
-
-@pytest.mark.parametrize("scheme", ["uniform", "adalog", "log2"])
-def test_fpcs_is_mse_for_one_operand(scheme: str) -> None:
-    sample = sample_of(operand(SHAPE, "gelu"), draw("gelu"))
-    first, second = (
-        solve(operand(SHAPE, "gelu"), config(scheme, 4), sample, CalibrationSettings(observer=observer)).qparams()
-        for observer in ("mse", "fpcs")
-    )
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("observer", OBSERVERS)

@@ -1,0 +1,102 @@
+"""A bank's two files: what they hold, and what becomes of them when they are damaged."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoq.calibration.bank.files import SolvedKey, read_bank, refuse_stale, write_bank
+from autoq.calibration.transforms.reparameterization import ChannelFactors
+from autoq.errors import RunDirectoryError
+from autoq.identity import fingerprint_of
+from autoq.quantizers import BaseQuantizer, quantizer_class
+from autoq.recipe import OperandConfig
+from tests.contracts.quantizers import LINEAR_INPUT
+
+DESCRIPTION = {"weights_sha256": "abc", "images_sha256": "def"}
+
+
+def quantizers(*bits: int) -> dict[SolvedKey, BaseQuantizer]:
+    found: dict[SolvedKey, BaseQuantizer] = {}
+    for width in bits:
+        for scheme in ("uniform", "adalog"):
+            config = OperandConfig(scheme=scheme, bits=width)
+            bounds = torch.full((1, 1, 1), -0.1), torch.full((1, 1, 1), float(width))
+            found["fc1", "input", config] = quantizer_class(scheme).from_range(config, LINEAR_INPUT, *bounds)
+    return found
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    factors = {"norm.1": ChannelFactors(torch.rand(8), torch.randn(8))}
+    write_bank(tmp_path / "a" / "bank", DESCRIPTION, quantizers(3, 4), factors)
+    content = read_bank(tmp_path / "a" / "bank")
+    assert content is not None
+    assert (content.description, content.fingerprint) == (DESCRIPTION, fingerprint_of(DESCRIPTION))
+    assert content.qparams.keys() == quantizers(3, 4).keys()
+    for key, quantizer in quantizers(3, 4).items():
+        expected = quantizer.qparams()
+        assert content.qparams[key].keys() == expected.keys()
+        assert all(torch.equal(content.qparams[key][name], expected[name]) for name in expected)
+    assert content.factors.keys() == factors.keys()
+    assert torch.equal(content.factors["norm.1"].ratio, factors["norm.1"].ratio)
+    assert torch.equal(content.factors["norm.1"].offset, factors["norm.1"].offset)
+
+
+def test_files_say_what_they_hold(tmp_path: Path) -> None:
+    write_bank(tmp_path, DESCRIPTION, quantizers(4), {})
+    assert {entry.name for entry in tmp_path.iterdir()} == {"bank.json", "bank.safetensors"}
+    assert json.loads((tmp_path / "bank.json").read_text()) == {
+        "fingerprint": fingerprint_of(DESCRIPTION),
+        "description": DESCRIPTION,
+        "reparameterized": [],
+        "entries": [
+            {"site": "fc1", "operand": "input", "config": {"scheme": scheme, "bits": 4}}
+            for scheme in ("uniform", "adalog")
+        ],
+    }
+
+
+@pytest.mark.parametrize("damage", ["torn json", "torn tensors", "json is a list", "entry", "no entries"])
+def test_what_cannot_be_read_is_no_bank(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+    write_bank(tmp_path, DESCRIPTION, quantizers(4), {})
+    document, tensors = tmp_path / "bank.json", tmp_path / "bank.safetensors"
+    if damage == "json is a list":
+        document.write_text("[]")
+    elif damage == "entry":
+        document.write_text(document.read_text().replace('"uniform"', '"unheard_of"'))
+    elif damage == "no entries":
+        document.write_text(document.read_text().replace('"entries"', '"others"'))
+    else:
+        torn = document if damage == "torn json" else tensors
+        torn.write_bytes(torn.read_bytes()[:-20])
+    with caplog.at_level(logging.WARNING):
+        assert read_bank(tmp_path) is None
+    assert f"the bank in {tmp_path}" in caplog.text
+    assert "solved again" in caplog.text
+
+
+@pytest.mark.parametrize("missing", ["bank.json", "bank.safetensors"])
+def test_one_file_alone_is_no_bank(tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: str) -> None:
+    write_bank(tmp_path, DESCRIPTION, quantizers(4), {})
+    (tmp_path / missing).unlink()
+    assert read_bank(tmp_path) is None
+    assert read_bank(tmp_path / "nowhere") is None
+    assert caplog.text == ""
+
+
+def test_files_of_two_saves_are_not_mixed(tmp_path: Path) -> None:
+    write_bank(tmp_path, DESCRIPTION, quantizers(4), {})
+    old = (tmp_path / "bank.json").read_bytes()
+    write_bank(tmp_path, DESCRIPTION, quantizers(5), {})
+    (tmp_path / "bank.json").write_bytes(old)
+    assert read_bank(tmp_path) is None
+
+
+def test_a_stale_bank_is_refused_by_what_differs() -> None:
+    refuse_stale("bank", DESCRIPTION, DESCRIPTION)
+    with pytest.raises(RunDirectoryError, match=r"the bank in 'bank' is stale: it differs in a \(was 1, is None\), b "):
+        refuse_stale("bank", {"a": 1, "b": 2}, {"b": 3})

@@ -1,0 +1,108 @@
+"""Solving options: what runs on the images, and when."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from autoq.calibration import CalibrationSettings
+from autoq.calibration.bank.files import SolvedKey
+from autoq.calibration.bank.solving import OptionSolver
+from autoq.calibration.capture import capture
+from autoq.calibration.fpcs.settings import FpcsSettings
+from autoq.calibration.solvers import OperandSolver
+from autoq.errors import CalibrationError
+from autoq.graph.insert import QuantizedModel
+from autoq.quantizers import BaseQuantizer
+from autoq.recipe import OperandConfig, SiteConfig
+from tests.calibration.samples import block_model, images
+
+IMAGES = images(12)
+
+
+@pytest.fixture(scope="module")
+def model() -> QuantizedModel:
+    return block_model()
+
+
+def uniform(bits: int = 4, **fields: object) -> OperandConfig:
+    return OperandConfig.model_validate({"scheme": "uniform", "bits": bits} | fields)
+
+
+class Watched:
+    """A solver, and what it asked of the images."""
+
+    def __init__(
+        self, model: QuantizedModel, settings: CalibrationSettings, recipe_sites: dict[str, SiteConfig] | None = None
+    ) -> None:
+        self.asked = 0
+        self.batches: list[int] = []
+        self.solver = OptionSolver(
+            model,
+            self._provide,
+            settings,
+            batch_size=5,
+            recipe_sites=recipe_sites or {},
+            capture_progress=self.batches.append,
+        )
+
+    def _provide(self) -> Tensor:
+        self.asked += 1
+        return IMAGES
+
+    def solve(self, *options: SolvedKey) -> dict[SolvedKey, BaseQuantizer]:
+        found: dict[SolvedKey, BaseQuantizer] = {}
+        for solved in self.solver.solve(options, 1):
+            assert not found.keys() & solved.keys()
+            found |= solved
+        return found
+
+
+def test_weights_need_no_images_and_products_need_one_pass(model: QuantizedModel) -> None:
+    watched = Watched(model, CalibrationSettings())
+    watched.solve(("fc1", "weight", uniform()))
+    assert (watched.asked, watched.batches) == (0, [])
+    watched.solve(("fc1", "input", uniform()))
+    assert (watched.asked, watched.batches) == (1, [5, 5, 2])
+    watched.solve(("qkv", "input", uniform()), ("fc2", "input", uniform(3)))
+    assert (watched.asked, watched.batches) == (1, [5, 5, 2])
+    watched.solve(("norm", "input", uniform()))  # no operand of a product: another pass
+    assert (watched.asked, watched.batches) == (1, 2 * [5, 5, 2])
+
+
+def test_options_are_those_of_the_operands_own_solver(model: QuantizedModel) -> None:
+    settings = CalibrationSettings(observer="mse")
+    options = [("fc1", "input", uniform(bits)) for bits in (3, 6)] + [("fc1", "weight", uniform(granularity="channel"))]
+    found = Watched(model, settings).solve(*options)
+    assert list(found) == options
+    sample = capture(model, IMAGES.split(5), settings, operands=[("fc1", "input")])["fc1", "input"]
+    for site, operand, config in options:
+        described = model.traced.sites_by_name[site].operand(operand)
+        data = model.traced.weight(site, operand) if described.is_weight else sample
+        expected = OperandSolver(described, data, settings).solve(config).qparams()
+        qparams = found[site, operand, config].qparams()
+        assert all(torch.equal(qparams[name], value) for name, value in expected.items())
+
+
+def test_the_operands_of_a_recipes_site_are_solved_together(model: QuantizedModel) -> None:
+    """What was not asked for is not given, though it was solved; without the recipe, the other is in full precision."""
+    settings = CalibrationSettings(observer="fpcs", fpcs=FpcsSettings(rounds=1))
+    site = {"input": uniform(2), "weight": uniform(2, granularity="channel")}
+    option = ("fc1", "weight", site["weight"])
+    together = Watched(model, settings, {"fc1": site}).solve(option)
+    alone = Watched(model, settings).solve(option)
+    assert list(together) == list(alone) == [option]
+    assert not torch.equal(together[option].qparams()["scale"], alone[option].qparams()["scale"])
+    both = Watched(model, settings, {"fc1": site}).solve(option, ("fc1", "input", site["input"]))
+    assert torch.equal(both[option].qparams()["scale"], together[option].qparams()["scale"])
+    other = ("fc1", "weight", uniform(5, granularity="channel"))  # not the recipe's
+    assert torch.equal(
+        Watched(model, settings, {"fc1": site}).solve(other)[other].qparams()["scale"],
+        Watched(model, settings).solve(other)[other].qparams()["scale"],
+    )
+
+
+def test_errors_name_the_operand_and_the_option(model: QuantizedModel) -> None:
+    with pytest.raises(CalibrationError, match=r"fc1:input at \{.*'head'.*\}: granularity 'head' needs"):
+        Watched(model, CalibrationSettings()).solve(("fc1", "input", uniform(granularity="head")))
