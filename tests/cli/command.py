@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import autoq
 from autoq.cli.main import _status
 from autoq.display import _NAMES
+from tests.runs.small_run import small_settings
 
 ROOT = Path(autoq.__file__).parent.parent
 
@@ -63,3 +66,44 @@ def in_a_process(*arguments: object, cwd: Path) -> Outcome:
         process_arguments(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def one_json(outcome: Outcome) -> Any:
+    """The JSON of a command that had nothing else to say."""
+    assert outcome.status == 0, outcome.err
+    assert outcome.complaints == []
+    assert outcome.out.count("\n") == 1
+    return json.loads(outcome.out)
+
+
+def small_options(folder: Path, **changes: Any) -> list[object]:
+    """Options of ``autoq search`` that make it small."""
+    settings = small_settings(folder)
+    options = {"space": settings.space, "eval-data": settings.eval_data, "trials": 8, "calib-images": 16} | changes
+    return [part for name, value in options.items() for part in (f"--{name}", value)]
+
+
+def search_arguments(folder: Path, trials: int) -> list[object]:
+    """A small search into ``a run``."""
+    return ["search", "--budget-bops", "w4a4", *small_options(folder, trials=trials), "--out", folder / "a run"]
+
+
+def listing(folder: Path) -> dict[str, bytes | None]:
+    """Every file below a folder with its content."""
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def refusal(command: Command, *arguments: object, status: int = 2) -> str:
+    """The one line of complaint, after checking that nothing was written."""
+    before = listing(Path())
+    outcome: Outcome = command(*arguments)
+    assert (outcome.status, outcome.out) == (status, ""), outcome.err
+    assert len(outcome.complaints) == 1, outcome.err
+    assert outcome.complaints[0].startswith("autoq: ")
+    assert listing(Path()) == before, "something was written"
+    return outcome.complaints[0]
+
+
+def resize(disk: Path, kibibytes: int) -> None:
+    """Give a file system of its own another size."""
+    subprocess.run(["mount", "-o", f"remount,size={kibibytes}k", disk], check=True)

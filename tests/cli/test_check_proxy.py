@@ -15,9 +15,7 @@ from autoq.recipe import SiteConfig
 from autoq.runs.proxy_check import run as proxy_check
 from autoq.runs.proxy_check.ranks import load_rows
 from autoq.scoring.evaluator import Evaluator
-from tests.cli.command import Command
-from tests.cli.test_bad_input import refusal
-from tests.cli.test_commands import one_json
+from tests.cli.command import Command, one_json, refusal
 from tests.runs.proxy_check.test_run import FILES, SPACE
 from tests.runs.small_run import write_photos
 

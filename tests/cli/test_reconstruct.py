@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
 import signal
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from autoq.recipe import Recipe
-from tests.cli.command import Command, Outcome, environment, in_a_process, process_arguments
+from tests.cli.command import Command, environment, in_a_process, one_json, process_arguments, refusal
 from tests.runs.small_run import PHOTOS, finished_run, write_photos
 
 QUICK = ("--images", 16, "--batch", 8, "--iterations", 3)
@@ -26,13 +24,6 @@ def recipe(tmp_path: Path, command: Command) -> Path:
     made = command("quantize", "--method", "repq-vit", "--bits", "w3a3", "--calib-images", 12, "--out", out)
     assert made.status == 0, made.err
     return out / "recipe.json"
-
-
-def one_json(outcome: Outcome) -> Any:
-    assert outcome.status == 0, outcome.err
-    assert outcome.complaints == []
-    assert outcome.out.count("\n") == 1
-    return json.loads(outcome.out)
 
 
 def test_json(command: Command, recipe: Path, tmp_path: Path) -> None:
@@ -158,3 +149,44 @@ def test_aphq_vit(plain_command: Command, tmp_path: Path, monkeypatch: pytest.Mo
         "evaluate", tmp_path / out / "recipe.json", "--json", "--device", "cpu", cwd=tmp_path / "elsewhere"
     )
     assert one_json(outcome)["kl_nats"] == document["kl_nats"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--importance", "fisher"), "importance of a reconstruction is 'fisher': it must be aph or brecq or mse"),
+        (("--iterations", 0), "--iterations"),
+        (("--batch", 0), "--batch"),
+        (("--images", 0), "--images"),
+        (("--blocks", "blocks.0,blocks.11"), "no block 'blocks.11'. Did you mean 'blocks.1'?"),
+        (("--data", "absent/images"), "absent/images"),
+        (("--eval-data", "absent/images"), "absent/images"),
+        (("--calib-data", "absent/images"), "absent/images"),
+        (("--out", "/proc/x"), "choose another --out"),
+        (("--iteration", 3), "--iterations"),
+    ],
+)
+def test_reconstruct(command: Command, run: Path, options: tuple[object, ...], expected: str) -> None:
+    out = () if "--out" in options else ("--out", "out")
+    assert expected in refusal(command, "reconstruct", run / "recipes" / "w4a4.json", *options, *out)
+
+
+def test_recipes_that_cannot_be_reconstructed(command: Command, run: Path, tmp_path: Path) -> None:
+    good = run / "recipes" / "w4a4.json"
+    assert "cannot read recipe 'absent.json'" in refusal(command, "reconstruct", "absent.json")
+    assert "RECIPE" in refusal(command, "reconstruct")
+    few = ("--images", 8, "--iterations", 1, "--blocks", "head", "--out", "out")
+    assert command("reconstruct", good, *few).status == 0
+    message = refusal(command, "reconstruct", "out/recipe.json", "--out", "again")
+    assert "reconstructed already: give the calibrated one" in message
+    message = refusal(command, "reconstruct", good, *few, "--iterations", 2)
+    assert "'out' holds a reconstruction with another iterations (was 1, is 2)" in message
+    assert "holds a search" in refusal(command, "reconstruct", good, "--out", run)
+    weights = tmp_path / "out" / "recipe.safetensors"
+    weights.unlink()
+    message = refusal(command, "evaluate", "out/recipe.json")
+    assert message.startswith("autoq: cannot read 'out/recipe.safetensors'")
+    assert message.endswith("it is missing")
+    weights.write_bytes(b"\0" * 100)
+    message = refusal(command, "evaluate", "out/recipe.json")
+    assert "'out/recipe.safetensors' does not hold reconstructed weights" in message

@@ -9,13 +9,12 @@ import signal
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from autoq.recipe import Recipe
 from autoq.runs.search.directory import SearchDirectory
-from tests.cli.command import Command, Outcome, environment, process_arguments
+from tests.cli.command import Command, environment, one_json, process_arguments
 from tests.runs.small_run import TRIALS, finished_run, small_settings
 
 QUICK = ("--reconstruct", "--reconstruct-iterations", 2, "--reconstruct-images", 16)
@@ -33,12 +32,6 @@ def search(out: Path) -> list[object]:
     settings = small_settings(finished_run().parent)
     options = {"space": settings.space, "eval-data": settings.eval_data, "trials": TRIALS, "calib-images": 16}
     return ["search", *(part for name, value in options.items() for part in (f"--{name}", value)), "--out", out]
-
-
-def one_json(outcome: Outcome) -> Any:
-    assert outcome.status == 0, outcome.err
-    assert outcome.complaints == []
-    return json.loads(outcome.out)
 
 
 def test_from_search_to_export(command: Command, out: Path, tmp_path: Path) -> None:

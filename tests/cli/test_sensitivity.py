@@ -17,9 +17,7 @@ from autoq.scoring.evaluator import Evaluator
 from autoq.sensitivity.importance_files import load_importance, save_importance
 from autoq.sensitivity.measure import SensitivityTable
 from autoq.units import format_kl
-from tests.cli.command import Command
-from tests.cli.test_bad_input import refusal
-from tests.cli.test_commands import one_json
+from tests.cli.command import Command, one_json, refusal
 
 SPACE = """
 schema_version = 1

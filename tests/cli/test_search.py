@@ -1,0 +1,150 @@
+"""``autoq search``: what it prints and writes, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from autoq.recipe import Recipe
+from autoq.runs.search.directory import SearchDirectory
+from tests.cli.command import Command, one_json, refusal, small_options
+from tests.runs.small_run import SPACE, small_settings
+
+REPORT = {"pareto.csv", "pareto.png", "report.html", "trials.csv"}
+
+
+def test_search_json(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    outcome = command("search", "--budget-bops", "w4a4", *small_options(tmp_path), "--out", out, "--json")
+    document = one_json(outcome)
+    assert document.keys() == {"out", "front", "best", "budget_bops", "reconstructed"}
+    assert document["reconstructed"] == []
+    assert document["out"] == str(out)
+    assert document["budget_bops"] == SearchDirectory(out).require().budget_bops
+    for point in document["front"]:
+        assert point.keys() == {"id", "bops", "kl_nats", "recipe"}
+        recipe = Recipe.load(point["recipe"])
+        assert recipe.cost is not None
+        assert recipe.cost.bops == point["bops"] <= document["budget_bops"]
+    assert document["best"] == min(document["front"], key=lambda point: point["kl_nats"])["id"]
+    names = {".lock", "bank", "recipes", "run.json", "sensitivity.csv", "study.log"}
+    assert {path.name for path in out.iterdir()} == REPORT | names
+    assert outcome.complaints == []
+    assert one_json(command("search", "--budget-bops", "w4a4", *small_options(tmp_path), "--out", out, "--json")) == (
+        document
+    )
+
+
+def test_search_for_people(command: Command, tmp_path: Path) -> None:
+    """Without ``--out``: a directory named after the model and the budget."""
+    outcome = command("search", "--budget-bops", "25%", *small_options(tmp_path, trials=6), "--time-limit", "10m")
+    assert outcome.status == 0
+    out = Path("autoq-runs/vit_digits-25")
+    assert SearchDirectory(out).require().state == "finished"
+    headline, page, recipe = outcome.out.splitlines()
+    assert "KL" in headline
+    assert page == f"page:   {out}/report.html"
+    assert recipe.startswith(f"recipe: {out}/recipes/")
+    assert Path(recipe.split()[1]).is_file()
+    assert "evaluating recipes 6/6: best KL within budget 0." in outcome.err
+    assert SearchDirectory(out).require().settings.time_limit_seconds == 600
+
+
+def test_options_win_over_the_study_file(command: Command, tmp_path: Path) -> None:
+    settings = small_settings(tmp_path)
+    study = tmp_path / "study.toml"
+    study.write_text(
+        f'space = "{settings.space}"\neval_data = "{settings.eval_data}"\nbudget_bops = "w3a3"\ntrials = 6\n'
+        'calib_images = 16\nsampler = "random"\n'
+    )
+    one_json(command("search", study, "--sampler", "tpe", "--out", tmp_path / "run", "--json"))
+    found = SearchDirectory(tmp_path / "run").require().settings
+    assert (found.sampler, found.budget_bops, found.trials) == ("tpe", "w3a3", 6)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("vit_digitz", "vit_digitz"),
+        ("vit_tinny_patch16_224", "vit_tiny_patch16_224"),
+        ("local-dir:absent", "absent"),
+        ("local-dir:.", "config.json"),
+        ("", ""),
+    ],
+)
+def test_unknown_models(plain_command: Command, model: str, expected: str) -> None:
+    assert expected in refusal(plain_command, "search", "--model", model)
+    assert expected in refusal(plain_command, "sites", "--model", model)
+
+
+@pytest.mark.parametrize("option", ["--data", "--eval-data"])
+def test_missing_and_empty_folders(command: Command, option: str, tmp_path: Path) -> None:
+    assert "no image folder or tar at 'absent'" in refusal(command, "search", option, "absent")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("no image")
+    assert "no images in 'notes'" in refusal(command, "search", option, "notes")
+    assert "no image folder or tar at 'note'. Did you mean 'notes'?" in refusal(command, "search", option, "note")
+
+
+def test_corrupt_images(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "3"
+    folder.mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.effect_noise((8, 8), 50).save(folder / f"{name}.png")
+    (folder / "b.png").write_bytes((folder / "b.png").read_bytes()[:60])
+    assert "b.png'" in refusal(command, "search", "--data", "photos")
+    (folder / "b.png").write_text("not an image")
+    message = refusal(command, "search", "--data", "photos")
+    assert "it is not an image, or is corrupt; remove or replace it" in message
+
+
+def test_labels_of_another_model(command: Command, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "pets" / name / "a.png")
+    message = refusal(command, "search", "--eval-data", "pets")
+    assert "cat" in message
+    (tmp_path / "flat").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "flat" / "a.png")
+    assert "no labels" in refusal(command, "search", "--eval-data", "flat")
+
+
+@pytest.mark.parametrize("budget", ["lots", "", "w4", "w4a", "0", "-3G", "0%", "nan", "12.5Q", "1e999", "w0a4", "4,4"])
+def test_budgets_that_are_none(command: Command, budget: str) -> None:
+    assert f"budget {budget!r}" in refusal(command, "search", f"--budget-bops={budget}")
+
+
+def test_unreachable_budgets_name_the_least(command: Command) -> None:
+    message = refusal(command, "search", "--budget-bops", "1M")
+    assert "budget '1M' is 1 M BOPs, but the cheapest recipe in space 'vit_w2-8' costs " in message
+    percent = message.partition("(")[2].partition("%")[0]
+    assert "cheapest recipe" in refusal(command, "search", "--budget-bops", f"{float(percent) - 0.1:.1f}%")
+
+
+def test_search_spaces(command: Command, tmp_path: Path) -> None:
+    assert "'vit_w28'; give a .toml file" in refusal(command, "search", "--space", "vit_w28")
+    assert "Did you mean 'vit_w2-8'?" in refusal(command, "search", "--space", "vit_w28")
+    assert "'absent.toml': No such file" in refusal(command, "search", "--space", "absent.toml")
+    (tmp_path / "mine.toml").write_text(SPACE.replace("granularity", "granularty", 1))
+    message = refusal(command, "search", "--space", "mine.toml")
+    assert "rule 1 (line 4): unknown key 'granularty'. Did you mean 'granularity'?" in message
+    (tmp_path / "mine.toml").write_text(SPACE.replace('"adalog"', '"adalgo"'))
+    assert "Did you mean 'adalog'?" in refusal(command, "search", "--space", "mine.toml")
+    (tmp_path / "mine.toml").write_text("[[rules]\n")
+    assert "is not TOML" in refusal(command, "search", "--space", "mine.toml")
+
+
+def test_study_files(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text("trails = 3\n")
+    message = refusal(command, "search", "study.toml")
+    assert "study 'study.toml': unknown key 'trails'. Did you mean 'trials'?" in message
+    assert "cannot read study 'absent.toml': No such file" in refusal(command, "search", "absent.toml")
+
+
+def test_run_directories(command: Command, tmp_path: Path, run: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert "cannot write to directory 'file'" in refusal(command, "search", "--out", "file")
+    message = refusal(command, "search", "--out", run)
+    assert f"{str(run)!r} holds a search with another " in message
