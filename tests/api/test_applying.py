@@ -12,7 +12,7 @@ from torch import nn
 
 import autoq
 from autoq.errors import MethodError, RecipeError
-from tests.api.models import IMAGES, LABELS, SETTINGS, DepthLike, make
+from tests.api.models import IMAGES, SETTINGS, DepthLike, make
 
 
 @pytest.fixture(scope="module")
@@ -134,18 +134,6 @@ def test_exports_are_checked_before_anything_is_written(result: autoq.SearchResu
     autoq.export(result.best, tmp_path / "from_recipe.json")
     autoq.export(tmp_path / "from_recipe.json", tmp_path / "again.json")
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
-
-
-def test_labels_of_a_module_alone() -> None:
-    model = make()
-    with torch.no_grad():
-        right = (model(IMAGES)["logits"].argmax(1) == LABELS).double().mean()
-    measured = autoq.evaluate(model, (IMAGES, LABELS))
-    assert measured.metrics["top1_percent"] == pytest.approx(100 * float(right))
-    assert (measured.score, measured.cost, measured.images) == (None, None, 24)
-    assert measured.to_json()["bops"] is None
-    with pytest.raises(TypeError, match="give data"):
-        autoq.evaluate(model)
 
 
 def test_a_method_on_a_map() -> None:

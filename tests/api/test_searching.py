@@ -22,28 +22,6 @@ from autoq.runs.search.settings import SearchSettings
 from tests.api.models import IMAGES, LABELS, SETTINGS, DepthLike, make
 
 
-@pytest.fixture(scope="module")
-def result() -> autoq.SearchResult:
-    return autoq.search(make(), IMAGES, "w4a4", labelled=(IMAGES, LABELS), **SETTINGS)
-
-
-def test_the_front_is_a_table_with_one_row_a_recipe(result: autoq.SearchResult) -> None:
-    front = result.front
-    assert front.index.name == "id"
-    assert {"bops", "kl_nats", "agreement_percent", "weight_bytes", "top1_percent"} <= set(front.columns)
-    assert front.bops.is_monotonic_increasing
-    assert front.kl_nats.is_monotonic_decreasing
-    assert front.bops.max() <= result.budget_bops
-    best = result.best
-    assert best.cost is not None
-    assert best.score is not None
-    assert best.score.kl_nats == front.kl_nats.min()
-    assert best.cost.bops == front.bops.max()
-    assert len(result.trials) >= SETTINGS["trials"]
-    assert result.recipe(front.index[0]).sites == result.recipe(f"{front.bops.iloc[0]}").sites
-    assert f"SearchResult({str(result.folder)!r})" in repr(result)
-
-
 def test_the_module_and_its_images_are_left_alone() -> None:
     model, images = make(), IMAGES.clone()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -86,34 +64,6 @@ def test_a_run_directory_is_resumed_and_read_by_the_command_line(tmp_path: Path)
     with pytest.raises(RunDirectoryError, match="images_sha256"):
         autoq.search(make(), IMAGES + 1, out=out, **SETTINGS)
     assert autoq.SearchResult(out).best == again.best
-
-
-def test_a_result_can_be_saved_and_outlives_its_temporary_directory(tmp_path: Path) -> None:
-    result = autoq.search(make(), IMAGES, **SETTINGS)
-    result.save(tmp_path / "saved")
-    folder, best = result.folder, result.best
-    del result
-    assert folder.exists(), "the recipe keeps its bank"
-    assert autoq.quantize(make(), best)(IMAGES[:2])["logits"].shape == (2, 5)
-    del best
-    assert not folder.exists()
-    saved = autoq.SearchResult(tmp_path / "saved")
-    assert (tmp_path / "saved" / "report.html").exists()
-    assert autoq.quantize(make(), saved.best).recipe == saved.best
-    with pytest.raises(RunDirectoryError, match="something is there"):
-        saved.save(tmp_path / "saved")
-
-
-def test_a_picture_is_drawn_on_the_users_axes(result: autoq.SearchResult) -> None:
-    from matplotlib.figure import Figure
-
-    for measure in (None, "top1_percent"):
-        axes = Figure().subplots()
-        assert result.plot(measure, ax=axes) is axes
-        assert "BOPs" in axes.get_xlabel()
-        assert len(axes.collections) >= 2
-    with pytest.raises(InputError, match="'speed' was not measured, kl_nats, top1_percent was"):
-        result.plot("speed")
 
 
 def test_a_map_is_searched_by_squared_error() -> None:

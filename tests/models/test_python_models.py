@@ -1,3 +1,5 @@
+"""Models that are given as objects or made by a function of the user's."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from autoq.errors import ArgumentTypeError, ModelError, ModelNotFoundError
+from autoq.errors import ArgumentTypeError, ModelError
 from autoq.models import describe_module, dtype_of, load_model, weights_sha256
 
 
@@ -90,11 +92,6 @@ def test_a_name_that_calls_a_function(tmp_path: Path) -> None:
         load_model(f"python:{tmp_path}/mine.py:number")
     with pytest.raises(ModelError, match="--no-pretrained does not apply"):
         load_model(name, pretrained=False)
-
-
-def test_a_model_that_was_an_object_cannot_be_loaded_by_name() -> None:
-    with pytest.raises(ModelNotFoundError, match="given in Python, as an object of class 'ResNet'"):
-        load_model("memory:ResNet")
 
 
 def test_the_type_of_the_input_is_that_of_the_parameters() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import shutil
@@ -18,13 +17,11 @@ import torch
 from autoq.errors import InputError, NonFiniteError, RecipeError
 from autoq.exporters import pick
 from autoq.methods import BitWidths, create_method
-from autoq.models.saving import save_model
 from autoq.recipe import ModelReference, OperandConfig, Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.finish import finish_recipe
-from autoq.runs.recipes import open_model
 from autoq.runs.session import Session
 from tests.runs.small_run import PHOTOS, finished_run, small_session, trace_once
 
@@ -273,38 +270,3 @@ def test_reconstructed_weights_of_another_model_do_not_fit(reconstructed: Path, 
         sha256 = sha256_hex([path.read_bytes()])
         reference = recipe.reconstruction.model_copy(update={"sha256": sha256})
         assert str(path) in refusal(recipe.model_copy(update={"reconstruction": reference}), tmp_path), name
-
-
-@pytest.mark.slow
-def test_a_model_that_has_moved_with_its_recipe(recipe: Recipe, tmp_path: Path) -> None:
-    """It is found beside the recipe, or one folder above, if it is the right one."""
-    own = small_session()
-    for folder in (tmp_path / "a" / "model", tmp_path / "b" / "model"):
-        save_model(own.loaded.module, folder)
-    gone = recipe.model_copy(
-        update={"model": recipe.model.model_copy(update={"name": f"local-dir:{tmp_path / 'gone'}"})}
-    )
-    assert open_model(gone.located(tmp_path / "a")).loaded.name == f"local-dir:{tmp_path / 'a' / 'model'}"
-    assert open_model(gone.located(tmp_path / "b" / "recipes")).loaded.name == f"local-dir:{tmp_path / 'b' / 'model'}"
-
-    other = recipe.model_copy(update={"model": gone.model.model_copy(update={"weights_sha256": "ab" * 32})})
-    for given, folder, expected in (
-        (gone, tmp_path / "c", "there is no folder"),
-        (other, tmp_path / "a", "there is no folder"),
-        (
-            other.model_copy(update={"model": other.model.model_copy(update={"name": "vit_digits"})}),
-            tmp_path / "a",
-            "made",
-        ),
-    ):
-        with pytest.raises(InputError, match=expected):
-            open_model(given.located(folder))
-    with pytest.raises(InputError, match="there is no folder"):
-        open_model(gone.located(tmp_path / "a"), model=f"local-dir:{tmp_path / 'gone'}")
-
-    changed = copy.deepcopy(own.loaded.module)
-    torch.nn.init.zeros_(changed.head.bias)
-    save_model(changed, tmp_path / "gone")  # another model where the recipe says
-    assert open_model(gone.located(tmp_path / "a")).loaded.weights_sha256 == recipe.model.weights_sha256
-    with pytest.raises(RecipeError, match="made for the weights"):
-        open_model(gone.located(tmp_path / "c"))

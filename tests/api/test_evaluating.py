@@ -1,0 +1,63 @@
+"""autoq.evaluate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import autoq
+from autoq.tasks import DenseTask
+from tests.api.models import IMAGES, LABELS, DepthLike, make
+
+
+def test_labels_of_a_module_alone() -> None:
+    model = make()
+    with torch.no_grad():
+        right = (model(IMAGES)["logits"].argmax(1) == LABELS).double().mean()
+    measured = autoq.evaluate(model, (IMAGES, LABELS))
+    assert measured.metrics["top1_percent"] == pytest.approx(100 * float(right))
+    assert (measured.score, measured.cost, measured.images) == (None, None, 24)
+    assert measured.to_json()["bops"] is None
+    with pytest.raises(TypeError, match="give data"):
+        autoq.evaluate(model)
+
+
+def test_images_alone_give_the_discrepancy_alone() -> None:
+    quantized = autoq.quantize(make(), "rtn", IMAGES, bits="w4a4", calib_images=8)
+    measured = autoq.evaluate(quantized, IMAGES, model=make())
+    assert (dict(measured.metrics), measured.images) == ({}, 24)
+    assert measured.score is not None
+    assert measured.score.kl_nats > 0
+    assert measured.cost == quantized.recipe.cost
+    itself = autoq.evaluate(make(), IMAGES, model=make())
+    assert itself.score is not None
+    assert itself.score.kl_nats == 0
+
+
+def test_batches_do_not_change_what_is_measured() -> None:
+    quantized = autoq.quantize(make(), "rtn", IMAGES, bits="w4a4", calib_images=8)
+    whole = autoq.evaluate(quantized, (IMAGES, LABELS), model=make())
+    batches = [(IMAGES[:7], LABELS[:7]), (IMAGES[7:], LABELS[7:])]
+    parts = autoq.evaluate(quantized, batches, model=make())
+    assert parts.metrics == whole.metrics
+    assert whole.score is not None
+    assert parts.score is not None
+    assert parts.score.kl_nats == pytest.approx(whole.score.kl_nats, rel=1e-5)
+
+
+def test_json_has_every_name_whether_measured_or_not() -> None:
+    empty = autoq.Evaluation(images=3).to_json()
+    costs = {"bops", "group_bops", "weight_layers_only_bops", "weight_bytes"}
+    scores = {"kl_nats", "agreement_percent", "sqnr_db"}
+    assert empty.keys() == costs | scores | {"top1_percent", "top5_percent", "images"}
+    assert {name for name, value in empty.items() if value is not None} == {"images"}
+    dense = autoq.Evaluation(images=3, metrics={"rmse": 0.5}, task=DenseTask()).to_json()
+    assert (dense["rmse"], dense["mae"]) == (0.5, None)
+    assert "top1_percent" not in dense
+
+
+def test_the_part_that_is_compared_can_be_chosen() -> None:
+    measured = autoq.evaluate(make(DepthLike), (IMAGES, torch.zeros(24, 8, 8)), task="dense", output="depth")
+    assert set(measured.metrics) == {"rmse", "mae"}
+    with pytest.raises(autoq.errors.InputError, match="'dept'"):
+        autoq.evaluate(make(DepthLike), IMAGES, task="dense", output="dept")
