@@ -1,0 +1,27 @@
+"""AdaLog."""
+
+from __future__ import annotations
+
+from autoq.methods import create_method
+from autoq.recipe import OperandConfig
+from tests.methods.configured import WIDTHS, by_kind, traced_model, uniform
+
+
+def test_configurations() -> None:
+    assert by_kind(create_method("adalog")) == {
+        "image": uniform(8),
+        "weight": uniform(3, granularity="channel"),
+        "layer input": uniform(5),
+        "query": uniform(5, granularity="head"),
+        "key": uniform(5, granularity="head"),
+        "value": uniform(5, granularity="head"),
+        "attention map": OperandConfig(scheme="adalog", bits=4),
+        "gelu output": OperandConfig(scheme="adalog", bits=5),
+    }
+
+
+def test_protocol() -> None:
+    method = create_method("adalog")
+    assert (method.images, method.settings(3).observer, method.settings(3).seed) == (32, "fpcs", 3)
+    norms = create_method("repq-vit").reparameterized(traced_model(), WIDTHS)
+    assert method.reparameterized(traced_model(), WIDTHS) == norms

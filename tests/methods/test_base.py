@@ -1,0 +1,93 @@
+"""What methods inherit: options, plain rounding, kinds of operands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+
+from autoq.errors import MethodError
+from autoq.methods import BaseMethod, BitWidths, MethodOptions, create_method
+from autoq.recipe import OperandConfig
+from autoq.reconstruction.mlp_training import MlpSettings
+from autoq.reconstruction.settings import ReconstructionSettings
+from tests.methods.configured import KINDS, by_kind, traced_model, uniform
+
+
+class Distinct(BaseMethod):
+    """A width of its own for each kind of operand, to tell which method configured it."""
+
+    name: ClassVar[str] = "distinct"
+    taken_options: ClassVar[Mapping[str, tuple[object, ...]]] = {"iterations": (), "mlp": (), "importance": ("mse",)}
+    reconstruction: ClassVar[ReconstructionSettings | None] = ReconstructionSettings(batch=4)
+    mlp_reconstruction: ClassVar[MlpSettings | None] = MlpSettings(batch_size=5)
+
+    def weight(self, bits: int) -> OperandConfig:
+        return uniform(bits)
+
+    def layer_input(self, bits: int) -> OperandConfig:
+        return uniform(bits + 1)
+
+    def gelu_output(self, bits: int) -> OperandConfig:
+        return uniform(bits + 2)
+
+    def attention_operand(self, bits: int) -> OperandConfig:
+        return uniform(bits + 3)
+
+    def attention_map(self, bits: int) -> OperandConfig:
+        return uniform(bits + 4)
+
+    def norm_input(self, bits: int) -> OperandConfig:
+        return uniform(bits + 5)
+
+    def softmax_input(self, bits: int) -> OperandConfig:
+        return uniform(bits + 6)
+
+
+def test_each_kind_of_operand_has_its_own_method() -> None:
+    bits = {kind: config.bits for kind, config in by_kind(Distinct()).items()}
+    assert bits == {
+        "image": 8,
+        "weight": 3,
+        "layer input": 5 + 1,
+        "gelu output": 5 + 2,
+        "query": 5 + 3,
+        "key": 5 + 3,
+        "value": 5 + 3,
+        "attention map": 4 + 4,
+        "norm input": 5 + 5,
+        "softmax input": 5 + 6,
+    }
+    assert bits.keys() == KINDS.keys()
+
+
+def test_pixels_have_eight_bits_at_least() -> None:
+    for activations, expected in ((2, 8), (8, 8), (10, 10)):
+        sites = create_method("rtn").sites(traced_model(), BitWidths(4, activations, 4))
+        assert sites["patch_embed.proj"]["input"] == uniform(expected)
+
+
+def test_options_change_the_training_they_are_of() -> None:
+    plain = Distinct()
+    assert plain.reconstruction_settings(7) == ReconstructionSettings(batch=4, seed=7)
+    assert plain.mlp_settings(7) == MlpSettings(batch_size=5, seed=7)
+    changed = Distinct(MethodOptions(iterations=9, importance="mse"))
+    assert changed.reconstruction_settings(7) == ReconstructionSettings(batch=4, seed=7, iterations=9, importance="mse")
+    assert changed.mlp_settings(7) == replace(MlpSettings(batch_size=5, seed=7), iterations=9)
+    assert Distinct(MethodOptions(mlp=False)).mlp_settings(7) is None
+
+
+def test_options_that_are_given() -> None:
+    assert MethodOptions().given() == {}
+    assert MethodOptions(groups=0, ptf=False).given() == {"groups": 0, "ptf": False}
+
+
+def test_options_that_a_method_does_not_have() -> None:
+    with pytest.raises(MethodError, match=r"repq-vit has no option --ptf; it has none"):
+        create_method("repq-vit", MethodOptions(ptf=True))
+    with pytest.raises(MethodError, match=r"igq-vit has no option --lis; it has --groups, --observer"):
+        create_method("igq-vit", MethodOptions(lis=False))
+    with pytest.raises(MethodError, match="fq-vit: observer 'mse' is not one of min_max, ema, percentile, omse"):
+        create_method("fq-vit", MethodOptions(observer="mse"))
