@@ -1,4 +1,4 @@
-"""Reading and writing files so that nothing is ever half-written."""
+"""Write files atomically, check folders, hash content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers and names as a person reads them; the same in pictures, tables and the page."""
+"""Format numbers and names, the same in pictures, tables and the page."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def readable_budget(text: str) -> str:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that labelled images give.
+    """A metric measured on labelled images.
 
     >>> Metric("top1_percent", "top-1", "top-1 accuracy", "%").format(71.34)
     '71.3 %'

@@ -84,7 +84,8 @@ def evaluate(
         data: images to measure on, all of them: (images, labels), a data set or an iterable of such batches, images
             alone, or a name. None, for recipes only: the calibration images, which reproduces the recipe's score.
         model: the model in full precision, to compare a module with; of a recipe, if it cannot be loaded by its name.
-        calib_data: of a recipe, the calibration images, if its bank is not beside it and they cannot be had by name.
+        calib_data: of a recipe, the calibration images, if its bank is not beside it and its own
+            cannot be opened by name.
         task: what the output of a module means; a recipe and a quantized module say so themselves.
         output: dotted name of the part of a module's output that is compared; None: as the task chooses.
         preprocess: from a PIL image to a tensor (C, H, W), where images are not tensors and the model does not say.

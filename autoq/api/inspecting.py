@@ -1,4 +1,4 @@
-"""``autoq.sites`` and ``autoq.load_recipe``: looking before quantizing."""
+"""``autoq.sites`` and ``autoq.load_recipe``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sites(
         image), ``operand``, ``shape`` (at batch size one) and ``producer`` (what computes it).
 
     Raises:
-        ModelError: there is no such model, or nobody knows how it is fed.
+        ModelError: there is no such model, or its preprocessing is unknown.
         TraceError: it cannot be traced.
 
     >>> import autoq

@@ -1,4 +1,4 @@
-"""From a model as a user has it, by name or as an object, to one that is traced and ready."""
+"""Open a model given by name or as an object: load, trace, and find the preprocessing of its input."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def open_model(
 
     Raises:
         ArgumentTypeError: the model is neither a name nor a module.
-        ModelError: there is no such model, it is in training mode, or nobody knows how it is fed.
+        ModelError: there is no such model, it is in training mode, or its preprocessing is unknown.
         TraceError: it cannot be traced.
     """
     if isinstance(model, str):

@@ -1,4 +1,4 @@
-"""What a search answers, in Python: the front as a table, recipes, pictures, the run directory."""
+"""The result of a search: the front as a table, recipes, pictures, the run directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class SearchResult:
-    """A finished search, or one that is going on in its directory.
+    """A finished search, or one that is still running in its directory.
 
     Attributes:
         folder: the run directory.
@@ -39,7 +39,7 @@ class SearchResult:
     """
 
     def __init__(self, folder: str | os.PathLike[str], kept: TemporaryFolder | None = None) -> None:
-        """Name a run directory, which is read when an attribute is asked for.
+        """Name a run directory, which is read when an attribute is accessed.
 
         Args:
             folder: the run directory.

@@ -145,8 +145,8 @@ def search_with(
     Args:
         settings: what to search.
         out: run directory, in which a report is written; None: a temporary one.
-        progress: told what happens.
-        given: a model and images that are at hand.
+        progress: called with each event.
+        given: a model and images that were given as objects.
     """
     folder, kept = folder_or_temporary(out)
     result = SearchResult(folder, kept)

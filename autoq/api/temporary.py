@@ -1,4 +1,4 @@
-"""Folders that live as long as what refers to them."""
+"""Temporary folders that are removed with the last object that refers to them."""
 
 from __future__ import annotations
 

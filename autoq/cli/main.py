@@ -1,4 +1,4 @@
-"""The ``autoq`` command: its subcommands, and what becomes of errors.
+"""The ``autoq`` command: its subcommands, and the exit status of errors.
 
 Exit status: 0 done, 1 failed while running, 2 wrong usage or input, 130 interrupted.
 """

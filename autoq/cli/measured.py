@@ -1,4 +1,4 @@
-"""What commands say of a measured recipe: one wording, one set of JSON keys."""
+"""Output of commands that measure a recipe: one wording, one set of JSON keys."""
 
 from __future__ import annotations
 

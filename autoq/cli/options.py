@@ -60,7 +60,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 
 
 class Described(Protocol):
-    """An entry of a registry with something to say in a help text."""
+    """An entry of a registry with a description for help texts."""
 
     @property
     def description(self) -> str:
@@ -73,7 +73,7 @@ def named(registry: Mapping[str, Described]) -> str:
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
-    """Ctrl-C in a command that has something to say about it; exit status 130."""
+    """Ctrl-C in a command, with a message for the user; exit status 130."""
 
 
 def short_name(model: str) -> str:

@@ -1,4 +1,4 @@
-"""What an image source is, and what folders and archives share."""
+"""The interface of image sources, and the code that folders and archives share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The UCI handwritten digits that come with scikit-learn: data that is always there."""
+"""The UCI handwritten digits that come with scikit-learn: images that need no download."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class GivenImages:
         images: a tensor or array (N, ...); a pair of such and labels; a data set (``len`` and indices) of images or of
             (image, label) pairs; or an iterable of batches. Images are tensors or, with a transform, PIL images; what
             has three axes is one image. Entries may be dictionaries: ``pixel_values`` or ``image``, and ``labels``.
-        transform: makes tensors of PIL images; None if nobody knows how.
+        transform: makes tensors of PIL images; None if it is unknown how.
     """
 
     images: Any

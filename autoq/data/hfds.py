@@ -40,7 +40,8 @@ class HfdsSource:
         """Open ``hfds/NAME`` (the split that suits ``role``) or ``hfds/NAME:SPLIT``.
 
         Raises:
-            DataError: ``datasets`` is not installed, or the data set or its split cannot be had, or has no images.
+            DataError: ``datasets`` is not installed, or the data set or its split cannot be
+                downloaded, or has no images.
         """
         try:
             datasets = importlib.import_module("datasets")

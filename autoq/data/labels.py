@@ -1,4 +1,4 @@
-"""Which of a model's classes a source's class folders mean."""
+"""Map the class folders of a source to a model's classes."""
 
 from __future__ import annotations
 

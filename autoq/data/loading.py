@@ -65,7 +65,7 @@ def load_images(
         Tensor ``(N, C, H, W)`` in float32.
 
     Raises:
-        DataError: an image cannot be read, none is asked for, or the tensors differ in shape.
+        DataError: an image cannot be read, ``count`` is below 1, or the tensors differ in shape.
     """
     import torch
 

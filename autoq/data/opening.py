@@ -1,4 +1,4 @@
-"""From what a user writes after ``--data`` to an image source."""
+"""Open the image source that a string such as the value of ``--data`` names."""
 
 from __future__ import annotations
 

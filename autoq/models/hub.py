@@ -1,4 +1,4 @@
-"""Keeping the libraries that download weights quick and quiet."""
+"""Context managers around the libraries that download weights: short timeouts, no log messages."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class LoadedModel:
         name: the string that loads this model again.
         module: the model; takes ``(N, *input_size)``.
         transform: from an image of any size and mode to a tensor of shape ``input_size``, normalised as in training;
-            None if nobody knows: images then have to be tensors.
+            None if it is unknown: images then have to be tensors.
         input_size: shape of one input: channels, height and width of an image.
         num_classes: number of outputs, or None if the model does not say.
         label_names: names of the outputs, or None if the model does not say.

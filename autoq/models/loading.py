@@ -1,4 +1,4 @@
-"""From a model's name to a model that is ready to be traced."""
+"""Load a model by its name, ready to be traced."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load_model(name: str, pretrained: bool = True, num_classes: int | None = Non
         seed: seed of random weights; the same ones come back in every process. No other random state changes.
 
     Raises:
-        ModelError: there is no such model, its weights cannot be had or do not fit, or its ``config.json`` names
+        ModelError: there is no such model, its weights cannot be downloaded or do not fit, or its ``config.json`` names
             modules that it does not have.
 
     >>> load_model("vit_digits").input_size

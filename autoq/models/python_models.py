@@ -64,7 +64,7 @@ def describe_module(
 
     Raises:
         ArgumentTypeError: it is no module.
-        ModelError: it is in training mode, or nobody knows the shape of its input.
+        ModelError: it is in training mode, or the shape of its input is unknown.
     """
     kind = type(module).__name__
     if not isinstance(module, nn.Module):

@@ -1,4 +1,4 @@
-"""Writing a model in timm's hub format, with a key of its own for what that cannot say: which modules are ReLUs.
+"""Write a model in timm's hub format, with an additional key that names the modules replaced by ReLU.
 
 timm ignores the key ``autoq``: without :func:`autoq.models.load_model` such a folder loads with the activations that
 the architecture has, and gives other outputs.

@@ -31,7 +31,7 @@ def load_timm_model(name: str, pretrained: bool = True, num_classes: int | None 
     """Load a model of timm; see ``load_model`` for the arguments.
 
     Raises:
-        ModelError: there is no such model, its weights cannot be had or do not fit, or its ``config.json`` names
+        ModelError: there is no such model, its weights cannot be downloaded or do not fit, or its ``config.json`` names
             modules that it does not have.
     """
     timm = _timm()
@@ -105,7 +105,7 @@ def hub_config(name: str) -> dict[str, Any]:
     """Read ``config.json`` of ``hf-hub:OWNER/NAME`` or ``hf-hub:OWNER/NAME@REVISION``, from the hub or the local cache.
 
     Raises:
-        ModelError: it cannot be had, or is not a JSON object.
+        ModelError: it cannot be downloaded, or is not a JSON object.
     """
     from huggingface_hub import hf_hub_download
 

@@ -51,7 +51,7 @@ def load_transformers_repository(name: str, config: dict[str, Any], pretrained: 
     """Load ``hf-hub:OWNER/NAME`` or ``hf-hub:OWNER/NAME@REVISION``, whose ``config.json`` is known.
 
     Raises:
-        ModelError: it is no model of transformers, cannot be had, or transformers is not installed.
+        ModelError: it is no model of transformers, cannot be downloaded, or transformers is not installed.
     """
     if "model_type" not in config:
         raise ModelError(f"model {name!r} is neither timm's nor transformers': its config.json has no 'model_type'")

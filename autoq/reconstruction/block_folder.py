@@ -1,4 +1,4 @@
-"""Files of what each block has learned, written at once, so that an interrupted reconstruction can go on."""
+"""Files with the learned operands of each block, by which an interrupted reconstruction is resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a block's output is from full precision: squared errors, weighted, or the divergence of predictions."""
+"""Losses of a block's output against full precision: weighted squared errors, or the divergence of predictions."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class BlockLoss(Protocol):
         """Return the mean loss of a batch, a scalar.
 
         Args:
-            output: of the quantized block.
-            target: of the block in full precision.
+            output: state after the quantized block; its tensors have shape (N · instances, ...).
+            target: state after the block in full precision, of the same shapes.
             images: numbers of the images in the batch.
         """
         ...
@@ -49,9 +49,10 @@ class WeightedSquaredError:
         for leaf in self._leaves:
             quantized, reference = output[leaf], target[leaf]
             assert isinstance(quantized, Tensor) and isinstance(reference, Tensor)  # noqa: S101, PT018
-            squared = (quantized - reference).float().square()
+            squared = (quantized - reference).float().square()  # (N · instances, ...)
             weights = self._weights_of(leaf, images, squared.device)
             if weights is not None:
+                # (N, instances, ...); with weights of each image (1, N · instances, ...)
                 squared = squared.reshape(-1, *weights.shape) * weights
             total = squared.sum() if total is None else total + squared.sum()
             elements += squared.numel()

@@ -1,4 +1,4 @@
-"""MLP reconstruction: ReLU in place of GELU, made up for by training on unlabelled images.
+"""MLP reconstruction: ReLU in place of GELU, compensated by training on unlabelled images.
 
 Wu et al., "APHQ-ViT: Post-Training Quantization with Average Perturbation Hessian Based Reconstruction for Vision
 Transformers", CVPR 2025, section 3.3. A ReLU's output has no negative tail and, through the clamp in the loss, fewer
@@ -40,7 +40,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class MlpProgress:
-    """How far the training of MLPs is.
+    """Progress of the training of MLPs.
 
     Attributes:
         name: of the MLP.
@@ -61,7 +61,7 @@ class MlpProgress:
 
 @dataclass(frozen=True)
 class MlpErrors:
-    """What the ReLU costs an MLP: ½ Σ (Ô − O)² H of its stages' output, H of mean one; the mean over all images.
+    """Errors of an MLP with ReLU: ½ Σ (Ô − O)² H of its stages' output, H of mean one; the mean over all images.
 
     Attributes:
         before: with the original parameters.
@@ -144,7 +144,7 @@ def reconstruct_mlps(
 
 
 class _MlpTrainer:
-    """Trains one MLP after the other; holds the states of all images before and after the MLP at hand."""
+    """Trains one MLP after the other; holds the states of all images before and after the current MLP."""
 
     def __init__(
         self,

@@ -103,7 +103,7 @@ def positive_quantile(x: Tensor, p: float) -> Tensor:
     while math.gcd(step, x.shape[-1]) > 1:  # else some channels would never be looked at
         step += 1
     values = x.detach().flatten()[::step].float()
-    positive = values[values > 0]
+    positive = values[values > 0]  # (positive values,)
     if not positive.numel():
         return torch.full((), math.inf, dtype=x.dtype, device=x.device)
     return positive.kthvalue(max(1, math.ceil(p * positive.numel()))).values.to(x.dtype)
@@ -160,12 +160,12 @@ def train_mlp_(
         model: with ReLU in this MLP, its slots empty.
         mlp: which.
         parameters: of this MLP in this model.
-        inputs: states before its first stage.
-        targets: states after its last stage in full precision.
+        inputs: states of all images before its first stage.
+        targets: states of all images after its last stage, in full precision.
         hessians: importance of the errors of those, of mean one.
-        settings: see there.
+        settings: iterations, batch size, learning rate, clamp.
         seed: of the order of the images.
-        progress: called now and then with the number of finished iterations and the last loss.
+        progress: called every few iterations with the number of finished iterations and the last loss.
 
     Raises:
         CalibrationError: the loss is not finite.
@@ -180,7 +180,7 @@ def train_mlp_(
             for group in optimizer.param_groups:
                 cosine = math.cos(math.pi * iteration / settings.iterations)
                 group["lr"] = settings.learning_rate * (1 + cosine) / 2
-            chosen = torch.randperm(inputs.images, generator=generator)[: settings.batch_size]
+            chosen = torch.randperm(inputs.images, generator=generator)[: settings.batch_size]  # (batch,)
             state, target = inputs.get(chosen, device), targets.get(chosen, device)
             output, clamped = forward_twice(model, span, mlp, state, settings.clamp_quantile)
             loss = mlp_loss(output, clamped, target, hessians, settings.clamp_weight)

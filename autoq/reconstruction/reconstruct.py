@@ -1,4 +1,4 @@
-"""Reconstruct a quantized model block by block, in order, each on what the blocks before it really give."""
+"""Reconstruct a quantized model block by block, in order, each on the outputs of the quantized blocks before it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from autoq.tasks import CLASSIFICATION, BaseTask
 
 @dataclass(frozen=True)
 class Iteration:
-    """Where a reconstruction is.
+    """Progress of a reconstruction.
 
     Attributes:
         block: name of the block.
@@ -74,19 +74,19 @@ def reconstruct(
         model: in full precision where its slots are empty; they are emptied.
         calibrated: quantizers of all operands that are quantized.
         images: of shape (N, C, H, W).
-        settings: see there.
+        settings: how blocks are trained.
         blocks: names of those to reconstruct (``find_blocks``); None: all. The others stay as calibrated.
         operations: integer LayerNorms and softmaxes of the quantized model, by site; scales are not learned then, since
             those rest on them.
         task: says what the model's output means, by which the last block learns; fitted to full precision here, if
             that has not been done.
-        directory: where what each block learned is kept as soon as it is known; a later call goes on from there, and
-            gives what an uninterrupted one does.
+        directory: where each block's learned operands are written as soon as they are known; a later call resumes
+            there, with the result of an uninterrupted one.
         identity: what the model, its quantizers and the images are; decides, with the settings, whether what is kept
             there is used.
         on_disk: keep activations in temporary files in ``directory`` rather than in memory.
-        on_iteration: told after each iteration.
-        on_block: told after each block, kept ones included.
+        on_iteration: called after each iteration.
+        on_block: called after each block, those read from ``directory`` included.
 
     Returns:
         All operands, and a report of each block.
@@ -134,7 +134,7 @@ def _block_progress(
 
 
 class _Run:
-    """The states between blocks, and what has been learned so far."""
+    """The states of all images before the next block, in full precision and quantized, and the learned operands."""
 
     def __init__(
         self,

@@ -27,8 +27,8 @@ class LearnedRounding(nn.Module):
         """Start from the weight in full precision."""
         super().__init__()
         self.config = quantizer.config
-        scale, zero_point = quantizer.spread(weight)
-        steps = weight.detach().float() / scale
+        scale, zero_point = quantizer.spread(weight)  # each broadcasts to the shape of the weight
+        steps = weight.detach().float() / scale  # as all that follow, of the shape of the weight
         self._scale, self._zero_point = scale, zero_point
         self._below = steps.floor()
         self._low, self._high = -zero_point, 2**quantizer.config.bits - 1 - zero_point
@@ -75,7 +75,7 @@ def drop(quantized: Tensor, x: Tensor, probability: float, generator: torch.Gene
     if probability == 0:
         return quantized
     # Bytes of random words: a tenth of the time that bernoulli_ takes.
-    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)  # (⌈elements / 8⌉,)
     words.random_(torch.iinfo(torch.int64).min, None, generator=generator)
     kept = words.view(torch.uint8)[: x.numel()].reshape(x.shape) >= round(256 * probability)
     mixed: Tensor = _Mix.apply(quantized, x, kept.to(x.dtype))

@@ -1,4 +1,4 @@
-"""How blocks are reconstructed."""
+"""Settings of block reconstruction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ gradients (BRECQ), or nothing."""
 
 @dataclass(frozen=True)
 class ReconstructionSettings:
-    """How blocks are reconstructed; as in APHQ-ViT (Wu et al., CVPR 2025) but for fewer iterations at a higher rate.
+    """Settings of block reconstruction; as in APHQ-ViT (Wu et al., CVPR 2025), with fewer iterations at a higher rate.
 
     Attributes:
         iterations: steps of each block; the paper's are 20,000.
@@ -79,7 +79,7 @@ class ReconstructionSettings:
     def _haste(self) -> float:
         """Factor on the learning rates, between 1 and 50.
 
-        More than 1 for fewer than 20,000 iterations; larger rates than this only make rounding wander.
+        More than 1 for fewer than 20,000 iterations; larger ones make the rounding oscillate.
         """
         return float(min(50.0, max(1.0, PUBLISHED_ITERATIONS / self.iterations) ** 0.75))
 

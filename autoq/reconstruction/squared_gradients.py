@@ -24,12 +24,12 @@ def squared_gradients(
     Args:
         model: this block's slots filled, those of all blocks after it empty.
         block: which.
-        quantized: its input as the quantized blocks before it give it.
+        quantized: its input from the quantized blocks before it.
         target: its output in full precision.
         task: says what the model's output means; fitted.
 
     Returns:
-        Of the layout of ``target``.
+        g², a tensor for each entry of a state after the block, of the shapes of ``target``.
     """
     weights = StateStore(target.layout, target.images)
     divergence_of = PredictionDivergence(task, model.output_names)

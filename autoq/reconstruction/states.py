@@ -1,4 +1,4 @@
-"""What is alive between two blocks, for many images: in memory, or in a file."""
+"""States of a model between two blocks, for many images: in memory, or in a file."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class StateStore:
         """Return the state before the first stage; the images, of shape (N, C, H, W), are not copied."""
         store = cls(layout, 0)
         store.images = len(images)
-        store._tensors = {0: images.unsqueeze(1)}
+        store._tensors = {0: images.unsqueeze(1)}  # (N, 1, C, H, W)
         return store
 
     @property
@@ -146,7 +146,7 @@ class StateStore:
         for leaf, tensor in self._tensors.items():
             value = state[leaf]
             assert isinstance(value, Tensor)  # noqa: S101 - as its layout says
-            rows = value.detach().reshape(-1, *tensor.shape[1:])
+            rows = value.detach().reshape(-1, *tensor.shape[1:])  # (images, per_image, ...)
             tensor[start : start + len(rows)] = rows
 
     def get(self, chosen: Tensor | slice, device: torch.device) -> State:
@@ -164,12 +164,13 @@ class StateStore:
             return entry.start + count * entry.per_image
         if entry.kind == "constant":
             return entry.value.clone() if isinstance(entry.value, Tensor) else entry.value
-        kept = self._tensors[leaf]
+        kept = self._tensors[leaf]  # (N, per_image, ...)
         rows = kept[chosen] if isinstance(chosen, slice) else kept.index_select(0, chosen.to(kept.device))
+        # (chosen · per_image, ...)
         return rows.flatten(0, 1).to(device, copy=isinstance(chosen, slice))
 
     def _room(self, entry: Entry) -> Tensor:
-        shape = (self.images, *entry.shape)
+        shape = (self.images, *entry.shape)  # (N, per_image, ...)
         if self._folder is None:
             return torch.empty(shape, dtype=entry.dtype)
         dtype = torch.empty(0, dtype=entry.dtype).numpy().dtype

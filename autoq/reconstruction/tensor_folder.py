@@ -1,4 +1,4 @@
-"""A folder of tensors that were computed one after the other, so that an interrupted run can go on."""
+"""A folder of tensors that were computed one after the other, so that an interrupted run can be resumed."""
 
 from __future__ import annotations
 

@@ -26,11 +26,11 @@ _LEAST_SCALE = 0.1
 
 @dataclass(frozen=True)
 class BlockData:
-    """What a block learns from.
+    """Inputs and target of a block that is trained, for all images.
 
     Attributes:
         full: its input in full precision.
-        quantized: its input as the quantized blocks before it give it.
+        quantized: its input from the quantized blocks before it.
         target: its output in full precision.
     """
 
@@ -41,10 +41,10 @@ class BlockData:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a block has learned.
+    """Result of training a block.
 
     Attributes:
-        codes: of weights, by operand (int32).
+        codes: of weights, by operand, int32 from 0, of the shape of the weight.
         quantizers: of activations whose scales were learned, by operand.
     """
 
@@ -77,7 +77,7 @@ def train_block(
         data: input and target.
         loss: of the block's output.
         calibrated_loss: the loss before training, over all images.
-        settings: see there.
+        settings: iterations, batch, rates, drop and regularization.
         learn_scales: whether to learn scales of activations.
         progress: called after each iteration with how many are done and the loss of its batch, relative.
     """
@@ -93,7 +93,8 @@ def train_block(
     model.insert_(operands.modules)
     steps = _Steps(operands.roundings, operands.scales(), settings)
     for done in range(settings.iterations):
-        chosen = torch.randint(data.target.images, (min(settings.batch, data.target.images),), generator=order)
+        size = (min(settings.batch, data.target.images),)
+        chosen = torch.randint(data.target.images, size, generator=order)  # (batch,), numbers of images
         state = _mixed(data, chosen, settings.drop, generator, device)
         with torch.enable_grad():
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
@@ -144,7 +145,7 @@ class _TrainedOperands:
 
 
 class _Steps:
-    """Optimizers, schedules and the regulariser."""
+    """The optimizer, its schedules and the regulariser."""
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from autoq.report.importance_panels import (
     relative,
 )
 from autoq.report.plots import DPI, INK, SOFT
+from autoq.report.text import fill_lines
 from autoq.sensitivity.block_importance import OutputImportance
 from autoq.sensitivity.importance_files import Importance
 
@@ -224,10 +225,4 @@ def _notes(importance: Importance) -> list[str]:
         notes.append("Grey: no influence on the predictions.")
     direction = "random signs" if importance.settings.direction == "signs" else "ones"
     notes.append(f"Perturbed by {direction}, logits divided by {importance.settings.temperature:g}.")
-    lines: list[str] = []
-    for note in notes:
-        if lines and len(lines[-1]) + len(note) < 130:
-            lines[-1] += f" {note}"
-        else:
-            lines.append(note)
-    return lines
+    return fill_lines(notes, 130)

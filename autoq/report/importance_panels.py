@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoq.report.plots import BLUE, GRID, INK, SOFT
+from autoq.report.text import power_of_ten
 from autoq.sensitivity.block_importance import OutputImportance
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ MOST_NAMED_CLASSES = 20
 """Classes of a model with more are not named."""
 _LIMIT = 1e3
 """What is more than so many times above or below the mean is drawn at the edge."""
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def relative(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -119,16 +118,11 @@ def draw_ranges(axes: Axes, outputs: Sequence[OutputImportance], places: Sequenc
             axes.plot([max(each.low, low), each.high], [place] * 2, color=BLUE, alpha=0.45, linewidth=2.5)
             axes.plot([each.mean], [place], "o", color=BLUE, markersize=5)
     axes.xaxis.set_major_locator(LogLocator(numticks=6))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: power_of_ten(value)))
     axes.set_xlabel("H (nats per squared unit)", fontsize=8, color=INK, labelpad=1)
     _dress(axes)
     axes.minorticks_off()
     axes.spines["left"].set_visible(False)
-
-
-def _power(value: float) -> str:
-    """A power of ten, without a formula."""
-    return f"10{str(round(math.log10(value))).translate(_SUPERSCRIPTS)}"
 
 
 def _dress(axes: Axes) -> None:

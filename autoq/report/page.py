@@ -1,4 +1,4 @@
-"""The page on which a person picks a point of the front: one file that loads nothing."""
+"""The interactive page of a run, from which a recipe of the front is chosen: one file that loads nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of the numbers is worth an axis, on the picture and on the page alike."""
+"""Axes over the quantities of a run, the same on the picture and on the page."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from autoq.files import atomic_path
 from autoq.quantizers import SchemeLabel, quantizer_class
 from autoq.recipe import OperandConfig
 from autoq.report.plots import DPI, INK, SOFT, VERMILION
+from autoq.report.text import fill_lines, power_of_ten
 from autoq.sensitivity.measure import SensitivityTable
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ _ROW, _COLUMN, _SIDE, _TOP, _BOTTOM, _NOTE = 0.175, 0.52, 1.15, 0.95, 0.6, 0.17
 """Inches: a row, a column, the colour bar on the right, the words above, the axis below, a line of notes."""
 _LETTER, _MOST_LETTERS = 0.061, 48
 """Inches a letter of a row's name; longer names are written smaller."""
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _draw_scale(
     bar = figure.colorbar(ScalarMappable(norm, colors), cax=beside)
     decades = math.log10(norm.vmax or 1.0) - math.log10(norm.vmin or 1.0)
     bar.locator = LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,), numticks=20)
-    bar.formatter = FuncFormatter(lambda value, _: _power(value) if decades >= 2.5 else f"{value:g}")
+    bar.formatter = FuncFormatter(lambda value, _: power_of_ten(value) if decades >= 2.5 else f"{value:g}")
     bar.update_ticks()
     beside.yaxis.set_minor_formatter(NullFormatter())
     bar.set_label(LOSS_NAMES.get(proxy, proxy), fontsize=8.5, color=INK)
@@ -229,17 +229,12 @@ def _draw_scale(
     beside.tick_params(labelsize=8, colors=INK)
 
 
-def _power(value: float) -> str:
-    """A power of ten, without a formula."""
-    return f"10{str(round(math.log10(value))).translate(_SUPERSCRIPTS)}"
-
-
 def _notes(cells: dict[tuple[str, str], dict[int, Cell]], rows: Sequence[tuple[str, str]]) -> list[str]:
     """Return the lines that explain the marks that occur in the cells."""
     shown = [cell for operand in rows for cell in cells[operand].values()]
     labels = sorted({cell.label for cell in shown if not math.isinf(cell.loss)}, key=lambda label: label.mark)
     if not any(label.mark for label in labels):
-        labels = []  # nothing is marked, so that nothing need be told from what is unmarked
+        labels = []  # without marks there is nothing to explain
     notes = list(dict.fromkeys(label.note for label in labels if label.note))
     if any(not cell.measured for cell in shown):
         notes.append("Hatched: interpolated.")
@@ -247,10 +242,4 @@ def _notes(cells: dict[tuple[str, str], dict[int, Cell]], rows: Sequence[tuple[s
         notes.append("Pale: no loss.")
     if any(math.isinf(cell.loss) for cell in shown):
         notes.append("∞: the output is not finite.")
-    lines: list[str] = []
-    for note in notes:
-        if lines and len(lines[-1]) + len(note) < 84:
-            lines[-1] += f" {note}"
-        else:
-            lines.append(note)
-    return lines
+    return fill_lines(notes, 84)

@@ -137,7 +137,7 @@ class RunSummary:
         model: name of the model.
         data: name of the calibration data.
         images: calibration images that the discrepancy is the mean over.
-        budget_text: the budget as it was asked for (``w4a4``, ``12.5G``).
+        budget_text: the budget as it was given (``w4a4``, ``12.5G``).
         budget_bops: the budget in BOPs per image.
         points: all completed trials.
         sites: all sites, in network order.

@@ -1,4 +1,4 @@
-"""A run as comma-separated values: one line a trial, units in the column names."""
+"""Tables of a run as comma-separated values: one line a trial, units in the column names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run found, in sentences."""
+"""Sentences that state the result of a run."""
 
 from __future__ import annotations
 

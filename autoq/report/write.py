@@ -1,4 +1,4 @@
-"""Writing a report: every file whole or not at all."""
+"""Write a report: each file atomically."""
 
 from __future__ import annotations
 

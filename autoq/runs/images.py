@@ -1,4 +1,4 @@
-"""A model's input, made of images that are named or given as objects, with and without labels."""
+"""Make a model's input of images that are named or given as objects, with and without labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe met with its model: the model opened, the recipe's quantizers found or solved."""
+"""Open the model of a recipe, and find or solve the recipe's quantizers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model traced and ready, its calibration images, its bank: what every command but ``sites`` starts from."""
+"""Sessions: a traced model with its reader of images and its banks; all commands but ``sites`` start from one."""
 
 from __future__ import annotations
 

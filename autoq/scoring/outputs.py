@@ -1,4 +1,4 @@
-"""A model's compared outputs, and where they stop being finite."""
+"""A model's compared outputs, and the first site whose output is not finite."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _RECIPES = 2
 
 @dataclass(frozen=True)
 class ReuseStatistics:
-    """What a cache has spared so far.
+    """Counts of stages that a cache has made unnecessary so far.
 
     Attributes:
         stages_run: stages computed, each batch counted.
@@ -61,7 +61,7 @@ class PrefixCache:
     def path(self, signatures: Sequence[Hashable]) -> list[int]:
         """Return a number for each prefix of a recipe, equal for equal prefixes, and count the occurrence.
 
-        After very many prefixes everything is forgotten; numbers given before are worthless then.
+        After very many prefixes the cache is cleared, and numbers returned before are no longer valid.
 
         Args:
             signatures: what determines each stage's output, its input given.

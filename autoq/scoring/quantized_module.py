@@ -1,4 +1,4 @@
-"""A quantized model as a normal module: what a recipe makes of a model, free of banks and run directories."""
+"""A quantized model as a normal module, which needs neither bank nor run directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reconstruction leaves: codes of weights and parameters of quantizers, and the file that holds them."""
+"""Solved operands: codes of weights and parameters of quantizers, and the file that holds them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the quantizers of a recipe come from: a bank, or what reconstruction has left."""
+"""Sources of a recipe's quantizers: a bank, or reconstructed operands."""
 
 from __future__ import annotations
 

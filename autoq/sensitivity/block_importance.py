@@ -98,7 +98,7 @@ class OutputImportance:
     @cached_property
     def _rows(self) -> npt.NDArray[np.float64]:
         """H as (positions, channels)."""
-        rows = self.hessian.double().movedim(self.channel_axis, -1)
+        rows = self.hessian.double().movedim(self.channel_axis, -1)  # (instances, ..., channels)
         result: npt.NDArray[np.float64] = rows.reshape(-1, rows.shape[-1]).numpy()
         return result
 
@@ -118,7 +118,7 @@ def measure_importance(
 
     Args:
         model: its slots are emptied.
-        batches: images of shape (N, C, H, W) on the model's device; they are gone through once.
+        batches: images of shape (N, C, H, W) on the model's device, iterated over once.
         settings: how outputs are perturbed.
         blocks: names of those wanted; None: all.
         progress: called with the number of images after each few of them.

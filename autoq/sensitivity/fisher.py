@@ -81,7 +81,7 @@ def fisher_losses(
         batches: images of shape (N, C, H, W) on the model's device. How they are divided into batches makes no
             difference beyond rounding.
         options: site, operand and configuration; solved where the bank does not have them yet.
-        settings: see there.
+        settings: number of probes and seed.
         progress: called with the number of images after each few of them.
         task: says what the model's output means; fitted.
 
@@ -113,13 +113,13 @@ def fisher_losses(
                     raise CalibrationError(
                         f"{task.element}s have NaN or infinite values in full precision: check the weights"
                     )
-                probes = dict(zip(selected, noise.draw(outputs), strict=True))
+                probes = dict(zip(selected, noise.draw(outputs), strict=True))  # (K, N, ...) by leaf
                 _add_(losses, bank, states, probes, in_order)
                 losses.images += len(images)
                 if rest := losses.by_site.keys() - in_order:
                     for image in range(len(images)):
                         alone = _states(model, images[image : image + 1])
-                        own = {leaf: drawn[:, image : image + 1] for leaf, drawn in probes.items()}
+                        own = {leaf: drawn[:, image : image + 1] for leaf, drawn in probes.items()}  # (K, 1, ...)
                         _add_(losses, bank, alone, own, rest)
                 if progress is not None:
                     progress(len(images))
@@ -164,8 +164,9 @@ def _add_(
                 continue
             keys = [key for key in wanted[index] if stage.point_of(key) == point]
             for some in (keys[start : start + _OPTIONS_AT_ONCE] for start in range(0, len(keys), _OPTIONS_AT_ONCE)):
+                # (N, options, elements of an image)
                 errors = torch.stack([stage.error(key).reshape(images, -1) for key in some], 1)
-                changes = torch.bmm(gradient, errors.mT).double()  # of shape (N, K, options)
+                changes = torch.bmm(gradient, errors.mT).double()  # (N, K, options)
                 found = (changes.square().sum((0, 1)) / (2 * count)).tolist()
                 if not all(map(math.isfinite, found)) and not bool(torch.isfinite(gradient).all()):
                     raise CalibrationError(

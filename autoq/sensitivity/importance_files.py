@@ -26,7 +26,7 @@ _UNIT = "nats per squared unit of the output"
 
 @dataclass(frozen=True)
 class Importance:
-    """What was measured on what.
+    """The importance of blocks' outputs, and the images and settings it was measured with.
 
     Attributes:
         model: as in ``--model``.

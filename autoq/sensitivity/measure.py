@@ -72,7 +72,7 @@ def measure_sensitivities(
         exhaustive: measure all options.
         known: what an earlier call has measured; not measured again.
         progress: gets (options done, options).
-        keep: gets the table as far as it is done, every few seconds and whatever stops it.
+        keep: gets the rows measured so far every few seconds, and at the end or when an exception ends the measurement.
 
     Returns:
         A row for each option, in the order of ``options``.

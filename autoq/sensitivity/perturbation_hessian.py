@@ -84,7 +84,7 @@ def average_perturbation_hessian(
         batches: images of shape (N, C, H, W) on the model's device. How they are divided into batches makes no
             difference beyond rounding.
         sites: LayerNorms and softmaxes among them if wanted.
-        settings: see there.
+        settings: direction, temperature and seed.
         progress: called with the number of images after each few of them.
         task: says what the model's output means; fitted.
 
@@ -113,19 +113,20 @@ def stage_hessians(
     """Compute H, as ``average_perturbation_hessian`` does, of the states that ``model.run_stage`` returns.
 
     Args:
-        model: as above.
-        batches: as above.
+        model: its slots are emptied.
+        batches: images of shape (N, C, H, W) on the model's device, iterated over once.
         stages: indices of ``model.stages``.
-        settings: as above.
-        progress: as above.
-        task: as above.
+        settings: direction, temperature and seed.
+        progress: called with the number of images after each few of them.
+        task: says what the model's output means; fitted.
 
     Returns:
-        By stage, H of each entry of its state, which are perturbed one at a time; None for sizes, integers and what is
-        the same for every image.
+        By stage, H of each entry of its state, of shape (instances, ...); entries are perturbed one at a time. None for
+        sizes, integers and tensors that are the same for every image.
 
     Raises:
-        CalibrationError: as above.
+        CalibrationError: there is no image, an output has not its images along the leading axis, or full precision or
+            its derivatives are not finite.
     """
     batches = iter(batches)
     first = next(batches, None)
@@ -146,7 +147,7 @@ def hessian_loss(output: Tensor, reference: Tensor, hessian: Tensor) -> Tensor:
         reference: O in full precision, of the same shape.
         hessian: H, of shape (instances, ...); for most outputs there is one instance an image.
     """
-    squared = (output - reference).square().reshape(-1, *hessian.shape)
+    squared = (output - reference).square().reshape(-1, *hessian.shape)  # (N, instances, ...)
     return (squared * hessian).sum() / (2 * squared.shape[0])
 
 
@@ -216,14 +217,15 @@ def _of_images(
                 f"the output of {cut.name!r} has shape {tuple(output.shape)} for {len(images)} images: "
                 "leave it out, its leading axis does not hold one image after the other"
             )
-        product = torch.zeros_like(output)
+        product = torch.zeros_like(output)  # (N · instances, ...)
         if gradient is not None:  # the results depend on it
             signs = directions[cut.name].draw(output, len(images))
             change = torch.autograd.grad(gradient, starts, signs, retain_graph=True, materialize_grads=True)
             detached = tuple(result.detach() for result in results)
             upstream = task.fisher_product(detached, change, settings.temperature)
             (product,) = torch.autograd.grad(results, output, upstream, retain_graph=True)
-        yield cut.name, product.detach().double().abs().reshape(len(images), -1, *output.shape[1:]).sum(0)
+        by_image = product.detach().double().abs().reshape(len(images), -1, *output.shape[1:])  # (N, instances, ...)
+        yield cut.name, by_image.sum(0)
 
 
 def _keep_(outputs: dict[str, Tensor], name: str, call: Call) -> Tensor:
@@ -241,7 +243,7 @@ class _Directions:
     def draw(self, output: Tensor, images: int) -> Tensor:
         if self._ones:
             return torch.ones_like(output)
-        shape = (output.shape[0] // images, *output.shape[1:])
+        shape = (output.shape[0] // images, *output.shape[1:])  # (instances, ...)
         # Image by image, so that it does not matter how they are divided into batches.
         drawn = [torch.randint(0, 2, shape, generator=self._generator, dtype=torch.int8) for _ in range(images)]
         return torch.cat(drawn).to(output).mul_(2).sub_(1)

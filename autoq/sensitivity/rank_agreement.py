@@ -80,8 +80,9 @@ def agreement(first: ArrayLike, second: ArrayLike, pairs: BoolArray | None = Non
     n = len(one)
     counted = np.ones_like(one) if pairs is None else pairs.astype(np.float64)
     # A thing that is drawn twice is tied with itself in both measures, and such pairs do not count.
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)
-    taus = _taus(one, other, counted, drawn)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(np.float64)  # (resamples, n)
+    taus = _taus(one, other, counted, drawn)  # (resamples,)
     known = taus[np.isfinite(taus)]
     tau = kendall_tau(first, second, pairs)
     if tau is None or not len(known):
@@ -104,10 +105,10 @@ def accuracy_ceiling(right: BoolArray, pairs: BoolArray | None = None, seed: int
         return Ceiling(None, None)
     rng = np.random.default_rng(seed)
     hits = right.astype(np.float64)
-    whole = hits.sum(1)
+    whole = hits.sum(1)  # (n,)
     redrawn, halves = [], []
     for _ in range(_REDRAWN):
-        again = hits @ rng.multinomial(images, np.full(images, 1 / images))
+        again = hits @ rng.multinomial(images, np.full(images, 1 / images))  # (n,)
         redrawn.append(kendall_tau(whole, again, pairs))
         order = rng.permutation(images)
         middle = images // 2
@@ -117,7 +118,7 @@ def accuracy_ceiling(right: BoolArray, pairs: BoolArray | None = None, seed: int
 
 def _order(values: ArrayLike) -> FloatArray:
     """Return the sign of each difference, (n, n); ranks are compared, since infinities have no difference."""
-    ranks = rankdata(np.asarray(values, dtype=np.float64))
+    ranks = rankdata(np.asarray(values, dtype=np.float64))  # (n,)
     return np.asarray(np.sign(ranks[:, None] - ranks[None, :]), dtype=np.float64)
 
 
