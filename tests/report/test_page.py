@@ -1,3 +1,7 @@
+"""The page of a report."""
+
+from __future__ import annotations
+
 import json
 import re
 import shutil
@@ -10,7 +14,7 @@ from typing import Any
 import pytest
 
 from autoq.recipe import Recipe
-from autoq.report import RunSummary, render_page, write_report
+from autoq.report import RunSummary, render_page
 from autoq.report.words import headline
 from tests.report.synthetic import make_summary, with_points, with_reconstructed
 
@@ -100,21 +104,13 @@ def test_numbers_that_json_lacks_become_null(summary: RunSummary) -> None:
     assert _data(page)["points"][0]["sqnr_db"] is None
 
 
-def test_a_report_is_four_files(summary: RunSummary, tmp_path: Path) -> None:
-    paths = write_report(summary, tmp_path)
-    assert [path.name for path in paths] == ["trials.csv", "pareto.csv", "pareto.png", "report.html"]
-    assert sorted(tmp_path.iterdir()) == sorted(paths)
-    assert write_report(summary, tmp_path) == paths
-
-
-def test_reconstructed_recipes_are_in_the_page(summary: RunSummary, tmp_path: Path) -> None:
+def test_reconstructed_recipes_are_in_the_page(summary: RunSummary) -> None:
     run = with_reconstructed(summary)
     data = _data(render_page(run))
     assert _data(render_page(summary))["reconstructed"] == []
     assert [found["id"] for found in data["reconstructed"]] == [found.point.id for found in run.reconstructed]
     assert {found["iterations"] for found in data["reconstructed"]} == {1000}
     assert data["points"] == _data(render_page(summary))["points"], "the front is as searched"
-    assert [path.name for path in write_report(run, tmp_path)][-1] == "reconstructed.csv"
 
 
 def _open(page: Path, profile: Path, fragment: str = "") -> tuple[str, str]:

@@ -1,3 +1,5 @@
+"""The figures of a run, checked as they come in."""
+
 import math
 import subprocess
 import sys
@@ -6,13 +8,6 @@ from dataclasses import replace
 import pytest
 
 from autoq.report import RunSummary
-from autoq.report.scales import make_scale
-from autoq.report.words import headline, note, reconstruction
-from autoq.tasks import CLASSIFICATION
-from autoq.units import format_bops
-from tests.report.synthetic import as_dense, make_summary, with_points, with_reconstructed
-
-TOP1 = CLASSIFICATION.main_metric
 
 
 def test_the_baseline_is_the_best_uniform_point_within_the_budget(summary: RunSummary) -> None:
@@ -35,94 +30,7 @@ def test_repeated_and_unknown_ids_are_refused(summary: RunSummary) -> None:
         replace(summary, best_id="trial-9999")
 
 
-def test_headline_sets_the_chosen_recipe_against_uniform(summary: RunSummary) -> None:
-    best, baseline = summary.best, summary.baseline
-    assert best is not None
-    assert baseline is not None
-    known = replace(best, kl_nats=0.0312, metric=96.8)
-    uniform = replace(baseline, kl_nats=0.12, metric=94.1)
-    run = replace(summary, points=(uniform, known), budget_bops=93_100_000 * 10)
-    assert headline(run) == (
-        f"Within 931 M BOPs (the cost of uniform 4/4), {best.label} has KL 0.031 nats against 0.12 for uniform 4/4; "
-        "top-1 96.8 % against 94.1 %, full precision 97.9 %."
-    )
-    assert note(run, known, "kl_nats").endswith("3.8× less than uniform 4/4")
-    assert note(run, known, "metric").endswith("2.7 points above uniform 4/4")
-
-
-def test_headline_says_so_when_search_won_nothing(summary: RunSummary) -> None:
-    alone = replace(with_points(summary, lambda point: point.id == "w4a4"), best_id="w4a4")
-    assert "uniform 4/4 is the best of 1 recipe:" in headline(alone)
-    assert headline(with_points(summary, lambda _: False)).startswith("No trial has completed yet")
-    over = with_points(summary, lambda point: not point.feasible)
-    assert "the cheapest costs" in headline(over)
-
-
-def test_a_reconstruction_in_words(summary: RunSummary) -> None:
-    run = with_reconstructed(summary)
-    best, found = run.best, run.reconstructed[-1]
-    assert best is not None
-    assert run.reconstructed_from(best) is found
-    assert run.reconstructed_from(summary.uniform[-1]) is None
-    known = replace(found, point=replace(best, label="w3a3", kl_nats=0.0312, metric=90.0), kl_nats=0.011)
-    assert reconstruction(replace(known, metric=94.5), TOP1) == (
-        "Reconstructed, uniform 3/3 has KL 0.031 -> 0.011 nats; top-1 90.0 -> 94.5 %."
-    )
-    unmeasured = replace(known, point=replace(known.point, metric=None))
-    assert reconstruction(replace(unmeasured, metric=94.5), TOP1).endswith("nats; top-1 94.5 %.")
-    assert reconstruction(replace(unmeasured, metric=None), TOP1).endswith("0.011 nats.")
-    assert note(run, best, "kl_nats").splitlines()[-1].startswith("reconstructed: 0.")
-    assert note(run, best, "metric").splitlines()[-1] == f"reconstructed: {found.metric:.1f} %"
-    assert headline(run) == headline(summary), "what the search found"
-
-
-def test_a_worse_recipe_is_not_praised(summary: RunSummary) -> None:
-    assert summary.best is not None
-    assert summary.baseline is not None
-    worse = replace(summary.best, kl_nats=2 * summary.baseline.kl_nats, metric=50.0)
-    run = replace(summary, points=(summary.baseline, worse))
-    assert note(run, worse, "kl_nats").endswith("100 % more than uniform 4/4")
-    assert note(run, worse, "metric").endswith("points below uniform 4/4")
-
-
-def test_a_collapsed_model_does_not_flatten_the_accuracy_axis() -> None:
-    summary = make_summary(seed=1)
-    scale = make_scale(summary, "metric")
-    worst = summary.uniform[0]
-    assert worst.metric is not None
-    assert scale.is_below(worst)
-    assert scale.height(worst) == scale.low > worst.metric
-
-
 def test_importing_the_report_stays_light() -> None:
     code = "import sys, autoq.report; print(*{'torch', 'optuna', 'timm', 'matplotlib', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
-
-
-def test_other_metrics_are_told_in_their_own_unit(summary: RunSummary) -> None:
-    run = as_dense(with_reconstructed(summary))
-    best, baseline = run.best, run.baseline
-    assert best is not None
-    assert baseline is not None
-    known, uniform = replace(best, metric=0.0432), replace(baseline, metric=0.0561)
-    told = replace(run, points=(uniform, known))
-    assert headline(told).endswith("; RMSE 0.0432 against 0.0561, full precision 0.02.")
-    assert note(told, known, "metric").splitlines()[1:3] == [
-        f"RMSE 0.0432 at {format_bops(known.bops)}",
-        "0.0129 below uniform 4/4",
-    ]
-    found = replace(run.reconstructed[0], point=known, metric=0.04)
-    assert reconstruction(found, run.metric).endswith(" nats; RMSE 0.0432 -> 0.04.")
-
-
-def test_errors_have_a_scale_without_a_floor(summary: RunSummary) -> None:
-    run = as_dense(summary)
-    values = [point.metric for point in run.points if point.metric is not None]
-    scale = make_scale(run, "metric")
-    assert (scale.low, scale.high) == (min(values), max(values))
-    assert not any(scale.is_below(point) for point in run.points)
-    alone = replace(run, points=(replace(run.points[0], metric=0.02),), best_id=None)
-    assert make_scale(alone, "metric").high > make_scale(alone, "metric").low
-    nothing = replace(run, points=(replace(run.points[0], metric=None),), best_id=None, full_precision_metric=None)
-    assert make_scale(nothing, "metric").high == 1.0

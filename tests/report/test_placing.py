@@ -1,0 +1,49 @@
+"""Placing text on a picture where it covers nothing."""
+
+from __future__ import annotations
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from autoq.report.placing import box_around, boxes_between, place_label
+
+
+@pytest.fixture
+def axes() -> Axes:
+    """An empty square of 400 pixels, over coordinates from 0 to 1."""
+    figure = Figure(figsize=(4, 4), dpi=100)
+    FigureCanvasAgg(figure)
+    return figure.add_axes((0, 0, 1, 1), xlim=(0, 1), ylim=(0, 1))
+
+
+def test_the_box_around_a_marker(axes: Axes) -> None:
+    box = box_around(axes, 0.5, 0.25, radius=7.2)
+    assert box.extents == pytest.approx((190, 90, 210, 110)), "7.2 points are 10 pixels"
+
+
+def test_boxes_cover_a_line_from_end_to_end() -> None:
+    boxes = boxes_between((0, 0), (24, 48))
+    assert len(boxes) == 25
+    assert all(box.contains(step, 2 * step) for step, box in enumerate(boxes))
+    assert not any(box.contains(20, 10) for box in boxes)
+
+
+def test_a_label_covers_nothing_that_is_taken(axes: Axes) -> None:
+    taken = [box_around(axes, 0.5, 0.5)]
+    for number in range(4):
+        before = list(taken)
+        place_label(axes, f"label {number}", 0.5, 0.5, taken, "black")
+        assert len(taken) == len(before) + 1
+        assert not any(taken[-1].overlaps(box) for box in before), number
+
+
+@pytest.mark.parametrize(("x", "y"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_label_stays_inside(axes: Axes, x: float, y: float) -> None:
+    taken: list[Bbox] = []
+    place_label(axes, "in a corner", x, y, taken, "black")
+    (box,) = taken
+    assert axes.bbox.x0 <= box.x0 < box.x1 <= axes.bbox.x1
+    assert axes.bbox.y0 <= box.y0 < box.y1 <= axes.bbox.y1

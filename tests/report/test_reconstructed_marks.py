@@ -1,0 +1,52 @@
+"""Recipes that were reconstructed, on the picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.colors
+import pytest
+from matplotlib.text import Annotation
+
+from autoq.report import draw_pareto
+from autoq.report.plots import _make_figure
+from autoq.report.reconstructed_marks import GREEN
+from autoq.report.scales import make_scale
+from tests.report.pictures import has_color, pixels_of
+from tests.report.synthetic import make_summary, with_reconstructed
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_reconstructed_recipes_have_a_marker_and_an_arrow(tmp_path: Path, labels: bool) -> None:
+    plain = make_summary(trials=40, labels=labels)
+    summary = with_reconstructed(plain, kl_ratio=1e-4)
+    draw_pareto(plain, tmp_path / "plain.png")
+    assert not has_color(pixels_of(tmp_path / "plain.png"), GREEN)
+    draw_pareto(summary, tmp_path / "pareto.png")
+    assert has_color(pixels_of(tmp_path / "pareto.png"), GREEN)
+
+    figure = _make_figure(summary)
+    assert len(figure.axes) == 1 + labels
+    for axes, measure in zip(figure.axes, ("kl_nats", "metric"), strict=False):
+        scale = make_scale(summary, measure)  # type: ignore[arg-type]
+        arrows = [note for note in axes.texts if isinstance(note, Annotation) and note.get_text() == ""]
+        shown = [found for found in summary.reconstructed if not scale.is_below(found)]
+        assert len(shown) >= 1
+        for arrow, found in zip(arrows, shown, strict=True):
+            assert arrow.xyann == (found.bops, scale.height(found.point))
+            assert arrow.xy == (found.bops, getattr(found, measure))
+            low, high = axes.get_ylim()
+            assert low < arrow.xy[1] < high, "its axis reaches that far"
+
+
+def test_a_reconstructed_recipe_below_the_axis_is_a_triangle() -> None:
+    summary = with_reconstructed(make_summary())
+    scale = make_scale(summary, "metric")
+    assert [scale.is_below(found) for found in summary.reconstructed] == [True, False]
+    axes = _make_figure(summary).axes[1]
+    colors = {matplotlib.colors.to_rgba(GREEN)}
+    marks = [
+        c for c in axes.collections if {tuple(face) for face in c.get_facecolor()} == colors and len(c.get_offsets())
+    ]
+    assert [len(mark.get_paths()[0].vertices) for mark in marks] == [4, 5], "a closed triangle, a closed square"
+    assert len([note for note in axes.texts if isinstance(note, Annotation) and not note.get_text()]) == 1
