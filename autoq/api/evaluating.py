@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from autoq.api.opening import ModelInput, ModelOptions, example_of, open_model
 from autoq.errors import ArgumentTypeError
 from autoq.graph.outputs import leaf_names
-from autoq.models import describe_module, dtype_of
+from autoq.models import LoadedModel, describe_module, dtype_of, load_model
 from autoq.models.loaded import Preprocess
 from autoq.recipe import CostRecord, Recipe
 from autoq.runs.evaluate import evaluate_recipe
@@ -149,15 +149,21 @@ def _outputs(module: nn.Module, images: Tensor, task: BaseTask) -> Outputs:
 
 
 def _reader_of(module: nn.Module, options: ModelOptions, data: object, task: BaseTask) -> ImageReader:
-    """Make the input reader of a module that is run as it is."""
-    example = options.example_input
-    if example is None and options.preprocess is None:
-        example = example_of(data)
-    loaded = describe_module(module, preprocess=options.preprocess, example_input=example)
+    """Return what makes the input of a module that is run as it is."""
+    loaded = _described(module, options, data)
     parameter = next(module.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
-    dtype = dtype_of(module)
+    device, dtype = torch.device("cpu") if parameter is None else parameter.device, dtype_of(module)
     with torch.inference_mode():
         blank = torch.zeros(1, *loaded.input_size, device=device, dtype=dtype)
         num_outputs = _outputs(module, blank, task)[0].shape[-1]
     return ImageReader(loaded, num_outputs, _BATCH_SIZE, device, dtype, task)
+
+
+def _described(module: nn.Module, options: ModelOptions, data: object) -> LoadedModel:
+    """Return what is known about the input of a module; of a quantized one, by the name of its original if need be."""
+    if isinstance(module, QuantizedModule) and isinstance(data, str) and options.preprocess is None:
+        return load_model(module.recipe.model.name, module.recipe.model.pretrained)
+    example = options.example_input
+    if example is None and options.preprocess is None:
+        example = example_of(data)
+    return describe_module(module, preprocess=options.preprocess, example_input=example)
