@@ -1,0 +1,104 @@
+"""The phases of a search, on what has been opened for it: deadlines, what is measured once, how a run is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoq.cost import uniform_bops
+from autoq.events import Event, PhaseStarted, Progress, ignore
+from autoq.optimization.trials import UNIFORM
+from autoq.runs.opening import open_bank, open_run
+from autoq.runs.search.directory import SearchDirectory
+from autoq.runs.search.phases import SearchRun
+from autoq.runs.search.recipes import RecipeWriter
+from autoq.runs.search.record import MeasuredAccuracy, new_record
+from tests.runs.small_run import PHOTOS, small_settings, trace_once
+
+MADE_UP = MeasuredAccuracy.model_validate({"top1_percent": 12.5, "top5_percent": 50.0, "images": 24})
+
+
+@pytest.fixture(autouse=True)
+def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace_once(monkeypatch)
+
+
+@contextmanager
+def begun(folder: Path, progress: Progress = ignore, *, labelled: bool = True, **changes: Any) -> Iterator[SearchRun]:
+    """A search of uniform recipes alone, as no time is left for others, that has not started."""
+    settings = small_settings(folder, sensitivity="mse", **changes)
+    directory = SearchDirectory(folder / "run")
+    with open_run(directory, settings, progress=progress, eval_data=settings.eval_data if labelled else None) as opened:
+        inputs, _ = opened
+        session, bank = open_bank(inputs.session, inputs.images, settings, directory.bank, progress)
+        budget = uniform_bops(session.traced.sites, 4, 4)
+        fingerprints = {"bank_fingerprint": bank.fingerprint}
+        calibration = session.calibration_reference(inputs.images, bank)
+        yield SearchRun(
+            inputs=inputs,
+            bank=bank,
+            directory=directory,
+            progress=progress,
+            writer=RecipeWriter(directory, session, bank, inputs.space, calibration, budget),
+            record=new_record(settings, session, budget, len(inputs.images.tensor), fingerprints, None),
+            is_searched=True,
+            started=time.monotonic(),
+            seconds_before=1000.0,
+        )
+
+
+def test_nothing_is_proposed_after_the_deadline(tmp_path: Path) -> None:
+    with begun(tmp_path) as run:
+        assert run.deadline == run.started, "a search that is finished proposes no more"
+        run.is_searched = False
+        assert run.deadline is None
+        settings = run.record.settings.model_copy(update={"time_limit_seconds": 90.0})
+        run.record = run.record.model_copy(update={"settings": settings})
+        assert run.deadline == run.started + 90
+
+
+def test_uniform_recipes_are_evaluated_and_measured_in_any_case(tmp_path: Path) -> None:
+    events: list[Event] = []
+    with begun(tmp_path, events.append) as run:
+        run.search()
+        assert {trial.origin for trial in run.trials} == {UNIFORM}
+        assert run.record.state == "finished"
+        assert run.record.full_precision is not None
+        assert run.record.full_precision.images == PHOTOS
+        assert run.record.accuracy.keys() == {trial.id for trial in run.trials}
+        assert run.directory.require() == run.record, "what is known is written"
+        assert {path.stem for path in run.directory.recipes.iterdir()} == {trial.id for trial in run.trials}
+    phases = [event.phase for event in events if isinstance(event, PhaseStarted)]
+    assert phases == ["model", "images", "calibration", "capture", "sensitivity", "search", "front"]
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
+    with begun(tmp_path) as run:
+        run.keep(full_precision=MADE_UP, accuracy={"w4a4": MADE_UP})
+        run.search()
+        assert run.record.full_precision == run.record.accuracy["w4a4"] == MADE_UP
+        assert run.record.accuracy["w6a6"] != MADE_UP
+
+
+def test_without_labels_nothing_is_measured(tmp_path: Path) -> None:
+    with begun(tmp_path, labelled=False) as run:
+        run.search()
+        assert run.record.full_precision is None
+        assert run.record.accuracy == {}
+        assert run.record.state == "finished"
+
+
+def test_a_run_is_left_with_what_it_has(tmp_path: Path) -> None:
+    with begun(tmp_path) as run:
+        run.leave()
+        assert run.directory.require().state == "interrupted"
+        assert run.directory.require().seconds >= 1000, "earlier runs count"
+        run.search()
+        run.leave()
+        assert run.directory.require().state == "finished"
+        assert (run.directory.bank / "bank.json").exists()
