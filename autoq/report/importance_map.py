@@ -22,7 +22,7 @@ from autoq.report.importance_panels import (
     relative,
 )
 from autoq.report.plots import DPI, INK, SOFT
-from autoq.report.text import fill_lines
+from autoq.report.text import fill_lines, literal_text
 from autoq.sensitivity.block_importance import OutputImportance
 from autoq.sensitivity.importance_files import Importance
 
@@ -77,10 +77,7 @@ def draw_importance(
         title: above the picture.
         label_names: names of the model's classes, if they are known.
     """
-    import matplotlib as mpl
-
-    # Names are text: a dollar sign in one starts no formula, whatever the user's settings.
-    with mpl.rc_context({"text.usetex": False, "text.parse_math": False}):
+    with literal_text():
         figure = _make_figure(importance, title, label_names)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=DPI, format="png")

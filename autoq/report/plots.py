@@ -12,6 +12,7 @@ from autoq.report.placing import box_around, boxes_between, halo, place_label
 from autoq.report.reconstructed_marks import draw_reconstructed, reconstructed_boxes
 from autoq.report.scales import Quantity, Scale, is_wide, make_scale
 from autoq.report.summary import Point, RunSummary
+from autoq.report.text import literal_text
 from autoq.report.words import note
 from autoq.units import format_bops, prefix_for, readable_budget
 
@@ -33,10 +34,7 @@ _CORNERS = ((0.025, 0.04), (0.975, 0.04), (0.025, 0.88), (0.975, 0.96))
 
 def draw_pareto(summary: RunSummary, path: str | os.PathLike[str]) -> None:
     """Draw a run as a PNG: one panel, or two when accuracy was measured."""
-    import matplotlib as mpl
-
-    # Names are text: a dollar sign in one starts no formula, whatever the user's settings.
-    with mpl.rc_context({"text.usetex": False, "text.parse_math": False}):
+    with literal_text():
         figure = _make_figure(summary)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=DPI, format="png")
@@ -53,14 +51,13 @@ def plot_pareto(summary: RunSummary, measure: str | None = None, ax: Axes | None
     Raises:
         InputError: that was not measured.
     """
-    import matplotlib as mpl
     import matplotlib.pyplot as plt
 
     known = {summary.metric.name if each == "metric" else each: each for each in _quantities(summary)}
     chosen = _quantities(summary)[0] if measure is None else known.get(measure)
     if chosen is None:
         raise InputError(f"{measure!r} was not measured, {', '.join(known)} was: search with labelled images")
-    with mpl.rc_context({"text.usetex": False, "text.parse_math": False}):
+    with literal_text():
         axes = ax if ax is not None else plt.subplots(figsize=(7.6, 5.4), layout="constrained")[1]
         scale = make_scale(summary, chosen)
         _draw_panel(axes, summary, scale)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from autoq.files import atomic_path
 from autoq.report.placing import halo
 from autoq.report.plots import BLUE, DPI, GRID, INK, SOFT, VERMILION
+from autoq.report.text import literal_text
 from autoq.runs.proxy_check.ranks import (
     BOPS,
     CLEAR_DEVIATIONS,
@@ -50,10 +51,7 @@ def draw_proxy_check(check: ProxyCheck, path: str | os.PathLike[str], title: str
         title: above the picture.
         images: number of images of the KL divergence on the left; the nearest that was measured is taken.
     """
-    import matplotlib as mpl
-
-    # Names are text: a dollar sign in one starts no formula, whatever the user's settings.
-    with mpl.rc_context({"text.usetex": False, "text.parse_math": False}):
+    with literal_text():
         figure = _make_figure(check, title, images)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=DPI, format="png")

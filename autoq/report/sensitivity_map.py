@@ -12,7 +12,7 @@ from autoq.files import atomic_path
 from autoq.quantizers import SchemeLabel, quantizer_class
 from autoq.recipe import OperandConfig
 from autoq.report.plots import DPI, INK, SOFT, VERMILION
-from autoq.report.text import fill_lines, power_of_ten
+from autoq.report.text import fill_lines, literal_text, power_of_ten
 from autoq.sensitivity.measure import SensitivityTable
 
 if TYPE_CHECKING:
@@ -72,8 +72,7 @@ def draw_sensitivity(
     """
     import matplotlib as mpl
 
-    # Names are text: a dollar sign in one starts no formula, whatever the user's settings.
-    with mpl.rc_context({"text.usetex": False, "text.parse_math": False, "hatch.linewidth": 0.6}):
+    with literal_text(), mpl.rc_context({"hatch.linewidth": 0.6}):
         figure = _make_figure(table, operands, title)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=DPI, format="png")

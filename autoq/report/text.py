@@ -1,11 +1,21 @@
-"""Text on pictures: powers of ten, and notes put together into lines."""
+"""Text on pictures: names as they are, powers of ten, and notes put together into lines."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@contextmanager
+def literal_text() -> Iterator[None]:
+    """Draw text as it is within the block: a dollar sign in a name starts no formula, whatever the user's settings."""
+    import matplotlib as mpl
+
+    with mpl.rc_context({"text.usetex": False, "text.parse_math": False}):
+        yield
 
 
 def power_of_ten(value: float) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import matplotlib as mpl
 import pytest
 
-from autoq.report.text import fill_lines, power_of_ten
+from autoq.report.text import fill_lines, literal_text, power_of_ten
 
 
 @pytest.mark.parametrize(("value", "text"), [(1.0, "10⁰"), (0.001, "10⁻³"), (1e12, "10¹²")])
@@ -22,3 +23,12 @@ def test_a_note_longer_than_a_line_stays_whole() -> None:
 
 def test_no_notes_give_no_lines() -> None:
     assert fill_lines([], 5) == []
+
+
+def test_names_with_dollar_signs_are_no_formulas_within_the_block_alone() -> None:
+    with mpl.rc_context({"text.usetex": True, "text.parse_math": True}):
+        with literal_text():
+            inside = [mpl.rcParams[name] for name in ("text.usetex", "text.parse_math")]
+        after = [mpl.rcParams[name] for name in ("text.usetex", "text.parse_math")]
+    assert inside == [False, False]
+    assert after == [True, True]
