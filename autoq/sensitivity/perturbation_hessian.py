@@ -192,7 +192,7 @@ def _of_images(
     directions: Mapping[str, _Directions],
     task: BaseTask,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name of each cut and its sum over the images, float64."""
+    """Yield the name of each cut and its sum over the images, float64, of shape (instances, ...)."""
     outputs: dict[str, Tensor] = {}
     state: State = (images.requires_grad_(),)
     with torch.enable_grad():
@@ -224,8 +224,7 @@ def _of_images(
             detached = tuple(result.detach() for result in results)
             upstream = task.fisher_product(detached, change, settings.temperature)
             (product,) = torch.autograd.grad(results, output, upstream, retain_graph=True)
-        by_image = product.detach().double().abs().reshape(len(images), -1, *output.shape[1:])  # (N, instances, ...)
-        yield cut.name, by_image.sum(0)
+        yield cut.name, product.detach().double().abs().reshape(len(images), -1, *output.shape[1:]).sum(0)
 
 
 def _keep_(outputs: dict[str, Tensor], name: str, call: Call) -> Tensor:
