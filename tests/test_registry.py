@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import doctest
-
 import pytest
 
-from autoq import registry
 from autoq.errors import RecipeError
 from autoq.registry import Registry
 
@@ -47,7 +44,3 @@ def test_an_unknown_name_is_explained(colours: Registry[int]) -> None:
         colours["gren"]
     with pytest.raises(KeyError):
         colours.unregister("gren")
-
-
-def test_the_example_of_the_docstring() -> None:
-    assert doctest.testmod(registry).failed == 0

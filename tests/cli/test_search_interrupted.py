@@ -52,7 +52,7 @@ def test_interrupted(tmp_path: Path, command: Command, number: signal.Signals, p
     assert SearchDirectory(tmp_path / "a run").require().state == "interrupted"
 
     stored = len(load_trials(tmp_path / "a run" / "study.log", "autoq"))
-    resumed = command(*arguments[:-3], max(stored, TRIALS) + 1, *arguments[-2:])
+    resumed = command(*search_arguments(tmp_path, max(stored, TRIALS) + 1))
     assert (resumed.status, resumed.complaints) == (0, [])
     assert len(load_trials(tmp_path / "a run" / "study.log", "autoq")) == max(stored, TRIALS) + 1
 
