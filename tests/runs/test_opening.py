@@ -108,7 +108,7 @@ def test_objects_in_place_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     given = GivenObjects(session=session, data=images, eval_data=(images, torch.arange(6)))
     with open_run(SomeDirectory(tmp_path), settings(data="no such name"), given) as (inputs, _):
         pass
-    assert inputs.session is session
+    assert inputs.session.model is session.model
     assert len(inputs.images.tensor) == IMAGES
     assert all(any(torch.equal(one, other) for other in images) for one in inputs.images.tensor)
     assert inputs.labelled is not None
