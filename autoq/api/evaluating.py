@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -123,13 +123,9 @@ def _evaluate_module(
         options = options.for_recipe(module.recipe)
     reference = None if model is None else open_model(model, options, data, task)
     reader = _reader_of(module, options, data, task) if reference is None else reference.reader
-    labelled = reader.labelled_images(data, required=False)
-    batches: Iterable[tuple[Tensor, Tensor | None]] = (
-        labelled.batches() if labelled else ((images, None) for images in reader.unlabelled_batches(data))
-    )
     discrepancy, meter, images_seen = Discrepancy(task), task.meter(), 0
     with torch.inference_mode():
-        for images, labels in batches:
+        for images, labels in reader.batches(data):
             outputs = _outputs(module, images, task)
             images_seen += len(images)
             if reference is not None:

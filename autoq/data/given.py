@@ -95,12 +95,10 @@ class GivenImages:
         Raises:
             DataError: there is no image, or one cannot be read.
         """
-        import torch
-
         if self._is_whole():
             images, _ = self._entry(self.images, batched=True)
             return images if len(images) <= count else images[list(random_indices(len(images), count, seed))]
-        if _is_indexed(self.images) and (first := self._first()) is not None and not first[1]:
+        if _is_indexed(self.images) and not self._holds_batches():
             chosen = random_indices(len(self.images), count, seed)
             return _joined([self._entry(self.images[index])[0] for index in chosen])
         taken: list[Tensor] = []
@@ -112,7 +110,7 @@ class GivenImages:
                 break
         if not found:
             raise DataError("there are no images: the iterable is empty")
-        return torch.cat(taken) if len({part.shape[1:] for part in taken}) == 1 else _joined(list(taken))
+        return _joined(taken)
 
     def __iter__(self) -> Iterator[Entry]:
         """Yield all batches; single images become batches of one."""
@@ -160,16 +158,11 @@ class GivenImages:
         return _is_array(self.images) or (pair and len(self.images[0]) == len(self.images[1]))
 
     def _holds_batches(self) -> bool:
-        first = self._first()
-        return first is not None and first[1]
-
-    def _first(self) -> tuple[Tensor, bool] | None:
-        """Return the first images of an indexed object, and whether they are a batch."""
+        """Return whether the entries of an indexed object are batches, by the first of them."""
         if not len(self.images):
             raise DataError("there are no images: the data set is empty")
-        entry = self.images[0]
-        image, _ = _parts(entry)
-        return self._entry(entry)[0], _is_array(image) and image.ndim == 4
+        image, _ = _parts(self.images[0])
+        return _is_array(image) and bool(image.ndim == 4)
 
     def _entry(self, entry: Any, *, batched: bool | None = None) -> Entry:
         """Return one entry as a batch.

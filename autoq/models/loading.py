@@ -47,8 +47,9 @@ def load_model(name: str, pretrained: bool = True, num_classes: int | None = Non
         return load_transformers_folder(name, Path(name.removeprefix("hf-dir:")).expanduser(), pretrained, seed)
     from autoq.models.timm_models import hub_config, load_timm_model
 
-    if name.startswith("hf-hub:") and "architecture" not in (config := hub_config(name)):
+    config = hub_config(name) if name.startswith("hf-hub:") else None
+    if config is not None and "architecture" not in config:
         from autoq.models.transformers_models import load_transformers_repository
 
         return load_transformers_repository(name, config, pretrained, seed)
-    return load_timm_model(name, pretrained, num_classes, seed)
+    return load_timm_model(name, pretrained, num_classes, seed, config)

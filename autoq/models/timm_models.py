@@ -27,8 +27,21 @@ IMAGE_MODES = {1: "L", 3: "RGB"}
 _LONGEST_REASON = 200
 
 
-def load_timm_model(name: str, pretrained: bool = True, num_classes: int | None = None, seed: int = 0) -> LoadedModel:
+def load_timm_model(
+    name: str,
+    pretrained: bool = True,
+    num_classes: int | None = None,
+    seed: int = 0,
+    config: dict[str, Any] | None = None,
+) -> LoadedModel:
     """Load a model of timm; see ``load_model`` for the arguments.
+
+    Args:
+        name: of the model.
+        pretrained: False for random weights.
+        num_classes: number of outputs, if not the model's own.
+        seed: of random weights.
+        config: ``config.json`` of a model on the hub, if it has been read already.
 
     Raises:
         ModelError: there is no such model, its weights cannot be downloaded or do not fit, or its ``config.json`` names
@@ -36,7 +49,6 @@ def load_timm_model(name: str, pretrained: bool = True, num_classes: int | None 
     """
     timm = _timm()
     timm.layers.set_fused_attn(False)
-    config: dict[str, Any] = {}
     source = f"{_LOCAL}{_BUNDLED_FOLDER}" if name == BUNDLED_MODEL else name
     if source.startswith(_LOCAL):
         folder = Path(source.removeprefix(_LOCAL)).expanduser()
@@ -44,7 +56,7 @@ def load_timm_model(name: str, pretrained: bool = True, num_classes: int | None 
         source = f"{_LOCAL}{folder}"
     elif ":" not in source:
         _check_timm_name(name, pretrained)
-    else:
+    elif config is None:
         config = hub_config(name)
     needs_hub = not source.startswith(_LOCAL) and (pretrained or ":" in source)
     with quiet(), quick_hub() if needs_hub else nullcontext(), torch.random.fork_rng(devices=[]):
@@ -54,7 +66,7 @@ def load_timm_model(name: str, pretrained: bool = True, num_classes: int | None 
         except Exception as error:  # timm, the hub client and torch each have their own
             raise explain_failure(name, error) from error
     try:
-        use_relu_(module, relu_paths(config))
+        use_relu_(module, relu_paths(config or {}))
     except ModelError as error:
         raise ModelError(f"model {name!r}: {error}; correct its config.json") from error
     transform, input_size = timm_input(name, module)

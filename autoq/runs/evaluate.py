@@ -67,11 +67,7 @@ def evaluate_recipe(
     if data is None:
         evaluator = Evaluator(calibrated.model, source, images().tensor, task=session.task)
         return Measurement(cost, evaluator.evaluate(recipe.sites), None, session.task)
-    labelled = session.labelled_images(data, required=False)
-    batches: Iterable[tuple[Tensor, Tensor | None]] = (
-        labelled.batches() if labelled else ((images, None) for images in session.unlabelled_batches(data))
-    )
-    score, accuracy = measure(calibrated.model, source, recipe.sites, batches, session.task)
+    score, accuracy = measure(calibrated.model, source, recipe.sites, session.reader.batches(data), session.task)
     return Measurement(cost, score, accuracy, session.task)
 
 

@@ -146,6 +146,17 @@ class ImageReader:
 
         return LabelledImages(name, len(known), batches)
 
+    def batches(self, data: object) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Load all images of ``data`` in batches, with their labels where they have labels of the model.
+
+        Raises:
+            DataError: there are no such images, or one cannot be read.
+        """
+        labelled = self.labelled_images(data, required=False)
+        if labelled is not None:
+            return iter(labelled.batches())
+        return ((images, None) for images in self.unlabelled_batches(data))
+
     def unlabelled_batches(self, data: object) -> Iterator[Tensor]:
         """Return an iterator over all images of ``data`` in batches of shape (N, *input_size).
 

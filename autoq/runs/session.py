@@ -160,10 +160,6 @@ class Session:
         """Load labelled images; see ``ImageReader.labelled_images``."""
         return self.reader.labelled_images(data, required)
 
-    def unlabelled_batches(self, data: object) -> Iterator[Tensor]:
-        """Load all images of ``data`` in batches; see ``ImageReader.unlabelled_batches``."""
-        return self.reader.unlabelled_batches(data)
-
     def rescaled(
         self,
         norms: Mapping[str, int],

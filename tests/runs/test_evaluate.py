@@ -22,7 +22,7 @@ from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.finish import finish_recipe
-from autoq.runs.session import Session
+from autoq.runs.images import ImageReader
 from tests.runs.small_run import PHOTOS, finished_run, small_session, trace_once
 
 PROCESS = """
@@ -179,7 +179,7 @@ def test_what_is_not_finite_is_an_error(
     from PIL import Image
 
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    monkeypatch.setattr(Session, "unlabelled_batches", lambda *_: iter([torch.full((1, 1, 8, 8), torch.nan)]))
+    monkeypatch.setattr(ImageReader, "unlabelled_batches", lambda *_: iter([torch.full((1, 1, 8, 8), torch.nan)]))
     with pytest.raises(NonFiniteError) as caught:
         evaluate_recipe(recipe.located(run / "recipes"), str(tmp_path), device="cpu")
     assert caught.value.site == "patch_embed.proj"
