@@ -88,7 +88,7 @@ def _measure(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, An
     session = session.rescaled(norms, lambda: few)
     bank = session.bank(lambda: few, few.sha256, method.settings(row["seed"]), recipe_sites=sites)
     bank.solve_all(options_of(sites))
-    operands = SolvedOperands({(s, o): bank.quantizer(s, o, c) for s, o, c in options_of(sites)})
+    operands = SolvedOperands.from_bank(bank, sites)
     started = time.monotonic()
     reports: tuple[BlockReport, ...] = ()
     if row["iterations"]:

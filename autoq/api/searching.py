@@ -32,6 +32,7 @@ def search(
     calib_images: int = 128,
     observer: str = "mse",
     reparameterize: bool = False,
+    second_order: bool = False,
     sampler: str = "progressive",
     proxy: str = "kl",
     sensitivity: str = "fisher",
@@ -72,6 +73,7 @@ def search(
         calib_images: how many of ``images`` are used, a seeded subset where it can be chosen.
         observer: how quantizer ranges are found; ``"fpcs"``, by the error of each layer's output, is the most careful.
         reparameterize: rescale LayerNorm outputs channel by channel first (RepQ-ViT).
+        second_order: round weights by the error of each layer's output (GPTQ) rather than to nearest.
         sampler: how recipes are proposed.
         proxy: the loss that is minimised.
         sensitivity: the proxy by which options are measured alone.
@@ -115,6 +117,7 @@ def search(
         "calib_images": calib_images,
         "observer": observer,
         "reparameterize": reparameterize,
+        "second_order": second_order,
         "sampler": sampler,
         "proxy": proxy,
         "sensitivity": sensitivity,

@@ -31,6 +31,8 @@ class CalibrationSettings:
         sample_elements: values kept per operand, about; bounds memory.
         bins: resolution of the histograms on which squared errors are computed.
         seed: chooses which tokens are kept.
+        second_order: whether weights with affine schemes are rounded by the error of their layer's output (GPTQ) once
+            their scales are chosen, rather than to nearest.
         fpcs: of the progressive search; see :class:`FpcsSettings`.
 
     Raises:
@@ -45,6 +47,7 @@ class CalibrationSettings:
     sample_elements: int = 1 << 18
     bins: int = 2048
     seed: int = 0
+    second_order: bool = False
     fpcs: FpcsSettings = field(default_factory=FpcsSettings)
 
     __pydantic_config__ = ConfigDict(extra="forbid")

@@ -19,6 +19,7 @@ from autoq.cli.options import (
     Observer,
     Pretrained,
     Reparameterize,
+    SecondOrder,
     Seed,
     Space,
     default_out,
@@ -46,6 +47,7 @@ def check_proxy(
     calib_images: CalibImages = 128,
     observer: Observer = "mse",
     reparameterize: Reparameterize = False,
+    second_order: SecondOrder = False,
     device: Device = "auto",
     seed: Seed = 0,
     out: Annotated[
@@ -73,6 +75,7 @@ def check_proxy(
         calib_images=calib_images,
         observer=observer,
         reparameterize=reparameterize,
+        second_order=second_order,
         device=device,
         seed=seed,
     )

@@ -47,6 +47,8 @@ Reparameterize = Annotated[
     bool,
     typer.Option("--reparameterize/--no-reparameterize", help="Rescale LayerNorm outputs first, as RepQ-ViT does."),
 ]
+SECOND_ORDER_HELP = "Round weights by the error of each layer's output (GPTQ), or to nearest."
+SecondOrder = Annotated[bool, typer.Option("--second-order/--no-second-order", help=SECOND_ORDER_HELP)]
 CalibImages = Annotated[
     int, typer.Option("--calib-images", metavar="N", min=1, help="Images to calibrate and score on.")
 ]

@@ -14,6 +14,7 @@ from autoq.cli.options import (
     DATA_HELP,
     MODEL_HELP,
     OUTPUT_HELP,
+    SECOND_ORDER_HELP,
     TASK_HELP,
     Interrupted,
     Json,
@@ -91,6 +92,9 @@ def search(
         bool | None,
         typer.Option("--reparameterize/--no-reparameterize", help="Rescale LayerNorm outputs first, as RepQ-ViT does."),
     ] = None,
+    second_order: Annotated[
+        bool | None, typer.Option("--second-order/--no-second-order", help=SECOND_ORDER_HELP)
+    ] = None,
     calib_images: Annotated[
         int | None, typer.Option(metavar="N", help="Images to calibrate and score on. [default: 128]")
     ] = None,
@@ -137,6 +141,7 @@ def search(
         "sensitivity": sensitivity,
         "observer": observer,
         "reparameterize": reparameterize,
+        "second_order": second_order,
         "calib_images": calib_images,
         "reconstruct": reconstruct,
         "reconstruct_iterations": reconstruct_iterations,

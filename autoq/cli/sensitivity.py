@@ -18,6 +18,7 @@ from autoq.cli.options import (
     Output,
     Pretrained,
     Reparameterize,
+    SecondOrder,
     Seed,
     Space,
     Task,
@@ -43,6 +44,7 @@ def sensitivity(
     proxy: Annotated[str, typer.Option(metavar="NAME", help=f"What is lost: {named(PROXIES)}.")] = "kl",
     observer: Observer = "mse",
     reparameterize: Reparameterize = False,
+    second_order: SecondOrder = False,
     calib_images: CalibImages = 128,
     measure_all: Annotated[
         bool, typer.Option("--all", help="Measure every option; else what is worse anyway is interpolated.")
@@ -78,6 +80,7 @@ def sensitivity(
         proxy=proxy,
         observer=observer,
         reparameterize=reparameterize,
+        second_order=second_order,
         calib_images=calib_images,
         task=task,
         output=output,

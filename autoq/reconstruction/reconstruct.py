@@ -194,7 +194,7 @@ class _Run:
             data = BlockData(self._full, self._quantized, target)
             self._enter(block, own)
             trained = train_block(
-                self._model, block, own.quantizers, data, loss, before, self._settings, not self._operations, progress
+                self._model, block, own, data, loss, before, self._settings, not self._operations, progress
             )
             learned = own | SolvedOperands(trained.quantizers, trained.codes)
             iterations, after = self._settings.iterations, self._mean_loss(block, learned, target, loss)

@@ -19,20 +19,31 @@ class LearnedRounding(nn.Module):
     W̃ = s · clamp(⌊W / s⌋ + h(V), −z, 2^b − 1 − z) with h(V) = clamp(σ(V) (ζ − γ) + γ, 0, 1), which starts at the
     fraction of W / s, so that W̃ is W itself (equations 22 and 23). Scales stay as calibrated.
 
+    A weight that was rounded otherwise than to nearest keeps its code or moves one step towards W.
+
     Attributes:
         direction: V, of the shape of the weight.
     """
 
-    def __init__(self, weight: Tensor, quantizer: UniformQuantizer) -> None:
-        """Start from the weight in full precision."""
+    def __init__(self, weight: Tensor, quantizer: UniformQuantizer, codes: Tensor | None = None) -> None:
+        """Start from the weight in full precision, or as near to it as ``codes`` and their neighbours come.
+
+        Args:
+            weight: W.
+            quantizer: of the weight.
+            codes: how it is rounded, of its shape; None: either way.
+        """
         super().__init__()
         self.config = quantizer.config
         scale, zero_point = quantizer.spread(weight)  # each broadcasts to the shape of the weight
         steps = weight.detach().float() / scale  # as all that follow, of the shape of the weight
         self._scale, self._zero_point = scale, zero_point
         self._below = steps.floor()
+        if codes is not None:
+            given = codes - zero_point
+            self._below = torch.where(steps < given, given - 1, given)
         self._low, self._high = -zero_point, 2**quantizer.config.bits - 1 - zero_point
-        fraction = steps - self._below
+        fraction = (steps - self._below).clamp(0, 1)
         self.direction = nn.Parameter(torch.logit((fraction - _GAMMA) / (_ZETA - _GAMMA)))
 
     def up(self) -> Tensor:

@@ -19,6 +19,7 @@ from autoq.reconstruction.losses import BlockLoss
 from autoq.reconstruction.rounding import DroppedQuantizer, LearnedRounding, drop
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.reconstruction.states import Entry, StateStore
+from autoq.scoring.solved_operands import SolvedOperands
 
 _LEAST_SCALE = 0.1
 """A learned scale stays above this share of the calibrated one: steps never vanish."""
@@ -55,7 +56,7 @@ class Trained:
 def train_block(
     model: QuantizedModel,
     block: Block,
-    quantizers: Mapping[OperandKey, BaseQuantizer],
+    calibrated: SolvedOperands,
     data: BlockData,
     loss: BlockLoss,
     calibrated_loss: float,
@@ -73,7 +74,7 @@ def train_block(
     Args:
         model: the block's slots are filled by this.
         block: which.
-        quantizers: calibrated, of the block's operands.
+        calibrated: the block's operands.
         data: input and target.
         loss: of the block's output.
         calibrated_loss: the loss before training, over all images.
@@ -85,9 +86,9 @@ def train_block(
     generator = torch.Generator(device).manual_seed(zlib.crc32(f"{settings.seed} {block.name}".encode()))
     order = torch.Generator().manual_seed(zlib.crc32(f"{settings.seed} {block.name} batches".encode()))
     operands = _TrainedOperands()
-    for key, quantizer in quantizers.items():
+    for key, quantizer in calibrated.quantizers.items():
         if model.traced.sites_by_name[key[0]].operand(key[1]).is_weight:
-            operands.add_weight(key, quantizer, model.traced.weight(*key))
+            operands.add_weight(key, quantizer, model.traced.weight(*key), calibrated.codes.get(key))
         else:
             operands.add_activation(key, quantizer, learn_scales, settings.drop, generator)
     model.insert_(operands.modules)
@@ -119,10 +120,10 @@ class _TrainedOperands:
         self.activations: dict[OperandKey, BaseQuantizer] = {}
         self.modules: dict[OperandKey, nn.Module] = {}
 
-    def add_weight(self, key: OperandKey, quantizer: BaseQuantizer, weight: Tensor) -> None:
+    def add_weight(self, key: OperandKey, quantizer: BaseQuantizer, weight: Tensor, codes: Tensor | None) -> None:
         """Learn the rounding of a weight, if it is quantized uniformly to two bits or more."""
         if isinstance(quantizer, UniformQuantizer) and not quantizer.is_binary:
-            self.roundings[key] = self.modules[key] = LearnedRounding(weight, quantizer)
+            self.roundings[key] = self.modules[key] = LearnedRounding(weight, quantizer, codes)
 
     def add_activation(
         self, key: OperandKey, quantizer: BaseQuantizer, learn_scales: bool, drop: float, generator: torch.Generator

@@ -18,7 +18,6 @@ from autoq.reconstruction.reconstruct import Iteration, reconstruct
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.images import CalibrationImages
-from autoq.runs.recipes import options_of
 from autoq.runs.reconstruction_directory import ReconstructionDirectory
 from autoq.scoring.solved_operands import SolvedOperands, read_operands, write_operands
 from autoq.scoring.sources import SolvedSource
@@ -128,17 +127,17 @@ def _train(
     progress: Progress,
 ) -> None:
     """Reconstruct block by block, and write what was learned and how it went."""
-    session, sites, quantizer = calibrated.session, calibrated.recipe.sites, calibrated.bank.quantizer
+    session, sites = calibrated.session, calibrated.recipe.sites
     count = len(find_blocks(session.model) if blocks is None else blocks)
     watch = _Watch(count, progress)
     progress(PhaseStarted("reconstruction", count, f"{len(images.tensor)} images of {images.data}"))
     operands, reports = reconstruct(
         session.model,
-        SolvedOperands({option[:2]: quantizer(*option) for option in options_of(sites)}),
+        SolvedOperands.from_bank(calibrated.bank, sites),
         images.tensor,
         training,
         blocks=blocks,
-        operations=integer_operations(session.traced, sites, quantizer),
+        operations=integer_operations(session.traced, sites, calibrated.bank.quantizer),
         task=session.task,
         directory=directory.blocks,
         identity=identity,

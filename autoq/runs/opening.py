@@ -166,7 +166,9 @@ def open_bank(
     # An option serves many recipes: it is solved with the rest of its site in full precision.
     by_output = OBSERVERS.lookup(settings.observer).by_layer_output
     fpcs = FpcsSettings(rounds=0) if by_output else FpcsSettings()
-    calibration = CalibrationSettings(observer=settings.observer, seed=settings.seed, fpcs=fpcs)
+    calibration = CalibrationSettings(
+        observer=settings.observer, seed=settings.seed, second_order=settings.second_order, fpcs=fpcs
+    )
     bank = session.bank(lambda: images, images.sha256, calibration, observed)
     bank.load(directory)
     return session, bank

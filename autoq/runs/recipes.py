@@ -103,9 +103,7 @@ def solve_recipe(
     if recipe.reconstruction is not None:
         return _read_reconstructed(session, recipe)
     session, bank = find_bank(session, recipe, images)
-    options = options_of(recipe.sites)
-    bank.solve_all(options)
-    return session, SolvedOperands({option[:2]: bank.quantizer(*option) for option in options})
+    return session, SolvedOperands.from_bank(bank, recipe.sites)
 
 
 def _read_reconstructed(session: Session, recipe: Recipe) -> tuple[Session, SolvedOperands]:

@@ -23,6 +23,7 @@ class CalibrationChoices(BaseModel):
         observer: how quantizer ranges are chosen; ``fpcs``, by the error of each layer's output, is the most careful
             one and takes longest.
         reparameterize: whether LayerNorm outputs are rescaled channel by channel first (RepQ-ViT).
+        second_order: whether weights are rounded by the error of each layer's output (GPTQ) rather than to nearest.
         calib_images: images to calibrate and score on.
         device: ``auto``, ``cpu`` or a CUDA device.
         seed: of everything that is random.
@@ -38,6 +39,7 @@ class CalibrationChoices(BaseModel):
     space: str = "vit_w2-8"
     observer: str = "mse"
     reparameterize: bool = False
+    second_order: bool = False
     calib_images: int = Field(default=128, ge=1)
     device: str = "auto"
     seed: int = Field(default=0, ge=0)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from autoq.calibration import Bank
 from autoq.calibration.transforms.integer_operations import integer_operations
 from autoq.calibration.transforms.reparameterization import ChannelFactors
 from autoq.errors import CalibrationError, RecipeError
@@ -29,11 +30,26 @@ class SolvedOperands:
 
     Attributes:
         quantizers: of every operand.
-        codes: of the weights whose rounding was learned (int32).
+        codes: of the weights that are not rounded to nearest (whole numbers from 0).
     """
 
     quantizers: Mapping[OperandKey, BaseQuantizer]
     codes: Mapping[OperandKey, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def from_bank(cls, bank: Bank, sites: Mapping[str, SiteConfig]) -> SolvedOperands:
+        """Take the operands of a recipe from a bank, which solves those that it does not have.
+
+        Raises:
+            CalibrationError: an option does not fit its operand.
+        """
+        options = [(site, operand, config) for site, operands in sites.items() for operand, config in operands.items()]
+        bank.solve_all(options)
+        codes = {option[:2]: bank.codes(*option) for option in options}
+        return cls(
+            {option[:2]: bank.quantizer(*option) for option in options},
+            {key: given for key, given in codes.items() if given is not None},
+        )
 
     @property
     def sites(self) -> dict[str, SiteConfig]:

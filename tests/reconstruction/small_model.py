@@ -50,13 +50,7 @@ def sites_of(model: QuantizedModel, weights: OperandConfig, activations: Operand
 def calibrated(model: QuantizedModel, sites: dict[str, SiteConfig], data: Tensor) -> SolvedOperands:
     """Quantizers of a recipe, as a bank solves them."""
     bank = Bank(model, data, CalibrationSettings(observer="mse"), {})
-    return SolvedOperands(
-        {
-            (site, operand): bank.quantizer(site, operand, config)
-            for site, operands in sites.items()
-            for operand, config in operands.items()
-        }
-    )
+    return SolvedOperands.from_bank(bank, sites)
 
 
 W2 = OperandConfig(scheme="uniform", bits=2, granularity="channel")

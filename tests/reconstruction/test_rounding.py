@@ -49,6 +49,25 @@ def test_untrained_codes_are_those_of_the_nearest(bits: int, seed: int) -> None:
 
 @settings(deadline=None)
 @given(bits=st.integers(2, 8), seed=st.integers(0, 1000))
+def test_given_codes_stay_or_move_one_step_towards_the_weight(bits: int, seed: int) -> None:
+    chosen, w = quantizer(bits), weight(seed)
+    given = torch.randint(2**bits, (5, 12), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+    rounding = LearnedRounding(w, chosen, given)
+    value, step = chosen.dequantize(given), chosen.scale
+    neighbour = torch.where(value > w, value - step, value + step)
+    low, high = torch.minimum(value, neighbour), torch.maximum(value, neighbour)
+    limits = -chosen.zero_point * step, (2**bits - 1 - chosen.zero_point) * step
+    low, high = (torch.minimum(torch.maximum(each, limits[0]), limits[1]) for each in (low, high))
+    nearest = torch.minimum(torch.maximum(w, low), high)
+    torch.testing.assert_close(rounding(w).detach(), nearest, atol=1e-5, rtol=1e-4)
+    for sign, expected in ((-10.0, low), (10.0, high)):
+        with torch.no_grad():
+            rounding.direction.fill_(sign)
+        torch.testing.assert_close(chosen.dequantize(rounding.codes()), expected, atol=1e-5, rtol=1e-4)
+
+
+@settings(deadline=None)
+@given(bits=st.integers(2, 8), seed=st.integers(0, 1000))
 def test_codes_are_the_one_below_or_the_one_above_by_the_sign_of_v(bits: int, seed: int) -> None:
     chosen, w = quantizer(bits), weight(seed)
     rounding = LearnedRounding(w, chosen)

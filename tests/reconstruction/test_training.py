@@ -52,7 +52,7 @@ class Case:
         trained = train_block(
             self.model,
             self.block,
-            self.operands.quantizers,
+            self.operands,
             self.data,
             self.loss,
             before,

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from autoq.calibration import CalibrationSettings
 from autoq.errors import InputError, NonFiniteError, RecipeError
 from autoq.exporters import pick
 from autoq.methods import BitWidths, create_method
@@ -70,6 +72,34 @@ def test_a_fresh_process_reproduces_the_score_exactly(run: Path, recipe: Recipe,
     found = [json.loads(line) for line in process.stdout.splitlines()]
     assert found == [[stored, recipe.cost.model_dump()]] * 3
     assert process.stderr.count("solving it again from digits") == 1
+
+
+@pytest.mark.slow
+def test_a_fresh_process_reproduces_the_score_of_second_order_weights(tmp_path: Path) -> None:
+    """Their codes come out of the bank, or are found again without it."""
+    session = small_session()
+    images = session.calibration_images("digits", 12, 0)
+    settings = CalibrationSettings(observer="min_max", second_order=True)
+    bank = session.bank(lambda: images, images.sha256, settings)
+    sites = create_method("rtn").sites(session.traced, BitWidths.parse("w3a8"))
+    recipe = Recipe(model=session.reference, sites=sites, calibration=session.calibration_reference(images, bank))
+    assert recipe.calibration is not None
+    assert recipe.calibration.settings == {"second_order": True}
+    scored = CalibratedRecipe(session, bank, recipe, images).score(bank, lambda _: None)
+    nearest = session.bank(lambda: images, images.sha256, replace(settings, second_order=False))
+    assert (
+        scored.kl_nats < 0.5 * CalibratedRecipe(session, nearest, recipe, images).score(nearest, lambda _: None).kl_nats
+    )
+    session.model.remove_()
+    bank.save(tmp_path / "with" / "bank")
+    paths = [tmp_path / "with" / "a.json", tmp_path / "without" / "a.json"]
+    paths[1].parent.mkdir()
+    for path in paths:
+        recipe.save(path)
+    command = [sys.executable, "-c", textwrap.dedent(PROCESS), *map(str, paths)]
+    process = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert process.stderr.count("solving it again from digits") == 1
+    assert [json.loads(line)[0]["kl_nats"] for line in process.stdout.splitlines()] == [scored.kl_nats] * 2
 
 
 @pytest.mark.usefixtures("_traced_once")

@@ -132,6 +132,9 @@ def test_a_bank_is_kept_and_reparameterized_ones_are_others(tmp_path: Path) -> N
     rescaled, other = open_bank(session, images, settings(reparameterize=True), tmp_path / "other")
     assert rescaled.reparameterized
     assert other.fingerprint != bank.fingerprint
+    _, second_order = open_bank(session, images, settings(second_order=True), tmp_path / "another")
+    assert second_order.settings.second_order
+    assert second_order.fingerprint not in (bank.fingerprint, other.fingerprint)
     with pytest.raises(RunDirectoryError, match=r"stale: it differs in .*images_sha256"):
         open_bank(session, session.calibration_images("digits", IMAGES, 1), choices, tmp_path / "bank")
 

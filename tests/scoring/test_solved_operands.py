@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from autoq.calibration import Bank, CalibrationSettings
 from autoq.calibration.transforms.reparameterization import ChannelFactors
 from autoq.errors import RecipeError
 from autoq.graph.insert import FixedTensor, QuantizedModel
@@ -32,6 +33,27 @@ def operands(model: QuantizedModel) -> SolvedOperands:
         most = 2**quantizer.config.bits - 1
         codes[key] = (quantizer.quantize(model.traced.weight(*key)) + 1).clamp(max=most)
     return SolvedOperands(start.quantizers, codes)
+
+
+def test_a_banks_codes_are_taken_over(model: QuantizedModel) -> None:
+    """What it puts into the slots is what the bank puts there."""
+    bank = Bank(model, images(8), CalibrationSettings(second_order=True), {})
+    sites = sites_of(model, W2, A6)
+    operands = SolvedOperands.from_bank(bank, sites)
+    assert operands.sites == sites
+    assert operands.codes.keys() == {key for key in operands.quantizers if key[1] == "weight"}
+    outputs = []
+    for apply_ in (lambda: bank.apply_(sites), lambda: operands.apply_(model)):
+        apply_()
+        with torch.no_grad():
+            outputs.append(model.run(images(4, seed=1))[0])
+    model.remove_()
+    assert torch.equal(*outputs)
+    nearest = SolvedOperands(operands.quantizers)
+    nearest.apply_(model)
+    with torch.no_grad():
+        assert not torch.equal(model.run(images(4, seed=1))[0], outputs[0])
+    model.remove_()
 
 
 def test_what_is_written_is_read_again(model: QuantizedModel, operands: SolvedOperands, tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from autoq.calibration import CalibrationSettings
 from autoq.errors import RecipeError
 from autoq.methods import BitWidths, create_method
 from autoq.quantizers.integer_softmax import IntegerSoftmax
-from autoq.runs.recipes import options_of
 from autoq.scoring.evaluator import Evaluator
 from autoq.scoring.solved_operands import SolvedOperands
 from autoq.scoring.sources import SolvedSource
@@ -21,7 +20,7 @@ def test_there_are_one_recipe_and_full_precision() -> None:
     sites = method.sites(session.traced, bits)
     images = session.calibration_images("digits", 8, 0)
     bank = session.bank(lambda: images, images.sha256, CalibrationSettings(observer="min_max"))
-    operands = SolvedOperands({(s, o): bank.quantizer(s, o, c) for s, o, c in options_of(sites)})
+    operands = SolvedOperands.from_bank(bank, sites)
     source = SolvedSource(session.model, operands)
     assert all(slot.quantizer is None for slot in session.model.slots.values())
     assert all(slot.replacement is None for slot in session.model.operations.values())

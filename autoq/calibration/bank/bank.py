@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
-from autoq.calibration.bank.files import SolvedKey, read_bank, refuse_stale, write_bank
+from autoq.calibration.bank.files import SolvedKey, SolvedOption, read_bank, refuse_stale, write_bank
+from autoq.calibration.bank.packed_codes import count_bytes, unpack_codes
 from autoq.calibration.bank.quantized_weights import QuantizedWeights
 from autoq.calibration.bank.solving import OptionSolver
 from autoq.calibration.observers import OBSERVERS
@@ -39,11 +41,14 @@ SolveProgress = Callable[[int, int], None]
 
 
 class Bank:
-    """Quantizers by operand and option. What is asked for and not there is solved and kept.
+    """Quantizers by operand and option, and codes of weights. What is asked for and not there is solved and kept.
 
     With the observer ``fpcs``, parameters are solved site by site for the error of the site's output. An option is then
     solved with the site's other operand in full precision, unless there are ``settings.fpcs.rounds`` and it belongs to
     ``recipe_sites``, which are solved with both operands quantized.
+
+    With ``settings.second_order``, weights are rounded by the error of their layer's output on the calibration images;
+    whoever puts a quantized weight somewhere takes :meth:`codes`.
 
     Attributes:
         description: what the parameters depend on: model weights, calibration images, settings, code version.
@@ -96,14 +101,14 @@ class Bank:
             recipe_sites=together,
             capture_progress=capture_progress,
         )
-        self._quantizers: dict[SolvedKey, BaseQuantizer] = {}
+        self._options: dict[SolvedKey, SolvedOption] = {}
         self._weights = QuantizedWeights(cached_weight_bytes)
         self._in_use: WeakValueDictionary[SolvedKey, FixedTensor] = WeakValueDictionary()
         self._unsaved = False
 
     def __len__(self) -> int:
         """Count the solved options."""
-        return len(self._quantizers)
+        return len(self._options)
 
     @property
     def fingerprint(self) -> str:
@@ -116,19 +121,36 @@ class Bank:
         Raises:
             CalibrationError: the option does not fit the operand.
         """
-        key = (site, operand, config)
-        if key not in self._quantizers:
+        return self._solved((site, operand, config)).quantizer
+
+    def codes(self, site: str, operand: str, config: OperandConfig) -> Tensor | None:
+        """Return the codes (uint8) of a weight at one option, of its shape; None: it is rounded to nearest.
+
+        Raises:
+            CalibrationError: the option does not fit the operand.
+        """
+        packed = self._solved((site, operand, config)).codes
+        return None if packed is None else self._unpacked((site, operand, config), packed)
+
+    def _unpacked(self, key: SolvedKey, packed: Tensor) -> Tensor:
+        weight = self.model.traced.weight(*key[:2])
+        return unpack_codes(packed, key[2].bits, weight.shape).to(weight.device)
+
+    def _solved(self, key: SolvedKey) -> SolvedOption:
+        if key not in self._options:
             self.solve_all([key], workers=1)
-        return self._quantizers[key]
+        return self._options[key]
 
     def module(self, site: str, operand: str, config: OperandConfig) -> nn.Module:
         """Return what goes into the operand's slot: its quantizer, or for a weight the quantized weight itself."""
-        key, quantizer = (site, operand, config), self.quantizer(site, operand, config)
+        key = (site, operand, config)
+        solved = self._solved(key)
         if not self._is_weight(site, operand):
-            return quantizer
+            return solved.quantizer
         if (fixed := self._in_use.get(key)) is None:  # else it stands in the slot since the last recipe
+            codes = None if solved.codes is None else partial(self._unpacked, key, solved.codes)
             with torch.no_grad():
-                values = self._weights.get(key, quantizer, self.model.traced.weight(site, operand))
+                values = self._weights.get(key, solved.quantizer, self.model.traced.weight(site, operand), codes)
             fixed = self._in_use[key] = FixedTensor(values, config)
         return fixed
 
@@ -160,12 +182,12 @@ class Bank:
         Raises:
             CalibrationError: an option does not fit its operand.
         """
-        missing = [key for key in dict.fromkeys(options) if key not in self._quantizers]
+        missing = [key for key in dict.fromkeys(options) if key not in self._options]
         done = 0
         solving = self._solver.solve(missing, workers or torch.get_num_threads())
         with closing(solving) as results:  # so that whatever stops this stops the threads at once
             for solved in results:
-                self._quantizers |= solved
+                self._options |= solved
                 self._unsaved = True
                 done += len(solved)
                 if progress is not None:
@@ -205,11 +227,11 @@ class Bank:
         for site, operands in sites.items():
             for operand, config in operands.items():
                 if any(getattr(config, name) is None for name in quantizer_class(config.scheme).fitted_fields):
-                    fitted = self.quantizer(site, operand, config)
-                    config = fitted.resolved_config()
+                    fitted = self._solved((site, operand, config))
+                    config = fitted.quantizer.resolved_config()
                     key = (site, operand, config)
-                    if key not in self._quantizers:
-                        self._quantizers[key] = self._rebuilt(key, fitted.qparams())
+                    if key not in self._options:
+                        self._options[key] = self._rebuilt(key, fitted.quantizer.qparams(), fitted.codes)
                         self._unsaved = True
                 resolved[site][operand] = config
         return resolved
@@ -221,7 +243,7 @@ class Bank:
             OSError: they cannot be written; what was there before is still there.
         """
         if self._unsaved:
-            write_bank(directory, self.description, self._quantizers, self._factors)
+            write_bank(directory, self.description, self._options, self._factors)
             self._unsaved = False
 
     def load(self, directory: str | os.PathLike[str]) -> bool:
@@ -234,14 +256,20 @@ class Bank:
             return False
         refuse_stale(directory, content.description, self.description)
         try:
-            self._quantizers |= {key: self._rebuilt(key, qparams) for key, qparams in content.qparams.items()}
+            self._options |= {
+                key: self._rebuilt(key, qparams, content.codes.get(key)) for key, qparams in content.qparams.items()
+            }
         except (CalibrationError, RecipeError, KeyError) as error:
             _logger.warning("the bank in %s cannot be used and is solved again: %s", os.fspath(directory), error)
             return False
         return True
 
-    def _rebuilt(self, key: SolvedKey, qparams: Mapping[str, Tensor]) -> BaseQuantizer:
+    def _rebuilt(self, key: SolvedKey, qparams: Mapping[str, Tensor], codes: Tensor | None) -> SolvedOption:
         site, operand, config = key
+        if codes is not None:
+            needed = count_bytes(config.bits, self.model.traced.weight(site, operand).shape)
+            if codes.shape != (needed,):
+                raise CalibrationError(f"codes of {site}:{operand} take {needed} bytes, not {tuple(codes.shape)}")
         layout = self.model.traced.sites_by_name[site].operand(operand).layout
         device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
-        return create_quantizer(config, layout, qparams).to(device)
+        return SolvedOption(create_quantizer(config, layout, qparams).to(device), codes)

@@ -25,6 +25,21 @@ _logger = logging.getLogger(__name__)
 
 SolvedKey = tuple[str, str, OperandConfig]
 """(site, operand, configuration)."""
+_CODES = "codes"
+"""Name of a weight's codes among its parameters."""
+
+
+@dataclass(frozen=True)
+class SolvedOption:
+    """What is known of an operand at an option.
+
+    Attributes:
+        quantizer: of the operand.
+        codes: of a weight that is not rounded to nearest, as ``pack_codes`` gives them; else None.
+    """
+
+    quantizer: BaseQuantizer
+    codes: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -35,19 +50,21 @@ class BankContent:
         description: what the parameters depend on.
         fingerprint: of the description.
         qparams: parameters by operand and configuration.
+        codes: packed codes of weights that are not rounded to nearest, likewise.
         factors: of reparameterized LayerNorms, by site.
     """
 
     description: dict[str, Any]
     fingerprint: str
     qparams: dict[SolvedKey, dict[str, Tensor]]
+    codes: dict[SolvedKey, Tensor]
     factors: dict[str, ChannelFactors]
 
 
 def write_bank(
     directory: str | os.PathLike[str],
     description: Mapping[str, Any],
-    quantizers: Mapping[SolvedKey, BaseQuantizer],
+    options: Mapping[SolvedKey, SolvedOption],
     factors: Mapping[str, ChannelFactors],
 ) -> None:
     """Write both files; what was there before is still there if that fails.
@@ -59,9 +76,11 @@ def write_bank(
     target.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     entries = []
-    for index, ((site, operand, config), quantizer) in enumerate(quantizers.items()):
+    for index, ((site, operand, config), solved) in enumerate(options.items()):
         entries.append({"site": site, "operand": operand, "config": config.to_json()})
-        tensors |= {f"{index}.{name}": value for name, value in quantizer.qparams().items()}
+        tensors |= {f"{index}.{name}": value for name, value in solved.quantizer.qparams().items()}
+        if solved.codes is not None:
+            tensors[f"{index}.{_CODES}"] = solved.codes
     for site, factor in factors.items():
         tensors |= {f"ratio.{site}": factor.ratio, f"offset.{site}": factor.offset}
     # Not safetensors' save_file, whose errors are no OSError.
@@ -90,10 +109,12 @@ def read_bank(directory: str | os.PathLike[str]) -> BankContent | None:
                 _logger.warning("the bank in %s was being saved when its run ended; it is solved again", folder)
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        qparams = _by_key(document["entries"], tensors)
         return BankContent(
             description=dict(document["description"]),
             fingerprint=document["fingerprint"],
-            qparams=_by_key(document["entries"], tensors),
+            codes={key: own.pop(_CODES) for key, own in qparams.items() if _CODES in own},
+            qparams=qparams,
             factors={
                 site: ChannelFactors(tensors[f"ratio.{site}"], tensors[f"offset.{site}"])
                 for site in document["reparameterized"]

@@ -1,25 +1,38 @@
-"""Solving what a bank lacks: operand by operand on samples of their values, or site by site on the layers' outputs."""
+"""Solving what a bank lacks: operand by operand on samples of their values, or site by site on the layers' outputs.
+
+With ``second_order``, weights are then rounded on their grids by the Gram matrices of their layers' inputs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 
-from autoq.calibration.bank.files import SolvedKey
+from autoq.calibration.bank.files import SolvedKey, SolvedOption
+from autoq.calibration.bank.packed_codes import pack_codes
 from autoq.calibration.capture import OperandSample, capture
 from autoq.calibration.fpcs.output_search import solve_jobs
 from autoq.calibration.observers import OBSERVERS
+from autoq.calibration.second_order.gram import capture_grams, gram_groups
+from autoq.calibration.second_order.rounding import InverseFactor
+from autoq.calibration.second_order.weights import round_weight
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers import OperandSolver
 from autoq.calibration.threads import in_threads
 from autoq.errors import CalibrationError
 from autoq.graph.insert import OperandKey, QuantizedModel
-from autoq.quantizers import BaseQuantizer
+from autoq.quantizers import BaseQuantizer, quantizer_class
 from autoq.recipe import SiteConfig
 
-Solved = Generator[dict[SolvedKey, BaseQuantizer], None, None]
+Solved = Generator[dict[SolvedKey, SolvedOption], None, None]
+
+_GRAM_BYTES = 1 << 29
+"""Memory for Gram matrices of layers' inputs: layers are rounded a group of them at a time, a pass over the images for
+each; those of the last group are kept for further options."""
 
 
 class OptionSolver:
@@ -56,6 +69,7 @@ class OptionSolver:
         self._images, self._batch_size = images, batch_size
         self._capture_progress = capture_progress
         self._samples: dict[OperandKey, OperandSample] = {}
+        self._grams: dict[str, Tensor] = {}
 
     def solve(self, options: Sequence[SolvedKey], workers: int) -> Solved:
         """Yield solved options, an operand's or a site's at a time.
@@ -67,9 +81,52 @@ class OptionSolver:
         Raises:
             CalibrationError: an option does not fit its operand.
         """
-        if OBSERVERS.lookup(self.settings.observer).by_layer_output:
-            return self._solve_by_site(options)
-        return self._solve_by_operand(options, workers)
+        groups = self._second_order_groups(options)
+        chosen = {site for group in groups for site in group}
+        yield from self._solve_on_grids([key for key in options if key[0] not in chosen], workers)
+        for group in groups:
+            self._capture_grams(group)
+            yield from self._solve_on_grids([key for key in options if key[0] in group], workers)
+
+    def _second_order_groups(self, options: Sequence[SolvedKey]) -> list[list[str]]:
+        """Return the sites whose weights are rounded by their Gram matrices, as many together as fit into memory."""
+        if not self.settings.second_order:
+            return []
+        sites = dict.fromkeys(
+            site
+            for site, operand, config in options
+            if operand == "weight" and quantizer_class(config.scheme).is_affine
+        )
+        if sites.keys() <= self._grams.keys():
+            return [list(sites)] if sites else []
+        return gram_groups(self.model, sites, _GRAM_BYTES)
+
+    def _capture_grams(self, sites: Sequence[str]) -> None:
+        """Keep the Gram matrices of these sites, and no others."""
+        if not set(sites) <= self._grams.keys():
+            self._grams.clear()
+            batches = torch.split(self._calibration_images(), self._batch_size)
+            self._grams = capture_grams(self.model, batches, sites, self._capture_progress)
+
+    def _solve_on_grids(self, options: Sequence[SolvedKey], workers: int) -> Solved:
+        if options and OBSERVERS.lookup(self.settings.observer).by_layer_output:
+            yield from self._solve_by_site(options)
+        elif options:
+            yield from self._solve_by_operand(options, workers)
+
+    def _rounded(self, solved: dict[SolvedKey, BaseQuantizer]) -> dict[SolvedKey, SolvedOption]:
+        """Round a site's weights by the Gram matrix of its input, where that has been captured."""
+        found = {key: SolvedOption(quantizer) for key, quantizer in solved.items()}
+        weights = [key for key in solved if key[0] in self._grams and key[1] == "weight"]
+        if not weights:
+            return found
+        gram, weight = self._grams[weights[0][0]], self.model.traced.weight(*weights[0][:2])
+        factor = InverseFactor.of_gram(gram)
+        for key in weights:
+            codes = round_weight(weight, solved[key], gram, factor)
+            if codes is not None:
+                found[key] = SolvedOption(solved[key], pack_codes(codes, key[2].bits))
+        return found
 
     def _solve_by_operand(self, options: Sequence[SolvedKey], workers: int) -> Solved:
         by_operand: dict[OperandKey, list[SolvedKey]] = {}
@@ -79,11 +136,11 @@ class OptionSolver:
         if any(not described[key].is_weight for key in by_operand):
             self._capture(by_operand)
 
-        def solve(key: OperandKey) -> dict[SolvedKey, BaseQuantizer]:
+        def solve(key: OperandKey) -> dict[SolvedKey, SolvedOption]:
             operand = described[key]
             data = self.model.traced.weight(*key) if operand.is_weight else self._samples[key]
             solver = OperandSolver(operand, data, self.settings)
-            return {option: _solve(solver, option) for option in by_operand[key]}
+            return self._rounded({option: _solve(solver, option) for option in by_operand[key]})
 
         yield from in_threads(solve, by_operand, min(workers, len(by_operand)))
 
@@ -108,9 +165,14 @@ class OptionSolver:
                 jobs[site].append(job)
         wanted = set(options)
         images = self._calibration_images()
-        for site, _, solved in solve_jobs(self.model, images, self._batch_size, jobs, self.settings):
-            keys = {(site, operand, quantizer.config): quantizer for operand, quantizer in solved.items()}
-            yield {key: quantizer for key, quantizer in keys.items() if key in wanted}
+        results = solve_jobs(self.model, images, self._batch_size, jobs, self.settings)
+        for site, of_site in groupby(results, itemgetter(0)):
+            found = {
+                (site, operand, quantizer.config): quantizer
+                for _, _, solved in of_site
+                for operand, quantizer in solved.items()
+            }
+            yield self._rounded({key: quantizer for key, quantizer in found.items() if key in wanted})
 
     def _calibration_images(self) -> Tensor:
         if callable(self._images):

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from autoq.errors import CalibrationError
+
 DAMPING = 0.01
 """Share of the mean diagonal of the Gram matrix that is added to it (section 3.3)."""
-_BLOCK = 128
+_BLOCK = 64
 """Columns whose errors are passed on to the columns after them at once."""
 
 
@@ -32,34 +34,37 @@ class InverseFactor:
     def of_gram(cls, gram: Tensor, damping: float = DAMPING) -> InverseFactor:
         """Factor the damped inverse of a Gram matrix; channels with the largest inputs come first.
 
-        Channels that are always zero keep their order of magnitude: their weights are rounded to nearest. A matrix that
-        stays singular to working precision is damped ten times more, until it is not.
+        Weights of channels that are always zero are rounded to nearest. A matrix that stays singular to working
+        precision is damped ten times more, until it is not.
 
         Args:
             gram: XᵀX over all tokens, of shape (channels, channels).
             damping: λ as a share of the mean diagonal.
 
+        Raises:
+            CalibrationError: the matrix has NaN or infinite entries.
+
         >>> factor = InverseFactor.of_gram(torch.diag(torch.tensor([1.0, 4.0])), damping=0.0)
         >>> factor.order.tolist(), factor.upper.diagonal().tolist()
         ([1, 0], [0.5, 1.0])
         """
+        if not bool(torch.isfinite(gram).all()):
+            raise CalibrationError("a Gram matrix has NaN or infinite entries: check the layer's inputs")
         exact = gram.to(torch.float64)
-        diagonal = exact.diagonal()
-        mean = diagonal.mean()
-        if not mean > 0:  # no input at all: any rounding is as good
-            exact, mean = torch.eye(len(gram), dtype=torch.float64, device=gram.device), torch.ones_like(mean)
-            diagonal = exact.diagonal()
-        order = torch.argsort(diagonal, descending=True, stable=True)
+        order = torch.argsort(exact.diagonal(), descending=True, stable=True)
         exact = exact[order][:, order]
+        mean = exact.diagonal().mean()
+        mean = torch.where(mean > 0, mean, torch.ones_like(mean))  # no input at all: any rounding is as good
         is_dead = exact.diagonal() == 0
         identity = torch.eye(len(gram), dtype=torch.float64, device=gram.device)
         while True:
-            damped = exact + torch.diag(damping * mean + torch.where(is_dead, mean, torch.zeros_like(mean)))
-            lower, failed = torch.linalg.cholesky_ex(damped)
+            damped = exact + torch.diag(damping * mean + is_dead * mean)
+            # With H = RRᵀ for an upper triangular R, H⁻¹ = UᵀU for U = R⁻¹. R is Cholesky's factor from the other end.
+            lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
             if not failed:
-                upper, failed = torch.linalg.cholesky_ex(torch.cholesky_solve(identity, lower), upper=True)
-            if not failed and bool(torch.isfinite(upper).all()):
-                return cls(order, upper.float())
+                upper = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True).float()
+                if bool(torch.isfinite(upper).all()):
+                    return cls(order, upper)
             damping = max(10 * damping, 1e-6)
 
 
@@ -68,7 +73,7 @@ def round_to_grid(weight: Tensor, scale: Tensor, zero_point: Tensor, most: Tenso
     """Round weights to the grids of their rows, such that ‖X(W − Ŵ)ᵀ‖² becomes small.
 
     Columns are rounded to nearest one after the other; the weights not yet rounded take up as much of each column's
-    error as they can. Rows do not depend on each other: those of several bit-widths are best rounded together.
+    error as they can. Rows do not depend on each other.
 
     Args:
         weight: W, of shape (rows, channels).
@@ -81,21 +86,29 @@ def round_to_grid(weight: Tensor, scale: Tensor, zero_point: Tensor, most: Tenso
         Codes from 0, whole numbers as float32, of the shape of the weight.
     """
     order, upper = factor.order, factor.upper.to(weight.device)
-    left = weight.float()[:, order].clone()  # (rows, channels): what is still to be rounded, errors taken up
-    scale = scale.float().expand_as(left)[:, order]
-    zero_point = zero_point.float().expand_as(left)[:, order]
-    codes = torch.empty_like(left)
-    for start in range(0, left.shape[1], _BLOCK):
-        block = slice(start, start + _BLOCK)
-        part, errors = left[:, block], torch.empty_like(left[:, block])
-        within = upper[block, block]
-        for column in range(part.shape[1]):
-            at = start + column
-            wanted, step, zero = part[:, column], scale[:, at], zero_point[:, at]
-            code = (wanted / step + zero).round_().clamp_(min=0).minimum(most[:, 0])
-            codes[:, at] = code
-            error = (wanted - (code - zero) * step) / within[column, column]
-            errors[:, column] = error
-            part[:, column + 1 :] -= torch.outer(error, within[column, column + 1 :])
-        left[:, start + _BLOCK :] -= errors @ upper[block, start + _BLOCK :]
-    return torch.empty_like(codes).index_copy_(1, order, codes)
+    channels = len(order)
+    # All that follows has shape (channels, rows), so that a column of the weight lies in one piece.
+    wanted = weight.float()[:, order].t().contiguous()
+    step, zero = (_by_channel(each.float(), order) for each in (scale, zero_point))
+    codes, errors = torch.empty_like(wanted), torch.empty_like(wanted)
+    greatest, inverse_diagonal = most.float().flatten(), upper.diagonal().reciprocal().tolist()
+    for start in range(0, channels, _BLOCK):
+        block = slice(start, min(start + _BLOCK, channels))
+        here, within = wanted[block], upper[block, block]
+        if start:
+            here.addmm_(upper[:start, block].t(), errors[:start], alpha=-1)
+        columns = zip(here, step[block], zero[block], codes[block], errors[block], strict=True)
+        for index, (column, size, centre, code, error) in enumerate(columns):
+            torch.div(column, size, out=code).add_(centre).round_().clamp_(min=0)
+            torch.minimum(code, greatest, out=code)
+            torch.sub(code, centre, out=error).mul_(size)
+            torch.sub(column, error, out=error).mul_(inverse_diagonal[start + index])
+            here[index + 1 :].addr_(within[index, index + 1 :], error, alpha=-1)
+    return torch.empty_like(codes.t()).index_copy_(1, order, codes.t())
+
+
+def _by_channel(parameter: Tensor, order: Tensor) -> Tensor:
+    """Bring (rows, channels) or (rows, 1) to (channels, rows), channels in the given order."""
+    if parameter.shape[1] == 1:
+        return parameter.t().expand(len(order), -1)
+    return parameter[:, order].t().contiguous()

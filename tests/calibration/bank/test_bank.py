@@ -9,16 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from autoq.calibration import Bank, CalibrationSettings
+from autoq.calibration.bank import solving
+from autoq.calibration.fpcs.settings import FpcsSettings
+from autoq.calibration.second_order.gram import capture_grams
 from autoq.errors import RunDirectoryError
 from autoq.graph.insert import FixedTensor, QuantizedModel
-from autoq.quantizers import BaseQuantizer
+from autoq.quantizers import QUANTIZERS, BaseQuantizer, OperandLayout, UniformQuantizer
+from autoq.quantizers._affine import choose_affine_qparams
 from autoq.recipe import OperandConfig
 from tests.calibration.samples import block_model, images, key_of
 
 SETTINGS = CalibrationSettings()
+SECOND_ORDER = CalibrationSettings(second_order=True)
 DESCRIPTION = {"weights_sha256": "abc", "images_sha256": "def"}
 
 
@@ -227,3 +234,119 @@ def test_full_disk_leaves_the_old_bank(
     other = Bank(model, _unavailable, SETTINGS, DESCRIPTION)
     assert other.load(tmp_path)
     assert len(other) == 2
+
+
+def second_order_bank(model: QuantizedModel) -> Bank:
+    return Bank(model, images(16), SECOND_ORDER, DESCRIPTION)
+
+
+def test_second_order_weights_take_the_place_of_the_nearest(bank: Bank, model: QuantizedModel) -> None:
+    """The grid is that of rounding to nearest; the layer's output has less error on the calibration images."""
+    other, option = second_order_bank(model), ("fc1", "weight", uniform(3, granularity="channel"))
+    assert other.fingerprint != bank.fingerprint
+    assert_equal(other.quantizer(*option), bank.quantizer(*option))
+    assert bank.codes(*option) is None
+    assert other.codes("fc1", "input", uniform()) is None
+    codes, weight = other.codes(*option), model.traced.weight("fc1")
+    assert codes is not None
+    fixed = other.module(*option)
+    assert isinstance(fixed, FixedTensor)
+    assert torch.equal(fixed.value, other.quantizer(*option).dequantize(codes))
+    gram = capture_grams(model, [images(16)], ["fc1"])["fc1"]
+    errors = [
+        float((((each.value - weight) @ gram) * (each.value - weight)).sum())
+        for each in (fixed, bank.module(*option))
+        if isinstance(each, FixedTensor)
+    ]
+    assert errors[0] < errors[1]
+
+
+def test_codes_are_packed_into_the_banks_file(model: QuantizedModel, tmp_path: Path) -> None:
+    bank = second_order_bank(model)
+    options = [("fc2", "weight", uniform(bits, granularity="channel")) for bits in (2, 3)]
+    options += [("fc1", "input", uniform()), ("fc1", "weight", uniform(12, granularity="channel"))]
+    bank.solve_all(options)
+    bank.save(tmp_path)
+    with safe_open(tmp_path / "bank.safetensors", "pt") as file:
+        packed = {name: file.get_tensor(name) for name in file.keys() if name.endswith(".codes")}  # noqa: SIM118
+    elements = model.traced.weight("fc2").numel()
+    assert sorted(each.numel() for each in packed.values()) == [elements * 2 // 8, elements * 3 // 8]
+    loaded = Bank(model, _unavailable, SECOND_ORDER, DESCRIPTION)
+    assert loaded.load(tmp_path)
+    for option in options:
+        codes, again = bank.codes(*option), loaded.codes(*option)
+        assert (codes is None) == (again is None) == (option not in options[:2])
+        assert codes is None or again is None or torch.equal(codes, again)
+    for option in options[:2]:
+        before, after = bank.module(*option), loaded.module(*option)
+        assert isinstance(before, FixedTensor)
+        assert isinstance(after, FixedTensor)
+        assert torch.equal(before.value, after.value)
+
+
+def test_codes_of_another_length_are_solved_again(
+    model: QuantizedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bank, option = second_order_bank(model), ("fc1", "weight", uniform(3, granularity="channel"))
+    codes = bank.codes(*option)
+    bank.save(tmp_path)
+    with safe_open(tmp_path / "bank.safetensors", "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors | {"0.codes": tensors["0.codes"][:-1].clone()}, tmp_path / "bank.safetensors", metadata)
+    again = second_order_bank(model)
+    assert not again.load(tmp_path)
+    assert "cannot be used and is solved again: codes of fc1:weight take 48 bytes, not (47,)" in caplog.text
+    found = again.codes(*option)
+    assert codes is not None
+    assert found is not None
+    assert torch.equal(codes, found)
+
+
+@pytest.mark.parametrize("observer", ["mse", "fpcs"])
+@pytest.mark.parametrize("gram_bytes", [0, 1 << 20])
+def test_codes_do_not_depend_on_what_else_is_solved(
+    model: QuantizedModel, monkeypatch: pytest.MonkeyPatch, gram_bytes: int, observer: str
+) -> None:
+    """One after the other, all together, side by side, or a layer at a time where memory is short."""
+    settings = CalibrationSettings(observer=observer, second_order=True, fpcs=FpcsSettings(rounds=0))
+    options = [
+        (site, "weight", uniform(bits, granularity="channel")) for site in ("qkv", "fc1", "fc2") for bits in (2, 4)
+    ]
+    options.append(("fc1", "input", uniform()))
+    alone, together = (Bank(model, images(16), settings, DESCRIPTION) for _ in range(2))
+    monkeypatch.setattr(solving, "_GRAM_BYTES", gram_bytes)
+    together.solve_all(options, workers=2)
+    monkeypatch.undo()
+    for option in reversed(options):
+        codes, expected = together.codes(*option), alone.codes(*option)
+        assert (codes is None) == (expected is None) == (option[1] == "input")
+        assert codes is None or expected is None or torch.equal(codes, expected)
+
+
+def test_what_is_written_out_keeps_its_codes(model: QuantizedModel) -> None:
+    """A scheme of someone else's: affine, with a field that calibration fits."""
+
+    class Fitted(UniformQuantizer):
+        scheme = "fitted"
+        qparam_names = ("scale", "zero_point", "log_base_numerator")
+        fitted_fields = ("log_base_numerator",)
+        config_fields = ("granularity", "log_base_numerator")
+
+        @classmethod
+        def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Fitted:
+            scale, zero_point = choose_affine_qparams(lower, upper, config.bits, include_zero=True)
+            base = torch.tensor(config.log_base_numerator or 20)
+            return cls(config, layout, {"scale": scale, "zero_point": zero_point, "log_base_numerator": base})
+
+    QUANTIZERS.register("fitted", Fitted)
+    try:
+        bank = Bank(model, images(16), CalibrationSettings(observer="min_max", second_order=True), DESCRIPTION)
+        config = OperandConfig(scheme="fitted", bits=3, granularity="channel")
+        resolved = bank.resolve({"fc1": {"weight": config}})["fc1"]["weight"]
+        assert resolved.log_base_numerator == 20
+        codes, kept = bank.codes("fc1", "weight", config), bank.codes("fc1", "weight", resolved)
+    finally:
+        QUANTIZERS.unregister("fitted")
+    assert codes is not None
+    assert kept is not None
+    assert torch.equal(codes, kept)

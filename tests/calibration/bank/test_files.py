@@ -9,36 +9,38 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoq.calibration.bank.files import SolvedKey, read_bank, refuse_stale, write_bank
+from autoq.calibration.bank.files import SolvedKey, SolvedOption, read_bank, refuse_stale, write_bank
 from autoq.calibration.transforms.reparameterization import ChannelFactors
 from autoq.errors import RunDirectoryError
 from autoq.identity import fingerprint_of
-from autoq.quantizers import BaseQuantizer, quantizer_class
+from autoq.quantizers import quantizer_class
 from autoq.recipe import OperandConfig
 from tests.contracts.quantizers import LINEAR_INPUT
 
 DESCRIPTION = {"weights_sha256": "abc", "images_sha256": "def"}
 
 
-def quantizers(*bits: int) -> dict[SolvedKey, BaseQuantizer]:
-    found: dict[SolvedKey, BaseQuantizer] = {}
+def options(*bits: int) -> dict[SolvedKey, SolvedOption]:
+    found: dict[SolvedKey, SolvedOption] = {}
     for width in bits:
         for scheme in ("uniform", "adalog"):
             config = OperandConfig(scheme=scheme, bits=width)
             bounds = torch.full((1, 1, 1), -0.1), torch.full((1, 1, 1), float(width))
-            found["fc1", "input", config] = quantizer_class(scheme).from_range(config, LINEAR_INPUT, *bounds)
+            quantizer = quantizer_class(scheme).from_range(config, LINEAR_INPUT, *bounds)
+            found["fc1", "input", config] = SolvedOption(quantizer)
     return found
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     factors = {"norm.1": ChannelFactors(torch.rand(8), torch.randn(8))}
-    write_bank(tmp_path / "a" / "bank", DESCRIPTION, quantizers(3, 4), factors)
+    write_bank(tmp_path / "a" / "bank", DESCRIPTION, options(3, 4), factors)
     content = read_bank(tmp_path / "a" / "bank")
     assert content is not None
     assert (content.description, content.fingerprint) == (DESCRIPTION, fingerprint_of(DESCRIPTION))
-    assert content.qparams.keys() == quantizers(3, 4).keys()
-    for key, quantizer in quantizers(3, 4).items():
-        expected = quantizer.qparams()
+    assert content.qparams.keys() == options(3, 4).keys()
+    assert content.codes == {}
+    for key, solved in options(3, 4).items():
+        expected = solved.quantizer.qparams()
         assert content.qparams[key].keys() == expected.keys()
         assert all(torch.equal(content.qparams[key][name], expected[name]) for name in expected)
     assert content.factors.keys() == factors.keys()
@@ -46,8 +48,22 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert torch.equal(content.factors["norm.1"].offset, factors["norm.1"].offset)
 
 
+def test_codes_are_kept_apart_from_parameters(tmp_path: Path) -> None:
+    packed = torch.tensor([7, 0, 255], dtype=torch.uint8)
+    (first, solved), *rest = options(3, 4).items()
+    write_bank(tmp_path, DESCRIPTION, dict([(first, SolvedOption(solved.quantizer, packed)), *rest]), {})
+    content = read_bank(tmp_path)
+    assert content is not None
+    assert content.codes.keys() == {first}
+    assert torch.equal(content.codes[first], packed)
+    assert all(
+        own.keys() == solved.quantizer.qparams().keys()
+        for own, (_, solved) in zip(content.qparams.values(), options(3, 4).items(), strict=True)
+    )
+
+
 def test_files_say_what_they_hold(tmp_path: Path) -> None:
-    write_bank(tmp_path, DESCRIPTION, quantizers(4), {})
+    write_bank(tmp_path, DESCRIPTION, options(4), {})
     assert {entry.name for entry in tmp_path.iterdir()} == {"bank.json", "bank.safetensors"}
     assert json.loads((tmp_path / "bank.json").read_text()) == {
         "fingerprint": fingerprint_of(DESCRIPTION),
@@ -62,7 +78,7 @@ def test_files_say_what_they_hold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["torn json", "torn tensors", "json is a list", "entry", "no entries"])
 def test_what_cannot_be_read_is_no_bank(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
-    write_bank(tmp_path, DESCRIPTION, quantizers(4), {})
+    write_bank(tmp_path, DESCRIPTION, options(4), {})
     document, tensors = tmp_path / "bank.json", tmp_path / "bank.safetensors"
     if damage == "json is a list":
         document.write_text("[]")
@@ -81,7 +97,7 @@ def test_what_cannot_be_read_is_no_bank(tmp_path: Path, caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("missing", ["bank.json", "bank.safetensors"])
 def test_one_file_alone_is_no_bank(tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: str) -> None:
-    write_bank(tmp_path, DESCRIPTION, quantizers(4), {})
+    write_bank(tmp_path, DESCRIPTION, options(4), {})
     (tmp_path / missing).unlink()
     assert read_bank(tmp_path) is None
     assert read_bank(tmp_path / "nowhere") is None
@@ -89,9 +105,9 @@ def test_one_file_alone_is_no_bank(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_files_of_two_saves_are_not_mixed(tmp_path: Path) -> None:
-    write_bank(tmp_path, DESCRIPTION, quantizers(4), {})
+    write_bank(tmp_path, DESCRIPTION, options(4), {})
     old = (tmp_path / "bank.json").read_bytes()
-    write_bank(tmp_path, DESCRIPTION, quantizers(5), {})
+    write_bank(tmp_path, DESCRIPTION, options(5), {})
     (tmp_path / "bank.json").write_bytes(old)
     assert read_bank(tmp_path) is None
 

@@ -49,6 +49,14 @@ def test_values_have_the_type_of_the_weight(dtype: torch.dtype) -> None:
     assert torch.equal(found, quantizer(weight))
 
 
+def test_codes_may_be_given() -> None:
+    quantizer, kept = uniform(3), QuantizedWeights(1 << 20)
+    codes = torch.randint(8, (6, 8), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    found = kept.get("w", quantizer, WEIGHT, lambda: codes)
+    assert torch.equal(found, quantizer.dequantize(codes))
+    assert torch.equal(kept.get("w", quantizer, WEIGHT, lambda: pytest.fail("asked for again")), found)
+
+
 def test_rounding_is_done_once() -> None:
     quantizer, kept = uniform(4), QuantizedWeights(1 << 20)
     first = kept.get("w", quantizer, WEIGHT)
