@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
 
 from autoq.errors import RecipeError, RecipeNotFoundError
 from autoq.files import sha256_hex, write_text
-from autoq.validation import parse_json, read_text, validate
+from autoq.validation import parse_json, power_of_two, read_text, validate
 
 SCHEMA_VERSION: Final = 1
 FLOAT_BITS = 32
@@ -38,6 +38,7 @@ class OperandConfig(_Frozen):
         log_base_numerator: AdaLog's q, the logarithm's base being 2**(q/37); None: fitted in calibration.
         overflow: where values below the last logarithmic level go: the last code (``zero_code``) or, as published, a
             (2**bits + 1)-th level (``extra_zero``).
+        hadamard_block: channels that a Hadamard transform mixes (``hadamard`` only), a power of two; 1: none.
     """
 
     scheme: str
@@ -47,6 +48,7 @@ class OperandConfig(_Frozen):
     groups: int = Field(default=1, ge=1)
     log_base_numerator: int | None = Field(default=None, ge=10, le=137)
     overflow: Literal["zero_code", "extra_zero"] = "zero_code"
+    hadamard_block: Annotated[int, AfterValidator(power_of_two)] = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that differ from their defaults."""

@@ -38,6 +38,17 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def power_of_two(value: int) -> int:
+    """Return a whole number that is a power of two.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if value < 1 or value & (value - 1):
+        raise ValueError(f"expected a power of two, such as 128, got {value!r}")
+    return value
+
+
 @dataclass(frozen=True)
 class Complaint:
     """What is wrong with one value of a document.

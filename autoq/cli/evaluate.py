@@ -62,7 +62,7 @@ def _to_lines(found: Measurement) -> list[str]:
     has_agreement = score.agreement_percent is not None
     accuracy = metrics_text(found.task, found.accuracy) if found.accuracy else "not measured: no labels"
     return [
-        f"cost       {format_bops(cost.bops)} ({format_bops(cost.group_bops)} of it for groups)",
+        f"cost       {format_bops(cost.bops)} ({format_bops(cost.group_bops)} of it for groups and transforms)",
         f"           {format_bops(cost.weight_layers_only_bops)} in weight layers alone",
         f"weights    {format_digits(cost.weight_bytes / 1e6)} MB",
         f"KL         {format_kl(score.kl_nats)} nats over {score.images} images",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from autoq.cost.size import weight_bytes
+from autoq.graph.bases import basis_block
 from autoq.graph.sites import GroupGeometry, Operand, Site
 from autoq.quantizers import quantizer_class
 from autoq.recipe import FLOAT_BITS, CostRecord, OperandConfig, SiteConfig
@@ -15,6 +16,8 @@ SCALE_BITS = 8
 """Width of a group's scale."""
 DISTANCE_BITS = 16
 """Width at which instance-aware assignment compares distances."""
+TRANSFORM_BITS = 16
+"""Width of the additions of a transform at run time."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class SiteCost:
         macs: multiply-accumulates.
         bits: of its two operands; 32 for one in floating point.
         bops: macs × bits of one operand × bits of the other.
-        group_bops: what grouping its operands adds: rescaling, and assignment for instance-aware groups.
+        group_bops: what is added to its products: rescaling of groups, assignment for instance-aware groups, and
+            transforms of activations.
         has_weight: whether one operand is a parameter.
     """
 
@@ -40,24 +44,24 @@ class SiteCost:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Cost of a recipe, per image; ``bops`` counts everything, the group overhead included."""
+    """Cost of a recipe, per image; ``bops`` counts everything, the overhead of groups and transforms included."""
 
     sites: tuple[SiteCost, ...]
     weight_bytes: int
 
     @property
     def group_bops(self) -> int:
-        """The part of ``bops`` that groups add."""
+        """The part of ``bops`` that groups and transforms add."""
         return sum(site.group_bops for site in self.sites)
 
     @property
     def bops(self) -> int:
-        """Bit operations of all sites, group overhead included."""
+        """Bit operations of all sites, overhead included."""
         return sum(site.bops for site in self.sites) + self.group_bops
 
     @property
     def weight_layers_only_bops(self) -> int:
-        """Products with a weight alone: no attention products, no group overhead; as published for CNNs."""
+        """Products with a weight alone: no attention products, no overhead; as published for CNNs."""
         return sum(site.bops for site in self.sites if site.has_weight)
 
     def record(self) -> CostRecord:
@@ -80,12 +84,12 @@ def model_cost(sites: Iterable[Site], recipe_sites: Mapping[str, SiteConfig]) ->
 
 
 def site_cost(site: Site, config: SiteConfig) -> SiteCost:
-    """Compute MACs × bits_a × bits_b over the site's two operands, and the overhead of groups."""
+    """Compute MACs × bits_a × bits_b over the site's two operands, and the overhead of groups and transforms."""
     bits = tuple(config[operand.name].bits if operand.name in config else FLOAT_BITS for operand in site.operands)
     overhead = sum(
-        group_overhead(operand, config[operand.name], sum(bits))
+        group_overhead(operand, config[operand.name], sum(bits)) + transform_overhead(operand, config[operand.name])
         for operand in site.operands
-        if operand.name in config and config[operand.name].groups > 1
+        if operand.name in config
     )
     has_weight = any(operand.is_weight for operand in site.operands)
     return SiteCost(site.name, site.macs, bits, site.macs * math.prod(bits), overhead, has_weight)
@@ -108,6 +112,21 @@ def group_overhead(operand: Operand, config: OperandConfig, bits_of_both: int) -
         return 0
     assigned = quantizer_class(config.scheme).assigns_at_run_time
     return _overhead(geometry, config.groups, config.bits, bits_of_both, assigned=assigned)
+
+
+def transform_overhead(operand: Operand, config: OperandConfig) -> int:
+    """Count the bit operations of transforming an activation before it is quantized; weights are transformed ahead.
+
+    With T tokens × C channels in blocks of b channels, the fast Hadamard transform takes T·C·log2(b) additions
+    (Fino and Algazi, "Unified Matrix Treatment of the Fast Walsh-Hadamard Transform", 1976), of 16-bit numbers.
+
+    >>> from autoq.quantizers import OperandLayout
+    >>> operand = Operand("input", (1, 50, 384), "gelu", OperandLayout(3, -1, summed_axis=-1))
+    >>> transform_overhead(operand, OperandConfig(scheme="hadamard", bits=4, hadamard_block=128)) // 16
+    134400
+    """
+    block = 1 if operand.is_weight else basis_block(operand, config)
+    return math.prod(operand.shape) * (block.bit_length() - 1) * TRANSFORM_BITS
 
 
 def _overhead(geometry: GroupGeometry, groups: int, bits: int, bits_of_both: int, *, assigned: bool) -> int:

@@ -151,7 +151,10 @@ def _describe(
     if shape.is_constant:
         ndim = len(shape.two)
         channel_axis, group_axis = (-ndim, 1 - ndim) if label == "weight" else (-1, -2 if ndim > 1 else None)
-        layout = OperandLayout(ndim, channel_axis, group_axis=group_axis, instances_per_image=0)
+        summed = _summed_axis(op, label, ndim)
+        if label == "weight" and _is_grouped(op, shapes[node.args[0]], shape.two):  # type: ignore[index]
+            summed = None
+        layout = OperandLayout(ndim, channel_axis, None, group_axis, None, 0, summed)
         return Operand(label, shape.two, "parameter", layout)
     producer = find_producer(source)
     if label == "input" and op in WEIGHT_LAYERS:
@@ -159,7 +162,7 @@ def _describe(
     elif op in ("matmul", "bmm"):
         is_key = label == "rhs" and names.role(node) == "qk"
         is_map = label == "lhs" and producer == "softmax"
-        layout, geometry = _factor(shape, label, is_key, is_map, outputs=shapes[node].per_image[-1])
+        layout, geometry = _factor(op, shape, label, is_key, is_map, outputs=shapes[node].per_image[-1])
     else:
         layout, geometry = OperandLayout(len(shape.two), -1, instances_per_image=_instances(shape)), None
     return Operand(label, shape.per_image, producer, layout, geometry)
@@ -179,23 +182,39 @@ def _layer_input(
     ndim = len(shape.two)
     channel_axis = -1 if op == "linear" else 1 - ndim
     channels = shape.per_image[channel_axis]
-    is_grouped_convolution = op != "linear" and weight[1] != channels
+    is_grouped = _is_grouped(op, shape, weight)
     # One value per channel and image has no range of its own, so that groups would only add levels.
     has_several = shape.numel_per_image > channels
     geometry = None
-    if shape.is_batched and has_several and not is_grouped_convolution:
+    if shape.is_batched and has_several and not is_grouped:
         tokens = math.prod(output) // weight[0]
         geometry = GroupGeometry(copies=1, tokens=tokens, channels=math.prod(weight[1:]), outputs=weight[0])
     instance_axis = channel_axis if geometry else None
-    return OperandLayout(ndim, channel_axis, None, channel_axis, instance_axis, _instances(shape)), geometry
+    summed = None if is_grouped else channel_axis
+    return OperandLayout(ndim, channel_axis, None, channel_axis, instance_axis, _instances(shape), summed), geometry
+
+
+def _is_grouped(op: SiteOp, shape: NodeShape, weight: tuple[int, ...]) -> bool:
+    """Tell whether a layer is a convolution in groups, given its input and the shape of its weight."""
+    return op != "linear" and weight[1] != shape.per_image[1 - len(shape.two)]
+
+
+def _summed_axis(op: SiteOp, label: str, ndim: int) -> int | None:
+    """Return the axis of a weight, or of a factor of a product, that is summed over."""
+    if label == "weight":
+        return 1 - ndim
+    if op not in ("matmul", "bmm") or ndim < 2:
+        return None
+    return -1 if label == "lhs" else -2
 
 
 def _factor(
-    shape: NodeShape, label: str, is_key: bool, is_map: bool, outputs: int
+    op: SiteOp, shape: NodeShape, label: str, is_key: bool, is_map: bool, outputs: int
 ) -> tuple[OperandLayout, GroupGeometry | None]:
     """Layout and group geometry of an operand of a product of two activations.
 
     Args:
+        op: kind of product.
         shape: of the operand.
         label: ``lhs`` or ``rhs``.
         is_key: whether it holds the keys of an attention, transposed.
@@ -210,7 +229,10 @@ def _factor(
         copies = math.prod(per_image[:-2])
         geometry = GroupGeometry(copies, tokens=per_image[-1], channels=per_image[-2], outputs=outputs)
     summed = -1 if label == "lhs" else -2
-    layout = OperandLayout(ndim, -2 if is_key else -1, head_axis, summed, -2 if rows else None, _instances(shape))
+    instance_axis = -2 if rows else None
+    channel_axis = -2 if is_key else -1
+    summed_axis = _summed_axis(op, label, ndim)
+    layout = OperandLayout(ndim, channel_axis, head_axis, summed, instance_axis, _instances(shape), summed_axis)
     return layout, geometry
 
 

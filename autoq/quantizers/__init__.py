@@ -16,6 +16,7 @@ from autoq.quantizers._label import SchemeLabel
 from autoq.quantizers._log_base import BaseLogQuantizer
 from autoq.quantizers.adalog import AdaLogQuantizer
 from autoq.quantizers.granularity import OperandLayout
+from autoq.quantizers.hadamard import HadamardQuantizer
 from autoq.quantizers.instance_groups import InstanceGroupQuantizer
 from autoq.quantizers.integer_layer_norm import IntegerLayerNorm
 from autoq.quantizers.integer_softmax import IntegerSoftmax
@@ -35,6 +36,7 @@ QUANTIZERS: Registry[type[BaseQuantizer]] = Registry(
         cls.scheme: cls
         for cls in (
             UniformQuantizer,
+            HadamardQuantizer,
             Log2Quantizer,
             LogSqrt2Quantizer,
             AdaLogQuantizer,
@@ -72,6 +74,7 @@ __all__ = [
     "AdaLogQuantizer",
     "BaseLogQuantizer",
     "BaseQuantizer",
+    "HadamardQuantizer",
     "InstanceGroupQuantizer",
     "IntegerLayerNorm",
     "IntegerSoftmax",

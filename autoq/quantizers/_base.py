@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autoq.errors import CalibrationError
+from autoq.quantizers._block_transform import block_rotation, rotate_blocks
 from autoq.quantizers._label import SchemeLabel
 from autoq.quantizers.granularity import OperandLayout, count_groups, expand_groups
 from autoq.recipe import OperandConfig
@@ -139,6 +140,37 @@ class BaseQuantizer(nn.Module, ABC):
 
         A value is (code − zero_point) · scale; both are float32, detached, of one shape, with as many dimensions as the
         operand and of size one along axes that share them (with granularity ``group``, one entry a group).
+        """
+        return None
+
+    @classmethod
+    def basis_block(cls, config: OperandConfig, channels: int) -> int:  # noqa: ARG003
+        """Return how many consecutive channels a Hadamard transform mixes before quantization; 1: none."""
+        return 1
+
+    @classmethod
+    def basis(cls, config: OperandConfig, channels: int) -> Tensor | None:
+        """Return B, of shape (channels, channels), orthogonal: codes are of the operand times B along its summed axis.
+
+        Both operands of a site need the same one, as X Wᵀ = (X B)(W B)ᵀ. None: codes are of the operand itself.
+
+        Args:
+            config: of this scheme.
+            channels: of the operand, along ``layout.summed_axis``.
+        """
+        block = cls.basis_block(config, channels)
+        return None if block == 1 else rotate_blocks(torch.eye(channels), block_rotation(block), block, -1)
+
+    @classmethod
+    def in_basis(cls, config: OperandConfig, block: int) -> OperandConfig | None:
+        """Return what ``config``, of this scheme, is in the basis of a ``basis_block``; None if there is no such."""
+        return config if block == 1 else None
+
+    def code_grid(self) -> tuple[Tensor, Tensor] | None:
+        """Return scale and zero point in the basis of the codes, or None if they are not equally spaced.
+
+        The operand times :meth:`basis` is (code − zero_point) · scale; shapes are as in :meth:`affine_qparams`, which
+        gives the same for schemes that have no basis of their own.
         """
         return None
 

@@ -24,6 +24,8 @@ class OperandLayout:
         group_axis: axis that static groups split into consecutive runs: the channels that are summed over.
         instance_group_axis: axis whose entries (channels of a linear input, token rows of a softmax attention map) are
             assigned to instance-aware groups at run time, or None where such groups make no sense.
+        summed_axis: axis of the channels that each output sums over, all of them: those that an orthogonal transform of
+            both operands may mix; None where there is none (grouped convolutions) or it is not known (einsum).
         instances_per_image: leading-dimension entries that one image makes (windows of a windowed attention), 1
             elsewhere; 0 for weights, which have no batch.
     """
@@ -34,6 +36,7 @@ class OperandLayout:
     group_axis: int | None = None
     instance_group_axis: int | None = None
     instances_per_image: int = 1
+    summed_axis: int | None = None
 
     @property
     def is_weight(self) -> bool:

@@ -54,8 +54,17 @@ class UniformQuantizer(BaseQuantizer):
         """Leave it unmarked but for groups: ``g8``."""
         return group_label(config) if config.groups > 1 else SchemeLabel("", "Unmarked: uniform.")
 
-    def affine_qparams(self) -> tuple[Tensor, Tensor]:
+    @classmethod
+    def in_basis(cls, config: OperandConfig, block: int) -> OperandConfig:
+        """Return the same configuration, of scheme ``hadamard`` for blocks of two channels or more."""
+        return config if block == 1 else config.model_copy(update={"scheme": "hadamard", "hadamard_block": block})
+
+    def affine_qparams(self) -> tuple[Tensor, Tensor] | None:
         """Return scale and zero point; the zero point is ½ for symmetric quantizers of one bit."""
+        return self.code_grid()
+
+    def code_grid(self) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point: values in the basis of the codes are (code − zero_point) · scale."""
         return self.scale.detach(), self.zero_point.detach()
 
     @property
@@ -75,6 +84,14 @@ class UniformQuantizer(BaseQuantizer):
     def spread(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return scale and zero point, broadcastable against ``x``."""
         return self._broadcast(self.scale, x), self._broadcast(self.zero_point, x)
+
+    def to_basis(self, x: Tensor) -> Tensor:
+        """Return an operand in the basis of its codes, in its shape: itself, unless a subclass transforms it."""
+        return x
+
+    def from_basis(self, y: Tensor) -> Tensor:
+        """Undo :meth:`to_basis`."""
+        return y
 
     @property
     def is_binary(self) -> bool:

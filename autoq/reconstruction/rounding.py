@@ -17,7 +17,8 @@ class LearnedRounding(nn.Module):
     """Stands in a weight's slot and gives the weight rounded softly (Nagel et al., "Up or Down?", ICML 2020).
 
     W̃ = s · clamp(⌊W / s⌋ + h(V), −z, 2^b − 1 − z) with h(V) = clamp(σ(V) (ζ − γ) + γ, 0, 1), which starts at the
-    fraction of W / s, so that W̃ is W itself (equations 22 and 23). Scales stay as calibrated.
+    fraction of W / s, so that W̃ is W itself (equations 22 and 23). Scales stay as calibrated. A quantizer with a basis
+    of its own (``to_basis``) has W and W̃ there.
 
     A weight that was rounded otherwise than to nearest keeps its code or moves one step towards W.
 
@@ -36,7 +37,8 @@ class LearnedRounding(nn.Module):
         super().__init__()
         self.config = quantizer.config
         scale, zero_point = quantizer.spread(weight)  # each broadcasts to the shape of the weight
-        steps = weight.detach().float() / scale  # as all that follow, of the shape of the weight
+        steps = quantizer.to_basis(weight.detach().float()) / scale  # as all that follow, of the shape of the weight
+        self._from_basis = quantizer.from_basis
         self._scale, self._zero_point = scale, zero_point
         self._below = steps.floor()
         if codes is not None:
@@ -53,7 +55,7 @@ class LearnedRounding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the softly rounded weight, in the shape and type of ``x``, the weight it replaces."""
         steps = torch.minimum(torch.maximum(self._below + self.up(), self._low), self._high)
-        return (steps * self._scale).to(x.dtype)
+        return self._from_basis(steps * self._scale).to(x.dtype)
 
     def undecided(self, exponent: float) -> Tensor:
         """Return the mean of 1 − |2 h(V) − 1|^β (equation 24): 1 where h is a half, 0 where h is 0 or 1."""

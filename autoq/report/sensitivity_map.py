@@ -90,8 +90,8 @@ def best_cells(table: SensitivityTable) -> dict[tuple[str, str], dict[int, Cell]
     return cells
 
 
-def _rank(cell: Cell) -> tuple[float, int, bool]:
-    return cell.loss, cell.config.groups, bool(cell.label.mark)
+def _rank(cell: Cell) -> tuple[float, int, int, bool]:
+    return cell.loss, cell.config.groups, cell.config.hadamard_block, bool(cell.label.mark)
 
 
 def _make_figure(table: SensitivityTable, operands: Sequence[tuple[str, str]], title: str) -> Figure:

@@ -15,6 +15,7 @@ from autoq.calibration import Bank, CalibrationSettings
 from autoq.calibration.bank.files import read_bank
 from autoq.calibration.transforms.reparameterization import ChannelFactors, observe_factors, reparameterize
 from autoq.errors import ModelError, RecipeError
+from autoq.graph.bases import check_bases
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import TracedModel, trace
 from autoq.models import IN_MEMORY, LoadedModel, dtype_of, load_model
@@ -115,10 +116,12 @@ class Session:
         """Refuse a recipe that was made for another model.
 
         Raises:
-            RecipeError: the weights differ, or the recipe names a site or operand that the model does not have.
+            RecipeError: the weights differ, the recipe names a site or operand that the model does not have, or two
+                operands of a site are quantized in different bases.
         """
         keys = [(site, operand) for site, operands in recipe.sites.items() for operand in operands]
         self.model.check_keys(keys)
+        check_bases(self.traced.sites_by_name, recipe.sites)
         if recipe.model.weights_sha256 != self.loaded.weights_sha256:
             raise RecipeError(
                 f"the recipe was made for the weights {recipe.model.weights_sha256[:12]} of {recipe.model.name!r}, but "

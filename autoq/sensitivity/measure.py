@@ -253,7 +253,8 @@ def _is_dominated(family: OperandConfig, losses: Mapping[OperandConfig, Mapping[
     order = list(losses)
 
     def covers(one: OperandConfig, other: OperandConfig) -> bool:
-        return one.groups <= other.groups and all(
+        is_no_dearer = one.groups <= other.groups and one.hadamard_block <= other.hadamard_block
+        return is_no_dearer and all(
             bits in losses[one] and losses[one][bits] <= loss for bits, loss in losses[other].items()
         )
 

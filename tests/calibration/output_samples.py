@@ -78,10 +78,8 @@ def linear(
     if producer == "gelu":
         x = functional.gelu(x)
     weight = torch.randn(outputs, inputs, generator=generator(5))
-    left = Operand("input", (1, tokens, inputs), producer, OperandLayout(3, -1, None, -1, -1))
-    right = Operand(
-        "weight", (outputs, inputs), "parameter", OperandLayout(2, -2, group_axis=-1, instances_per_image=0)
-    )
+    left = Operand("input", (1, tokens, inputs), producer, OperandLayout(3, -1, None, -1, -1, 1, -1))
+    right = Operand("weight", (outputs, inputs), "parameter", OperandLayout(2, -2, None, -1, None, 0, -1))
     return SiteSample(_site("linear", left, right), {"input": x, "weight": weight})
 
 
@@ -95,8 +93,10 @@ def convolution(dimensions: int = 2, groups: int = 1, images: int = 2) -> SiteSa
         (2, 1, 2)[:dimensions], ((1, 1), (2, 0), (0, 1))[:dimensions], (1, 2, 1)[:dimensions], groups
     )
     ndim = dimensions + 2
-    left = Operand("input", (1, 4, *size), "other", OperandLayout(ndim, 1 - ndim, None, 1 - ndim))
-    layout = OperandLayout(ndim, -ndim, group_axis=1 - ndim, instances_per_image=0)
+    axis = 1 - ndim
+    summed = axis if groups == 1 else None
+    left = Operand("input", (1, 4, *size), "other", OperandLayout(ndim, axis, None, axis, None, 1, summed))
+    layout = OperandLayout(ndim, -ndim, None, axis, None, 0, summed)
     right = Operand("weight", tuple(weight.shape), "parameter", layout)
     return SiteSample(_site(op, left, right), {"input": x, "weight": weight}, geometry)
 
@@ -117,9 +117,9 @@ def attention(role: str = "qk", images: int = 3, heads: int = 2, tokens: int = 5
             name,
             (1, *values.shape[1:]),
             "softmax" if role == "av" and name == "lhs" else "other",
-            OperandLayout(4, axis, -3, -1 if name == "lhs" else -2),
+            OperandLayout(4, axis, -3, summed, None, 1, summed),
         )
-        for name, values, axis in zip(("lhs", "rhs"), (left, right), axes, strict=True)
+        for name, values, axis, summed in zip(("lhs", "rhs"), (left, right), axes, (-1, -2), strict=True)
     )
     return SiteSample(_site("matmul", lhs, rhs), {"lhs": left, "rhs": right})
 

@@ -57,7 +57,9 @@ def key_of(model: QuantizedModel, producer: Producer) -> tuple[str, str]:
     return next((s.name, o.name) for s, o in model.traced.operands() if o.producer == producer and s.macs)
 
 
-def operand(shape: tuple[int, ...], producer: Producer = "other", *, heads: bool = False) -> Operand:
+def operand(
+    shape: tuple[int, ...], producer: Producer = "other", *, heads: bool = False, summed: bool = False
+) -> Operand:
     """A linear input (1, T, C), or an operand of an attention product (1, H, T, D)."""
     layout = OperandLayout(
         ndim=len(shape),
@@ -65,13 +67,15 @@ def operand(shape: tuple[int, ...], producer: Producer = "other", *, heads: bool
         head_axis=-3 if heads else None,
         group_axis=-1,
         instance_group_axis=None if heads else -1,
+        summed_axis=-1 if summed else None,
     )
     return Operand("input", shape, producer, layout, GroupGeometry(1, shape[-2], shape[-1], 4))
 
 
-def weight_operand(shape: tuple[int, ...]) -> Operand:
+def weight_operand(shape: tuple[int, ...], *, summed: bool = False) -> Operand:
     """A weight with output channels first."""
-    layout = OperandLayout(ndim=len(shape), channel_axis=-len(shape), group_axis=1 - len(shape), instances_per_image=0)
+    axis = 1 - len(shape)
+    layout = OperandLayout(len(shape), -len(shape), None, axis, None, 0, axis if summed else None)
     return Operand("weight", shape, "parameter", layout)
 
 

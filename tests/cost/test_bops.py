@@ -164,3 +164,42 @@ def test_more_bits_never_cost_less(bits: list[int], groups: list[int], scheme: s
     assert all(a <= b for a, b in zip(before, after, strict=True))
     if wider != bits:
         assert before[0] < after[0]
+
+
+def hadamard_site(block: int) -> tuple[Site, SiteConfig]:
+    """Five tokens of 48 channels feed 20 features."""
+    layout = OperandLayout(3, -1, group_axis=-1, summed_axis=-1)
+    operands = (
+        Operand("input", (1, 5, 48), "gelu", layout, GroupGeometry(1, 5, 48, 20)),
+        Operand("weight", (20, 48), "parameter", OperandLayout(2, -2, None, -1, None, 0, -1)),
+    )
+    config = OperandConfig(scheme="hadamard", bits=4, hadamard_block=block)
+    weight = OperandConfig(scheme="hadamard", bits=3, granularity="channel", hadamard_block=block)
+    return Site("fc2", "linear", 5 * 48 * 20, operands), {"input": config, "weight": weight}
+
+
+@pytest.mark.parametrize(("block", "levels"), [(1, 0), (2, 1), (8, 3), (16, 4), (1024, 4)])
+def test_a_transform_of_the_input_costs_additions_and_one_of_the_weight_nothing(block: int, levels: int) -> None:
+    site, config = hadamard_site(block)
+    cost = site_cost(site, config)
+    assert cost.bops == 5 * 48 * 20 * 4 * 3
+    assert cost.group_bops == 5 * 48 * levels * 16
+    model = model_cost([site], {"fc2": config})
+    assert (model.group_bops, model.bops) == (cost.group_bops, cost.bops + cost.group_bops)
+    assert model.weight_layers_only_bops == cost.bops
+    assert site_cost(site, {"weight": config["weight"]}).group_bops == 0
+
+
+def test_a_butterfly_makes_as_many_additions_as_are_counted() -> None:
+    site, config = hadamard_site(16)
+    additions = 0
+    values = [float(index % 7) for index in range(16)]
+    span = 1
+    while span < 16:
+        for start in range(0, 16, 2 * span):
+            for index in range(start, start + span):
+                low, high = values[index], values[index + span]
+                values[index], values[index + span] = low + high, low - high
+                additions += 2
+        span *= 2
+    assert site_cost(site, config).group_bops == 5 * 48 // 16 * additions * 16

@@ -7,19 +7,24 @@ from autoq.quantizers.granularity import OperandLayout
 
 
 def _weight(*shape: int) -> Operand:
-    return Operand("weight", shape, "parameter", OperandLayout(len(shape), -len(shape), instances_per_image=0))
+    return Operand(
+        "weight",
+        shape,
+        "parameter",
+        OperandLayout(len(shape), -len(shape), instances_per_image=0, summed_axis=1 - len(shape)),
+    )
 
 
 def linear(name: str, tokens: int, inputs: int, outputs: int, producer: Producer = "layer_norm") -> Site:
     geometry = GroupGeometry(1, tokens, inputs, outputs) if tokens > 1 else None
-    layout = OperandLayout(3, -1, group_axis=-1, instance_group_axis=-1 if geometry else None)
+    layout = OperandLayout(3, -1, group_axis=-1, instance_group_axis=-1 if geometry else None, summed_axis=-1)
     operand = Operand("input", (1, tokens, inputs), producer, layout, geometry)
     return Site(name, "linear", tokens * inputs * outputs, (operand, _weight(outputs, inputs)))
 
 
 def conv(name: str, inputs: int, outputs: int, kernel: int, size: int, producer: Producer = "other") -> Site:
     geometry = GroupGeometry(1, size * size, inputs * kernel**2, outputs)
-    layout = OperandLayout(4, -3, group_axis=-3, instance_group_axis=-3)
+    layout = OperandLayout(4, -3, group_axis=-3, instance_group_axis=-3, summed_axis=-3)
     operand = Operand("input", (1, inputs, size * kernel, size * kernel), producer, layout, geometry)
     return Site(
         name, "conv2d", size**2 * inputs * outputs * kernel**2, (operand, _weight(outputs, inputs, kernel, kernel))
@@ -30,8 +35,10 @@ def product(name: str, left: tuple[int, ...], right: tuple[int, ...], producer: 
     rows = producer == "softmax"
     head_axis = -3 if len(left) == 4 else None
     geometry = GroupGeometry(left[0] * left[1], left[-1], left[-2], right[-1]) if rows else None
-    lhs = Operand("lhs", left, producer, OperandLayout(4, -1, head_axis, -1, -2 if rows else None, left[0]), geometry)
-    rhs = Operand("rhs", right, "other", OperandLayout(4, -1, head_axis, -2, None, right[0]))
+    lhs = Operand(
+        "lhs", left, producer, OperandLayout(4, -1, head_axis, -1, -2 if rows else None, left[0], -1), geometry
+    )
+    rhs = Operand("rhs", right, "other", OperandLayout(4, -1, head_axis, -2, None, right[0], -2))
     return Site(name, "matmul", left[0] * left[1] * left[2] * left[3] * right[3], (lhs, rhs))
 
 

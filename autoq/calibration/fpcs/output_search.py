@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from autoq.calibration.fpcs.basis_solver import BasisSolver
 from autoq.calibration.fpcs.layer_product import Convolution
-from autoq.calibration.fpcs.site_solver import SiteSolver
 from autoq.calibration.settings import CalibrationSettings
 from autoq.errors import CalibrationError
 from autoq.graph.insert import OperandKey, QuantizedModel
@@ -31,7 +31,7 @@ def solve_site(
     quantized activations, ``settings.fpcs.rounds`` times or until nothing changes. Attention products alternate
     likewise, the right operand in the place of the weight. What the output error is not computed for (grouped
     convolutions, einsum, parameters that vary along the summed axis) is searched by its own error; other schemes have
-    their own solvers.
+    their own solvers. Operands that are quantized in another basis are searched there.
 
     Args:
         site: the site.
@@ -41,9 +41,10 @@ def solve_site(
         convolution: geometry of a convolution site; without it, its operands are searched by their own error.
 
     Raises:
+        RecipeError: the operands are to be quantized in different bases.
         CalibrationError: an option does not fit its operand.
     """
-    return SiteSolver(site, operands, settings, convolution).solve(configs)
+    return BasisSolver(site, operands, settings, convolution).solve(configs)
 
 
 def solve_jobs(
@@ -83,7 +84,7 @@ def solve_jobs(
         recorded, states = _run_stage(model, index, states, chosen)
         for site in chosen:
             operands = {each.name: recorded.pop((site.name, each.name)) for each in site.operands}
-            solver = SiteSolver(site, operands, settings, convolution_of(model, site))
+            solver = BasisSolver(site, operands, settings, convolution_of(model, site))
             for configs in jobs[site.name]:
                 yield site.name, configs, solver.solve(configs)
 

@@ -13,6 +13,7 @@ from autoq.calibration.capture import OperandSample
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers._base import BaseSolver, OperandData
 from autoq.calibration.solvers.by_range import RangeSolver
+from autoq.calibration.solvers.hadamard import HadamardSolver
 from autoq.calibration.solvers.instance_groups import InstanceGroupSolver
 from autoq.calibration.solvers.log_int_softmax import LogIntSoftmaxSolver
 from autoq.calibration.solvers.logarithmic import LogarithmicSolver
@@ -28,6 +29,7 @@ SOLVERS: dict[type, type[BaseSolver]] = {
     for cls in (
         RangeSolver,
         UniformSolver,
+        HadamardSolver,
         LogarithmicSolver,
         InstanceGroupSolver,
         TwinUniformSolver,

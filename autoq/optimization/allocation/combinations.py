@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from autoq.cost import site_cost
+from autoq.graph.bases import share_basis
 from autoq.graph.sites import Site
 from autoq.optimization.allocation.knapsack import IntArray
 from autoq.optimization.space import Decision, OperandPlan, ResolvedSpace
@@ -57,22 +58,27 @@ def site_combinations(
     """
     decisions = {decision.name: decision for decision in space.decisions}
     options = [space.options_for(plan.site, plan.operand.name) for plan in plans]
+    numbered = [{config: number for number, config in enumerate(listed)} for listed in options]
     merged: list[_Partial] = [({}, ())]
-    for plan, listed in zip(plans, options, strict=True):
-        numbered = {config: number for number, config in enumerate(listed)}
+    for plan, known in zip(plans, numbered, strict=True):
         merged = [
             (assigned | partial, (*numbers, *number))
-            for (assigned, numbers), (partial, number) in itertools.product(merged, _ways(plan, numbered, decisions))
+            for (assigned, numbers), (partial, number) in itertools.product(merged, _ways(plan, known, decisions))
             if all(assigned.get(name, value) == value for name, value in partial.items())
         ]
     distinct: dict[Any, _Partial] = {}
     for assigned, numbers in merged:
         distinct.setdefault((numbers, *(assigned.get(name) for name in tied)), (assigned, numbers))
     names = [plan.operand.name for plan in plans]
+    operands = [plan.operand for plan in plans]
     configs = [
-        dict(zip(names, (listed[number] for listed, number in zip(options, numbers, strict=True)), strict=True))
+        share_basis(
+            operands,
+            {name: listed[number] for name, listed, number in zip(names, options, numbers, strict=True)},
+        )
         for _, numbers in distinct.values()
     ]
+    options_of = [[known[config[name]] for name, known in zip(names, numbered, strict=True)] for config in configs]
     ties = [
         [decisions[name].choices.index(assigned[name]) if name in assigned else -1 for name in tied]
         for assigned, _ in distinct.values()
@@ -82,7 +88,7 @@ def site_combinations(
         tuple(assigned for assigned, _ in distinct.values()),
         tuple(configs),
         np.array([site_bops(site, config) for config in configs], dtype=np.int64),
-        np.array([numbers for _, numbers in distinct.values()], dtype=np.int64),
+        np.array(options_of, dtype=np.int64),
         np.array(ties, dtype=np.int64).reshape(len(distinct), len(tied)),
     )
 

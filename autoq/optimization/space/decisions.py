@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from autoq.errors import SpaceError
+from autoq.graph.bases import in_basis_of, options_in_all_bases, share_basis
 from autoq.graph.canonical import canonical
 from autoq.graph.sites import Operand
 from autoq.optimization.space.field_types import CONFIG_FIELDS, FIT
@@ -120,7 +121,10 @@ class ResolvedSpace:
         return sum(math.log10(len(decision.choices)) for decision in self.decisions)
 
     def options_for(self, site: str, operand: str) -> tuple[OperandConfig, ...]:
-        """List the options of this operand, in canonical form; none if it stays in floating point."""
+        """List the options of this operand, in canonical form; none if it stays in floating point.
+
+        A weight has those of the bases of its input's options too.
+        """
         return self._options.get((site, operand), ())
 
     def sites_for(self, assignment: Assignment) -> dict[str, SiteConfig]:
@@ -133,7 +137,7 @@ class ResolvedSpace:
         sites: dict[str, SiteConfig] = {}
         for plan in self.plans:
             sites.setdefault(plan.site, {})[plan.operand.name] = plan.config(assignment)
-        return sites
+        return {site: share_basis(self._operands[site], config) for site, config in sites.items()}
 
     def assignment_for(self, sites: Mapping[str, SiteConfig]) -> dict[str, Any]:
         """Find an assignment that makes the recipe ``sites``: how a recipe becomes a trial.
@@ -144,11 +148,7 @@ class ResolvedSpace:
         asked = {(site, operand) for site, operands in sites.items() for operand in operands}
         if strange := sorted(asked - self._options.keys()):
             raise SpaceError(f"{':'.join(strange[0])} stays in floating point in space {self.name!r}")
-        ways: list[tuple[OperandPlan, list[tuple[Any, ...]]]] = []
-        for plan in self.plans:
-            config = sites.get(plan.site, {}).get(plan.operand.name)
-            found = plan.table.values_of.get(canonical(config, plan.operand), []) if config is not None else []
-            ways.append((plan, found))
+        ways = [(plan, self._ways(plan, sites.get(plan.site, {}))) for plan in self.plans]
         taken: dict[str, Any] = {}
         # Operands with the fewest ways come first: a field without effect on one operand may matter to a tied one.
         for plan, found in sorted(ways, key=lambda way: len(way[1])):
@@ -167,6 +167,19 @@ class ResolvedSpace:
                 shown = "floating point" if config is None else config.to_json()
                 raise SpaceError(f"space {self.name!r} does not offer {shown} to {plan.site}:{plan.operand.name}")
         return {decision.name: taken[decision.name] for decision in self.decisions}
+
+    def _ways(self, plan: OperandPlan, site: SiteConfig) -> list[tuple[Any, ...]]:
+        """List the tuples of values that give an operand its configuration in a site of a recipe."""
+        name, operands = plan.operand.name, self._operands[plan.site]
+        if name not in site:
+            return []
+        wanted = {each.name: canonical(site[each.name], each) for each in operands if each.name in site}
+        return [
+            values
+            for config, listed in plan.table.values_of.items()
+            if in_basis_of(operands, wanted, name, config) == wanted[name]
+            for values in listed
+        ]
 
     def uniform_assignment(self, bits: int, groups: int = 1) -> dict[str, Any]:
         """Take the choice nearest to ``bits`` or ``groups`` everywhere; fitted log bases, first choices elsewhere."""
@@ -204,20 +217,35 @@ class ResolvedSpace:
         return points
 
     def cheapest(self) -> dict[str, SiteConfig]:
-        """Make the recipe with the least bits and the fewest groups everywhere."""
+        """Make the recipe with the least bits, the fewest groups and no transforms, wherever the space allows it."""
         assignment = self.uniform_assignment(0, 0)
         plans = {(plan.site, plan.operand.name): plan for plan in self.plans}
-        # A scheme or granularity may come with more groups than another.
+        # A scheme or granularity may come with more groups than another, or with a transform.
         for decision in self.decisions:
             if decision.field not in ("bits", "groups"):
                 ways = [assignment | {decision.name: choice} for choice in decision.choices]
-                groups = [sum(plans[target].config(way).groups for target in decision.targets) for way in ways]
-                assignment = ways[groups.index(min(groups))]
+                configs = [[plans[target].config(way) for target in decision.targets] for way in ways]
+                costs = [sum(c.groups + c.hadamard_block - 1 for c in chosen) for chosen in configs]
+                assignment = ways[costs.index(min(costs))]
         return self.sites_for(assignment)
 
     @cached_property
     def _options(self) -> dict[tuple[str, str], tuple[OperandConfig, ...]]:
-        return {(plan.site, plan.operand.name): tuple(plan.table.values_of) for plan in self.plans}
+        own: dict[str, dict[str, tuple[OperandConfig, ...]]] = {}
+        for plan in self.plans:
+            own.setdefault(plan.site, {})[plan.operand.name] = tuple(plan.table.values_of)
+        return {
+            (site, name): options
+            for site, by_name in own.items()
+            for name, options in options_in_all_bases(self._operands[site], by_name).items()
+        }
+
+    @cached_property
+    def _operands(self) -> dict[str, list[Operand]]:
+        operands: dict[str, list[Operand]] = {}
+        for plan in self.plans:
+            operands.setdefault(plan.site, []).append(plan.operand)
+        return operands
 
     @cached_property
     def _by_name(self) -> dict[str, Decision]:

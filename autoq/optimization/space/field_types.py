@@ -8,12 +8,21 @@ from typing import Annotated, Any, get_args
 from pydantic import BeforeValidator
 
 from autoq.recipe import Granularity
-from autoq.validation import did_you_mean
+from autoq.validation import did_you_mean, power_of_two
 
 FIT = "fit"
 """The choice of ``log_base_numerator`` that leaves the base to calibration (``None`` in an ``OperandConfig``)."""
 
-CONFIG_FIELDS = ("scheme", "bits", "granularity", "symmetric", "groups", "log_base_numerator", "overflow")
+CONFIG_FIELDS = (
+    "scheme",
+    "bits",
+    "granularity",
+    "symmetric",
+    "groups",
+    "log_base_numerator",
+    "overflow",
+    "hadamard_block",
+)
 """What rules set and ties bind: the fields of ``OperandConfig``, in the order in which decisions are listed."""
 
 
@@ -53,6 +62,10 @@ def _whole(low: int, high: int | None = None) -> Callable[[Any], int]:
         return value
 
     return check
+
+
+def _block(value: Any) -> int:
+    return power_of_two(_whole(1)(value))
 
 
 def _one_of(known: Callable[[], Sequence[str]]) -> Callable[[Any], str]:
@@ -100,6 +113,7 @@ Granularities = Annotated[tuple[str, ...], _one_or_many(_one_of(lambda: get_args
 Overflows = Annotated[tuple[str, ...], _one_or_many(_one_of(lambda: ("zero_code", "extra_zero")))]
 Bits = Annotated[tuple[int, ...], _one_or_many(_whole(1, 16))]
 Groups = Annotated[tuple[int, ...], _one_or_many(_whole(1))]
+HadamardBlocks = Annotated[tuple[int, ...], _one_or_many(_block)]
 Symmetric = Annotated[tuple[bool, ...], _one_or_many(_flag)]
 LogBases = Annotated[tuple[int | str, ...], _one_or_many(_log_base)]
 Fields = Annotated[tuple[str, ...], _one_or_many(_one_of(lambda: CONFIG_FIELDS))]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from autoq.errors import SpaceError
+from autoq.errors import RecipeError, SpaceError
 from autoq.graph.sites import Operand, Site
 from autoq.optimization.space.decisions import Decision, OperandPlan, OptionTable, ResolvedSpace
 from autoq.optimization.space.field_types import CONFIG_FIELDS, FIT
@@ -22,6 +22,7 @@ _DEFAULTS: dict[str, tuple[Any, ...]] = {
     "groups": (1,),
     "log_base_numerator": (FIT,),
     "overflow": ("zero_code",),
+    "hadamard_block": (1,),
 }
 _NAMED_ONLY = ("layer_norm", "softmax")
 """Sites that a rule reaches only by naming their op."""
@@ -37,8 +38,8 @@ def resolve_space(space: SearchSpace, sites: Sequence[Site]) -> ResolvedSpace:
         sites: of the model, in the order of its forward pass.
 
     Raises:
-        SpaceError: an operand is given fields but no scheme or no bits, tied decisions offer different choices, or
-            nothing at all is quantized.
+        SpaceError: an operand is given fields but no scheme or no bits, tied decisions offer different choices, codes
+            of a site's operands cannot be multiplied, or nothing at all is quantized.
     """
     quantized = _apply_rules(space, sites)
     groups = _group(space, quantized)
@@ -54,6 +55,7 @@ def resolve_space(space: SearchSpace, sites: Sequence[Site]) -> ResolvedSpace:
         fixed = [table.distinct[field][0] for field in CONFIG_FIELDS]
         plans.append(OperandPlan(site.name, operand, table, tuple(zip(names, fixed, strict=True))))
     resolved = ResolvedSpace(space.name, tuple(decisions), tuple(plans))
+    _check_bases(resolved)
     logger.info(
         "space %r: %d decisions over %d operands, 10^%.1f assignments",
         *(space.name, len(decisions), len(plans), resolved.size_log10),
@@ -144,6 +146,15 @@ def _group(space: SearchSpace, quantized: Quantized) -> dict[str, list[tuple[str
                 *(space.name, number, ", ".join(tie.match), " or ".join(tie.fields)),
             )
     return groups
+
+
+def _check_bases(resolved: ResolvedSpace) -> None:
+    """Refuse a space that makes recipes whose codes cannot be multiplied."""
+    for plan in resolved.plans:
+        try:
+            resolved.options_for(plan.site, plan.operand.name)
+        except RecipeError as error:
+            raise SpaceError(f"space {resolved.name!r}, {plan.site}: {error}") from error
 
 
 def _tied_name(tie: Tie, site: str, operand: str) -> str:

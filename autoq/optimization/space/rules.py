@@ -50,6 +50,7 @@ from autoq.optimization.space.field_types import (
     Globs,
     Granularities,
     Groups,
+    HadamardBlocks,
     LogBases,
     Operands,
     Ops,
@@ -83,6 +84,7 @@ class Rule(_Frozen):
         groups: group counts; more than an operand has channels (or rows) are as many as it has.
         log_base_numerator: AdaLog's q; ``"fit"`` leaves it to calibration.
         overflow: where logarithmic quantizers put values below their last level.
+        hadamard_block: channels that ``hadamard`` mixes; as many as divide those of an operand where they are fewer.
     """
 
     site: Globs | None = None
@@ -98,6 +100,7 @@ class Rule(_Frozen):
     groups: Groups | None = None
     log_base_numerator: LogBases | None = None
     overflow: Overflows | None = None
+    hadamard_block: HadamardBlocks | None = None
 
     @model_validator(mode="after")
     def _sets_something(self) -> Rule:

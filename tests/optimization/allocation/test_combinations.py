@@ -17,6 +17,7 @@ from tests.optimization.synthetic_sites import linear, norm, product
 SITES = [norm("norm", 5, 8), linear("a.fc", 5, 8, 6), product("a.qk", (1, 2, 5, 4), (1, 2, 4, 5)), linear("b", 5, 4, 7)]
 BITS = '[[rules]]\nscheme = "uniform"\nbits = [2, 5, 8]\n'
 GROUPS = BITS + '[[rules]]\noperand = "input"\nscheme = ["uniform", "instance_groups"]\ngroups = [2, 4]\n'
+HADAMARD = BITS + '[[rules]]\noperand = "input"\nscheme = ["uniform", "hadamard"]\nhadamard_block = [2, 8]\n'
 SPACES = {
     "bits": BITS,
     "options of two schemes": GROUPS,
@@ -24,6 +25,7 @@ SPACES = {
     "both operands of a site tied": BITS + '[[ties]]\nmatch = "*"\nfields = ["bits"]\nby = "site"\n',
     "sites tied": GROUPS + '[[ties]]\nmatch = "*:input"\nfields = ["groups"]\nby = "all"\n',
     "all tied": BITS + '[[ties]]\nmatch = "*"\nfields = ["bits"]\nby = "all"\n',
+    "weights in the basis of their inputs": HADAMARD,
     "one operand in full precision": BITS + '[[rules]]\nsite = "a.*"\noperand = ["weight", "rhs"]\nquantize = false\n',
 }
 

@@ -139,3 +139,69 @@ def test_assignment_for_refuses_foreign_recipes() -> None:
         resolved.assignment_for({"fc": {"weight": OperandConfig(scheme="uniform", bits=5)}})
     with pytest.raises(SpaceError, match="does not offer floating point to fc:weight"):
         resolved.assignment_for({})
+
+
+HADAMARD = """
+[[rules]]
+operand = "weight"
+scheme = "uniform"
+granularity = "channel"
+bits = [2, 4]
+[[rules]]
+operand = "input"
+scheme = ["uniform", "hadamard"]
+hadamard_block = [4, 16]
+bits = [3, 4]
+"""
+
+
+def test_weights_have_the_basis_of_their_inputs() -> None:
+    resolved = resolve(HADAMARD, [FC])
+    plain = OperandConfig(scheme="uniform", bits=2, granularity="channel")
+    assignment = {"fc:weight.bits": 2, "fc:input.bits": 3, "fc:input.scheme": "uniform", "fc:input.hadamard_block": 16}
+    assert resolved.sites_for(assignment)["fc"] == {"input": OperandConfig(scheme="uniform", bits=3), "weight": plain}
+    transformed = resolved.sites_for(assignment | {"fc:input.scheme": "hadamard"})["fc"]
+    assert transformed == {
+        "input": OperandConfig(scheme="hadamard", bits=3, hadamard_block=8),  # of 8 channels
+        "weight": OperandConfig(scheme="hadamard", bits=2, granularity="channel", hadamard_block=8),
+    }
+    offered = resolved.options_for("fc", "weight")
+    assert [(each.scheme, each.bits, each.hadamard_block) for each in offered] == [
+        *(("uniform", 2, 1), ("uniform", 4, 1)),
+        *(("hadamard", 2, 4), ("hadamard", 4, 4), ("hadamard", 2, 8), ("hadamard", 4, 8)),
+    ]
+    assert resolved.cheapest() == resolved.sites_for(assignment)
+
+
+def test_recipes_in_other_bases_become_assignments() -> None:
+    resolved = resolve(HADAMARD, vit())
+    schemes = set()
+    for seed in range(20):
+        recipe = resolved.sites_for(random_assignment(resolved, seed))
+        assert resolved.sites_for(resolved.assignment_for(recipe)) == recipe
+        schemes |= {(name, config.scheme) for site in recipe.values() for name, config in site.items()}
+    assert schemes == {(name, scheme) for name in ("input", "weight") for scheme in ("uniform", "hadamard")}
+
+
+def test_recipes_in_two_bases_become_none() -> None:
+    resolved = resolve(HADAMARD, [FC])
+    given = OperandConfig(scheme="hadamard", bits=3, hadamard_block=8)
+    weight = OperandConfig(scheme="uniform", bits=2, granularity="channel")
+    with pytest.raises(SpaceError, match=r"does not offer .* to fc:weight"):
+        resolved.assignment_for({"fc": {"input": given, "weight": weight}})
+    with pytest.raises(SpaceError, match=r"does not offer .* to fc:weight"):
+        resolved.assignment_for(
+            {"fc": {"input": OperandConfig(scheme="uniform", bits=3), "weight": given.model_copy(update={"bits": 2})}}
+        )
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ('operand = "weight"\nscheme = "log2"', "fc: a weight of scheme log2 has no codes beside an input"),
+        ('operand = "weight"\nscheme = "hadamard"\nhadamard_block = 8', "fc: weight cannot be offered scheme hadamard"),
+    ],
+)
+def test_spaces_whose_codes_cannot_be_multiplied_are_refused(rule: str, message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        resolve(f"{HADAMARD}[[rules]]\n{rule}\n", [FC])
