@@ -21,7 +21,7 @@ from autoq.quantizers import BaseQuantizer, OperandLayout, quantizer_class
 from autoq.recipe import OperandConfig
 
 TOKENS, CHANNELS, HEADS, HIDDEN = 197, 192, 3, 768
-LINEAR_INPUT = OperandLayout(ndim=3, channel_axis=-1, group_axis=-1, instance_group_axis=-1)
+LINEAR_INPUT = OperandLayout(ndim=3, channel_axis=-1, group_axis=-1, instance_group_axis=-1, summed_axis=-1)
 ATTENTION_MAP = OperandLayout(ndim=4, channel_axis=-1, head_axis=-3, instance_group_axis=-2)
 
 
@@ -83,6 +83,7 @@ def operands(batch: int) -> list[Operand]:
                 config("twin_uniform", 4),
                 *logarithms,
                 config("instance_groups", 4, groups=8),
+                *(config("hadamard", 4, hadamard_block=block) for block in (32, 128, 256)),
             ),
         ),
         Operand(

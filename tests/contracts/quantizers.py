@@ -15,9 +15,9 @@ from autoq.errors import CalibrationError
 from autoq.quantizers import BaseQuantizer, OperandLayout, create_quantizer, quantizer_class
 from autoq.recipe import OperandConfig
 
-LINEAR_INPUT = OperandLayout(ndim=3, channel_axis=-1, group_axis=-1, instance_group_axis=-1)
-LINEAR_WEIGHT = OperandLayout(ndim=2, channel_axis=-2, group_axis=-1, instances_per_image=0)
-CONV_INPUT = OperandLayout(ndim=4, channel_axis=-3, group_axis=-3, instance_group_axis=-3)
+LINEAR_INPUT = OperandLayout(ndim=3, channel_axis=-1, group_axis=-1, instance_group_axis=-1, summed_axis=-1)
+LINEAR_WEIGHT = OperandLayout(ndim=2, channel_axis=-2, group_axis=-1, instances_per_image=0, summed_axis=-1)
+CONV_INPUT = OperandLayout(ndim=4, channel_axis=-3, group_axis=-3, instance_group_axis=-3, summed_axis=-3)
 ATTENTION_MAP = OperandLayout(ndim=4, channel_axis=-1, head_axis=-3, group_axis=-1, instance_group_axis=-2)
 WINDOWED_INPUT = replace(LINEAR_INPUT, instances_per_image=4)
 

@@ -15,11 +15,8 @@ from torch import Tensor
 from autoq.errors import CalibrationError
 from autoq.quantizers import BaseQuantizer, HadamardQuantizer, OperandLayout, create_quantizer, quantizer_class
 from autoq.recipe import OperandConfig
-from tests.contracts.quantizers import Case, QuantizerContract
+from tests.contracts.quantizers import CONV_INPUT, LINEAR_INPUT, LINEAR_WEIGHT, Case, QuantizerContract
 
-INPUT = OperandLayout(ndim=3, channel_axis=-1, group_axis=-1, instance_group_axis=-1, summed_axis=-1)
-WEIGHT = OperandLayout(ndim=2, channel_axis=-2, group_axis=-1, instances_per_image=0, summed_axis=-1)
-CONV_INPUT = OperandLayout(ndim=4, channel_axis=-3, group_axis=-3, instance_group_axis=-3, summed_axis=-3)
 CONV_WEIGHT = OperandLayout(ndim=4, channel_axis=-4, group_axis=-3, instances_per_image=0, summed_axis=-3)
 KEYS = OperandLayout(ndim=4, channel_axis=-2, head_axis=-3, group_axis=-2, summed_axis=-2)
 
@@ -48,12 +45,12 @@ def transformed(x: Tensor, quantizer: BaseQuantizer) -> Tensor:
 class TestContract(QuantizerContract):
     gradient_is_one_within = (-0.4, 0.4)
     cases: ClassVar[list[Case]] = [
-        Case(config(4), INPUT),
-        Case(config(8, 128), INPUT, (2, 3, 256)),
-        Case(config(2, 4, symmetric=True), INPUT),
-        Case(config(1, 2, symmetric=True), INPUT),
-        Case(config(3, 8, granularity="channel"), WEIGHT, (6, 16)),
-        Case(config(4, 2, granularity="group", groups=5), INPUT),
+        Case(config(4), LINEAR_INPUT),
+        Case(config(8, 128), LINEAR_INPUT, (2, 3, 256)),
+        Case(config(2, 4, symmetric=True), LINEAR_INPUT),
+        Case(config(1, 2, symmetric=True), LINEAR_INPUT),
+        Case(config(3, 8, granularity="channel"), LINEAR_WEIGHT, (6, 16)),
+        Case(config(4, 2, granularity="group", groups=5), LINEAR_INPUT),
         Case(config(4, 4), CONV_INPUT, (2, 12, 3, 5)),
         Case(config(4, 16, granularity="channel"), CONV_WEIGHT, (3, 12, 2, 2)),
         Case(config(5, 8, granularity="head"), KEYS, (2, 3, 8, 5)),
@@ -112,7 +109,9 @@ def test_codes_and_values_are_those_of_a_dense_reference(
     x = torch.randn(2, 3, channels, generator=torch.Generator().manual_seed(seed)).double()
     matrix = dense(channels, block)
     y = x.numpy() @ matrix
-    quantizer = HadamardQuantizer.from_range(chosen, INPUT, *(torch.full((1, 1, 1), b) for b in (y.min(), y.max())))
+    quantizer = HadamardQuantizer.from_range(
+        chosen, LINEAR_INPUT, *(torch.full((1, 1, 1), b) for b in (y.min(), y.max()))
+    )
     scale, zero_point = float(quantizer.scale), float(quantizer.zero_point)
     if bits == 1 and symmetric:
         codes = (y >= 0).astype(float)
@@ -142,7 +141,7 @@ def test_the_error_of_a_block_is_at_most_that_of_its_codes(bits: int, symmetric:
     x = torch.randn(4, 3, 16, generator=torch.Generator().manual_seed(seed)).double()
     y = x.numpy() @ dense(16, block)
     bounds = (torch.full((1, 1, 1), b) for b in (y.min(), y.max()))
-    quantizer = HadamardQuantizer.from_range(config(bits, block, symmetric=symmetric), INPUT, *bounds)
+    quantizer = HadamardQuantizer.from_range(config(bits, block, symmetric=symmetric), LINEAR_INPUT, *bounds)
     error = (quantizer(x) - x).unflatten(-1, (-1, block)).square().sum(-1).sqrt()
     steps = 0.5 if symmetric else 1.0  # a rounded zero point moves the grid by up to half a step
     assert (error <= block**0.5 * steps * float(quantizer.scale) * (1 + 1e-6)).all()
@@ -152,7 +151,7 @@ def test_an_outlier_is_spread_over_its_block() -> None:
     x = torch.zeros(1, 1, 256)
     x[..., 7] = 16.0
     y = HadamardQuantizer.from_range(
-        config(8, 128), INPUT, *(torch.full((1, 1, 1), bound) for bound in (-2.0, 2.0))
+        config(8, 128), LINEAR_INPUT, *(torch.full((1, 1, 1), bound) for bound in (-2.0, 2.0))
     ).to_basis(x)
     assert torch.equal(y[..., :128].abs(), torch.full((1, 1, 128), 16 / 128**0.5))
     assert not y[..., 128:].any()
@@ -161,11 +160,11 @@ def test_an_outlier_is_spread_over_its_block() -> None:
 @pytest.mark.parametrize(
     ("wanted", "shape", "layout", "scheme", "block"),
     [
-        (128, (1, 5, 1536), INPUT, "hadamard", 128),
-        (128, (1, 5, 192), INPUT, "hadamard", 64),
-        (1024, (1, 5, 1536), INPUT, "hadamard", 512),
-        (128, (1, 5, 7), INPUT, "uniform", 1),
-        (1, (1, 5, 8), INPUT, "uniform", 1),
+        (128, (1, 5, 1536), LINEAR_INPUT, "hadamard", 128),
+        (128, (1, 5, 192), LINEAR_INPUT, "hadamard", 64),
+        (1024, (1, 5, 1536), LINEAR_INPUT, "hadamard", 512),
+        (128, (1, 5, 7), LINEAR_INPUT, "uniform", 1),
+        (1, (1, 5, 8), LINEAR_INPUT, "uniform", 1),
         (128, (1, 24, 5, 5), CONV_INPUT, "hadamard", 8),
         (128, (1, 24, 5, 5), OperandLayout(4, -3, group_axis=-3), "uniform", 1),
     ],
@@ -177,7 +176,7 @@ def test_canonical_block(wanted: int, shape: tuple[int, ...], layout: OperandLay
 
 def test_a_block_that_does_not_divide_the_channels_means_the_canonical_one() -> None:
     x = torch.randn(2, 3, 24, generator=torch.Generator().manual_seed(0))
-    quantizers = [Case(config(4, block), INPUT, (2, 3, 24)).make() for block in (8, 64)]
+    quantizers = [Case(config(4, block), LINEAR_INPUT, (2, 3, 24)).make() for block in (8, 64)]
     assert torch.equal(quantizers[0](x), quantizers[1](x))
 
 
@@ -193,7 +192,7 @@ def test_uniform_and_hadamard_are_each_other_in_another_basis() -> None:
 def test_double_precision_is_kept() -> None:
     x = torch.randn(2, 3, 256, generator=torch.Generator().manual_seed(0)).double()
     bounds = (torch.full((1, 1, 1), bound) for bound in (-6.0, 6.0))
-    quantizer = HadamardQuantizer.from_range(config(4, 128), INPUT, *bounds)
+    quantizer = HadamardQuantizer.from_range(config(4, 128), LINEAR_INPUT, *bounds)
     torch.testing.assert_close(quantizer.from_basis(quantizer.to_basis(x)), x, rtol=0, atol=1e-14)
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoq.quantizers import OperandLayout, UniformQuantizer
+from autoq.quantizers import HadamardQuantizer, OperandLayout, UniformQuantizer
 from autoq.recipe import OperandConfig
 from autoq.reconstruction.rounding import DroppedQuantizer, LearnedRounding, drop
 
@@ -159,3 +161,20 @@ def test_dropped_elements_pass_their_gradient_and_leave_the_scale_alone() -> Non
     errors = torch.where((x.detach() / scale) == steps, steps.round() - steps, steps.round())
     assert own.scale.grad is not None
     assert float(own.scale.grad) == pytest.approx(float(errors[kept].sum()), rel=1e-4)
+
+
+def test_a_weight_in_another_basis_is_rounded_there() -> None:
+    config = OperandConfig(scheme="hadamard", bits=3, granularity="channel", hadamard_block=4)
+    layout = replace(WEIGHT, summed_axis=-1)
+    chosen, w = (
+        HadamardQuantizer.from_range(config, layout, torch.full((5, 1), -4.0), torch.full((5, 1), 4.0)),
+        weight(),
+    )
+    rounding = LearnedRounding(w, chosen)
+    torch.testing.assert_close(rounding(w).detach(), w, atol=1e-5, rtol=1e-4)
+    assert torch.equal(rounding.codes(), chosen.quantize(w))
+    with torch.no_grad():
+        rounding.direction.copy_(torch.randn(5, 12, generator=torch.Generator().manual_seed(1)).sign() * 1e3)
+        torch.testing.assert_close(rounding(w), chosen.dequantize(rounding.codes()), atol=1e-5, rtol=1e-4)
+        assert not torch.equal(rounding.codes(), chosen.quantize(w))
+    rounding(w).square().sum().backward()

@@ -125,3 +125,20 @@ def test_codes_take_a_byte_where_they_fit(config: OperandConfig, dtype: torch.dt
 
 def test_it_prints_what_it_is(model: QuantizedModel, operands: SolvedOperands) -> None:
     assert module_of(model, operands).extra_repr() == f"tiny, {len(operands.quantizers)} operands quantized"
+
+
+@torch.no_grad()
+def test_inputs_are_transformed_and_weights_were(model: QuantizedModel) -> None:
+    sites = sites_of(model, W2, A6)
+    transform = {"scheme": "hadamard", "hadamard_block": 16}
+    sites["blocks.1.fc2"] = {
+        name: config.model_copy(update=transform) for name, config in sites["blocks.1.fc2"].items()
+    }
+    operands = calibrated(model, sites, images(8))
+    quantized, x = module_of(model, operands), images(5, seed=1)
+    torch.testing.assert_close(quantized(x), by_slots(model, operands, x), rtol=1e-5, atol=1e-5)
+    restored = module_of(model, SolvedOperands(operands.quantizers))
+    restored.load_state_dict(quantized.state_dict())
+    assert torch.equal(restored(x), quantized(x))
+    program = torch.export.export(quantized, (x,), dynamic_shapes={"x": {0: torch.export.Dim.DYNAMIC}, "named": {}})
+    torch.testing.assert_close(program.module()(x[:3]), quantized(x[:3]), rtol=1e-6, atol=1e-6)
