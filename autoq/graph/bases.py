@@ -100,5 +100,5 @@ def check_bases(sites: Mapping[str, Site], recipe_sites: Mapping[str, SiteConfig
             shown = ", ".join(f"{operand} in blocks of {block}" for operand, block in blocks.items())
             raise RecipeError(
                 f"the operands of {name} are quantized in different bases ({shown} channels), and such codes cannot be "
-                "multiplied: give both the same hadamard_block"
+                "multiplied: give both scheme hadamard and one hadamard_block, or neither"
             )

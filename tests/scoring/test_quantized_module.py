@@ -140,5 +140,5 @@ def test_inputs_are_transformed_and_weights_were(model: QuantizedModel) -> None:
     restored = module_of(model, SolvedOperands(operands.quantizers))
     restored.load_state_dict(quantized.state_dict())
     assert torch.equal(restored(x), quantized(x))
-    program = torch.export.export(quantized, (x,), dynamic_shapes={"x": {0: torch.export.Dim.DYNAMIC}, "named": {}})
+    program = torch.export.export(quantized, (x,), dynamic_shapes={"x": {0: torch.export.Dim.DYNAMIC}})
     torch.testing.assert_close(program.module()(x[:3]), quantized(x[:3]), rtol=1e-6, atol=1e-6)

@@ -43,12 +43,13 @@ def test_the_file(tmp_path: Path) -> None:
         tmp_path / "t.csv"
     )
     assert (tmp_path / "t.csv").read_text().splitlines() == [
-        "site,operand,scheme,bits,granularity,symmetric,groups,log_base_numerator,overflow,loss,measured,proxy,images",
-        "fc,input,adalog,4,tensor,false,1,,zero_code,0.30000000000000004,false,kl,16",
+        "site,operand,scheme,bits,granularity,symmetric,groups,log_base_numerator,overflow,hadamard_block,"
+        "loss,measured,proxy,images",
+        "fc,input,adalog,4,tensor,false,1,,zero_code,1,0.30000000000000004,false,kl,16",
     ]
 
 
-GOOD = "fc,input,uniform,4,tensor,false,1,,zero_code,0.5,true,kl,16"
+GOOD = "fc,input,uniform,4,tensor,false,1,,zero_code,1,0.5,true,kl,16"
 
 
 @pytest.mark.parametrize(

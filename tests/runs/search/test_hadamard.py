@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 import autoq
 from autoq.errors import RecipeError
 from autoq.recipe import OperandConfig, Recipe
 from autoq.report import write_report
+from autoq.report.from_run import summarize
 from autoq.runs.search.run import run_search
 from autoq.runs.search.settings import make_settings
-from tests.runs.small_run import SPACE, small_session, trace_once
+from tests.runs.small_run import SPACE, trace_once
 
 HADAMARD = """
 [[rules]]
@@ -43,7 +43,7 @@ def test_it_ends_with_recipes_in_one_basis(tmp_path: Path, monkeypatch: pytest.M
     assert outcome.front
     text = (tmp_path / "run" / "sensitivity.csv").read_text(encoding="utf-8")
     assert "blocks.0.mlp.fc2,weight,hadamard" in text
-    write_report(tmp_path / "run")
+    write_report(summarize(tmp_path / "run"), tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert '"hadamard_block":64' in page
 
@@ -53,9 +53,11 @@ def test_it_ends_with_recipes_in_one_basis(tmp_path: Path, monkeypatch: pytest.M
     again = autoq.evaluate(best)
     assert best.score is not None
     assert best.cost is not None
-    assert again.kl_nats == best.score.kl_nats
-    assert (again.bops, again.group_bops) == (best.cost.bops, best.cost.group_bops)
-    assert again.group_bops > 0
+    assert again.score is not None
+    assert again.cost is not None
+    assert again.score.kl_nats == best.score.kl_nats
+    assert again.cost == best.cost
+    assert best.cost.group_bops > 0
 
 
 def test_a_recipe_whose_weight_is_in_another_basis_is_refused(tmp_path: Path) -> None:
@@ -64,14 +66,8 @@ def test_a_recipe_whose_weight_is_in_another_basis_is_refused(tmp_path: Path) ->
     site = recipe.sites["blocks.0.mlp.fc2"]
     edited = recipe.model_copy(update={"sites": recipe.sites | {"blocks.0.mlp.fc2": site | {"input": given}}})
     edited.save(tmp_path / "edited.json")
-    with pytest.raises(
-        RecipeError, match=r"the operands of blocks\.0\.mlp\.fc2 .* input in blocks of 16, weight in blocks of 1"
-    ):
+    message = r"the operands of blocks\.0\.mlp\.fc2 .* \(input in blocks of 16, weight in blocks of 1 channels\)"
+    with pytest.raises(RecipeError, match=message):
         autoq.evaluate(Recipe.load(tmp_path / "edited.json"), data="digits")
-    both = site["weight"].model_copy(update={"scheme": "hadamard", "hadamard_block": 16})
-    whole = recipe.model_copy(
-        update={"sites": recipe.sites | {"blocks.0.mlp.fc2": {"input": given, "weight": both}}, "score": None}
-    )
-    module = autoq.quantize("vit_digits", whole, images="digits", calib_images=8)
-    x = torch.zeros(2, *small_session().loaded.input_size)
-    assert module(x).isfinite().all()
+    with pytest.raises(RecipeError, match=message):
+        autoq.quantize("vit_digits", edited, images="digits")
