@@ -25,6 +25,19 @@ def basis_block(operand: Operand, config: OperandConfig) -> int:
     return 1 if axis is None else quantizer_class(config.scheme).basis_block(config, operand.shape[axis])
 
 
+def has_grid(config: OperandConfig) -> bool:
+    """Tell whether values are equally spaced in the basis of their codes (``BaseQuantizer.code_grid``).
+
+    Raises:
+        RecipeError: there is no such scheme.
+
+    >>> [has_grid(OperandConfig(scheme=scheme, bits=4)) for scheme in ("uniform", "hadamard", "log2")]
+    [True, True, False]
+    """
+    plain = quantizer_class(config.scheme).in_basis(config, 1)
+    return plain is not None and quantizer_class(plain.scheme).is_affine
+
+
 def in_basis_of(operands: Iterable[Operand], site: SiteConfig, name: str, config: OperandConfig) -> OperandConfig:
     """Return an operand's configuration in the basis that it has beside the configurations of a site.
 

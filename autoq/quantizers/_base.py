@@ -167,12 +167,16 @@ class BaseQuantizer(nn.Module, ABC):
         return config if block == 1 else None
 
     def code_grid(self) -> tuple[Tensor, Tensor] | None:
-        """Return scale and zero point in the basis of the codes, or None if they are not equally spaced.
+        """Return scale and zero point in the basis of the codes, in the form of :meth:`affine_qparams`."""
+        return self.affine_qparams()
 
-        The operand times :meth:`basis` is (code − zero_point) · scale; shapes are as in :meth:`affine_qparams`, which
-        gives the same for schemes that have no basis of their own.
-        """
-        return None
+    def to_basis(self, x: Tensor) -> Tensor:
+        """Return the operand times :meth:`basis`, in its shape."""
+        return x
+
+    def from_basis(self, y: Tensor) -> Tensor:
+        """Undo :meth:`to_basis`."""
+        return y
 
     @classmethod
     def range_shape(cls, config: OperandConfig, layout: OperandLayout, shape: Sequence[int]) -> tuple[int, ...]:

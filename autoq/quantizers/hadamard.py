@@ -69,6 +69,10 @@ class HadamardQuantizer(UniformQuantizer):
     def affine_qparams(self) -> None:
         """Return None: values are multiples of a scale only in the basis of the codes, see :meth:`code_grid`."""
 
+    def code_grid(self) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point of x B."""
+        return self.scale.detach(), self.zero_point.detach()
+
     def to_basis(self, x: Tensor) -> Tensor:
         """Return x B, in the working type of ``x``."""
         limit = torch.finfo(torch.float32).max / self.config.hadamard_block  # of which sums do not overflow

@@ -61,10 +61,6 @@ class UniformQuantizer(BaseQuantizer):
 
     def affine_qparams(self) -> tuple[Tensor, Tensor] | None:
         """Return scale and zero point; the zero point is ½ for symmetric quantizers of one bit."""
-        return self.code_grid()
-
-    def code_grid(self) -> tuple[Tensor, Tensor]:
-        """Return scale and zero point: values in the basis of the codes are (code − zero_point) · scale."""
         return self.scale.detach(), self.zero_point.detach()
 
     @property
@@ -84,14 +80,6 @@ class UniformQuantizer(BaseQuantizer):
     def spread(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return scale and zero point, broadcastable against ``x``."""
         return self._broadcast(self.scale, x), self._broadcast(self.zero_point, x)
-
-    def to_basis(self, x: Tensor) -> Tensor:
-        """Return an operand in the basis of its codes, in its shape: itself, unless a subclass transforms it."""
-        return x
-
-    def from_basis(self, y: Tensor) -> Tensor:
-        """Undo :meth:`to_basis`."""
-        return y
 
     @property
     def is_binary(self) -> bool:

@@ -24,8 +24,9 @@ from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers import OperandSolver
 from autoq.calibration.threads import in_threads
 from autoq.errors import CalibrationError
+from autoq.graph.bases import has_grid
 from autoq.graph.insert import OperandKey, QuantizedModel
-from autoq.quantizers import BaseQuantizer, quantizer_class
+from autoq.quantizers import BaseQuantizer
 from autoq.recipe import SiteConfig
 
 Solved = Generator[dict[SolvedKey, SolvedOption], None, None]
@@ -92,11 +93,7 @@ class OptionSolver:
         """Return the sites whose weights are rounded by their Gram matrices, as many together as fit into memory."""
         if not self.settings.second_order:
             return []
-        sites = dict.fromkeys(
-            site
-            for site, operand, config in options
-            if operand == "weight" and quantizer_class(config.scheme).is_affine
-        )
+        sites = dict.fromkeys(site for site, operand, config in options if operand == "weight" and has_grid(config))
         if sites.keys() <= self._grams.keys():
             return [list(sites)] if sites else []
         return gram_groups(self.model, sites, _GRAM_BYTES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,9 +12,10 @@ from torch import Tensor
 from autoq.calibration.second_order.rounding import InverseFactor
 from autoq.calibration.second_order.weights import round_weight
 from autoq.calibration.solvers import solve
-from autoq.quantizers import BaseQuantizer
+from autoq.quantizers import BaseQuantizer, create_quantizer
 from autoq.recipe import OperandConfig
 from tests.calibration.samples import SETTINGS, weight_operand
+from tests.quantizers.test_hadamard import dense
 
 GRANULARITIES = [
     {"granularity": "tensor"},
@@ -36,6 +38,11 @@ def weight_of(*shape: int) -> Tensor:
 def quantizer_of(weight: Tensor, bits: int, **fields: object) -> BaseQuantizer:
     config = OperandConfig.model_validate({"scheme": "uniform", "bits": bits} | fields)
     return solve(weight_operand(tuple(weight.shape)), config, weight, SETTINGS)
+
+
+def hadamard_of(weight: Tensor, bits: int, **fields: object) -> BaseQuantizer:
+    config = OperandConfig.model_validate({"scheme": "hadamard", "bits": bits, "hadamard_block": 4} | fields)
+    return solve(weight_operand(tuple(weight.shape), summed=True), config, weight, SETTINGS)
 
 
 def errors(weight: Tensor, value: Tensor, gram: Tensor) -> Tensor:
@@ -113,3 +120,31 @@ def test_the_type_of_the_weight_does_not_matter() -> None:
     assert half is not None
     assert full is not None
     assert torch.equal(half, full)
+
+
+@pytest.mark.parametrize("fields", GRANULARITIES, ids=lambda fields: "-".join(map(str, fields.values())))
+@pytest.mark.parametrize("shape", [(6, 24), (5, 4, 3, 2)])
+def test_a_weight_in_another_basis_is_rounded_as_one_that_was_transformed(
+    shape: tuple[int, ...], fields: dict[str, object]
+) -> None:
+    """W B with the Gram matrix of X B, B given by SciPy; the error of the output is that of W with X."""
+    weight, gram = weight_of(*shape), gram_of(24)
+    quantizer = hadamard_of(weight, 3, **fields)
+    factor = InverseFactor.of_gram(gram)
+    codes = round_weight(weight, quantizer, gram, factor)
+    assert codes is not None
+    after, before = (errors(weight, values, gram) for values in (quantizer.dequantize(codes), quantizer(weight)))
+    assert (after <= before * (1 + 1e-4)).all()
+    assert after.sum() < 0.95 * before.sum()
+    inner = 24 // shape[1]
+    basis = torch.from_numpy(np.kron(dense(shape[1], 4), np.eye(inner))).float()  # of unfolded channels
+    turned, turned_gram = (weight.flatten(1) @ basis).view(shape), basis.T @ gram @ basis
+    uniform = OperandConfig(**quantizer.config.model_dump() | {"scheme": "uniform", "hadamard_block": 1})
+    plain = create_quantizer(uniform, quantizer.layout, quantizer.qparams())
+    expected = round_weight(turned, plain, turned_gram, InverseFactor.of_gram(turned_gram))
+    assert expected is not None
+    assert (codes == expected).float().mean() > 0.95  # ties fall either way
+    assert list(factor.turned) == [4]
+    again = round_weight(weight, quantizer, gram, factor)
+    assert again is not None
+    assert torch.equal(again, codes)

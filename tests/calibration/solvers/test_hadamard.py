@@ -109,3 +109,19 @@ def test_blocks_are_those_that_divide_the_channels() -> None:
     found = [solve(described, config("hadamard", 4, hadamard_block=block), sample, settings) for block in (2, 8, 64)]
     assert torch.equal(found[1].qparams()["scale"], found[2].qparams()["scale"])
     assert not torch.equal(found[0].qparams()["scale"], found[1].qparams()["scale"])
+
+
+@pytest.mark.parametrize("observer", ["mse", "fpcs"])
+def test_weights_in_another_basis_are_rounded_with_second_order_information(
+    model: QuantizedModel, observer: str
+) -> None:
+    settings = CalibrationSettings(observer=observer, second_order=True, fpcs=FpcsSettings(rounds=0))
+    bank = Bank(model, images(16), settings, {})
+    chosen = config("hadamard", 3, hadamard_block=BLOCK, granularity="channel")
+    codes, quantizer = bank.codes("fc2", "weight", chosen), bank.quantizer("fc2", "weight", chosen)
+    assert codes is not None
+    weight = model.traced.weight("fc2", "weight")
+    assert 0 < (codes != quantizer.quantize(weight)).float().mean() < 0.7
+    held = bank.module("fc2", "weight", chosen)
+    assert isinstance(held, FixedTensor)
+    torch.testing.assert_close(held.value, quantizer.dequantize(codes))
