@@ -69,6 +69,23 @@ class Budget:
         assert self.percent is not None  # noqa: S101 - one of the three is set
         return int(uniform_cost(8, 8) * self.percent / 100)
 
+    def widths(self, uniform_cost: Callable[[int, int], int]) -> tuple[int, int] | None:
+        """Return the widths of weights and activations whose uniform recipes are compared with what the budget buys.
+
+        Those that the budget names; of others the most bits whose cost lies at or below it, at most 8; None if uniform
+        2/2 costs more.
+
+        Args:
+            uniform_cost: as in :meth:`resolve`.
+
+        >>> Budget.parse("60%").widths(lambda weights, activations: weights * activations)
+        (6, 6)
+        """
+        if self.uniform is not None:
+            return self.uniform
+        limit = self.resolve(uniform_cost)
+        return next(((bits, bits) for bits in range(8, 1, -1) if uniform_cost(bits, bits) <= limit), None)
+
 
 def _check_size(is_something: bool, limit: float, text: str) -> None:
     if not is_something:

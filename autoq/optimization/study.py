@@ -23,6 +23,7 @@ from autoq.optimization.front import best_within, non_dominated
 from autoq.optimization.objective import Evaluation, KeepGoing, Objective
 from autoq.optimization.samplers import AllocationPrior, SamplerEntry
 from autoq.optimization.space import BudgetRepair
+from autoq.optimization.space.uniform_points import UniformPoint, uniform_points
 from autoq.optimization.storage import TrialStore, quiet_optuna
 from autoq.optimization.trials import SAMPLER, UNIFORM
 from autoq.recipe import ScoreRecord, SiteConfig, hash_sites
@@ -86,6 +87,7 @@ class StudyDriver:
         store: TrialStore,
         objective: Objective,
         settings: StudySettings,
+        points: Sequence[UniformPoint] | None = None,
     ) -> None:
         """Take up the study where the store has left it.
 
@@ -95,7 +97,9 @@ class StudyDriver:
             store: finished trials; read now and appended to.
             objective: gives the losses of recipes.
             settings: how recipes are proposed and pruned.
+            points: the uniform points; None: those with the first schemes of the space.
         """
+        self._points = uniform_points(prior.problem.space) if points is None else points
         self._space, self._budget = prior.problem.space, prior.budget_bops
         self._sites, self._store, self._objective, self._settings = sites, store, objective, settings
         self._repair = BudgetRepair(sites, self._space, self._budget)
@@ -110,6 +114,7 @@ class StudyDriver:
         }
         self._study.add_trials(past)
         self._seen = {trial.user_attrs["recipe_hash"] for trial in past}
+        self._labels = {trial.user_attrs["label"] for trial in past}
         self._done = len(past)
         self._complete = [trial for trial in past if trial.state == TrialState.COMPLETE]
 
@@ -164,12 +169,12 @@ class StudyDriver:
 
         Those with groups are only a place to start from, for samplers that know no sensitivities.
         """
-        for label, assignment in self._space.uniform_points:
+        for label, assignment in self._points:
             sites = self._space.sites_for(assignment)
             starts = not self._settings.sampler.needs_sensitivities
             if " g" in label and not (starts and model_cost(self._sites, sites).bops <= self._budget):
                 continue
-            if hash_sites(sites) not in self._seen:
+            if label not in self._labels:
                 yield _Proposal(assignment, UNIFORM, label, {"NSGAIISampler:generation": 0})
 
     def _proposals(self, trials: int, deadline: float | None) -> Iterator[_Proposal]:

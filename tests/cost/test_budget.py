@@ -93,3 +93,11 @@ def check(text: str, *parts: str) -> None:
     assert "\n" not in message
     for part in (repr(text), *parts):
         assert part in message
+
+
+def test_widths_to_compare_with_are_those_named_or_the_most_bits_within() -> None:
+    def cost(weights: int, activations: int) -> int:
+        return 10 * weights * activations
+
+    for text, expected in (("w3a5", (3, 5)), ("160", (4, 4)), ("159", (3, 3)), ("1G", (8, 8)), ("39", None)):
+        assert Budget.parse(text).widths(cost) == expected

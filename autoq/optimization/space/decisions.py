@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ from autoq.graph.bases import in_basis_of, options_in_all_bases, share_basis
 from autoq.graph.canonical import canonical
 from autoq.graph.sites import Operand
 from autoq.optimization.space.field_types import CONFIG_FIELDS, FIT
-from autoq.recipe import OperandConfig, SiteConfig, hash_sites
+from autoq.recipe import OperandConfig, SiteConfig
 
 Assignment = Mapping[str, Any]
 """Decision name to one of its choices."""
@@ -109,11 +108,13 @@ class ResolvedSpace:
         name: of the space, for messages.
         decisions: in the order of the model's sites.
         plans: the quantized operands, in the order of the model's sites.
+        image: (site, operand) of the input of the first layer with weights, if it is quantized.
     """
 
     name: str
     decisions: tuple[Decision, ...]
     plans: tuple[OperandPlan, ...]
+    image: tuple[str, str] | None = None
 
     @property
     def size_log10(self) -> float:
@@ -194,28 +195,6 @@ class ResolvedSpace:
                     assignment[decision.name] = FIT if FIT in decision.choices else decision.choices[0]
         return assignment
 
-    @cached_property
-    def uniform_points(self) -> list[tuple[str, dict[str, Any]]]:
-        """Uniform points, to start from and to compare with: labels such as ``w4a4`` and ``w4a4 g8``, and assignments.
-
-        One for each bit-width that a decision offers, first with the fewest groups, then with each larger count; points
-        that make the same recipe are listed once. Labels tell the bits that most weights and most activations get.
-        """
-        bits = self._offered("bits") or [0]
-        points: list[tuple[str, dict[str, Any]]] = []
-        seen: set[str] = set()
-        labels: Counter[str] = Counter()
-        for groups, width in itertools.product([0, *self._offered("groups")[1:]], bits):
-            assignment = self.uniform_assignment(width, groups)
-            sites = self.sites_for(assignment)
-            if (recipe := hash_sites(sites)) in seen:
-                continue
-            seen.add(recipe)
-            label = _label(sites) + (f" g{groups}" if groups else "")
-            labels[label] += 1
-            points.append((label if labels[label] == 1 else f"{label} #{labels[label]}", assignment))
-        return points
-
     def cheapest(self) -> dict[str, SiteConfig]:
         """Make the recipe with the least bits, the fewest groups and no transforms, wherever the space allows it."""
         assignment = self.uniform_assignment(0, 0)
@@ -251,9 +230,6 @@ class ResolvedSpace:
     def _by_name(self) -> dict[str, Decision]:
         return {decision.name: decision for decision in self.decisions}
 
-    def _offered(self, field: str) -> list[int]:
-        return sorted({choice for decision in self.decisions if decision.field == field for choice in decision.choices})
-
     def _check(self, assignment: Assignment) -> None:
         for decision in self.decisions:
             if decision.name not in assignment:
@@ -268,14 +244,3 @@ class ResolvedSpace:
 
 def _nearest(choices: tuple[int, ...], wanted: int) -> int:
     return min(choices, key=lambda choice: (abs(choice - wanted), choice))
-
-
-def _label(sites: Mapping[str, SiteConfig]) -> str:
-    """Name a recipe by the commonest bits of its weights and of its activations: ``w4a4``."""
-    common = []
-    for letter, is_weight in (("w", True), ("a", False)):
-        bits = Counter(
-            c.bits for operands in sites.values() for name, c in operands.items() if (name == "weight") == is_weight
-        )
-        common.append(f"{letter}{bits.most_common(1)[0][0]}" if bits else f"{letter}32")
-    return "".join(common)

@@ -54,13 +54,20 @@ def resolve_space(space: SearchSpace, sites: Sequence[Site]) -> ResolvedSpace:
         names = [decided.get((site.name, operand.name, field)) for field in CONFIG_FIELDS]
         fixed = [table.distinct[field][0] for field in CONFIG_FIELDS]
         plans.append(OperandPlan(site.name, operand, table, tuple(zip(names, fixed, strict=True))))
-    resolved = ResolvedSpace(space.name, tuple(decisions), tuple(plans))
+    resolved = ResolvedSpace(space.name, tuple(decisions), tuple(plans), _image(sites, quantized))
     _check_bases(resolved)
     logger.info(
         "space %r: %d decisions over %d operands, 10^%.1f assignments",
         *(space.name, len(decisions), len(plans), resolved.size_log10),
     )
     return resolved
+
+
+def _image(sites: Sequence[Site], quantized: Quantized) -> tuple[str, str] | None:
+    """Find the input of the first layer with weights, if it is quantized."""
+    first = next((site for site in sites if any(operand.is_weight for operand in site.operands)), None)
+    inputs = ((site.name, operand.name) for site, operand, _ in quantized if site is first and not operand.is_weight)
+    return next(inputs, None)
 
 
 def _apply_rules(space: SearchSpace, sites: Sequence[Site]) -> Quantized:

@@ -15,6 +15,7 @@ from autoq.graph.sites import Site
 from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.samplers.prior import AllocationPrior
 from autoq.optimization.space import ResolvedSpace
+from autoq.optimization.space.uniform_points import uniform_points
 from autoq.recipe import SiteConfig, hash_sites
 from autoq.sensitivity.table import SensitivityTable
 
@@ -84,7 +85,7 @@ class _Chooser:
         most = model_cost(sites, space.sites_for(space.uniform_assignment(_HIGHEST_BITS, 0))).bops
         self._prior = AllocationPrior.of(self._problem, sensitivities, max(most, self._problem.minimum_bops))
         # Uniform points with more groups are named "w4a4 g8".
-        self._plain = [(label, assignment) for label, assignment in space.uniform_points if " " not in label]
+        self._plain = [(label, assignment) for label, assignment in uniform_points(space) if " " not in label]
         self._rng = np.random.default_rng(seed)
         self._found: dict[str, CheckedRecipe] = {}
         self._numbers: Counter[str] = Counter()

@@ -12,6 +12,7 @@ from autoq.events import PhaseAdvanced, PhaseStarted, Progress
 from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.objective import AdditiveObjective, JointObjective
 from autoq.optimization.samplers import SAMPLERS, AllocationPrior
+from autoq.optimization.space.uniform_points import UniformPoint, has_schemes, uniform_points
 from autoq.optimization.storage import TrialStore
 from autoq.optimization.study import StudyDriver, StudySettings
 from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, evenly_spread, shown_trials
@@ -25,7 +26,7 @@ from autoq.runs.search.record import MeasuredAccuracy, RunRecord
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.scoring import Evaluator, choose_batch_size, measure_accuracy
 from autoq.scoring.threads import fastest_threads
-from autoq.sensitivity.proxies import KL, PROXIES
+from autoq.sensitivity.proxies import FISHER, KL, PROXIES
 from autoq.sensitivity.table import SensitivityTable
 
 
@@ -70,23 +71,24 @@ class SearchRun:
 
         What was held in memory for it is given back.
         """
-        session, settings, images = self.inputs.session, self.record.settings, self.inputs.images.tensor
+        session, images = self.inputs.session, self.inputs.images.tensor
         few = images[: choose_batch_size(session.traced)]
         store = TrialStore.open(self.directory.study, STUDY_NAME)
         with fastest_threads(lambda: session.model.run(few), session.device):
             solve_bank(self.bank, options_of_space(self.inputs.space), self.directory.bank, self.progress)
             evaluator = Evaluator(session.model, self.bank, images, task=session.task)
-            table = self._sensitivities(evaluator) if settings.needs_sensitivities else None
-            self._run_study(store, evaluator, table)
+            self._run_study(store, evaluator)
             self.trials = evaluated_trials(store.load_trials())
             self._measure_accuracy(evaluator)
         self.writer.write_all(self.trials, self.record.accuracy)
         self.keep(state="finished", seconds=self._seconds())
 
-    def _run_study(self, store: TrialStore, evaluator: Evaluator, table: SensitivityTable | None) -> None:
+    def _run_study(self, store: TrialStore, evaluator: Evaluator) -> None:
         """Evaluate recipes that the sampler proposes, and score the front."""
         settings, space, sites = self.record.settings, self.inputs.space, self.inputs.session.traced.sites
         is_additive = PROXIES[settings.proxy].is_additive
+        table = self._sensitivities(evaluator, self._proxy_of_options()) if settings.needs_sensitivities else None
+        points = self._uniform_points(evaluator, table)
         joint = JointObjective(evaluator, KL if is_additive else settings.proxy)
         driver = StudyDriver(
             prior=AllocationPrior.of(AllocationProblem(sites, space), table, self.record.budget_bops),
@@ -94,21 +96,34 @@ class SearchRun:
             store=store,
             objective=AdditiveObjective(table) if table is not None and is_additive else joint,
             settings=StudySettings(SAMPLERS[settings.sampler], settings.seed, settings.proxy),
+            points=points,
         )
         self.progress(PhaseStarted("search", settings.trials))
         driver.run(settings.trials, self.deadline, self.progress, self.writer.keep_if_on_front)
         driver.score_front(joint, self.writer.keep_if_on_front)
 
-    def _sensitivities(self, evaluator: Evaluator) -> SensitivityTable:
-        """Measure the losses of all options alone, once a run."""
+    def _proxy_of_options(self) -> str:
+        """Name the loss by which options are measured alone."""
         settings = self.record.settings
+        return settings.proxy if PROXIES[settings.proxy].is_additive else settings.sensitivity
+
+    def _uniform_points(self, evaluator: Evaluator, table: SensitivityTable | None) -> list[UniformPoint]:
+        """List the uniform points in the schemes that lose least alone, whether or not the sampler asks for that."""
+        space, bits = self.inputs.space, self.record.baseline_bits
+        if table is None and has_schemes(space):
+            proxy = self._proxy_of_options()
+            table = self._sensitivities(evaluator, proxy if PROXIES[proxy].is_additive else FISHER)
+        return uniform_points(space, None if table is None else table.loss, [bits] if bits else [])
+
+    def _sensitivities(self, evaluator: Evaluator, proxy: str) -> SensitivityTable:
+        """Measure the losses of all options alone, once a run."""
         return measure_into(
             self.directory.sensitivities,
             options_of_space(self.inputs.space),
             evaluator=evaluator,
             bank=self.bank,
             images=self.inputs.images.tensor,
-            proxy=settings.proxy if PROXIES[settings.proxy].is_additive else settings.sensitivity,
+            proxy=proxy,
             progress=self.progress,
         )
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from autoq.cost import model_cost, uniform_bops
+from autoq.cost import Budget, model_cost, uniform_bops
 from autoq.recipe import ModelReference, ScoreRecord
 from autoq.runs.directory import BaseSettingsRecord
 from autoq.runs.search.settings import RECONSTRUCTION_SETTINGS, SearchSettings
@@ -78,6 +78,8 @@ class RunRecord(BaseSettingsRecord):
         model: name and weights.
         fingerprints: SHA-256 of the calibration images and the search space, fingerprint of the bank.
         budget_bops: the budget in BOPs per image.
+        baseline_bits: widths of weights and activations whose uniform recipes are compared with the chosen one; None
+            if the budget is below all of them.
         uniform_8_8_bops: cost of uniform 8/8, the reference of the hypervolume.
         full_precision_bops: cost at 32 bits.
         macs: per image.
@@ -97,6 +99,7 @@ class RunRecord(BaseSettingsRecord):
     model: ModelReference
     fingerprints: dict[str, str]
     budget_bops: int
+    baseline_bits: tuple[int, int] | None = None
     uniform_8_8_bops: int
     full_precision_bops: int
     macs: int
@@ -127,13 +130,17 @@ class RunRecord(BaseSettingsRecord):
 def new_record(
     settings: SearchSettings,
     session: Session,
-    budget_bops: int,
+    budget: Budget,
     images: int,
     fingerprints: dict[str, str],
     earlier: RunRecord | None,
 ) -> RunRecord:
     """Make the record of a run that starts or goes on; what was measured on the same labelled images is taken over."""
     sites = session.traced.sites
+
+    def cost_of(weights: int, activations: int) -> int:
+        return uniform_bops(sites, weights, activations)
+
     same_labels = earlier is not None and earlier.settings.labelled_data == settings.labelled_data
     measured = earlier if same_labels else None
     reconstructed = {} if earlier is None else earlier.reconstructed
@@ -142,7 +149,8 @@ def new_record(
         versions=_versions(),
         model=session.reference,
         fingerprints=fingerprints,
-        budget_bops=budget_bops,
+        budget_bops=budget.resolve(cost_of),
+        baseline_bits=budget.widths(cost_of),
         uniform_8_8_bops=uniform_bops(sites, 8, 8),
         full_precision_bops=model_cost(sites, {}).bops,
         macs=session.traced.macs,

@@ -87,7 +87,7 @@ def _begin(
     session, bank = open_bank(inputs.session, images, settings, directory.bank, progress)
     fingerprints["bank_fingerprint"] = bank.fingerprint
     limit = _limit(budget, session)
-    record = new_record(settings, session, limit, len(images.tensor), fingerprints, earlier)
+    record = new_record(settings, session, budget, len(images.tensor), fingerprints, earlier)
     is_searched = settings.reconstruct and earlier is not None and earlier.is_search_for(settings)
     calibration = session.calibration_reference(images, bank)
     run = SearchRun(

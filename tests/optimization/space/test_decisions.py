@@ -1,4 +1,4 @@
-"""Resolved spaces: assignments, canonical recipes, uniform points."""
+"""Resolved spaces: assignments, canonical recipes."""
 
 from __future__ import annotations
 
@@ -71,28 +71,6 @@ def test_wrong_assignments_are_refused() -> None:
     ):
         with pytest.raises(SpaceError, match=message):
             resolved.sites_for(assignment)
-
-
-def test_uniform_points_of_the_default_space() -> None:
-    uniform_points = dict(resolve_space(load_space("vit_w2-8"), vit()).uniform_points)
-    assert list(uniform_points) == [f"w{b}a{b}{g}" for g in ("", " g4", " g8") for b in range(2, 9)]
-    resolved = resolve_space(load_space("vit_w2-8"), vit())
-    plain, grouped = (resolved.sites_for(uniform_points[label]) for label in ("w4a4", "w4a4 g8"))
-    assert plain["patch_embed.proj"]["input"] == OperandConfig(scheme="uniform", bits=4)
-    assert plain["blocks.0.attn.qkv"]["input"] == OperandConfig(scheme="uniform", bits=4)
-    assert plain["blocks.0.attn.av"]["lhs"] == OperandConfig(scheme="adalog", bits=4)
-    assert grouped["blocks.1.mlp.fc2"]["input"] == OperandConfig(scheme="instance_groups", bits=4, groups=8)
-    assert grouped["head"]["input"] == OperandConfig(scheme="uniform", bits=4)
-
-
-def test_uniform_points_where_bits_are_fixed() -> None:
-    uniform_points = resolve_space(load_space("groups_only"), vit()).uniform_points
-    assert [label for label, _ in uniform_points] == ["w4a4", *(f"w4a4 g{groups}" for groups in (2, 4, 6, 8, 12, 16))]
-
-
-def test_uniform_points_take_the_nearest_choice_and_say_so() -> None:
-    resolved = resolve(UNIFORM + '[[rules]]\noperand = "input"\nbits = [2, 8]\n', [FC])
-    assert [label for label, _ in resolved.uniform_points] == ["w4a2", "w8a8"]
 
 
 def test_cheapest_avoids_schemes_that_come_with_groups() -> None:

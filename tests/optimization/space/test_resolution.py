@@ -12,6 +12,7 @@ import pytest
 from autoq.errors import SpaceError
 from autoq.graph.sites import Site
 from autoq.optimization.space import ResolvedSpace, load_space, parse_space, resolve_space, shipped_spaces
+from autoq.optimization.space.uniform_points import uniform_points
 from autoq.recipe import OperandConfig, hash_sites
 from tests.optimization.synthetic_sites import MODELS, conv, linear, norm, product, vit
 
@@ -154,7 +155,7 @@ def test_shipped_spaces_resolve(name: str, model: str, caplog: pytest.LogCapture
     for decision in resolved.decisions:
         assert len(decision.choices) > 1
         assert tuple(json.loads(json.dumps(decision.choices))) == decision.choices
-    recipes = [resolved.sites_for(assignment) for _, assignment in resolved.uniform_points] + [resolved.cheapest()]
+    recipes = [resolved.sites_for(assignment) for _, assignment in uniform_points(resolved)] + [resolved.cheapest()]
     expected = {(site.name, operand.name) for site in sites if site.macs for operand in site.operands}
     for recipe in recipes:
         assert {(site, operand) for site, operands in recipe.items() for operand in operands} == expected
