@@ -79,6 +79,7 @@ class CalibrationReference(_Frozen):
     """The calibration data and settings that made the bank, enough to solve it again.
 
     ``settings`` are those of ``CalibrationSettings`` that differ from their defaults, ``observer`` and ``seed`` aside.
+    ``scoring_images`` is how many images after those, in the order of the seed, score; 0: the same ones.
     """
 
     data: str
@@ -87,6 +88,7 @@ class CalibrationReference(_Frozen):
     observer: str
     bank_fingerprint: str
     settings: dict[str, Any] = Field(default_factory=dict)
+    scoring_images: int = Field(default=0, ge=0)
 
 
 class ReconstructionReference(_Frozen):
@@ -136,6 +138,7 @@ class ScoreRecord(BaseModel):
         output_mse: mean squared error of an element of the output; None in recipes of early versions. A recipe for
             classification has it as ``logit_mse``.
         images: that these are means over.
+        calibration_kl_nats: ``kl_nats`` on the images that calibrated, where these are others.
         labelled_images: that the metrics are measured on; None where there were no labels.
     """
 
@@ -147,6 +150,7 @@ class ScoreRecord(BaseModel):
     sqnr_db: float
     output_mse: float | None = Field(default=None, validation_alias=AliasChoices("output_mse", "logit_mse"))
     images: int
+    calibration_kl_nats: float | None = None
     labelled_images: int | None = None
 
     @property
@@ -244,8 +248,10 @@ class Recipe(_Frozen):
             del document["model"]["pretrained"]
         if not self.reparameterized:
             del document["reparameterized"]
-        if self.calibration is not None and not self.calibration.settings:
-            del document["calibration"]["settings"]
+        if self.calibration is not None:
+            for name in ("settings", "scoring_images"):
+                if not document["calibration"][name]:
+                    del document["calibration"][name]
         if self.reconstruction is not None and not self.reconstruction.settings:
             del document["reconstruction"]["settings"]
         if self.score is not None:

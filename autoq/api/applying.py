@@ -152,7 +152,7 @@ def _apply(session: Session, recipe: Recipe, images: object) -> QuantizedModule:
     session.check(recipe)
     if recipe.calibration is None:
         recipe = calibrated_on(recipe, images)
-    session, operands = solve_recipe(session, recipe, lambda: own_images(session, recipe, images))
+    session, operands = solve_recipe(session, recipe, lambda: own_images(session, recipe, images).calibrating)
     input_name = next(iter(inspect.signature(session.loaded.module.forward).parameters), "x")
     return QuantizedModule(session.traced, operands, recipe, input_name)
 

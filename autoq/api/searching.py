@@ -15,6 +15,7 @@ from autoq.data import GivenImages
 from autoq.events import Progress, ignore
 from autoq.models import IN_MEMORY
 from autoq.models.loaded import Preprocess
+from autoq.runs.images import most_held_out
 from autoq.runs.opening import GivenObjects
 from autoq.runs.search.run import run_search
 from autoq.runs.search.settings import SearchSettings, make_settings
@@ -60,9 +61,10 @@ def search(
         model: a ``torch.nn.Module`` in evaluation mode, which takes one tensor and returns a tensor, a tuple, a dict or
             a dataclass; or a name: of timm, ``hf-hub:OWNER/NAME``, ``local-dir:PATH``, ``hf-dir:PATH``,
             ``python:package.module:function`` or ``vit_digits``.
-        images: a few hundred unlabelled images to calibrate and score on: a tensor (N, C, H, W), normalised as the
-            model takes it; a data set, a ``DataLoader`` or any iterable of batches (labels are ignored, dictionaries
-            with ``pixel_values`` understood); or a name: an image folder, a tar of one, ``digits``, ``hfds/NAME``.
+        images: a few hundred unlabelled images, some to calibrate on and some to score on: a tensor (N, C, H, W),
+            normalised as the model takes it; a data set, a ``DataLoader`` or any iterable of batches (labels are
+            ignored, dictionaries with ``pixel_values`` understood); or a name: an image folder, a tar of one,
+            ``digits``, ``hfds/NAME``.
         budget_bops: bit operations per image: ``"w4a4"`` (what uniform 4/4 costs this model), ``"60%"`` (of uniform
             8/8), ``"12.5G"``, or a number.
         labelled: labelled images that calibration never sees, to measure accuracy on: (images, labels), a data set or
@@ -70,7 +72,8 @@ def search(
         space: a shipped search space (``vit_w2-8``, ``bits_only``, ``groups_only``, ``deployable_4-8``) or a TOML file.
         trials: recipes to evaluate.
         time_limit_seconds: seconds after which nothing new is proposed.
-        calib_images: how many of ``images`` are used, a seeded subset where it can be chosen.
+        calib_images: how many of ``images`` calibrate, a seeded subset where it can be chosen. As many others score
+            recipes, or as many as there are; where fewer than a quarter, or than 32, are left, the same ones.
         observer: how quantizer ranges are found; ``"fpcs"``, by the error of each layer's output, is the most careful.
         reparameterize: rescale LayerNorm outputs channel by channel first (RepQ-ViT).
         second_order: round weights by the error of each layer's output (GPTQ) rather than to nearest.
@@ -175,7 +178,7 @@ def _settings(
     settings = make_settings({**values, **names}, "argument")
     if isinstance(given["data"], GivenImages):
         most = max(settings.calib_images, settings.reconstruct_images if settings.reconstruct else 0)
-        given["data"] = given["data"].kept(most)
+        given["data"] = given["data"].kept(most + most_held_out(settings.calib_images))
     session = open_model(model, options, given["data"])
     objects = {key: None if isinstance(value, str) else value for key, value in given.items()}
     return settings, GivenObjects(session=session, **objects)

@@ -96,7 +96,7 @@ def search(
         bool | None, typer.Option("--second-order/--no-second-order", help=SECOND_ORDER_HELP)
     ] = None,
     calib_images: Annotated[
-        int | None, typer.Option(metavar="N", help="Images to calibrate and score on. [default: 128]")
+        int | None, typer.Option(metavar="N", help="Images to calibrate on; as many others score. [default: 128]")
     ] = None,
     reconstruct: Annotated[
         bool | None,
@@ -179,9 +179,10 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: b
             }
         )
         return
-    from autoq.report.words import headline, reconstruction
+    from autoq.report.words import headline, measured_on, reconstruction
 
     typer.echo(headline(summary))
+    typer.echo(f"{measured_on(summary)}.")
     for reconstructed in summary.reconstructed:
         typer.echo(reconstruction(reconstructed, summary.metric))
     typer.echo(f"page:   {out / 'report.html'}")

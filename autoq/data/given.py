@@ -80,7 +80,7 @@ class GivenImages:
             raise DataError("there are no images: the iterable is empty")
         return self._entry(entry)[0][:1] if _is_array(_parts(entry)[0]) else None
 
-    def sample(self, count: int, seed: int) -> Tensor:
+    def sample(self, count: int, seed: int, spare: int = 0) -> Tensor:
         """Take images to calibrate on.
 
         Of a tensor or a data set, a seeded subset, the same in every process; of any other iterable, the first ones.
@@ -88,25 +88,26 @@ class GivenImages:
         Args:
             count: how many; all if there are no more.
             seed: chooses them.
+            spare: how many more, which follow in the same order, if there are so many.
 
         Returns:
-            Of shape (N, ...), N at most ``count``.
+            Of shape (N, ...), N at most ``count + spare``.
 
         Raises:
             DataError: there is no image, or one cannot be read.
         """
         if self._is_whole():
             images, _ = self._entry(self.images, batched=True)
-            return images if len(images) <= count else images[list(random_indices(len(images), count, seed))]
+            return images if len(images) <= count else images[list(random_indices(len(images), count + spare, seed))]
         if _is_indexed(self.images) and not self._holds_batches():
-            chosen = random_indices(len(self.images), count, seed)
+            chosen = random_indices(len(self.images), count + spare, seed)
             return _joined([self._entry(self.images[index])[0] for index in chosen])
         taken: list[Tensor] = []
         found = 0
         for images, _ in self:
-            taken.append(images[: count - found])
+            taken.append(images[: count + spare - found])
             found += len(taken[-1])
-            if found >= count:
+            if found >= count + spare:
                 break
         if not found:
             raise DataError("there are no images: the iterable is empty")

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from autoq.recipe import OperandConfig
 from autoq.report.scales import Quantity, make_scale
 from autoq.report.summary import Point, Reconstructed, RunSummary
-from autoq.report.words import headline
+from autoq.report.words import headline, measured_on
 from autoq.units import format_bops, format_digits, readable_budget
 
 _QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
@@ -34,6 +34,7 @@ def render_page(summary: RunSummary) -> str:
         "hypervolume": html.escape(_hypervolume(summary)),
         "settings": _settings(summary),
         "metric": html.escape(summary.metric.title),
+        "kl_images": "images that did not calibrate" if summary.scoring_images else "the calibration images",
         "divergence": html.escape(summary.meaning.divergence),
         "agreement": _AGREEMENT if summary.meaning.has_agreement else "",
         "element": html.escape(summary.meaning.element),
@@ -54,6 +55,7 @@ def _page_data(summary: RunSummary) -> dict[str, Any]:
         "best_id": summary.best_id,
         "baseline_id": summary.baseline.id if summary.baseline else None,
         "has_labels": summary.has_labels,
+        "is_held_out": summary.scoring_images > 0,
         "has_agreement": summary.meaning.has_agreement,
         "metric": {
             "title": metric.title,
@@ -72,7 +74,7 @@ def _page_data(summary: RunSummary) -> dict[str, Any]:
 def _point_data(point: Point) -> dict[str, Any]:
     names = (
         *("id", "origin", "label", "bops", "group_bops", "weight_bytes", "kl_nats", "agreement_percent", "sqnr_db"),
-        *("metric", "feasible", "on_front"),
+        *("calibration_kl_nats", "metric", "feasible", "on_front"),
     )
     data = {name: getattr(point, name) for name in names} | {"uniform": point.is_uniform, "recipe": point.recipe}
     return data if point.recipe is None else data | {"log_bases": _log_bases(point.recipe["sites"])}
@@ -116,7 +118,7 @@ def _finite(value: Any) -> Any:
 
 
 def _measured_on(summary: RunSummary) -> str:
-    text = f"{len(summary.points):,} recipes tried. KL over {summary.images:,} calibration images of {summary.data}"
+    text = f"{len(summary.points):,} recipes tried. {measured_on(summary)}"
     if summary.eval_data is None:
         return f"{text}; no labelled images, so no accuracy."
     count = f"{summary.eval_images:,} " if summary.eval_images else ""
@@ -143,6 +145,7 @@ def _settings(summary: RunSummary) -> str:
         "full precision": format_bops(summary.full_precision_bops),
         "budget": f"{summary.budget_text} = {summary.budget_bops:,} BOPs",
         "calibration": f"{summary.images:,} images of {summary.data}",
+        "scored on": f"{summary.scoring_images:,} others of them" if summary.scoring_images else "the same images",
         **summary.settings,
     }
     return "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>" for name, value in rows.items())

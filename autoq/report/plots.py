@@ -155,6 +155,8 @@ def _dress(axes: Axes, summary: RunSummary, scale: Scale) -> None:
     _tick(axes.yaxis, scale.low, scale.high, log=scale.log, factor=1.0)
     zero = " (0 at the bottom)" if scale.log and any(scale.is_below(point) for point in summary.points) else ""
     images = f"mean over {summary.images} calibration images"
+    if summary.scoring_images:
+        images = f"mean over {summary.scoring_images} images that did not calibrate"
     if scale.quantity == "metric":
         images = f"on {summary.eval_images} labelled images" if summary.eval_images else "on labelled images"
     name = f"KL from full precision (nats){zero}" if scale.quantity == "kl_nats" else summary.metric.axis_label

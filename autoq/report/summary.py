@@ -31,6 +31,7 @@ class Point:
         kl_nats: discrepancy from full precision.
         agreement_percent: images on which the prediction is full precision's; None for tasks that do not say so.
         sqnr_db: signal to quantization noise ratio of the output; infinite when outputs are equal.
+        calibration_kl_nats: discrepancy on the calibration images, where ``kl_nats`` is on others and it was measured.
         metric: the task's main metric, where labels exist and the point was measured.
         feasible: whether it is within the budget.
         on_front: whether no completed trial is better in both BOPs and KL.
@@ -48,6 +49,7 @@ class Point:
     kl_nats: float
     agreement_percent: float | None
     sqnr_db: float
+    calibration_kl_nats: float | None = None
     metric: float | None = None
     feasible: bool = True
     on_front: bool = False
@@ -136,7 +138,8 @@ class RunSummary:
     Attributes:
         model: name of the model.
         data: name of the calibration data.
-        images: calibration images that the discrepancy is the mean over.
+        images: calibration images.
+        scoring_images: other images that the discrepancy is the mean over; 0: that of the calibration images.
         budget_text: the budget as it was given (``w4a4``, ``12.5G``).
         budget_bops: the budget in BOPs per image.
         points: all completed trials.
@@ -167,6 +170,7 @@ class RunSummary:
     full_precision_bops: int
     macs: int
     meaning: Meaning
+    scoring_images: int = 0
     full_precision_metric: float | None = None
     eval_data: str | None = None
     eval_images: int | None = None

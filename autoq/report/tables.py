@@ -20,6 +20,7 @@ _COLUMNS = (
     "weight_layers_only_bops",
     "weight_bytes",
     "kl_nats",
+    "calibration_kl_nats",
     "agreement_percent",
     "sqnr_db",
     _METRIC,

@@ -29,6 +29,14 @@ def headline(summary: RunSummary) -> str:
     )
 
 
+def measured_on(summary: RunSummary) -> str:
+    """State which images recipes were calibrated and scored on."""
+    calibrated = f"{summary.images:,} images of {summary.data}"
+    if summary.scoring_images:
+        return f"KL over {summary.scoring_images:,} images that did not calibrate; calibrated on {calibrated}"
+    return f"KL over the {calibrated} that calibrated, as there are too few others: on others it is larger"
+
+
 def reconstruction(found: Reconstructed, metric: Metric) -> str:
     """Compare, in a sentence, a recipe before and after reconstruction, by KL and by the task's main metric."""
     before, accuracy = found.point, ""

@@ -21,8 +21,9 @@ class CalibratedRecipe:
         session: the model, rescaled as the recipe says; its slots are filled and emptied by what is done with it.
         bank: of this session.
         recipe: of this session and bank; its score may be missing.
-        images: that it was calibrated on, to score it on.
+        images: that it was calibrated on.
         labelled: to measure accuracy on, or None.
+        scoring: to score it on; None: those that it was calibrated on.
     """
 
     session: Session
@@ -30,9 +31,12 @@ class CalibratedRecipe:
     recipe: Recipe
     images: CalibrationImages
     labelled: LabelledImages | None = None
+    scoring: CalibrationImages | None = None
 
     def score(self, source: QuantizerSource, progress: Progress) -> ScoreRecord:
-        """Measure discrepancy on the calibration images, and accuracy on labelled ones.
+        """Measure discrepancy on the images to score on, and accuracy on labelled ones.
+
+        Where other images calibrated, the discrepancy on those is noted beside it.
 
         Args:
             source: gives the quantizers: the bank, or what was learned since.
@@ -41,10 +45,14 @@ class CalibratedRecipe:
         Raises:
             NonFiniteError: the quantized model produces NaN or infinity.
         """
-        model, images = self.session.model, self.images.tensor
+        model, images = self.session.model, (self.scoring or self.images).tensor
         progress(PhaseStarted("score", len(images)))
         evaluator = Evaluator(model, source, images, task=self.session.task)
         score = ScoreRecord(**vars(evaluator.evaluate(self.recipe.sites)))
+        if self.scoring is not None:
+            calibrating = Evaluator(model, source, self.images.tensor, task=self.session.task)
+            kl_nats = calibrating.evaluate(self.recipe.sites).kl_nats
+            score = score.model_copy(update={"calibration_kl_nats": kl_nats})
         progress(PhaseAdvanced("score", len(images)))
         if self.labelled is None:
             return score

@@ -43,8 +43,8 @@ def evaluate_recipe(
 
     Args:
         recipe: what to apply; its bank is looked for beside it (``bank/``, ``../bank/``).
-        data: images to measure on, all of them, by name or as in ``GivenImages``; None: the recipe's calibration
-            images, which reproduces its score.
+        data: images to measure on, all of them, by name or as in ``GivenImages``; None: those that the recipe was
+            scored on, which reproduces its score.
         model: the model's name, if it is not where the recipe says.
         device: as in ``Session.open``.
         calib_data: the calibration images, if they have moved or the recipe names none.
@@ -60,12 +60,12 @@ def evaluate_recipe(
         session.check(recipe)
         session = replace(session, task=task_from_record(recipe.task))
     recipe, opened = calibrated_on(recipe, calib_data), session
-    images = cache(lambda: own_images(opened, recipe, calib_data))
-    session = opened.fitted(images)
-    calibrated, source = find_quantizers(session, recipe, images)
+    own = cache(lambda: own_images(opened, recipe, calib_data))
+    session = opened.fitted(lambda: own().calibrating)
+    calibrated, source = find_quantizers(session, recipe, lambda: own().calibrating)
     cost = model_cost(session.traced.sites, recipe.sites)
     if data is None:
-        evaluator = Evaluator(calibrated.model, source, images().tensor, task=session.task)
+        evaluator = Evaluator(calibrated.model, source, own().scoring.tensor, task=session.task)
         return Measurement(cost, evaluator.evaluate(recipe.sites), None, session.task)
     score, accuracy = measure(calibrated.model, source, recipe.sites, session.reader.batches(data), session.task)
     return Measurement(cost, score, accuracy, session.task)

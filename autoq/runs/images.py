@@ -20,11 +20,12 @@ from autoq.tasks import CLASSIFICATION, BaseTask
 _logger = logging.getLogger(__name__)
 _IMAGES_AT_ONCE = 256
 """Labelled images decoded before they are evaluated; bounds memory however many there are."""
+_LEAST_HELD_OUT = 32
 
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """The images that calibrate and score.
+    """Unlabelled images, to calibrate or to score on.
 
     Attributes:
         data: the name of the data that they come from.
@@ -40,6 +41,34 @@ class CalibrationImages:
     def sha256(self) -> str:
         """Hash of the images as the model receives them."""
         return fingerprint(self.tensor)
+
+    def held_out(self, count: int) -> tuple[CalibrationImages, CalibrationImages]:
+        """Split into the first ``count``, to calibrate on, and those that are left, to score on.
+
+        Where fewer than ``least_held_out(count)`` are left, the first ``count`` serve for both.
+        """
+        calibrating, left = (replace(self, tensor=part) for part in (self.tensor[:count], self.tensor[count:]))
+        return calibrating, left if len(left.tensor) >= least_held_out(count) else calibrating
+
+    def without(self, others: CalibrationImages, count: int) -> CalibrationImages:
+        """Return the first ``count`` images that are not among ``others``, whatever seeds chose either."""
+        known = {fingerprint(image) for image in others.tensor}
+        kept = [index for index, image in enumerate(self.tensor) if fingerprint(image) not in known]
+        return replace(self, tensor=self.tensor[kept[:count]])
+
+
+def least_held_out(calibrating: int) -> int:
+    """Return how many images tell the discrepancy of a recipe well enough: a quarter of the calibration's, at least 32.
+
+    >>> least_held_out(128), least_held_out(1024)
+    (32, 256)
+    """
+    return max(_LEAST_HELD_OUT, calibrating // 4)
+
+
+def most_held_out(calibrating: int) -> int:
+    """Return how many images are scored on where there are enough: as many as calibrate, at least 32."""
+    return max(_LEAST_HELD_OUT, calibrating)
 
 
 @dataclass(frozen=True)
@@ -78,23 +107,24 @@ class ImageReader:
     dtype: torch.dtype
     task: BaseTask = CLASSIFICATION
 
-    def calibration_images(self, data: object, count: int, seed: int) -> CalibrationImages:
+    def calibration_images(self, data: object, count: int, seed: int, spare: int = 0) -> CalibrationImages:
         """Load a seeded subset of images; labels are not read.
 
         Args:
             data: a name as in ``--data``, or an object as in ``GivenImages``.
             count: how many; all of them, with a warning, if there are no more.
             seed: chooses them.
+            spare: how many more, which follow in the seeded order, if there are so many.
 
         Raises:
             DataError: there are no such images, one cannot be read, or they are not of the model's input size.
         """
         if (given := self._given(data)) is not None:
-            name, images = name_of(data), given.sample(count, seed)
+            name, images = name_of(data), given.sample(count, seed, spare)
         else:
             name = str(data)
             source = open_source(name, "calibration")
-            images = load_images(source, subset(source, count, seed), self._transform(name))
+            images = load_images(source, subset(source, count + spare, seed), self._transform(name))
         if len(images) < count:
             level = logging.WARNING if isinstance(data, str) else logging.INFO  # who gives a tensor knows its length
             message = "%s has %d images, fewer than the %d asked for: using all"

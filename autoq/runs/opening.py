@@ -15,7 +15,7 @@ from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.optimization.space import ResolvedSpace, load_space, resolve_space
 from autoq.recipe import OperandConfig
 from autoq.runs.directory import BaseSettingsDirectory, SettingsRecordT
-from autoq.runs.images import CalibrationImages, LabelledImages
+from autoq.runs.images import CalibrationImages, LabelledImages, most_held_out
 from autoq.runs.session import Session
 from autoq.runs.settings import CalibrationChoices
 
@@ -51,16 +51,18 @@ class GivenObjects:
         return replace(session, task=settings.make_task())
 
     def calibration_images(
-        self, session: Session, settings: CalibrationChoices, count: int, progress: Progress = ignore
+        self, session: Session, settings: CalibrationChoices, count: int, progress: Progress = ignore, spare: int = 0
     ) -> CalibrationImages:
         """Load ``count`` of the images that were given or that settings name, chosen by the settings' seed.
+
+        ``spare`` more follow, if there are so many.
 
         Raises:
             DataError: there are no such images, or one cannot be read.
         """
         progress(PhaseStarted("images", count, settings.data))
         data = settings.data if self.data is None else self.data
-        return session.calibration_images(data, count, settings.seed)
+        return session.calibration_images(data, count, settings.seed, spare)
 
     def labelled_images(self, session: Session, name: str | None, required: bool = True) -> LabelledImages | None:
         """Open the labelled images that were given, or those called ``name``; None if there are none.
@@ -80,7 +82,8 @@ class RunInputs:
         session: the model.
         space: the decisions that the search space leaves open for it.
         space_fingerprint: of the search space.
-        images: to calibrate on, and to score on.
+        images: to calibrate on.
+        scoring: to score recipes on; the same object where there are no others.
         labelled: to measure accuracy on, or None.
         given: from what they were made, for more images.
     """
@@ -89,8 +92,14 @@ class RunInputs:
     space: ResolvedSpace
     space_fingerprint: str
     images: CalibrationImages
+    scoring: CalibrationImages
     labelled: LabelledImages | None = None
     given: GivenObjects = field(default_factory=GivenObjects)
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether recipes are scored on images that do not calibrate."""
+        return self.scoring is not self.images
 
 
 @contextmanager
@@ -104,6 +113,7 @@ def open_run(
     images: Callable[[], int] | None = None,
     eval_data: str | None = None,
     labels_required: bool = True,
+    hold_out: bool = False,
 ) -> Iterator[tuple[RunInputs, SettingsRecordT | None]]:
     """Load what a run works on, and hold its directory for a ``with`` block; wrong input leaves nothing behind.
 
@@ -116,6 +126,7 @@ def open_run(
         images: gives the number of calibration images; None: ``settings.calib_images``.
         eval_data: name of labelled images, or None.
         labels_required: whether to refuse images without labels.
+        hold_out: whether to score on other images than those that calibrate, if there are enough.
 
     Yields:
         What the run works on, and the record to go on from, or None for a fresh start.
@@ -131,9 +142,11 @@ def open_run(
         check(session, resolved)
         labelled = given.labelled_images(session, eval_data, labels_required)
         count = settings.calib_images if images is None else images()
-        loaded = given.calibration_images(session, settings, count, progress)
+        spare = most_held_out(count) if hold_out else 0
+        loaded = given.calibration_images(session, settings, count, progress, spare)
+        calibrating, scoring = loaded.held_out(count) if hold_out else (loaded, loaded)
         record = enter()
-        yield RunInputs(session, resolved, space.fingerprint, loaded, labelled, given), record
+        yield RunInputs(session, resolved, space.fingerprint, calibrating, scoring, labelled, given), record
 
 
 def open_bank(

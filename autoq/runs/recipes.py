@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoq.calibration import Bank, CalibrationSettings
@@ -191,8 +191,21 @@ def name_of(data: object) -> str:
     return data if isinstance(data, str) else GivenImages(data).name
 
 
-def own_images(session: Session, recipe: Recipe, data: object = None) -> CalibrationImages:
-    """Load a recipe's calibration images.
+@dataclass(frozen=True)
+class OwnImages:
+    """The images of a recipe.
+
+    Attributes:
+        calibrating: that it was calibrated on.
+        scoring: that it was scored on; the same object if these are no others.
+    """
+
+    calibrating: CalibrationImages
+    scoring: CalibrationImages
+
+
+def own_images(session: Session, recipe: Recipe, data: object = None) -> OwnImages:
+    """Load the images that a recipe was calibrated and scored on.
 
     Args:
         session: the recipe's model.
@@ -204,7 +217,12 @@ def own_images(session: Session, recipe: Recipe, data: object = None) -> Calibra
         DataError: there are no such images, or one cannot be read.
     """
     calibration = _calibration_of(recipe)
-    return session.calibration_images(calibration.data if data is None else data, calibration.images, calibration.seed)
+    source, count = calibration.data if data is None else data, calibration.images
+    loaded = session.calibration_images(source, count, calibration.seed, calibration.scoring_images)
+    if len(loaded.tensor) <= count:
+        return OwnImages(loaded, loaded)
+    parts = (replace(loaded, tensor=part) for part in (loaded.tensor[:count], loaded.tensor[count:]))
+    return OwnImages(*parts)
 
 
 def _calibration_of(recipe: Recipe) -> CalibrationReference:

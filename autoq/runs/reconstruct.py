@@ -15,7 +15,7 @@ from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.finish import ReconstructedRecipe, finish_recipe
 from autoq.runs.images import CalibrationImages, LabelledImages
-from autoq.runs.recipes import calibrated_on, find_bank, name_of, open_model, options_of, own_images
+from autoq.runs.recipes import OwnImages, calibrated_on, find_bank, name_of, open_model, options_of, own_images
 from autoq.runs.reconstruction_directory import ReconstructionDirectory
 from autoq.runs.session import Session
 
@@ -101,8 +101,8 @@ def reconstruct_recipe(
         labelled = None if settings.eval_data is None else session.labelled_images(settings.eval_data)
         progress(PhaseStarted("images", settings.images, data if isinstance(data, str) else ""))
         own = own_images(session, recipe, calib_data)
-        images = session.calibration_images(data, settings.images, settings.training.seed)
-        session = session.fitted(lambda: own)
+        session = session.fitted(lambda: own.calibrating)
+        images = _to_learn_from(session, data, settings, own)
         enter()
         calibrated = _calibrate(session, recipe, own, labelled, progress)
         return finish_recipe(
@@ -117,14 +117,23 @@ def _calibration_data(recipe: Recipe, data: object) -> object:
     return data if not isinstance(data, str) and recipe.calibration.data == name_of(data) else None
 
 
+def _to_learn_from(session: Session, data: object, settings: ReconstructSettings, own: OwnImages) -> CalibrationImages:
+    """Load images to learn from, without those that the recipe is scored on where these are held out."""
+    count, seed = settings.images, settings.training.seed
+    if own.scoring is own.calibrating:
+        return session.calibration_images(data, count, seed)
+    return session.calibration_images(data, count, seed, len(own.scoring.tensor)).without(own.scoring, count)
+
+
 def _calibrate(
-    session: Session, recipe: Recipe, images: CalibrationImages, labelled: LabelledImages | None, progress: Progress
+    session: Session, recipe: Recipe, own: OwnImages, labelled: LabelledImages | None, progress: Progress
 ) -> CalibratedRecipe:
     """Find the recipe's bank, or solve it again."""
+    images, scoring = own.calibrating, None if own.scoring is own.calibrating else own.scoring
     session, bank = find_bank(session, recipe, lambda: images)
     options = options_of(recipe.sites)
     if not len(bank):  # it was not found
         progress(PhaseStarted("calibration", len(options)))
     bank.solve_all(options, lambda done, _: progress(PhaseAdvanced("calibration", done)))
-    recipe = recipe.model_copy(update={"calibration": session.calibration_reference(images, bank)})
-    return CalibratedRecipe(session, bank, recipe, images, labelled)
+    recipe = recipe.model_copy(update={"calibration": session.calibration_reference(images, bank, scoring)})
+    return CalibratedRecipe(session, bank, recipe, images, labelled, scoring)

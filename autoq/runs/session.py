@@ -155,9 +155,9 @@ class Session:
 
         return replace(self, task=fitted_task(self.task, self.model, batches()))
 
-    def calibration_images(self, data: object, count: int, seed: int) -> CalibrationImages:
+    def calibration_images(self, data: object, count: int, seed: int, spare: int = 0) -> CalibrationImages:
         """Load a seeded subset of unlabelled images; see ``ImageReader.calibration_images``."""
-        return self.reader.calibration_images(data, count, seed)
+        return self.reader.calibration_images(data, count, seed, spare)
 
     def labelled_images(self, data: object, required: bool = True) -> LabelledImages | None:
         """Load labelled images; see ``ImageReader.labelled_images``."""
@@ -232,8 +232,16 @@ class Session:
             capture_progress=progress,
         )
 
-    def calibration_reference(self, images: CalibrationImages, bank: Bank) -> CalibrationReference:
-        """Return the calibration as a recipe records it."""
+    def calibration_reference(
+        self, images: CalibrationImages, bank: Bank, scoring: CalibrationImages | None = None
+    ) -> CalibrationReference:
+        """Return the calibration as a recipe records it.
+
+        Args:
+            images: that the bank was solved on.
+            bank: of this session.
+            scoring: images after those, on which the recipe is scored; None: on the same.
+        """
         return CalibrationReference(
             data=images.data,
             images=len(images.tensor),
@@ -241,6 +249,7 @@ class Session:
             observer=bank.settings.observer,
             bank_fingerprint=bank.fingerprint,
             settings=bank.settings.to_json(),
+            scoring_images=0 if scoring is None or scoring is images else len(scoring.tensor),
         )
 
 

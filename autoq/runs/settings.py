@@ -24,7 +24,7 @@ class CalibrationChoices(BaseModel):
             one and takes longest.
         reparameterize: whether LayerNorm outputs are rescaled channel by channel first (RepQ-ViT).
         second_order: whether weights are rounded by the error of each layer's output (GPTQ) rather than to nearest.
-        calib_images: images to calibrate and score on.
+        calib_images: images to calibrate on; a search scores on as many others, if there are.
         device: ``auto``, ``cpu`` or a CUDA device.
         seed: of everything that is random.
         task: what the model's output means; a name in ``autoq.tasks.TASKS``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autoq.report import RunSummary
-from autoq.report.words import headline, note, reconstruction
+from autoq.report.words import headline, measured_on, note, reconstruction
 from autoq.tasks import CLASSIFICATION
 from autoq.units import format_bops
 from tests.report.synthetic import as_dense, with_points, with_reconstructed
@@ -77,3 +77,10 @@ def test_other_metrics_are_told_in_their_own_unit(summary: RunSummary) -> None:
     ]
     found = replace(run.reconstructed[0], point=known, metric=0.04)
     assert reconstruction(found, run.metric).endswith(" nats; RMSE 0.0432 -> 0.04.")
+
+
+def test_which_images_were_scored_on(summary: RunSummary) -> None:
+    told = measured_on(summary)
+    assert told.startswith("KL over the 128 images of digits that calibrated, as there are too few others")
+    held_out = replace(summary, scoring_images=96)
+    assert measured_on(held_out) == "KL over 96 images that did not calibrate; calibrated on 128 images of digits"

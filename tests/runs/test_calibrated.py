@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoq.calibration.settings import CalibrationSettings
-from autoq.events import Event, PhaseAdvanced, PhaseStarted
+from autoq.events import Event, PhaseAdvanced, PhaseStarted, ignore
 from autoq.methods import BitWidths, create_method
 from autoq.recipe import Recipe
 from autoq.runs.calibrated import CalibratedRecipe
@@ -30,6 +30,7 @@ def test_scores(tmp_path: Path, is_labelled: bool) -> None:
     labelled = session.labelled_images(str(tmp_path / "photos")) if is_labelled else None
     events: list[Event] = []
     score = CalibratedRecipe(session, bank, recipe, images, labelled).score(bank, events.append)
+    assert score.calibration_kl_nats is None
     expected = Evaluator(session.model, bank, images.tensor).evaluate(sites)
     assert (score.kl_nats, score.sqnr_db, score.images) == (expected.kl_nats, expected.sqnr_db, IMAGES)
     assert score.labelled_images == (PHOTOS if is_labelled else None)
@@ -37,3 +38,15 @@ def test_scores(tmp_path: Path, is_labelled: bool) -> None:
     assert events[:2] == [PhaseStarted("score", IMAGES), PhaseAdvanced("score", IMAGES)]
     assert events[2:3] == ([PhaseStarted("accuracy", PHOTOS)] if is_labelled else [])
     assert events[-1] == (PhaseAdvanced("accuracy", PHOTOS) if is_labelled else events[1])
+
+
+def test_scores_on_other_images_than_those_that_calibrated() -> None:
+    session = small_session()
+    images, scoring = session.calibration_images("digits", 40, 0).held_out(IMAGES)
+    bank = session.bank(lambda: images, images.sha256, CalibrationSettings(observer="min_max"))
+    sites = create_method("rtn").sites(session.traced, BitWidths.parse("w4a4"))
+    recipe = Recipe(model=session.reference, sites=sites)
+    score = CalibratedRecipe(session, bank, recipe, images, scoring=scoring).score(bank, ignore)
+    assert score.images == 32
+    assert score.kl_nats == Evaluator(session.model, bank, scoring.tensor).evaluate(sites).kl_nats
+    assert score.calibration_kl_nats == Evaluator(session.model, bank, images.tensor).evaluate(sites).kl_nats

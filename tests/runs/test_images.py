@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autoq.data import fingerprint, open_source
 from autoq.errors import DataError
-from autoq.runs.images import ImageReader
+from autoq.runs.images import ImageReader, least_held_out, most_held_out
 from autoq.tasks import DenseTask
 from tests.runs.small_run import small_session
 
@@ -124,3 +124,24 @@ def test_pictures_need_a_transform() -> None:
     with pytest.raises(DataError, match="give preprocess"):
         blind.calibration_images("digits", 2, 0)
     assert len(blind.calibration_images(given(), 2, 0).tensor) == 2
+
+
+def test_images_are_held_out_where_enough_are_left() -> None:
+    images = reader().calibration_images(torch.rand(70, 1, 8, 8), 30, 0, spare=most_held_out(30))
+    calibrating, scoring = images.held_out(30)
+    assert (len(calibrating.tensor), len(scoring.tensor)) == (30, 32)
+    assert torch.equal(torch.cat([calibrating.tensor, scoring.tensor]), images.tensor)
+    calibrating, scoring = images.held_out(31)
+    assert scoring is calibrating, "31 are left, and 32 are needed"
+    assert (least_held_out(16), most_held_out(16)) == (32, 32)
+    assert (least_held_out(400), most_held_out(400)) == (100, 400)
+
+
+def test_images_without_others() -> None:
+    data = torch.arange(9.0).reshape(9, 1, 1, 1).expand(9, 1, 8, 8)
+    images, others = reader().calibration_images(data, 9, 0), reader().calibration_images(data, 4, 5)
+    left = images.without(others, 3)
+    assert len(left.tensor) == 3
+    known = {float(image.mean()) for image in others.tensor}
+    means = [float(image.mean()) for image in images.tensor]
+    assert [float(image.mean()) for image in left.tensor] == [mean for mean in means if mean not in known][:3]

@@ -54,13 +54,19 @@ def test_a_recipes_own_images_are_the_same_each_time() -> None:
     assert recipe.calibration is not None
     seeded = recipe.calibration.model_copy(update={"images": 5, "seed": 3})
     recipe = recipe.model_copy(update={"calibration": seeded})
-    images = own_images(session, recipe)
+    own = own_images(session, recipe)
+    images = own.calibrating
+    assert own.scoring is images
     assert (len(images.tensor), images.data) == (5, "digits")
     assert images.sha256 == session.calibration_images("digits", 5, 3).sha256
     given = torch.rand(9, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert own_images(session, recipe, given).sha256 == session.calibration_images(given, 5, 3).sha256
+    assert own_images(session, recipe, given).calibrating.sha256 == session.calibration_images(given, 5, 3).sha256
     with pytest.raises(RecipeError, match="--calib-data"):
         own_images(session, rtn())
+    held_out = recipe.model_copy(update={"calibration": seeded.model_copy(update={"scoring_images": 3})})
+    both = own_images(session, held_out)
+    assert both.calibrating.sha256 == images.sha256
+    assert torch.equal(both.scoring.tensor, session.calibration_images("digits", 8, 3).tensor[5:])
 
 
 def test_every_operand_is_solved_from_a_bank_or_afresh(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -63,7 +63,8 @@ class SearchDirectory(BaseSettingsDirectory[RunRecord]):
 
     def fingerprints_of(self, record: RunRecord) -> Mapping[str, str]:
         """Return the fingerprints of what the settings of an earlier run named, the model's weights included."""
-        return {"weights_sha256": record.model.weights_sha256, **record.fingerprints}
+        known = {"weights_sha256": record.model.weights_sha256, **record.fingerprints}
+        return {"scoring_sha256": known.get("images_sha256", ""), **known}  # early versions scored on what calibrated
 
     def create(self) -> None:
         """Make the directory, and the folder for recipes.

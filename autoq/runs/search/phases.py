@@ -25,6 +25,7 @@ from autoq.runs.search.reconstruct_front import chosen_trials, reconstruct_chose
 from autoq.runs.search.record import MeasuredAccuracy, RunRecord
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.scoring import Evaluator, choose_batch_size, measure_accuracy
+from autoq.scoring.evaluator import CACHE_BYTES
 from autoq.scoring.threads import fastest_threads
 from autoq.sensitivity.proxies import FISHER, KL, PROXIES
 from autoq.sensitivity.table import SensitivityTable
@@ -76,19 +77,20 @@ class SearchRun:
         store = TrialStore.open(self.directory.study, STUDY_NAME)
         with fastest_threads(lambda: session.model.run(few), session.device):
             solve_bank(self.bank, options_of_space(self.inputs.space), self.directory.bank, self.progress)
-            evaluator = Evaluator(session.model, self.bank, images, task=session.task)
+            evaluator = Evaluator(session.model, self.bank, self.inputs.scoring.tensor, task=session.task)
             self._run_study(store, evaluator)
             self.trials = evaluated_trials(store.load_trials())
+            self._score_on_calibration()
             self._measure_accuracy(evaluator)
-        self.writer.write_all(self.trials, self.record.accuracy)
+        self.writer.write_all(self.trials, self.record.accuracy, self.record.calibration_kl_nats)
         self.keep(state="finished", seconds=self._seconds())
 
     def _run_study(self, store: TrialStore, evaluator: Evaluator) -> None:
         """Evaluate recipes that the sampler proposes, and score the front."""
         settings, space, sites = self.record.settings, self.inputs.space, self.inputs.session.traced.sites
         is_additive = PROXIES[settings.proxy].is_additive
-        table = self._sensitivities(evaluator, self._proxy_of_options()) if settings.needs_sensitivities else None
-        points = self._uniform_points(evaluator, table)
+        table = self._sensitivities(self._proxy_of_options()) if settings.needs_sensitivities else None
+        points = self._uniform_points(table)
         joint = JointObjective(evaluator, KL if is_additive else settings.proxy)
         driver = StudyDriver(
             prior=AllocationPrior.of(AllocationProblem(sites, space), table, self.record.budget_bops),
@@ -107,25 +109,44 @@ class SearchRun:
         settings = self.record.settings
         return settings.proxy if PROXIES[settings.proxy].is_additive else settings.sensitivity
 
-    def _uniform_points(self, evaluator: Evaluator, table: SensitivityTable | None) -> list[UniformPoint]:
+    def _uniform_points(self, table: SensitivityTable | None) -> list[UniformPoint]:
         """List the uniform points in the schemes that lose least alone, whether or not the sampler asks for that."""
         space, bits = self.inputs.space, self.record.baseline_bits
         if table is None and has_schemes(space):
             proxy = self._proxy_of_options()
-            table = self._sensitivities(evaluator, proxy if PROXIES[proxy].is_additive else FISHER)
+            table = self._sensitivities(proxy if PROXIES[proxy].is_additive else FISHER)
         return uniform_points(space, None if table is None else table.loss, [bits] if bits else [])
 
-    def _sensitivities(self, evaluator: Evaluator, proxy: str) -> SensitivityTable:
-        """Measure the losses of all options alone, once a run."""
+    def _sensitivities(self, proxy: str) -> SensitivityTable:
+        """Measure the losses of all options alone on the calibration images, once a run."""
         return measure_into(
             self.directory.sensitivities,
             options_of_space(self.inputs.space),
-            evaluator=evaluator,
+            evaluator=self._on_calibration(),
             bank=self.bank,
             images=self.inputs.images.tensor,
             proxy=proxy,
             progress=self.progress,
         )
+
+    def _on_calibration(self, cache_bytes: int = CACHE_BYTES) -> Evaluator:
+        """Return an evaluator on the images that calibrated."""
+        session, images = self.inputs.session, self.inputs.images.tensor
+        return Evaluator(session.model, self.bank, images, cache_bytes=cache_bytes, task=session.task)
+
+    def _score_on_calibration(self) -> None:
+        """Score the front and the uniform points on the images that calibrated too, if these are others."""
+        if not self.inputs.is_held_out:
+            return
+        front, uniform = shown_trials(self.trials, self.record.budget_bops)
+        known, shown = dict(self.record.calibration_kl_nats), {trial.id: trial for trial in [*front, *uniform]}
+        evaluator = self._on_calibration(cache_bytes=0)
+        self.progress(PhaseStarted("score", len(shown), "on the calibration images"))
+        for done, (name, trial) in enumerate(shown.items(), start=1):
+            if name not in known:
+                known[name] = evaluator.evaluate(self.inputs.space.sites_for(trial.assignment)).kl_nats
+            self.progress(PhaseAdvanced("score", done))
+        self.keep(calibration_kl_nats=known)
 
     def _measure_accuracy(self, evaluator: Evaluator) -> None:
         """Measure full precision, the front or a part of it, and the uniform points; each is kept at once."""

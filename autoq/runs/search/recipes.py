@@ -47,25 +47,36 @@ class RecipeWriter:
                 self.kept = [*(t for t in self.kept if t.origin == UNIFORM or t in front), trial]
                 self.write(trial)
 
-    def write_all(self, trials: list[EvaluatedTrial], accuracy: Mapping[str, MeasuredAccuracy]) -> None:
+    def write_all(
+        self,
+        trials: list[EvaluatedTrial],
+        accuracy: Mapping[str, MeasuredAccuracy],
+        calibration_kl_nats: Mapping[str, float],
+    ) -> None:
         """Write the recipes of the front and the uniform points, and remove those that were beaten since.
 
         Args:
             trials: all completed ones.
             accuracy: of measured recipes, by the id of their trial.
+            calibration_kl_nats: their discrepancy on the images that calibrated, where these are others.
         """
         front, uniform = shown_trials(trials, self.budget_bops)
         shown = {trial.id: trial for trial in [*front, *uniform]}
         for trial in shown.values():
-            self.write(trial, accuracy.get(trial.id))
+            self.write(trial, accuracy.get(trial.id), calibration_kl_nats.get(trial.id))
         wanted = {self.directory.recipe_path(trial) for trial in shown}
         for path in self.directory.recipes.glob("*.json"):
             if path not in wanted:
                 path.unlink()
 
-    def write(self, trial: EvaluatedTrial, accuracy: MeasuredAccuracy | None = None) -> None:
+    def write(
+        self,
+        trial: EvaluatedTrial,
+        accuracy: MeasuredAccuracy | None = None,
+        calibration_kl_nats: float | None = None,
+    ) -> None:
         """Write a trial's recipe, fitted bases spelled out."""
-        score = trial.score
+        score = trial.score.model_copy(update={"calibration_kl_nats": calibration_kl_nats})
         if accuracy is not None:
             score = score.with_metrics(accuracy.metrics, accuracy.images)
         Recipe(

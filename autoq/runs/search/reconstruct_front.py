@@ -48,7 +48,8 @@ def reconstruct_chosen(
     neither is refused nor overwrites anything.
 
     Args:
-        inputs: model and images of the search; recipes are scored on its images.
+        inputs: model and images of the search; recipes are scored on its images, and do not
+            learn from those that were held out.
         bank: the search's bank.
         directory: of the run, in which the trials' recipes have been written.
         record: of the run.
@@ -64,12 +65,15 @@ def reconstruct_chosen(
         return
     settings = record.settings
     training = _training(settings)
-    images = inputs.given.calibration_images(inputs.session, settings, settings.reconstruct_images, progress)
+    count, scoring = settings.reconstruct_images, inputs.scoring if inputs.is_held_out else None
+    spare = 0 if scoring is None else len(scoring.tensor)
+    images = inputs.given.calibration_images(inputs.session, settings, count, progress, spare)
+    images = images if scoring is None else images.without(scoring, count)
     finished = dict(record.reconstructed)
     for trial in chosen:
         folder = directory.reconstructed / f"{trial.id}-{training.iterations}it-{len(images.tensor)}img"
         recipe = Recipe.load(directory.recipe_path(trial.id))
-        calibrated = CalibratedRecipe(inputs.session, bank, recipe, inputs.images, inputs.labelled)
+        calibrated = CalibratedRecipe(inputs.session, bank, recipe, inputs.images, inputs.labelled, scoring)
         found = finish_recipe(calibrated, images, folder, training, progress=_naming(trial.label, progress)).recipe
         finished[trial.id] = _entry(found, f"{directory.reconstructed.name}/{folder.name}/recipe.json")
         on_finished(finished)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from autoq.cost import Budget, model_cost, uniform_bops
 from autoq.recipe import ModelReference, ScoreRecord
 from autoq.runs.directory import BaseSettingsRecord
+from autoq.runs.opening import RunInputs
 from autoq.runs.search.settings import RECONSTRUCTION_SETTINGS, SearchSettings
 from autoq.runs.session import Session
 from autoq.tasks import Accuracy, task_to_record
@@ -76,7 +77,7 @@ class RunRecord(BaseSettingsRecord):
         settings: what was asked for.
         versions: of autoq and the libraries that matter.
         model: name and weights.
-        fingerprints: SHA-256 of the calibration images and the search space, fingerprint of the bank.
+        fingerprints: SHA-256 of the calibration and scoring images and the search space, fingerprint of the bank.
         budget_bops: the budget in BOPs per image.
         baseline_bits: widths of weights and activations whose uniform recipes are compared with the chosen one; None
             if the budget is below all of them.
@@ -85,6 +86,8 @@ class RunRecord(BaseSettingsRecord):
         macs: per image.
         sites: all sites.
         images: number of calibration images.
+        scoring_images: number of other images that recipes were scored on; 0: they were scored on the former.
+        calibration_kl_nats: discrepancy on the calibration images of recipes scored on others, by id.
         state: how far the search came; what is reconstructed after it does not count.
         seconds: wall time, earlier runs included.
         full_precision: accuracy before quantization.
@@ -105,6 +108,8 @@ class RunRecord(BaseSettingsRecord):
     macs: int
     sites: tuple[SiteEntry, ...]
     images: int
+    scoring_images: int = 0
+    calibration_kl_nats: dict[str, float] = Field(default_factory=dict)
     state: Literal["running", "interrupted", "finished"] = "running"
     seconds: float = 0.0
     full_precision: MeasuredAccuracy | None = None
@@ -131,7 +136,7 @@ def new_record(
     settings: SearchSettings,
     session: Session,
     budget: Budget,
-    images: int,
+    inputs: RunInputs,
     fingerprints: dict[str, str],
     earlier: RunRecord | None,
 ) -> RunRecord:
@@ -158,7 +163,9 @@ def new_record(
             SiteEntry(name=site.name, op=site.op, macs=site.macs, operands=tuple(o.name for o in site.operands))
             for site in sites
         ),
-        images=images,
+        images=len(inputs.images.tensor),
+        scoring_images=len(inputs.scoring.tensor) if inputs.is_held_out else 0,
+        calibration_kl_nats={} if earlier is None else earlier.calibration_kl_nats,
         task=task_to_record(session.task),
         full_precision=measured.full_precision if measured is not None else None,
         accuracy=measured.accuracy if measured is not None else {},

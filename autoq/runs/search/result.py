@@ -13,11 +13,20 @@ from autoq.runs.search.record import RunRecord
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """A recipe on the front."""
+    """A recipe on the front.
+
+    Attributes:
+        id: of its trial.
+        bops: cost per image.
+        kl_nats: discrepancy from full precision.
+        calibration_kl_nats: the same on the images that calibrated, where recipes were scored on others.
+        recipe: path of the recipe.
+    """
 
     id: str
     bops: int
     kl_nats: float
+    calibration_kl_nats: float | None
     recipe: str
 
 
@@ -83,7 +92,13 @@ def make_result(directory: SearchDirectory, record: RunRecord, trials: list[Eval
     return SearchOutcome(
         out=os.fspath(directory.path),
         front=tuple(
-            FrontPoint(trial.id, trial.cost.bops, trial.score.kl_nats, os.fspath(directory.recipe_path(trial.id)))
+            FrontPoint(
+                id=trial.id,
+                bops=trial.cost.bops,
+                kl_nats=trial.score.kl_nats,
+                calibration_kl_nats=record.calibration_kl_nats.get(trial.id),
+                recipe=os.fspath(directory.recipe_path(trial.id)),
+            )
             for trial in front
         ),
         best=best.id if best else None,

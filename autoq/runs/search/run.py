@@ -56,6 +56,7 @@ def run_search(
         check=lambda session, space: _refuse_unreachable(budget, session, space),
         eval_data=settings.labelled_data,
         labels_required=settings.eval_data is not None or given.eval_data is not None,
+        hold_out=True,
     ) as (inputs, earlier):
         run = _begin(settings, directory, inputs, earlier, budget=budget, progress=progress, started=started)
         try:
@@ -82,14 +83,18 @@ def _begin(
 ) -> SearchRun:
     """Open the bank, and write the record of the run, which is known to be the one that ``earlier`` is of."""
     images, loaded = inputs.images, inputs.session.loaded
-    fingerprints = {"images_sha256": images.sha256, "space_fingerprint": inputs.space_fingerprint}
+    fingerprints = {
+        "images_sha256": images.sha256,
+        "scoring_sha256": inputs.scoring.sha256,
+        "space_fingerprint": inputs.space_fingerprint,
+    }
     directory.refuse_changed(earlier, fingerprints | {"weights_sha256": loaded.weights_sha256})
     session, bank = open_bank(inputs.session, images, settings, directory.bank, progress)
     fingerprints["bank_fingerprint"] = bank.fingerprint
     limit = _limit(budget, session)
-    record = new_record(settings, session, budget, len(images.tensor), fingerprints, earlier)
+    record = new_record(settings, session, budget, inputs, fingerprints, earlier)
     is_searched = settings.reconstruct and earlier is not None and earlier.is_search_for(settings)
-    calibration = session.calibration_reference(images, bank)
+    calibration = session.calibration_reference(images, bank, inputs.scoring)
     run = SearchRun(
         inputs=replace(inputs, session=session),
         bank=bank,

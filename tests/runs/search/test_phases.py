@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from autoq.cost import uniform_bops
+from autoq.cost import Budget
 from autoq.events import Event, PhaseStarted, Progress, ignore
 from autoq.optimization.trials import UNIFORM
+from autoq.recipe import Recipe
 from autoq.runs.opening import open_bank, open_run
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.phases import SearchRun
 from autoq.runs.search.recipes import RecipeWriter
 from autoq.runs.search.record import MeasuredAccuracy, new_record
+from autoq.scoring import Evaluator
 from tests.runs.small_run import PHOTOS, small_settings, trace_once
 
 MADE_UP = MeasuredAccuracy.model_validate({"top1_percent": 12.5, "top5_percent": 50.0, "images": 24})
@@ -33,19 +35,20 @@ def begun(folder: Path, progress: Progress = ignore, *, labelled: bool = True, *
     """A search of uniform recipes alone, as no time is left for others, that has not started."""
     settings = small_settings(folder, sensitivity="mse", **changes)
     directory = SearchDirectory(folder / "run")
-    with open_run(directory, settings, progress=progress, eval_data=settings.eval_data if labelled else None) as opened:
+    labels = settings.eval_data if labelled else None
+    with open_run(directory, settings, progress=progress, eval_data=labels, hold_out=True) as opened:
         inputs, _ = opened
         session, bank = open_bank(inputs.session, inputs.images, settings, directory.bank, progress)
-        budget = uniform_bops(session.traced.sites, 4, 4)
         fingerprints = {"bank_fingerprint": bank.fingerprint}
-        calibration = session.calibration_reference(inputs.images, bank)
+        calibration = session.calibration_reference(inputs.images, bank, inputs.scoring)
+        record = new_record(settings, session, Budget.parse("w4a4"), inputs, fingerprints, None)
         yield SearchRun(
             inputs=inputs,
             bank=bank,
             directory=directory,
             progress=progress,
-            writer=RecipeWriter(directory, session, bank, inputs.space, calibration, budget),
-            record=new_record(settings, session, budget, len(inputs.images.tensor), fingerprints, None),
+            writer=RecipeWriter(directory, session, bank, inputs.space, calibration, record.budget_bops),
+            record=record,
             is_searched=True,
             started=time.monotonic(),
             seconds_before=1000.0,
@@ -74,7 +77,31 @@ def test_uniform_recipes_are_evaluated_and_measured_in_any_case(tmp_path: Path) 
         assert run.directory.require() == run.record, "what is known is written"
         assert {path.stem for path in run.directory.recipes.iterdir()} == {trial.id for trial in run.trials}
     phases = [event.phase for event in events if isinstance(event, PhaseStarted)]
-    assert phases == ["model", "images", "calibration", "capture", "sensitivity", "search", "front"]
+    assert phases == ["model", "images", "calibration", "capture", "sensitivity", "search", "score", "front"]
+
+
+def test_what_is_shown_is_scored_on_the_calibration_images_too(tmp_path: Path) -> None:
+    with begun(tmp_path) as run:
+        run.keep(calibration_kl_nats={"w4a4": 12.5})
+        run.search()
+        inputs, known = run.inputs, run.record.calibration_kl_nats
+        assert known.keys() == {trial.id for trial in run.trials}
+        assert known["w4a4"] == 12.5, "what is known is not scored again"
+        trial = next(trial for trial in run.trials if trial.id == "w6a6")
+        evaluator = Evaluator(inputs.session.model, run.bank, inputs.images.tensor)
+        assert known["w6a6"] == evaluator.evaluate(inputs.space.sites_for(trial.assignment)).kl_nats
+        score = Recipe.load(run.directory.recipe_path("w6a6")).score
+        assert score is not None
+        assert (score.calibration_kl_nats, score.kl_nats) == (known["w6a6"], trial.score.kl_nats)
+        assert (score.images, run.record.scoring_images, run.record.images) == (32, 32, 16)
+
+
+def test_where_there_are_no_other_images_those_that_calibrate_score(tmp_path: Path) -> None:
+    with begun(tmp_path, calib_images=240) as run:
+        assert run.inputs.scoring is run.inputs.images
+        assert not run.inputs.is_held_out
+        assert (run.record.images, run.record.scoring_images) == (240, 0)
+        assert run.writer.calibration.scoring_images == 0
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:

@@ -81,8 +81,9 @@ def test_recipes_that_were_beaten_since_are_removed(writer: RecipeWriter, trials
     beaten = next(trial for trial in trials if trial.id not in shown)
     writer.write(beaten)
     (writer.directory.recipes / "notes.txt").write_text("mine")
-    writer.write_all(trials, {front[-1].id: ACCURACY})
+    writer.write_all(trials, {front[-1].id: ACCURACY}, {front[-1].id: 0.5})
     assert names(writer) == shown | {"notes"}
     scores = {name: Recipe.load(writer.directory.recipe_path(name)).score for name in shown}
     measured = {name for name, score in scores.items() if score is not None and score.metrics}
     assert measured == {front[-1].id}
+    assert {name for name, score in scores.items() if score and score.calibration_kl_nats == 0.5} == measured

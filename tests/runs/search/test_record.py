@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from autoq.cost import uniform_bops
+from autoq.cost import Budget, uniform_bops
+from autoq.optimization.space import load_space, resolve_space
 from autoq.recipe import ScoreRecord
+from autoq.runs.opening import RunInputs
 from autoq.runs.search.record import ReconstructedEntry, new_record
 from autoq.runs.search.settings import SearchSettings
 from tests.optimization.synthetic_sites import vit
 from tests.runs.search.records import make_record
 from tests.runs.small_run import small_session
+
+FOUR = Budget.parse("w4a4")
 
 
 def test_the_record_knows_uniform_costs() -> None:
@@ -33,15 +37,17 @@ def test_what_is_taken_over_from_an_earlier_run() -> None:
     entry = ReconstructedEntry(recipe="reconstructed/w4a4/recipe.json", iterations=5, images=7, score=score)
     earlier = make_record(reconstructed={"w4a4": entry}, full_precision=make_record().accuracy["w4a4"])
     session = small_session()
-    same = new_record(SearchSettings(), session, 4, 16, {}, earlier)
+    images = session.calibration_images("digits", 4, 0)
+    inputs = RunInputs(session, resolve_space(load_space("bits_only"), session.traced.sites), "", images, images)
+    same = new_record(SearchSettings(), session, FOUR, inputs, {}, earlier)
     assert (same.reconstructed, same.accuracy, same.full_precision) == (
         earlier.reconstructed,
         earlier.accuracy,
         earlier.full_precision,
     )
-    other = new_record(SearchSettings(eval_data="photos"), session, 4, 16, {}, earlier)
+    other = new_record(SearchSettings(eval_data="photos"), session, FOUR, inputs, {}, earlier)
     assert (other.accuracy, other.full_precision) == ({}, None)
     kept = other.reconstructed["w4a4"]
     assert (kept.recipe, kept.score.kl_nats) == (entry.recipe, 0.1)
     assert (kept.score.metrics, kept.score.labelled_images) == ({}, None)
-    assert new_record(SearchSettings(), session, 4, 16, {}, None).reconstructed == {}
+    assert new_record(SearchSettings(), session, FOUR, inputs, {}, None).reconstructed == {}

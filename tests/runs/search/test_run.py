@@ -34,6 +34,7 @@ from autoq.scoring import Evaluator
 from autoq.sensitivity.table import SensitivityTable
 from tests.runs.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, small_session, small_settings, trace_once
 
+SCORED = 32
 UNIFORM_POINTS = ["w3a3", "w4a4", "w6a6"]
 
 
@@ -50,7 +51,8 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     evaluate = Evaluator.evaluate
 
     def spy(self: Evaluator, sites: Any, go_on: Any = None) -> Any:
-        hashes.append(hash_sites(sites))
+        if self.images == SCORED:  # others on the calibration images
+            hashes.append(hash_sites(sites))
         return evaluate(self, sites, go_on)
 
     monkeypatch.setattr(Evaluator, "evaluate", spy)
@@ -116,7 +118,15 @@ def test_the_record() -> None:
     assert document["uniform_8_8_bops"] == uniform_bops(sites, 8, 8)
     assert document["full_precision_bops"] == 32 * 32 * document["macs"]
     assert [site["name"] for site in document["sites"]] == [site.name for site in sites]
-    assert set(document["fingerprints"]) == {"images_sha256", "space_fingerprint", "bank_fingerprint"}
+    assert set(document["fingerprints"]) == {
+        "images_sha256",
+        "scoring_sha256",
+        "space_fingerprint",
+        "bank_fingerprint",
+    }
+    assert document["scoring_images"] == SCORED
+    assert document["fingerprints"]["images_sha256"] != document["fingerprints"]["scoring_sha256"]
+    assert document["baseline_bits"] == [4, 4]
     assert document["full_precision"]["images"] == PHOTOS
     assert document["full_precision"]["top1_percent"] > 90
     assert document["seconds"] > 0
@@ -130,8 +140,11 @@ def test_recipes_say_what_was_measured() -> None:
         assert recipe.cost == trial.cost == model_cost(small_session().traced.sites, recipe.sites).record()
         assert recipe.score is not None
         assert recipe.score.kl_nats == trial.score.kl_nats
+        assert recipe.score.calibration_kl_nats == record.calibration_kl_nats[trial.id]
         assert recipe.score.metrics == record.accuracy[trial.id].metrics
         assert recipe.calibration is not None
+        assert (recipe.calibration.images, recipe.calibration.scoring_images) == (16, SCORED)
+        assert recipe.score.images == SCORED
         assert recipe.calibration.bank_fingerprint == record.fingerprints["bank_fingerprint"]
         logarithmic = [c for operands in recipe.sites.values() for c in operands.values() if c.scheme == "adalog"]
         assert logarithmic
@@ -329,8 +342,8 @@ def test_phases_come_in_order(tmp_path: Path) -> None:
     events: list[Event] = []
     run_search(small_settings(tmp_path), tmp_path / "run", events.append)
     phases = [event.phase for event in events if isinstance(event, PhaseStarted)]
-    assert phases == ["model", "images", "calibration", "capture", "sensitivity", "search", "front"]
-    for phase in ("capture", "calibration", "sensitivity", "front"):
+    assert phases == ["model", "images", "calibration", "capture", "sensitivity", "search", "score", "front"]
+    for phase in ("capture", "calibration", "sensitivity", "score", "front"):
         total = next(e.total for e in events if isinstance(e, PhaseStarted) and e.phase == phase)
         done = [e.done for e in events if isinstance(e, PhaseAdvanced) and e.phase == phase]
         assert done == sorted(set(done))
