@@ -20,6 +20,7 @@ _NAMES = {
     "capture": "observing activations",
     "calibration": "calibrating options",
     "sensitivity": "measuring sensitivity",
+    "baselines": "published methods",
     "search": "evaluating recipes",
     "front": "measuring the front",
     "mlp": "training MLPs",

@@ -12,6 +12,7 @@ Phase = Literal[
     "capture",
     "calibration",
     "sensitivity",
+    "baselines",
     "search",
     "front",
     "mlp",

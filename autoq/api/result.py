@@ -15,7 +15,7 @@ from autoq.files import check_writable
 from autoq.recipe import Recipe
 from autoq.report.from_run import summarize
 from autoq.report.summary import RunSummary
-from autoq.report.tables import pareto_csv, trials_csv
+from autoq.report.tables import baselines_csv, pareto_csv, trials_csv
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.result import SearchOutcome, make_result
 
@@ -82,6 +82,11 @@ class SearchResult:
     def trials(self) -> pd.DataFrame:
         """All recipes that were evaluated, in that order; the index is the id."""
         return _table(trials_csv(self.summary))
+
+    @property
+    def baselines(self) -> pd.DataFrame:
+        """Uniform recipes, and published methods at the width of the budget, cheapest first; the index is the id."""
+        return _table(baselines_csv(self.summary))
 
     @property
     def best(self) -> Recipe:

@@ -37,6 +37,7 @@ def search(
     sampler: str = "progressive",
     proxy: str = "kl",
     sensitivity: str = "fisher",
+    baselines: str = "published",
     task: str = "classification",
     output: str | None = None,
     reconstruct: bool = False,
@@ -80,6 +81,8 @@ def search(
         sampler: how recipes are proposed.
         proxy: the loss that is minimised.
         sensitivity: the proxy by which options are measured alone.
+        baselines: what to compare with: ``"uniform"`` (recipes of the space alone), ``"published"`` (methods that
+            calibrate fast too) or ``"all"`` (those too that may take longer than the search).
         task: what the output means: ``"classification"`` (softmax over the last axis) or ``"dense"`` (a map, compared
             by squared error).
         output: dotted name of the part of the output that is compared (``"logits"``, ``"aux.1"``); None: as the task
@@ -124,6 +127,7 @@ def search(
         "sampler": sampler,
         "proxy": proxy,
         "sensitivity": sensitivity,
+        "baselines": baselines,
         "task": task,
         "output": output,
         "reconstruct": reconstruct,

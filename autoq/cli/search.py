@@ -28,6 +28,7 @@ from autoq.optimization.samplers import SAMPLERS
 from autoq.sensitivity.proxies import PROXIES
 
 if TYPE_CHECKING:
+    from autoq.report.summary import Point
     from autoq.runs.search.result import ReconstructedPoint
 
 
@@ -78,6 +79,14 @@ def search(
         str | None,
         typer.Option(
             metavar="NAME", help="The proxy by which options are measured alone before the search. [default: fisher]"
+        ),
+    ] = None,
+    baselines: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHICH",
+            help="What to compare with: uniform (of the space), published (methods that calibrate fast too), or all "
+            "(adalog and ptq4vit too, which may take longer than the search). [default: published]",
         ),
     ] = None,
     observer: Annotated[
@@ -139,6 +148,7 @@ def search(
         "sampler": sampler,
         "proxy": proxy,
         "sensitivity": sensitivity,
+        "baselines": baselines,
         "observer": observer,
         "reparameterize": reparameterize,
         "second_order": second_order,
@@ -175,6 +185,7 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: b
                 "front": [vars(point) for point in result.front],
                 "best": result.best,
                 "budget_bops": result.budget_bops,
+                "baselines": [_baseline_json(point) for point in (*summary.uniform, *summary.published)],
                 "reconstructed": [_reconstructed_json(point, summary.metric.name) for point in result.reconstructed],
             }
         )
@@ -190,6 +201,11 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: b
         typer.echo(f"recipe: {out / 'recipes' / f'{result.best}.json'}")
     for point in result.reconstructed:
         typer.echo(f"reconstructed: {point.recipe}")
+
+
+def _baseline_json(point: Point) -> dict[str, Any]:
+    names = ("id", "bops", "kl_nats", "calibration_kl_nats")
+    return {name: getattr(point, name) for name in names}
 
 
 def _reconstructed_json(point: ReconstructedPoint, metric: str) -> dict[str, Any]:

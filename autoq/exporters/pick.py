@@ -35,7 +35,8 @@ def pick(directory: str | os.PathLike[str], choice: str, *, reconstructed: bool 
     Args:
         directory: of the run.
         choice: ``best`` (least discrepancy within the run's budget), ``knee``, the id of a front or uniform point
-            (``trial-137``, ``w4a4``), or a smaller budget (``10G``, ``w3a3``, ``40%``).
+            (``trial-137``, ``w4a4``) or of a published method (``repq-vit-w4a4``), or a smaller budget (``10G``,
+            ``w3a3``, ``40%``).
         reconstructed: pick what was reconstructed from that recipe rather than the recipe as searched.
 
     Raises:
@@ -44,7 +45,9 @@ def pick(directory: str | os.PathLike[str], choice: str, *, reconstructed: bool 
     """
     run = SearchDirectory(directory)
     record = run.require()
-    if not reconstructed:
+    if not reconstructed and choice in record.baselines:
+        chosen, path = choice, run.path / record.baselines[choice].recipe
+    elif not reconstructed:
         chosen = _choose(run, record, choice)
         path = run.recipe_path(chosen)
     else:

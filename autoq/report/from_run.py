@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from autoq.errors import RunDirectoryError
 from autoq.optimization.front import hypervolume
 from autoq.optimization.trials import EvaluatedTrial, best_trial, shown_trials
-from autoq.report.summary import Meaning, Point, Reconstructed, RunSummary, SiteRow
+from autoq.report.summary import PUBLISHED, Meaning, Point, Reconstructed, RunSummary, SiteRow
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import RunRecord
 from autoq.tasks import task_from_record
@@ -42,6 +43,8 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
         data=record.settings.data,
         images=record.images,
         scoring_images=record.scoring_images,
+        published=tuple(_published(run, record, name) for name in record.baselines),
+        baseline_bits=record.baseline_bits,
         budget_text=record.settings.budget_bops,
         budget_bops=record.budget_bops,
         points=found,
@@ -65,14 +68,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
 def _point(run: SearchDirectory, record: RunRecord, trial: EvaluatedTrial, front: set[str], shown: set[str]) -> Point:
     accuracy, metric = record.accuracy.get(trial.id), task_from_record(record.task).main_metric.name
     path = run.recipe_path(trial.id)
-    recipe: dict[str, Any] | None = None
-    if trial.id in shown and path.is_file():
-        try:
-            recipe = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunDirectoryError(
-                f"cannot read recipe {os.fspath(path)!r}; the same search writes it again: {error}"
-            ) from error
+    recipe = _read_recipe(path) if trial.id in shown else None
     return Point(
         id=trial.id,
         origin=trial.origin,
@@ -91,6 +87,41 @@ def _point(run: SearchDirectory, record: RunRecord, trial: EvaluatedTrial, front
         recipe=recipe,
         recipe_path=f"recipes/{path.name}" if recipe is not None else None,
     )
+
+
+def _published(run: SearchDirectory, record: RunRecord, name: str) -> Point:
+    entry, metric = record.baselines[name], task_from_record(record.task).main_metric.name
+    recipe = _read_recipe(run.path / entry.recipe)
+    return Point(
+        id=name,
+        origin=PUBLISHED,
+        label=entry.label,
+        bops=entry.cost.bops,
+        group_bops=entry.cost.group_bops,
+        weight_layers_only_bops=entry.cost.weight_layers_only_bops,
+        weight_bytes=entry.cost.weight_bytes,
+        kl_nats=entry.score.kl_nats,
+        agreement_percent=entry.score.agreement_percent,
+        sqnr_db=entry.score.sqnr_db,
+        calibration_kl_nats=entry.score.calibration_kl_nats,
+        metric=entry.score.metrics.get(metric),
+        feasible=entry.cost.bops <= record.budget_bops,
+        recipe=recipe,
+        recipe_path=entry.recipe if recipe is not None else None,
+    )
+
+
+def _read_recipe(path: Path) -> dict[str, Any] | None:
+    """Return a recipe as JSON data; None if it is not there."""
+    if not path.is_file():
+        return None
+    try:
+        recipe: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(
+            f"cannot read recipe {os.fspath(path)!r}; the same search writes it again: {error}"
+        ) from error
+    return recipe
 
 
 def _reconstructed(record: RunRecord, points: tuple[Point, ...]) -> tuple[Reconstructed, ...]:

@@ -65,7 +65,7 @@ def _page_data(summary: RunSummary) -> dict[str, Any]:
         },
         "full_precision_metric": summary.full_precision_metric,
         "scales": {quantity: asdict(make_scale(summary, quantity)) for quantity in _QUANTITIES},
-        "points": [_point_data(point) for point in summary.points],
+        "points": [_point_data(point) for point in summary.compared],
         "sites": [asdict(site) for site in summary.sites],
         "reconstructed": [_reconstructed_data(found) for found in summary.reconstructed],
     }
@@ -76,7 +76,11 @@ def _point_data(point: Point) -> dict[str, Any]:
         *("id", "origin", "label", "bops", "group_bops", "weight_bytes", "kl_nats", "agreement_percent", "sqnr_db"),
         *("calibration_kl_nats", "metric", "feasible", "on_front"),
     )
-    data = {name: getattr(point, name) for name in names} | {"uniform": point.is_uniform, "recipe": point.recipe}
+    data = {name: getattr(point, name) for name in names} | {
+        "uniform": point.is_uniform,
+        "published": point.is_published,
+        "recipe": point.recipe,
+    }
     return data if point.recipe is None else data | {"log_bases": _log_bases(point.recipe["sites"])}
 
 

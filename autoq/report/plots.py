@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from autoq.errors import InputError
 from autoq.files import atomic_path
 from autoq.report.placing import box_around, boxes_between, halo, place_label
+from autoq.report.published_marks import draw_published, name_published, published_boxes
 from autoq.report.reconstructed_marks import draw_reconstructed, reconstructed_boxes
 from autoq.report.scales import Quantity, Scale, is_wide, make_scale
 from autoq.report.summary import Point, RunSummary
@@ -117,8 +118,9 @@ def _draw_panel(axes: Axes, summary: RunSummary, scale: Scale) -> None:
             axes.scatter(*drawn, s=size, marker="v", color=color, edgecolor="white", zorder=5)
     if summary.best and (drawn := _coordinates([summary.best], scale)):
         axes.scatter(*drawn, s=270, marker="*", color=YELLOW, edgecolor=INK, zorder=6, label="chosen recipe")
+    draw_published(axes, summary, scale)
     draw_reconstructed(axes, summary, scale)
-    if not _coordinates(summary.points, scale):
+    if not _coordinates(summary.compared, scale):
         axes.text(
             0.5,
             0.5,
@@ -146,14 +148,14 @@ def _stairs(x: list[int], y: list[float]) -> tuple[list[int], list[float]]:
 
 def _dress(axes: Axes, summary: RunSummary, scale: Scale) -> None:
     """Set limits, ticks and grid, and draw the budget and full precision as lines."""
-    costs = [point.bops for point in summary.points] + [summary.budget_bops]
+    costs = [point.bops for point in summary.compared] + [summary.budget_bops]
     factor, prefix = prefix_for(max(costs))
     _set_limits(axes, "x", min(costs), max(costs), log=is_wide(costs))
     _tick(axes.xaxis, min(costs), max(costs), log=is_wide(costs), factor=factor)
     axes.set_xlabel(f"BOPs per image ({prefix})" if prefix else "BOPs per image", fontsize=10.5)
     _set_limits(axes, "y", scale.low, scale.high, log=scale.log)
     _tick(axes.yaxis, scale.low, scale.high, log=scale.log, factor=1.0)
-    zero = " (0 at the bottom)" if scale.log and any(scale.is_below(point) for point in summary.points) else ""
+    zero = " (0 at the bottom)" if scale.log and any(scale.is_below(point) for point in summary.compared) else ""
     images = f"mean over {summary.images} calibration images"
     if summary.scoring_images:
         images = f"mean over {summary.scoring_images} images that did not calibrate"
@@ -231,6 +233,7 @@ def _write_labels(axes: Axes, summary: RunSummary, scale: Scale) -> None:
             value = scale.value(point) if scale.is_below(point) and scale.quantity == "metric" else None
             below = "" if value is None else f"\n{summary.metric.format(value)}"
             place_label(axes, point.label + below, point.bops, height, taken, color=VERMILION)
+    name_published(axes, summary, scale, taken)
 
 
 def _covered(axes: Axes, summary: RunSummary, scale: Scale) -> list[Bbox]:
@@ -240,7 +243,7 @@ def _covered(axes: Axes, summary: RunSummary, scale: Scale) -> list[Bbox]:
         for point in summary.points
         if (point.on_front or point.is_uniform) and (height := scale.height(point)) is not None
     ]
-    boxes += reconstructed_boxes(axes, summary, scale)
+    boxes += published_boxes(axes, summary, scale) + reconstructed_boxes(axes, summary, scale)
     for line in axes.get_lines():
         if line.get_linestyle() == "-":
             corners = axes.transData.transform(line.get_path().vertices)

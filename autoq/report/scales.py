@@ -47,7 +47,7 @@ class Scale:
 
 def make_scale(summary: RunSummary, quantity: Quantity) -> Scale:
     """Make the axis that shows ``quantity`` for all points of a run, reconstructed ones included."""
-    points = (*summary.points, *summary.reconstructed)
+    points = (*summary.compared, *summary.reconstructed)
     values = [value for point in points if (value := getattr(point, quantity)) is not None]
     if quantity == "kl_nats":
         return _kl_scale(values)

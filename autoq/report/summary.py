@@ -12,13 +12,14 @@ from autoq.units import Metric
 if TYPE_CHECKING:
     from autoq.tasks import BaseTask
 
-UNIFORM = "uniform"
-"""Origin of the points that give every operand the same bits; what a searched recipe has to beat."""
+UNIFORM, PUBLISHED = "uniform", "published"
+"""Origins of the points that a searched recipe has to beat: one width for all operands, in the schemes of the space, or
+as a published method has it."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One completed trial.
+    """One completed trial, or a published method.
 
     Attributes:
         id: what ``autoq export --pick`` and the page's address take (``w4a4``, ``trial-137``); unique.
@@ -58,8 +59,13 @@ class Point:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether every operand has the same bits."""
+        """Whether every operand has the same bits, in the schemes of the space."""
         return self.origin == UNIFORM
+
+    @property
+    def is_published(self) -> bool:
+        """Whether this is a published method."""
+        return self.origin == PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,8 @@ class RunSummary:
         budget_text: the budget as it was given (``w4a4``, ``12.5G``).
         budget_bops: the budget in BOPs per image.
         points: all completed trials.
+        published: published methods at the width of the budget, which are no trials.
+        baseline_bits: widths of weights and activations to compare the chosen recipe with.
         sites: all sites, in network order.
         best_id: id of the chosen recipe; None when no trial is within the budget.
         full_precision_bops: cost of the model at 32 bits.
@@ -171,6 +179,8 @@ class RunSummary:
     macs: int
     meaning: Meaning
     scoring_images: int = 0
+    published: tuple[Point, ...] = ()
+    baseline_bits: tuple[int, int] | None = None
     full_precision_metric: float | None = None
     eval_data: str | None = None
     eval_images: int | None = None
@@ -187,12 +197,12 @@ class RunSummary:
         Raises:
             ValueError: ids repeat, ``best_id`` is not among them, or a discrepancy or cost is not a finite number.
         """
-        ids = [point.id for point in self.points]
+        ids = [point.id for point in self.compared]
         if len(set(ids)) < len(ids):
             raise ValueError(f"point ids repeat: {sorted({name for name in ids if ids.count(name) > 1})}")
         if self.best_id is not None and self.best_id not in ids:
             raise ValueError(f"best_id {self.best_id!r} is not the id of a point")
-        for point in self.points:
+        for point in self.compared:
             if not math.isfinite(point.kl_nats) or point.bops <= 0:
                 raise ValueError(
                     f"point {point.id!r} has kl_nats {point.kl_nats} and bops {point.bops}; "
@@ -221,14 +231,25 @@ class RunSummary:
 
     @property
     def baseline(self) -> Point | None:
-        """The best uniform point within the same budget, with which the chosen recipe is compared."""
-        within = [point for point in self.uniform if point.bops <= self.budget_bops]
-        return min(within, key=lambda point: (point.kl_nats, point.bops), default=None)
+        """The best of the published methods and the uniform point of the same width: what the result is compared with.
+
+        Where the space has no such point, the best uniform one within the budget. A baseline may cost a little more
+        than the budget: for the image at 8 bits, or for groups.
+        """
+        wanted = None if self.baseline_bits is None else "w{}a{}".format(*self.baseline_bits)
+        uniform = [point for point in self.uniform if point.label == wanted]
+        uniform = uniform or [point for point in self.uniform if point.bops <= self.budget_bops]
+        return min((*uniform, *self.published), key=lambda point: (point.kl_nats, point.bops), default=None)
+
+    @property
+    def compared(self) -> tuple[Point, ...]:
+        """All points that are drawn: trials and published methods."""
+        return (*self.points, *self.published)
 
     @property
     def has_labels(self) -> bool:
         """Whether any point was measured for accuracy."""
-        measured: tuple[Point | Reconstructed, ...] = (*self.points, *self.reconstructed)
+        measured: tuple[Point | Reconstructed, ...] = (*self.compared, *self.reconstructed)
         return any(point.metric is not None for point in measured)
 
     def reconstructed_from(self, point: Point) -> Reconstructed | None:

@@ -40,6 +40,12 @@ def pareto_csv(summary: RunSummary) -> str:
     return _csv(summary, summary.front, (*_COLUMNS, "recipe_path"))
 
 
+def baselines_csv(summary: RunSummary) -> str:
+    """Format what the result is compared with: uniform points and published methods, cheapest first."""
+    points = sorted((*summary.uniform, *summary.published), key=lambda point: point.bops)
+    return _csv(summary, points, (*_COLUMNS, "recipe_path"))
+
+
 def reconstructed_csv(summary: RunSummary) -> str:
     """Format the recipes that were reconstructed after the search, before and after."""
     names = [_named(attribute, summary) for attribute in _COMPARED]

@@ -25,7 +25,7 @@ def headline(summary: RunSummary) -> str:
         return f"Within {within}, {readable_label(best.label)} {rest}"
     return (
         f"Within {within}, {readable_label(best.label)} has KL {format_kl(best.kl_nats)} nats against "
-        f"{format_kl(baseline.kl_nats)} for {readable_label(baseline.label)}{_accuracy(summary, best, baseline)}."
+        f"{format_kl(baseline.kl_nats)} for {_named(summary, baseline)}{_accuracy(summary, best, baseline)}."
     )
 
 
@@ -68,6 +68,13 @@ def note(summary: RunSummary, best: Point, quantity: Quantity) -> str:
         if found and found.metric is not None:
             lines.append(f"reconstructed: {metric.format(found.metric)}")
     return "\n".join(lines)
+
+
+def _named(summary: RunSummary, baseline: Point) -> str:
+    """Name a baseline, with its cost where that is beyond the budget."""
+    cost = "" if baseline.bops <= summary.budget_bops else f" at {format_bops(baseline.bops)}"
+    of = f", the best of {len(summary.published) + 1} baselines" if summary.published else ""
+    return f"{readable_label(baseline.label)}{cost}{of}"
 
 
 def _ratio(best: Point, baseline: Point) -> str:

@@ -9,13 +9,14 @@ from autoq.files import write_text
 from autoq.report.page import render_page
 from autoq.report.plots import draw_pareto
 from autoq.report.summary import RunSummary
-from autoq.report.tables import pareto_csv, reconstructed_csv, trials_csv
+from autoq.report.tables import baselines_csv, pareto_csv, reconstructed_csv, trials_csv
 
 
 def write_report(summary: RunSummary, directory: str | os.PathLike[str]) -> list[Path]:
     """Write ``trials.csv``, ``pareto.csv``, ``pareto.png`` and ``report.html`` into an existing directory.
 
-    Where recipes were reconstructed, ``reconstructed.csv`` too.
+    Where published methods are compared with, ``baselines.csv`` too; where recipes were reconstructed,
+    ``reconstructed.csv``.
 
     Returns:
         The paths of the files, in that order.
@@ -28,8 +29,12 @@ def write_report(summary: RunSummary, directory: str | os.PathLike[str]) -> list
     write_text(pareto, pareto_csv(summary))
     draw_pareto(summary, picture)
     write_text(page, render_page(summary))
-    if not summary.reconstructed:
-        return [trials, pareto, picture, page]
-    reconstructed = folder / "reconstructed.csv"
-    write_text(reconstructed, reconstructed_csv(summary))
-    return [trials, pareto, picture, page, reconstructed]
+    written = [trials, pareto, picture, page]
+    for name, wanted, text in (
+        ("baselines.csv", summary.published, baselines_csv),
+        ("reconstructed.csv", summary.reconstructed, reconstructed_csv),
+    ):
+        if wanted:
+            write_text(folder / name, text(summary))
+            written.append(folder / name)
+    return written

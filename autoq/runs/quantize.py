@@ -92,22 +92,36 @@ def quantize(
         if mlps is not None:
             session = open_relu_model(session, images, mlps, directory.path, on_disk, progress)
         few = images if training is None else replace(images, tensor=images.tensor[:_CALIBRATED_ON])
-        calibrated = _calibrate(session, method, bits, few, labelled, directory.path / "bank", progress)
+        calibrated = calibrate_method(session, method, bits, few, directory.path / "bank", labelled, progress)
         if training is None:
             return _score(calibrated, directory, progress)
         return finish_recipe(calibrated, images, directory.path, training, on_disk=on_disk, progress=progress).recipe
 
 
-def _calibrate(
+def calibrate_method(
     session: Session,
     method: BaseMethod,
     bits: BitWidths,
     images: CalibrationImages,
-    labelled: LabelledImages | None,
     directory: Path,
-    progress: Progress,
+    labelled: LabelledImages | None = None,
+    progress: Progress = ignore,
 ) -> CalibratedRecipe:
-    """Solve a method's recipe into the bank in ``directory``."""
+    """Make a method's recipe for a model, and solve it into the bank in ``directory``.
+
+    Args:
+        session: the model, its task fitted.
+        method: the published method.
+        bits: uniform widths.
+        images: to calibrate on.
+        directory: of the bank; what it has of this recipe is not solved again.
+        labelled: to measure accuracy on, or None.
+        progress: told what happens.
+
+    Raises:
+        RunDirectoryError: the bank there was solved for something else.
+        RunError: an operand cannot be calibrated.
+    """
     sites = method.sites(session.traced, bits)
     norms = method.reparameterized(session.traced, bits)
     observed = ObservedImages(len(images.tensor), progress)

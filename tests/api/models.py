@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 IMAGES = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 LABELS = torch.randint(0, 5, (24,), generator=torch.Generator().manual_seed(1))
-SETTINGS = {"trials": 8, "calib_images": 12, "space": "bits_only"}
+SETTINGS = {"trials": 8, "calib_images": 12, "space": "bits_only", "baselines": "uniform"}
 
 
 class HandWritten(nn.Module):

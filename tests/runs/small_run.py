@@ -55,6 +55,7 @@ def small_settings(folder: Path, **changes: Any) -> SearchSettings:
     space.write_text(SPACE, encoding="utf-8")
     write_photos(folder / "photos")
     values = {"space": str(space), "eval_data": str(folder / "photos"), "trials": TRIALS, "calib_images": 16}
+    values["baselines"] = "uniform"
     return make_settings(values | changes)
 
 

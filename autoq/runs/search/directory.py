@@ -27,6 +27,7 @@ class SearchDirectory(BaseSettingsDirectory[RunRecord]):
         "device",
         "eval_data",
         "eval_recipes",
+        "baselines",
     }
 
     @property
@@ -48,6 +49,11 @@ class SearchDirectory(BaseSettingsDirectory[RunRecord]):
     def reconstructed(self) -> Path:
         """The folder with a directory for each recipe that was reconstructed."""
         return self.path / "reconstructed"
+
+    @property
+    def baselines(self) -> Path:
+        """The folder with a directory for each published method that is compared with."""
+        return self.path / "baselines"
 
     def recipe_path(self, trial_id: str) -> Path:
         """Return where the recipe of a trial lies."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autoq.calibration import Bank
@@ -19,11 +19,13 @@ from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, evenly_s
 from autoq.recipe import SiteConfig
 from autoq.runs.images import LabelledImages
 from autoq.runs.opening import RunInputs, solve_bank
+from autoq.runs.search.baselines import measure_baselines
 from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
 from autoq.runs.search.recipes import RecipeWriter
 from autoq.runs.search.reconstruct_front import chosen_trials, reconstruct_chosen
 from autoq.runs.search.record import MeasuredAccuracy, RunRecord
 from autoq.runs.sensitivity import measure_into, options_of_space
+from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size, measure_accuracy
 from autoq.scoring.evaluator import CACHE_BYTES
 from autoq.scoring.threads import fastest_threads
@@ -37,6 +39,7 @@ class SearchRun:
 
     Attributes:
         inputs: model, space and images.
+        loaded: the model as it was loaded, before anything was folded into its weights; its task fitted.
         bank: of the model.
         directory: of the run, held.
         progress: told what happens.
@@ -49,6 +52,7 @@ class SearchRun:
     """
 
     inputs: RunInputs
+    loaded: Session
     bank: Bank
     directory: SearchDirectory
     progress: Progress
@@ -78,12 +82,19 @@ class SearchRun:
         with fastest_threads(lambda: session.model.run(few), session.device):
             solve_bank(self.bank, options_of_space(self.inputs.space), self.directory.bank, self.progress)
             evaluator = Evaluator(session.model, self.bank, self.inputs.scoring.tensor, task=session.task)
+            self._measure_baselines()
             self._run_study(store, evaluator)
             self.trials = evaluated_trials(store.load_trials())
             self._score_on_calibration()
             self._measure_accuracy(evaluator)
         self.writer.write_all(self.trials, self.record.accuracy, self.record.calibration_kl_nats)
         self.keep(state="finished", seconds=self._seconds())
+
+    def _measure_baselines(self) -> None:
+        """Calibrate and measure the published methods that are compared with; each is kept at once."""
+        inputs = replace(self.inputs, session=self.loaded)
+        keep = lambda found: self.keep(baselines=dict(found))  # noqa: E731
+        measure_baselines(inputs, self.directory, self.record, self.progress, keep)
 
     def _run_study(self, store: TrialStore, evaluator: Evaluator) -> None:
         """Evaluate recipes that the sampler proposes, and score the front."""

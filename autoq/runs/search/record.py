@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from autoq.cost import Budget, model_cost, uniform_bops
-from autoq.recipe import ModelReference, ScoreRecord
+from autoq.recipe import CostRecord, ModelReference, ScoreRecord
 from autoq.runs.directory import BaseSettingsRecord
 from autoq.runs.opening import RunInputs
 from autoq.runs.search.settings import RECONSTRUCTION_SETTINGS, SearchSettings
@@ -70,6 +70,39 @@ class ReconstructedEntry(BaseModel):
         return self.model_copy(update={"score": self.score.without_metrics()})
 
 
+class BaselineEntry(BaseModel):
+    """A published method that the search is compared with.
+
+    Attributes:
+        method: its name.
+        weight_bits: width of weights.
+        activation_bits: width of activations, the image aside.
+        images: that it was calibrated on.
+        recipe: path of its recipe, relative to the run directory.
+        cost: of its recipe.
+        score: discrepancy on the images that the search scores on, and accuracy on the labelled ones.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    method: str
+    weight_bits: int
+    activation_bits: int
+    images: int
+    recipe: str
+    cost: CostRecord
+    score: ScoreRecord
+
+    @property
+    def label(self) -> str:
+        """What tables and pictures call it."""
+        return f"{self.method} {self.weight_bits}/{self.activation_bits}"
+
+    def without_accuracy(self) -> BaselineEntry:
+        """Return the same before it was measured on labelled images."""
+        return self.model_copy(update={"score": self.score.without_metrics()})
+
+
 class RunRecord(BaseSettingsRecord):
     """``run.json``: settings, versions, fingerprints, and what is measured once.
 
@@ -93,6 +126,7 @@ class RunRecord(BaseSettingsRecord):
         full_precision: accuracy before quantization.
         accuracy: of measured recipes, by id.
         reconstructed: recipes that were reconstructed, by the id of the trial that each was made from.
+        baselines: published methods that are compared with, by name and width: ``repq-vit-w4a4``.
         task: what the model's output means, by name and settings; None: classification by its defaults.
     """
 
@@ -115,6 +149,7 @@ class RunRecord(BaseSettingsRecord):
     full_precision: MeasuredAccuracy | None = None
     accuracy: dict[str, MeasuredAccuracy] = Field(default_factory=dict)
     reconstructed: dict[str, ReconstructedEntry] = Field(default_factory=dict)
+    baselines: dict[str, BaselineEntry] = Field(default_factory=dict)
     task: dict[str, Any] | None = None
 
     def is_search_for(self, settings: SearchSettings) -> bool:
@@ -149,6 +184,7 @@ def new_record(
     same_labels = earlier is not None and earlier.settings.labelled_data == settings.labelled_data
     measured = earlier if same_labels else None
     reconstructed = {} if earlier is None else earlier.reconstructed
+    baselines = {} if earlier is None else earlier.baselines
     return RunRecord(
         settings=settings,
         versions=_versions(),
@@ -172,6 +208,7 @@ def new_record(
         reconstructed={
             trial: entry if same_labels else entry.without_accuracy() for trial, entry in reconstructed.items()
         },
+        baselines={name: entry if same_labels else entry.without_accuracy() for name, entry in baselines.items()},
     )
 
 

@@ -97,6 +97,7 @@ def _begin(
     calibration = session.calibration_reference(images, bank, inputs.scoring)
     run = SearchRun(
         inputs=replace(inputs, session=session),
+        loaded=replace(inputs.session, task=session.task),
         bank=bank,
         directory=directory,
         progress=progress,

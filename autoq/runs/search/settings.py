@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -14,6 +14,7 @@ from autoq.validation import parse_toml, read_text, validate
 
 RECONSTRUCTION_SETTINGS = frozenset({"reconstruct", "reconstruct_iterations", "reconstruct_images"})
 """Settings of what follows a search."""
+Baselines = Literal["uniform", "published", "all"]
 
 
 class SearchSettings(CalibrationChoices):
@@ -28,6 +29,8 @@ class SearchSettings(CalibrationChoices):
         sampler: how recipes are proposed; a name in ``autoq.optimization.samplers.SAMPLERS``.
         proxy: the loss that is minimised; a name in ``autoq.sensitivity.proxies.PROXIES``.
         sensitivity: the proxy by which options are measured alone first, for samplers that start from that.
+        baselines: what the result is compared with at the width of the budget: ``uniform``, recipes of the space
+            alone; ``published``, also the published methods that calibrate fast; ``all``, also those that take long.
         reconstruct: whether the best recipe within the budget and the knee are reconstructed after the search.
         reconstruct_iterations: training steps of each block, or None: as many as ``ReconstructionSettings`` has.
         reconstruct_images: unlabelled images of ``data`` to learn from, at most.
@@ -41,6 +44,7 @@ class SearchSettings(CalibrationChoices):
     sampler: str = "progressive"
     proxy: str = "kl"
     sensitivity: str = "fisher"
+    baselines: Baselines = "published"
     reconstruct: bool = False
     reconstruct_iterations: int | None = Field(default=None, ge=1)
     reconstruct_images: int = Field(default=1024, ge=1)

@@ -1,0 +1,114 @@
+"""The published methods at the width of a budget: what a search is compared with beside its own uniform points.
+
+Their quantizers and calibration need not lie in the search space, so that they are no trials of the study: each is
+calibrated by itself, scored on the same images, and left with its bank in a directory of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from autoq.calibration.observers import OBSERVERS
+from autoq.errors import InputError, RunError
+from autoq.events import PhaseAdvanced, PhaseStarted, Progress
+from autoq.methods import METHODS, BaseMethod, BitWidths
+from autoq.recipe import ScoreRecord
+from autoq.runs.calibrated import CalibratedRecipe
+from autoq.runs.opening import RunInputs
+from autoq.runs.quantize import calibrate_method
+from autoq.runs.search.directory import SearchDirectory
+from autoq.runs.search.record import BaselineEntry, RunRecord
+from autoq.runs.search.settings import Baselines
+from autoq.scoring import Evaluator, measure_accuracy
+
+_logger = logging.getLogger(__name__)
+
+
+def published_methods(which: Baselines) -> list[BaseMethod]:
+    """List the methods that only calibrate.
+
+    Args:
+        which: ``uniform``: none; ``published``: those that calibrate operand by operand, in seconds to a minute;
+            ``all``: those too that search for the error of each layer's output, which may take longer than the whole
+            search.
+    """
+    methods = [method() for method in METHODS.values() if method.reconstruction is None]
+    if which == "published":
+        return [method for method in methods if not _searches_outputs(method)]
+    return methods if which == "all" else []
+
+
+def measure_baselines(
+    inputs: RunInputs,
+    directory: SearchDirectory,
+    record: RunRecord,
+    progress: Progress,
+    keep: Callable[[dict[str, BaselineEntry]], None],
+) -> None:
+    """Calibrate, score and measure the published methods at the record's width, except for what it has of them.
+
+    A method that cannot be had of this model is left out with a warning.
+
+    Args:
+        inputs: the model as it was loaded, its task fitted, and images.
+        directory: of the run.
+        record: of the run; says which methods, at which bits.
+        progress: told what happens, as phase ``baselines``.
+        keep: called after each with all that are known.
+    """
+    known, bits = dict(record.baselines), record.baseline_bits
+    methods = [] if bits is None else published_methods(record.settings.baselines)
+    if not methods or bits is None:
+        return
+    progress(PhaseStarted("baselines", len(methods), ", ".join(method.name for method in methods)))
+    for done, method in enumerate(methods, start=1):
+        name = f"{method.name}-w{bits[0]}a{bits[1]}"
+        if name not in known or (inputs.labelled is not None and not known[name].score.metrics):
+            try:
+                known[name] = _measure(inputs, directory, method, BitWidths(*bits, attention=bits[1]), name)
+            except (InputError, RunError) as error:
+                _logger.warning("%s cannot be compared with: %s", name, error)
+            else:
+                keep(known)
+        progress(PhaseAdvanced("baselines", done))
+
+
+def _measure(
+    inputs: RunInputs, directory: SearchDirectory, method: BaseMethod, bits: BitWidths, name: str
+) -> BaselineEntry:
+    """Calibrate one method on as many images as its paper, score it like a trial, and write its recipe."""
+    folder = directory.baselines / name
+    images = replace(inputs.images, tensor=inputs.images.tensor[: method.images])
+    calibrated = calibrate_method(inputs.session, method, bits, images, folder / "bank")
+    score = _score(calibrated, inputs)
+    calibrated.recipe.save(folder / "recipe.json")
+    cost = calibrated.recipe.cost
+    assert cost is not None  # noqa: S101 - it is filled
+    return BaselineEntry(
+        method=method.name,
+        weight_bits=bits.weights,
+        activation_bits=bits.activations,
+        images=len(images.tensor),
+        recipe=f"{directory.baselines.name}/{name}/recipe.json",
+        cost=cost,
+        score=score,
+    )
+
+
+def _score(calibrated: CalibratedRecipe, inputs: RunInputs) -> ScoreRecord:
+    model, bank, task = calibrated.session.model, calibrated.bank, calibrated.session.task
+    sites, other = calibrated.recipe.sites, None
+    if inputs.is_held_out:
+        other = Evaluator(model, bank, inputs.images.tensor, cache_bytes=0, task=task).evaluate(sites).kl_nats
+    found = Evaluator(model, bank, inputs.scoring.tensor, cache_bytes=0, task=task).evaluate(sites)
+    score = ScoreRecord(**vars(found), calibration_kl_nats=other)
+    if inputs.labelled is None:
+        return score
+    accuracy = measure_accuracy(model, inputs.labelled.batches(), task=task)
+    return score.with_metrics(accuracy.metrics, accuracy.images)
+
+
+def _searches_outputs(method: BaseMethod) -> bool:
+    return OBSERVERS.lookup(method.settings(0).observer).by_layer_output
