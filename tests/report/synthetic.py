@@ -176,3 +176,23 @@ def as_dense(summary: RunSummary) -> RunSummary:
         reconstructed=tuple(found),
         full_precision_metric=error(summary.full_precision_metric),
     )
+
+
+def with_published(summary: RunSummary) -> RunSummary:
+    """The same run beside two published methods at the bits of uniform 4/4: one better than that, one dearer."""
+    uniform = next(point for point in summary.points if point.id == "w4a4")
+    methods = [
+        replace(
+            uniform,
+            id=f"{name}-w4a4",
+            origin="published",
+            label=f"{name} 4/4",
+            bops=int(uniform.bops * cost),
+            kl_nats=uniform.kl_nats * loss,
+            feasible=cost <= 1,
+            on_front=False,
+            recipe_path=f"baselines/{name}-w4a4/recipe.json",
+        )
+        for name, cost, loss in (("repq-vit", 1.0, 0.7), ("igq-vit", 1.2, 0.6))
+    ]
+    return replace(summary, published=tuple(methods), baseline_bits=(4, 4))

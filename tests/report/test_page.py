@@ -16,7 +16,7 @@ import pytest
 from autoq.recipe import Recipe
 from autoq.report import RunSummary, render_page
 from autoq.report.words import headline
-from tests.report.synthetic import make_summary, with_points, with_reconstructed
+from tests.report.synthetic import make_summary, with_points, with_published, with_reconstructed
 
 HOSTILE = "</script><img src=x onerror=alert(1)>{{data}}'\"&\u2028"
 
@@ -113,6 +113,26 @@ def test_reconstructed_recipes_are_in_the_page(summary: RunSummary) -> None:
     assert data["points"] == _data(render_page(summary))["points"], "the front is as searched"
 
 
+def test_published_methods_are_in_the_page(summary: RunSummary) -> None:
+    run = with_published(summary)
+    data = _data(render_page(run))
+    assert [point["id"] for point in data["points"] if point["published"]] == ["repq-vit-w4a4", "igq-vit-w4a4"]
+    assert data["baseline_id"] == "igq-vit-w4a4"
+    assert not [point for point in _data(render_page(summary))["points"] if point["published"]]
+
+
+def test_which_images_scored_is_in_the_page(summary: RunSummary) -> None:
+    points = tuple(replace(point, calibration_kl_nats=point.kl_nats / 2) for point in summary.points)
+    page = render_page(replace(summary, points=points, scoring_images=96))
+    assert "KL over 96 images that did not calibrate" in page
+    assert "<dt>scored on</dt><dd>96 others of them</dd>" in page
+    assert _data(page)["is_held_out"]
+    assert _data(page)["points"][0]["calibration_kl_nats"] == points[0].calibration_kl_nats
+    same = render_page(summary)
+    assert "<dt>scored on</dt><dd>the same images</dd>" in same
+    assert not _data(same)["is_held_out"]
+
+
 def _open(page: Path, profile: Path, fragment: str = "") -> tuple[str, str]:
     """The page after its script ran, without script and style, and what the browser logged."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -135,10 +155,11 @@ def _open(page: Path, profile: Path, fragment: str = "") -> tuple[str, str]:
         (lambda summary: summary, "#%E0%A4%A", "{best}, chosen by the search"),
         (lambda summary: with_points(summary, lambda _: False), "", "No recipe to show"),
         (lambda summary: with_reconstructed(summary), "", "{best}, chosen by the search"),
+        (lambda summary: with_published(summary), "#igq-vit-w4a4", "Recipe: igq-vit 4/4"),
         (lambda _: make_summary(blocks=33, trials=30, labels=False), "#w8a8", "Recipe: w8a8"),
         (_hostile, "#w4a4", "Recipe: &lt;/script&gt;"),
     ],
-    ids=["best", "hash", "bad-hash", "none", "reconstructed", "200-sites", "hostile"],
+    ids=["best", "hash", "bad-hash", "none", "reconstructed", "published", "200-sites", "hostile"],
 )
 def test_the_script_fills_the_page(summary: RunSummary, tmp_path: Path, make: Any, fragment: str, title: str) -> None:
     run: RunSummary = make(summary)
@@ -148,9 +169,9 @@ def test_the_script_fills_the_page(summary: RunSummary, tmp_path: Path, make: An
     heading = re.search(r'<h2 id="recipe-title">(.*?)</h2>', dom)
     assert heading
     assert title.format(best=summary.best.label if summary.best else "") in heading[1]
-    pickable = [point for point in run.points if point.recipe is not None]
+    pickable = [point for point in run.compared if point.recipe is not None]
     assert dom.count('class="point"') == len(pickable)
-    assert dom.count('class="trial"') == len(run.points) - len(pickable)
+    assert dom.count('class="trial"') == len(run.compared) - len(pickable)
     assert dom.count('class="reconstructed"') == len(run.reconstructed)
     section = re.search(r'<section id="reconstructed-section"(.*?)</section>', dom, re.DOTALL)
     assert section

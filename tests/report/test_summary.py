@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from autoq.report import RunSummary
+from tests.report.synthetic import with_published
 
 
 def test_the_baseline_is_the_best_uniform_point_within_the_budget(summary: RunSummary) -> None:
@@ -15,6 +16,20 @@ def test_the_baseline_is_the_best_uniform_point_within_the_budget(summary: RunSu
     assert summary.baseline.id == "w4a4"
     assert replace(summary, budget_bops=summary.budget_bops - 1).baseline is summary.uniform[1]
     assert replace(summary, budget_bops=1).baseline is None
+
+
+def test_the_baseline_is_the_best_of_the_same_width(summary: RunSummary) -> None:
+    named = replace(summary, baseline_bits=(4, 4), budget_bops=summary.budget_bops - 1)
+    assert named.baseline is not None
+    assert named.baseline.id == "w4a4", "though the image at 8 bits costs a little more than the budget"
+    assert replace(summary, baseline_bits=(5, 4)).baseline is summary.baseline, "the space has no such point"
+    run = with_published(summary)
+    assert run.baseline is not None
+    assert run.baseline.label == "igq-vit 4/4"
+    worse = tuple(replace(point, kl_nats=9.0) for point in run.published)
+    assert replace(run, published=worse).baseline is summary.baseline
+    with pytest.raises(ValueError, match="repq-vit-w4a4"):
+        replace(run, published=(*run.published, run.published[0]))
 
 
 @pytest.mark.parametrize("change", [{"kl_nats": math.nan}, {"kl_nats": math.inf}, {"bops": 0}])

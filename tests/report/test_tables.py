@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from autoq.report import RunSummary, pareto_csv, reconstructed_csv, trials_csv
-from tests.report.synthetic import as_dense, with_points, with_reconstructed
+from autoq.report.tables import baselines_csv
+from tests.report.synthetic import as_dense, with_points, with_published, with_reconstructed
 
 
 def test_trials_round_trip_exactly(summary: RunSummary) -> None:
@@ -33,6 +34,16 @@ def test_pareto_lists_the_front_by_cost_with_its_recipes(summary: RunSummary) ->
     assert frame["kl_nats"].is_monotonic_decreasing
     assert frame["id"].tolist() == [point.id for point in summary.front]
     assert frame["recipe_path"].tolist() == [f"recipes/{point.id}.json" for point in summary.front]
+
+
+def test_baselines_are_uniform_points_and_published_methods(summary: RunSummary) -> None:
+    run = with_published(summary)
+    assert (trials_csv(run), pareto_csv(run)) == (trials_csv(summary), pareto_csv(summary)), "they are no trials"
+    frame = pd.read_csv(io.StringIO(baselines_csv(run)), index_col="id")
+    assert frame["bops"].is_monotonic_increasing
+    assert set(frame.index) == {point.id for point in (*run.uniform, *run.published)}
+    assert frame.loc["igq-vit-w4a4", "recipe_path"] == "baselines/igq-vit-w4a4/recipe.json"
+    assert frame.loc["igq-vit-w4a4", "origin"] == "published"
 
 
 def test_reconstructed_recipes_have_a_table_of_their_own(summary: RunSummary) -> None:

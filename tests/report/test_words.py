@@ -8,7 +8,7 @@ from autoq.report import RunSummary
 from autoq.report.words import headline, measured_on, note, reconstruction
 from autoq.tasks import CLASSIFICATION
 from autoq.units import format_bops
-from tests.report.synthetic import as_dense, with_points, with_reconstructed
+from tests.report.synthetic import as_dense, with_points, with_published, with_reconstructed
 
 TOP1 = CLASSIFICATION.main_metric
 
@@ -26,6 +26,18 @@ def test_headline_sets_the_chosen_recipe_against_uniform(summary: RunSummary) ->
     )
     assert note(run, known, "kl_nats").endswith("3.8× less than uniform 4/4")
     assert note(run, known, "metric").endswith("2.7 points above uniform 4/4")
+
+
+def test_headline_names_the_best_baseline_and_what_it_costs(summary: RunSummary) -> None:
+    run = with_published(summary)
+    best, baseline = run.best, run.baseline
+    assert best is not None
+    assert baseline is not None
+    cost = format_bops(baseline.bops)
+    assert f" for igq-vit 4/4 at {cost}, the best of 3 baselines; top-1 " in headline(run)
+    assert note(run, best, "kl_nats").endswith("less than igq-vit 4/4")
+    dear = replace(run, published=run.published[:1])
+    assert " for repq-vit 4/4, the best of 2 baselines; top-1 " in headline(dear), "within the budget"
 
 
 def test_headline_says_so_when_search_won_nothing(summary: RunSummary) -> None:

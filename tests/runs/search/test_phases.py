@@ -44,6 +44,7 @@ def begun(folder: Path, progress: Progress = ignore, *, labelled: bool = True, *
         record = new_record(settings, session, Budget.parse("w4a4"), inputs, fingerprints, None)
         yield SearchRun(
             inputs=inputs,
+            loaded=session,
             bank=bank,
             directory=directory,
             progress=progress,
