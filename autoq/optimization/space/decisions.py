@@ -135,10 +135,12 @@ class ResolvedSpace:
             SpaceError: a decision is missing or unknown, or gets a value that it does not offer.
         """
         self._check(assignment)
-        sites: dict[str, SiteConfig] = {}
-        for plan in self.plans:
-            sites.setdefault(plan.site, {})[plan.operand.name] = plan.config(assignment)
-        return {site: share_basis(self._operands[site], config) for site, config in sites.items()}
+        return {site: self.site_config(site, assignment) for site in self._plans_of}
+
+    def site_config(self, site: str, assignment: Assignment) -> SiteConfig:
+        """Make one site's part of a recipe, in canonical form; the assignment is not checked."""
+        chosen = {plan.operand.name: plan.config(assignment) for plan in self._plans_of[site]}
+        return share_basis(self._operands[site], chosen)
 
     def assignment_for(self, sites: Mapping[str, SiteConfig]) -> dict[str, Any]:
         """Find an assignment that makes the recipe ``sites``: how a recipe becomes a trial.
@@ -207,6 +209,13 @@ class ResolvedSpace:
                 costs = [sum(c.groups + c.hadamard_block - 1 for c in chosen) for chosen in configs]
                 assignment = ways[costs.index(min(costs))]
         return self.sites_for(assignment)
+
+    @cached_property
+    def _plans_of(self) -> dict[str, list[OperandPlan]]:
+        plans: dict[str, list[OperandPlan]] = {}
+        for plan in self.plans:
+            plans.setdefault(plan.site, []).append(plan)
+        return plans
 
     @cached_property
     def _options(self) -> dict[tuple[str, str], tuple[OperandConfig, ...]]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from autoq.optimization.space.decisions import Assignment, Decision, OperandPlan, ResolvedSpace
+from autoq.optimization.space.decisions import Assignment, Decision, ResolvedSpace
 from autoq.recipe import OperandConfig, SiteConfig, hash_sites
 
 IMAGE_BITS = 8
@@ -94,28 +94,27 @@ def has_schemes(space: ResolvedSpace) -> bool:
 
 
 def _with_best_schemes(space: ResolvedSpace, assignment: dict[str, Any], loss: OptionLoss) -> dict[str, Any]:
-    """Improve every choice but bits and groups until none alone lowers the sum of the losses of what it sets."""
-    plans = {(plan.site, plan.operand.name): plan for plan in space.plans}
+    """Improve every choice but bits and groups until none alone lowers the losses of the sites that it touches."""
     open_decisions = [decision for decision in space.decisions if _is_about_schemes(decision)]
     changed = True
     while changed:
         changed = False
         for decision in open_decisions:
-            best = _best_choice(decision, plans, assignment, loss)
+            best = _best_choice(space, decision, assignment, loss)
             changed = changed or best != assignment[decision.name]
             assignment = assignment | {decision.name: best}
     return assignment
 
 
-def _best_choice(
-    decision: Decision, plans: Mapping[tuple[str, str], OperandPlan], assignment: Assignment, loss: OptionLoss
-) -> Any:
+def _best_choice(space: ResolvedSpace, decision: Decision, assignment: Assignment, loss: OptionLoss) -> Any:
     """Return the choice of least loss, the present one where no other is better."""
 
     def total(choice: Any) -> float:
         way = {**assignment, decision.name: choice}
-        return sum(loss(*target, plans[target].config(way)) for target in decision.targets)
+        configs = ((site, space.site_config(site, way)) for site in sites)
+        return sum(loss(site, name, config) for site, operands in configs for name, config in operands.items())
 
+    sites = dict.fromkeys(site for site, _ in decision.targets)
     present = assignment[decision.name]
     return min((present, *(choice for choice in decision.choices if choice != present)), key=total)
 
