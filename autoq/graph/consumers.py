@@ -10,14 +10,8 @@ from torch import Tensor, fx
 
 from autoq.graph.insert import OperandKey
 from autoq.graph.nodes import is_cast, is_move, op_name
+from autoq.graph.probing import BaseProbe, argument_places, numbered_like, reads_shape
 from autoq.graph.trace import TracedModel
-
-_READS_SHAPE = {
-    *("sym_size", "sym_numel", "sym_stride", "new_empty", "new_zeros", "new_ones", "new_full"),
-    *("empty_like", "zeros_like", "ones_like", "full_like"),
-}
-"""Operators to which the values of their arguments do not matter."""
-_READS_SHAPE_OF_SECOND = {"view_as", "reshape_as", "expand_as", "type_as"}
 
 
 def consumers(traced: TracedModel, site: str) -> tuple[OperandKey, ...] | None:
@@ -34,14 +28,14 @@ def consumers(traced: TracedModel, site: str) -> tuple[OperandKey, ...] | None:
     found: set[OperandKey] = set()
     for node in _moved(_node_of(traced, site)):
         for user in node.users:
-            places = list(_places(user, node))
+            places = list(argument_places(user, node))
             if not places:  # deeper in its arguments than sites and moves have theirs
                 return None
             for index, item in places:
                 key = keys.get((user.name, index, item))
                 if key is not None:
                     found.add(key)
-                elif not (_passes_on(user, index, item) or _reads_shape(user, index)):
+                elif not (_passes_on(user, index, item) or reads_shape(user, index)):
                     return None
     return tuple(key for key in traced.edges if key in found)
 
@@ -105,24 +99,11 @@ def _moved(node: fx.Node) -> Iterator[fx.Node]:
             yield from _moved(user)
 
 
-def _places(user: fx.Node, node: fx.Node) -> Iterator[tuple[int, int | None]]:
-    """Where ``node`` stands among the arguments of ``user``: index, and item of a list."""
-    for index, argument in enumerate([*user.args, *user.kwargs.values()]):
-        if argument is node:
-            yield index, None
-        elif isinstance(argument, list | tuple):
-            yield from ((index, item) for item, part in enumerate(argument) if part is node)
-
-
 def _passes_on(user: fx.Node, index: int, item: int | None) -> bool:
     return is_move(user) and (index, item) == (0, None)
 
 
-def _reads_shape(user: fx.Node, index: int) -> bool:
-    return op_name(user) in _READS_SHAPE or (op_name(user) in _READS_SHAPE_OF_SECOND and index == 1)
-
-
-class _ChannelProbe(fx.Interpreter):
+class _ChannelProbe(BaseProbe):
     """Sends the numbers of the channels along the way that each LayerNorm's output takes.
 
     Attributes:
@@ -134,24 +115,13 @@ class _ChannelProbe(fx.Interpreter):
         self.in_order: set[fx.Node] = set()
         self._numbers: dict[fx.Node, Any] = {}
 
-    def run_on_zeros(self) -> None:
-        """Run the model on one image of zeros; what is not a number in its shape is the batch."""
-        inputs = [node.meta["val"] for node in self.module.graph.nodes if node.op == "placeholder"]  # type: ignore[union-attr]
-        images = []
-        for value in inputs:
-            shape = [size if isinstance(size, int) else 1 for size in value.shape]
-            images.append(torch.zeros(shape, dtype=value.dtype, device=value.device))
-        with torch.no_grad():
-            self.run(*images)
-
     def run_node(self, n: fx.Node) -> Any:
         """Run a node, and beside it the same move of the numbers."""
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
         numbers = self._numbers.get(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else None
         if op_name(n) == "linear" and isinstance(numbers, Tensor) and torch.equal(numbers, _numbered(numbers)):
             self.in_order.add(n)
         if numbers is not None and is_move(n):
-            self._numbers[n] = numbers if is_cast(n) else n.target(numbers, *args[1:], **kwargs)  # type: ignore[operator]
+            self._numbers[n] = numbers if is_cast(n) else self.move(n, numbers)
         result = super().run_node(n)
         if op_name(n) == "layer_norm":
             self._numbers[n] = _numbered(result)
@@ -159,5 +129,5 @@ class _ChannelProbe(fx.Interpreter):
 
 
 def _numbered(x: Tensor) -> Tensor:
-    """The number of its channel in place of each value, laid out in memory as ``x`` is, so that it can be viewed."""
-    return torch.empty_like(x, dtype=torch.int32).copy_(torch.arange(x.shape[-1], device=x.device))
+    """Return the number of its channel in place of each value."""
+    return numbered_like(x, torch.arange(x.shape[-1], device=x.device))

@@ -6,16 +6,14 @@ section 3.2. The LayerNorm and the linear layers after it are changed so that fu
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from operator import attrgetter
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from autoq.calibration.capture import run_observed
+from autoq.calibration.transforms.rewriting import BETA, BIAS, GAMMA, WEIGHT, ParameterRewriter, exact, is_constant
 from autoq.errors import CalibrationError
 from autoq.graph.consumers import linears_by_norm
 from autoq.graph.insert import QuantizedModel
@@ -23,11 +21,6 @@ from autoq.graph.nodes import WEIGHT_LAYERS
 from autoq.graph.trace import TracedModel
 from autoq.quantizers._affine import choose_affine_qparams
 from autoq.validation import did_you_mean
-
-_GAMMA, _BETA = 2, 3
-"""Positions of the parameters among the arguments of ``layer_norm``."""
-_WEIGHT, _BIAS = 1, 2
-"""The same for ``linear``."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +112,14 @@ def reparameterize(traced: TracedModel, factors: Mapping[str, ChannelFactors]) -
             depend on the image, or whose factors do not fit.
     """
     rewritable = _rewritable(traced)
-    rewriter = _Rewriter(traced)
+    rewriter = ParameterRewriter(traced)
     for norm, chosen in factors.items():
         if norm not in rewritable:
             raise CalibrationError(_refusal(traced, norm))
         channels = traced.sites_by_name[norm].operand("input").shape[-1]
         _check_factors(norm, chosen, channels)
-        rewriter.rewrite_(norm, rewritable[norm], _exact(chosen.ratio).flatten(), _exact(chosen.offset).flatten())
+        layers = [traced.edges[linear, "input"].node for linear in rewritable[norm]]
+        _rescale_(rewriter, traced.edges[norm, "input"].node, layers, chosen)
     return rewriter.result()
 
 
@@ -158,17 +152,13 @@ def _rewritable(traced: TracedModel) -> dict[str, tuple[str, ...]]:
     def are_constant(site: str, *indices: int) -> bool:
         arguments = nodes[traced.edges[site, "input"].node].args
         parameters = [arguments[index] for index in indices if index < len(arguments)]
-        return all(parameter is None or _is_constant(parameter) for parameter in parameters)
+        return all(parameter is None or is_constant(parameter) for parameter in parameters)
 
     return {
         norm: linears
         for norm, linears in linears_by_norm(traced).items()
-        if are_constant(norm, _GAMMA, _BETA) and all(are_constant(linear, _WEIGHT, _BIAS) for linear in linears)
+        if are_constant(norm, GAMMA, BETA) and all(are_constant(linear, WEIGHT, BIAS) for linear in linears)
     }
-
-
-def _is_constant(argument: object) -> bool:
-    return isinstance(argument, fx.Node) and argument.op == "get_attr"
 
 
 def _refusal(traced: TracedModel, norm: str) -> str:
@@ -191,75 +181,15 @@ def _check_factors(norm: str, factors: ChannelFactors, channels: int) -> None:
         raise CalibrationError(f"LayerNorm {norm!r}: its ratio must be positive, the least is {factors.ratio.min():g}")
 
 
-def _exact(value: Tensor) -> Tensor:
-    """Convert to double precision, so that what is written is rounded once; on the CPU, as not every device has it."""
-    return value.detach().to("cpu", torch.float64)
-
-
-class _Rewriter:
-    """A copy of a traced graph whose sites get new parameters."""
-
-    def __init__(self, traced: TracedModel) -> None:
-        self._traced = traced
-        old = traced.graph_module.graph
-        self._graph = copy.deepcopy(old)
-        self._nodes = {before.name: after for before, after in zip(old.nodes, self._graph.nodes, strict=True)}
-        held = [str(node.target) for node in old.nodes if node.op in ("get_attr", "call_module")]
-        self._held: dict[str, Any] = {name: attrgetter(name)(traced.graph_module) for name in held}
-
-    def rewrite_(self, norm: str, linears: tuple[str, ...], ratio: Tensor, offset: Tensor) -> None:
-        """Change a LayerNorm and the linear layers that read it; both factors of shape (C,)."""
-        node = self._node(norm)
-        gamma, beta = self._parameter(node, _GAMMA), self._parameter(node, _BETA)
-        like = self._parameter(self._node(linears[0]), _WEIGHT) if gamma is None else gamma
-        like = like if beta is None else beta
-        new_gamma = (torch.ones_like(ratio) if gamma is None else _exact(gamma)) / ratio
-        new_beta = (offset if beta is None else _exact(beta) + offset) / ratio
-        self._set_(norm, _GAMMA, new_gamma, like if gamma is None else gamma)
-        self._set_(norm, _BETA, new_beta, like)
-        for linear in linears:
-            weight, bias = (self._parameter(self._node(linear), index) for index in (_WEIGHT, _BIAS))
-            exact = _exact(weight)
-            moved = exact @ offset
-            self._set_(linear, _WEIGHT, exact * ratio, weight)
-            self._set_(
-                linear, _BIAS, -moved if bias is None else _exact(bias) - moved, weight if bias is None else bias
-            )
-
-    def result(self) -> TracedModel:
-        """Return the model with the parameters that were changed."""
-        for node in list(self._graph.nodes):
-            if node.op == "get_attr" and not node.users:
-                self._graph.erase_node(node)
-        self._graph.lint()
-        names = {str(node.target) for node in self._graph.nodes if node.op in ("get_attr", "call_module")}
-        held = {name: value for name, value in self._held.items() if name in names}
-        graph_module = fx.GraphModule(held, self._graph)
-        graph_module.train(self._traced.graph_module.training)
-        edges = {key: replace(edge, node=self._nodes[edge.node].name) for key, edge in self._traced.edges.items()}
-        return replace(self._traced, graph_module=graph_module, edges=edges)
-
-    def _node(self, site: str) -> fx.Node:
-        node: fx.Node = self._nodes[self._traced.edges[site, "input"].node]
-        return node
-
-    def _parameter(self, node: fx.Node, index: int) -> Any:
-        """Return the tensor at an argument, or None where the layer has none."""
-        argument = node.args[index] if index < len(node.args) else None
-        return self._held[str(argument.target)] if isinstance(argument, fx.Node) else None
-
-    def _set_(self, site: str, index: int, value: Tensor, like: Tensor) -> None:
-        """Give a site a parameter of its own, of the type of ``like`` and on its device."""
-        node = self._node(site)
-        value = value.to(like.dtype)
-        if not torch.isfinite(value).all():
-            raise CalibrationError(f"{site}: reparameterized, its parameters overflow {like.dtype}")
-        # Without dots: beside the old parameters, and not among the modules' own.
-        name = f"_reparameterized_{node.name}_{index}"
-        self._held[name] = nn.Parameter(value.to(like.device), requires_grad=like.requires_grad)
-        with self._graph.inserting_before(node):
-            parameter = self._graph.get_attr(name)
-        missing = [None] * (index + 1 - len(node.args))
-        arguments = [*node.args, *missing]
-        arguments[index] = parameter
-        node.args = tuple(arguments)
+def _rescale_(rewriter: ParameterRewriter, norm: str, linears: Sequence[str], factors: ChannelFactors) -> None:
+    """Change the nodes of a LayerNorm and of the linear layers that read it."""
+    ratio, offset = exact(factors.ratio).flatten(), exact(factors.offset).flatten()  # (C,)
+    gamma, beta = rewriter.value(norm, GAMMA), rewriter.value(norm, BETA)
+    rewriter.write_(norm, GAMMA, (torch.ones_like(ratio) if gamma is None else gamma) / ratio, linears[0])
+    rewriter.write_(norm, BETA, (offset if beta is None else beta + offset) / ratio, linears[0])
+    for linear in linears:
+        weight, bias = rewriter.value(linear, WEIGHT), rewriter.value(linear, BIAS)
+        assert weight is not None  # noqa: S101 - of every linear layer
+        moved = weight @ offset
+        rewriter.write_(linear, WEIGHT, weight * ratio)
+        rewriter.write_(linear, BIAS, -moved if bias is None else bias - moved)
