@@ -174,6 +174,7 @@ class Recipe(_Frozen):
         schema_version: version of this file format.
         model: the model this recipe belongs to.
         sites: site name to operand configurations.
+        rotated: channel spaces rotated first, streams and heads, by the matrices of these seeds.
         reparameterized: LayerNorm sites rescaled channel by channel (RepQ-ViT) for these bits; the bank has factors.
         method: the published method that made this recipe, for people to read.
         calibration: what made the quantizer parameters.
@@ -191,6 +192,7 @@ class Recipe(_Frozen):
     schema_version: Literal[1] = SCHEMA_VERSION
     model: ModelReference
     sites: dict[str, SiteConfig]
+    rotated: dict[str, int] = Field(default_factory=dict)
     reparameterized: dict[str, int] = Field(default_factory=dict)
     method: str | None = None
     calibration: CalibrationReference | None = None
@@ -235,6 +237,8 @@ class Recipe(_Frozen):
     def content_hash(self) -> str:
         """SHA-256 of what is quantized and how; equal for recipes that differ only in their records."""
         parts = [hash_sites(self.sites)]
+        if self.rotated:
+            parts.append(json.dumps({"rotated": self.rotated}, sort_keys=True))
         if self.reparameterized:
             parts.append(json.dumps(self.reparameterized, sort_keys=True))
         if self.reconstruction is not None:
@@ -243,11 +247,9 @@ class Recipe(_Frozen):
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, defaults left out of the operands."""
-        document = self.model_dump(exclude={"sites"}, exclude_none=True)
+        document = {k: v for k, v in self.model_dump(exclude={"sites"}, exclude_none=True).items() if v != {}}
         if self.model.pretrained:
             del document["model"]["pretrained"]
-        if not self.reparameterized:
-            del document["reparameterized"]
         if self.calibration is not None:
             for name in ("settings", "scoring_images"):
                 if not document["calibration"][name]:
@@ -256,9 +258,8 @@ class Recipe(_Frozen):
             del document["reconstruction"]["settings"]
         if self.score is not None:
             document["score"] = _score_to_json(document["score"], is_classification=self.task is None)
-        ordered = {key: document[key] for key in ("schema_version", "model")}
-        ordered["sites"] = sites_to_json(self.sites)
-        return ordered | {key: value for key, value in document.items() if key not in ordered}
+        first = {key: document.pop(key) for key in ("schema_version", "model")}
+        return {**first, "sites": sites_to_json(self.sites), **document}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recipe as JSON, one operand a line, atomically."""

@@ -111,6 +111,15 @@ def test_hash_is_of_the_operands_alone() -> None:
     assert make_recipe(sites=recipe.sites | five).content_hash != recipe.content_hash
 
 
+def test_rotations_are_part_of_the_content(tmp_path: Path) -> None:
+    rotated = [make_recipe(rotated={"embed": seed}) for seed in (0, 1)]
+    rescaled = make_recipe(reparameterized={"embed": 0})
+    assert len({recipe.content_hash for recipe in (make_recipe(), rescaled, *rotated)}) == 4
+    rotated[0].save(tmp_path / "a.json")
+    assert Recipe.load(tmp_path / "a.json") == rotated[0]
+    assert '"rotated": {"embed": 0}' in (tmp_path / "a.json").read_text()
+
+
 RECONSTRUCTED = ReconstructionReference(
     file="recipe.safetensors", sha256="cd" * 32, data="digits", images=64, seed=1, iterations=200, importance="aph"
 )

@@ -32,6 +32,7 @@ def search(
     time_limit_seconds: float | None = None,
     calib_images: int = 128,
     observer: str = "mse",
+    rotate: bool = False,
     reparameterize: bool = False,
     second_order: bool = False,
     sampler: str = "progressive",
@@ -76,6 +77,7 @@ def search(
         calib_images: how many of ``images`` calibrate, a seeded subset where it can be chosen. As many others score
             recipes, or as many as there are; where fewer than a quarter, or than 32, are left, the same ones.
         observer: how quantizer ranges are found; ``"fpcs"``, by the error of each layer's output, is the most careful.
+        rotate: rotate channels first, where that can be folded into weights and helps (QuaRot).
         reparameterize: rescale LayerNorm outputs channel by channel first (RepQ-ViT).
         second_order: round weights by the error of each layer's output (GPTQ) rather than to nearest.
         sampler: how recipes are proposed.
@@ -122,6 +124,7 @@ def search(
         "time_limit_seconds": time_limit_seconds,
         "calib_images": calib_images,
         "observer": observer,
+        "rotate": rotate,
         "reparameterize": reparameterize,
         "second_order": second_order,
         "sampler": sampler,

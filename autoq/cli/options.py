@@ -43,6 +43,10 @@ Observer = Annotated[
         "output: fpcs.",
     ),
 ]
+Rotate = Annotated[
+    bool,
+    typer.Option("--rotate/--no-rotate", help="Rotate channels first, where weights can take it up and it helps."),
+]
 Reparameterize = Annotated[
     bool,
     typer.Option("--reparameterize/--no-reparameterize", help="Rescale LayerNorm outputs first, as RepQ-ViT does."),

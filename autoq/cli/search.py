@@ -97,6 +97,10 @@ def search(
             "layer's output: fpcs. [default: mse]",
         ),
     ] = None,
+    rotate: Annotated[
+        bool | None,
+        typer.Option("--rotate/--no-rotate", help="Rotate channels first, where weights can take it up and it helps."),
+    ] = None,
     reparameterize: Annotated[
         bool | None,
         typer.Option("--reparameterize/--no-reparameterize", help="Rescale LayerNorm outputs first, as RepQ-ViT does."),
@@ -150,6 +154,7 @@ def search(
         "sensitivity": sensitivity,
         "baselines": baselines,
         "observer": observer,
+        "rotate": rotate,
         "reparameterize": reparameterize,
         "second_order": second_order,
         "calib_images": calib_images,

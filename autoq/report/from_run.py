@@ -156,7 +156,9 @@ def _settings(record: RunRecord, trials: int) -> dict[str, str]:
         "sampler": settings.sampler,
         "trials": str(trials),
         "seed": str(settings.seed),
-        "range observer": settings.observer + (", reparameterized LayerNorms" if settings.reparameterize else ""),
+        "range observer": settings.observer
+        + (", rotated channels" if settings.rotate else "")
+        + (", reparameterized LayerNorms" if settings.reparameterize else ""),
         "weights rounded": "by layer output (GPTQ)" if settings.second_order else "to nearest",
         "wall time": f"{record.seconds:.0f} s",
         "weights": record.model.weights_sha256[:12] + ("" if record.model.pretrained else " (random)"),

@@ -111,6 +111,7 @@ def _identity(
         "bank_fingerprint": calibrated.bank.fingerprint,
         "images_sha256": images.sha256,
         "blocks": blocks and list(blocks),
+        **({"rotated": dict(calibrated.session.rotated)} if calibrated.session.rotated else {}),
         **asdict(training),
     }
 

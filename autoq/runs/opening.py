@@ -156,7 +156,7 @@ def open_bank(
     directory: str | os.PathLike[str],
     progress: Progress = ignore,
 ) -> tuple[Session, Bank]:
-    """Return the session, its LayerNorms rescaled if that is asked for, and its bank with what a directory has of it.
+    """Return the session, rotated and rescaled if that is asked for, and its bank with what a directory has of it.
 
     The session's task is fitted to the images.
 
@@ -173,6 +173,8 @@ def open_bank(
     """
     observed = ObservedImages(len(images.tensor), progress)
     session = session.fitted(lambda: images)
+    if settings.rotate:
+        session = session.rotated_for(lambda: images, directory)
     if settings.reparameterize:
         norms = dict.fromkeys(rewritable_norms(session.traced), _RESCALED_FOR_BITS)
         session = session.rescaled(norms, lambda: images, directory)

@@ -82,7 +82,7 @@ def find_quantizers(
         images: gives the calibration images, if they are needed.
 
     Returns:
-        The session, its LayerNorms reparameterized if the recipe has that, and the source of its quantizers.
+        The session, rotated and reparameterized as the recipe says, and the source of its quantizers.
 
     Raises:
         RecipeError: files beside the recipe are missing, damaged or another recipe's, or it does not say what it was
@@ -118,6 +118,7 @@ def _read_reconstructed(session: Session, recipe: Recipe) -> tuple[Session, Solv
     """
     assert recipe.reconstruction is not None  # noqa: S101
     path = (recipe.folder or Path()) / recipe.reconstruction.file
+    session = _rotated(session, recipe)
     found = read_operands(path, session.model)
     if found.sha256 != recipe.reconstruction.sha256:
         raise RecipeError(
@@ -129,6 +130,11 @@ def _read_reconstructed(session: Session, recipe: Recipe) -> tuple[Session, Solv
             f"the recipe's sites are not those that {str(path)!r} was reconstructed for: undo the changes, or "
             "reconstruct the recipe again"
         )
+    if found.description.get("rotated", {}) != recipe.rotated:
+        raise RecipeError(
+            f"the recipe's rotations are not those that {str(path)!r} was reconstructed for: undo the changes, or "
+            "reconstruct the recipe again"
+        )
     if found.factors.keys() != recipe.reparameterized.keys():
         raise RecipeError(f"{str(path)!r} has no factors for the recipe's LayerNorms: reconstruct the recipe again")
     try:
@@ -137,14 +143,28 @@ def _read_reconstructed(session: Session, recipe: Recipe) -> tuple[Session, Solv
         raise RecipeError(f"{str(path)!r} does not fit the model: {error}; reconstruct the recipe again") from error
 
 
+def _rotated(session: Session, recipe: Recipe) -> Session:
+    """Return the session with the recipe's rotations.
+
+    Raises:
+        RecipeError: the model has no such space of channels, or it cannot be rotated.
+    """
+    try:
+        return session.rotated_by(recipe.rotated)
+    except CalibrationError as error:
+        raise RecipeError(f"the recipe's rotations do not fit the model: {error}") from error
+
+
 def find_bank(session: Session, recipe: Recipe, images: Callable[[], CalibrationImages]) -> tuple[Session, Bank]:
     """Find a recipe's bank, or make one to be solved from its calibration images; return it and the model.
 
     Raises:
-        RecipeError: the recipe does not say what it was calibrated on, or by settings that do not exist.
+        RecipeError: the recipe does not say what it was calibrated on, or by settings that do not exist, or its
+            rotations do not fit the model.
         RunDirectoryError: the bank's files contradict each other.
     """
     calibration = _calibration_of(recipe)
+    session = _rotated(session, recipe)
     settings = CalibrationSettings.from_json(
         {"observer": calibration.observer, "seed": calibration.seed, **calibration.settings}
     )

@@ -14,6 +14,8 @@ from torch import Tensor
 from autoq.calibration import Bank, CalibrationSettings
 from autoq.calibration.bank.files import read_bank
 from autoq.calibration.transforms.reparameterization import ChannelFactors, observe_factors, reparameterize
+from autoq.calibration.transforms.rotation.choose import choose_rotations
+from autoq.calibration.transforms.rotation.rotate import rotate
 from autoq.errors import ModelError, RecipeError
 from autoq.graph.bases import check_bases
 from autoq.graph.insert import QuantizedModel
@@ -36,6 +38,7 @@ class Session:
         traced: its graph.
         model: the graph with a slot on every operand.
         device: where it runs.
+        rotated: channel spaces that were rotated, and the seeds of their matrices.
         reparameterized: LayerNorm sites that were rescaled, and the bits for which they were.
         factors: by which they were.
         task: what the model's output means.
@@ -46,6 +49,7 @@ class Session:
     traced: TracedModel
     model: QuantizedModel
     device: torch.device
+    rotated: Mapping[str, int] = field(default_factory=dict)
     reparameterized: Mapping[str, int] = field(default_factory=dict)
     factors: Mapping[str, ChannelFactors] = field(default_factory=dict)
     task: BaseTask = CLASSIFICATION
@@ -163,6 +167,37 @@ class Session:
         """Load labelled images; see ``ImageReader.labelled_images``."""
         return self.reader.labelled_images(data, required)
 
+    def rotated_for(
+        self,
+        images: Callable[[], CalibrationImages],
+        bank: str | os.PathLike[str] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Session:
+        """Return the model with the rotations that help on these images; full precision is unchanged up to rounding.
+
+        Args:
+            images: gives the calibration images; one full-precision pass over some of them finds the rotations,
+            bank: unless the bank in this directory names them.
+            progress: called with the number of images of each batch that is observed.
+        """
+        content = None if bank is None else read_bank(bank)
+        described = {} if content is None else content.description
+        if "rotated" in described and described["weights_sha256"] == self.loaded.weights_sha256:
+            return self.rotated_by(described["rotated"])
+        batches = torch.split(images().tensor, choose_batch_size(self.traced))
+        return self.rotated_by(choose_rotations(self.model, batches, progress))
+
+    def rotated_by(self, rotated: Mapping[str, int]) -> Session:
+        """Return the model with channel spaces rotated by the matrices of known seeds, before it is rescaled.
+
+        Raises:
+            CalibrationError: the model has no such space, or it cannot be rotated.
+        """
+        if not rotated:
+            return self
+        traced = rotate(self.traced, rotated)
+        return replace(self, traced=traced, model=QuantizedModel(traced).to(self.device), rotated=dict(rotated))
+
     def rescaled(
         self,
         norms: Mapping[str, int],
@@ -221,11 +256,12 @@ class Session:
             recipe_sites: the recipe that is solved, where ``settings.observer`` solves sites and not operands.
         """
         description = {"weights_sha256": self.loaded.weights_sha256, "images_sha256": images_sha256}
+        changes = {"rotated": dict(self.rotated), "reparameterized": dict(self.reparameterized)}
         return Bank(
             self.model,
             lambda: images().tensor,
             settings,
-            description | ({"reparameterized": dict(self.reparameterized)} if self.reparameterized else {}),
+            description | {key: value for key, value in changes.items() if value},
             batch_size=choose_batch_size(self.traced),
             factors=self.factors,
             recipe_sites=recipe_sites,

@@ -22,6 +22,7 @@ class CalibrationChoices(BaseModel):
         space: name of a shipped search space, or the path of a TOML file.
         observer: how quantizer ranges are chosen; ``fpcs``, by the error of each layer's output, is the most careful
             one and takes longest.
+        rotate: whether channels are rotated first, where that can be folded into weights and helps.
         reparameterize: whether LayerNorm outputs are rescaled channel by channel first (RepQ-ViT).
         second_order: whether weights are rounded by the error of each layer's output (GPTQ) rather than to nearest.
         calib_images: images to calibrate on; a search scores on as many others, if there are.
@@ -38,6 +39,7 @@ class CalibrationChoices(BaseModel):
     data: str = "digits"
     space: str = "vit_w2-8"
     observer: str = "mse"
+    rotate: bool = False
     reparameterize: bool = False
     second_order: bool = False
     calib_images: int = Field(default=128, ge=1)

@@ -217,16 +217,19 @@ def test_what_is_not_finite_is_an_error(
 
 @pytest.fixture(scope="module")
 def reconstructed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a reconstructed recipe of rescaled LayerNorms, not to be written to."""
+    """A folder with a reconstructed recipe of a rotated model with rescaled LayerNorms, not to be written to."""
     folder = tmp_path_factory.mktemp("reconstructed")
     method, bits = create_method("repq-vit"), BitWidths(3, 3, 3)
     session = small_session()
     images = session.calibration_images("digits", 16, 0)
     sites, norms = method.sites(session.traced, bits), method.reparameterized(session.traced, bits)
-    session = session.rescaled(norms, lambda: images)
+    rotated = {"patch_embed.proj": 3, "blocks.0.attn.qk": 0, "blocks.1.attn.av": 5}
+    session = session.rotated_by(rotated).rescaled(norms, lambda: images)
     bank = session.bank(lambda: images, images.sha256, method.settings(0), recipe_sites=sites)
     calibration = session.calibration_reference(images, bank)
-    recipe = Recipe(model=session.reference, sites=sites, reparameterized=norms, calibration=calibration)
+    recipe = Recipe(
+        model=session.reference, sites=sites, rotated=rotated, reparameterized=norms, calibration=calibration
+    )
     training = ReconstructionSettings(iterations=2, batch=8, importance_images=8)
     finish_recipe(CalibratedRecipe(session, bank, recipe, images), images, folder, training)
     return folder
@@ -278,6 +281,11 @@ def test_reconstructed_weights_that_are_refused(reconstructed: Path, tmp_path: P
     assert "the recipe's sites are not those" in refusal(recipe.model_copy(update={"sites": sites}), tmp_path)
     message = refusal(recipe.model_copy(update={"reparameterized": {}}), tmp_path)
     assert "LayerNorms" in message
+    message = refusal(recipe.model_copy(update={"rotated": recipe.rotated | {"blocks.0.attn.qk": 1}}), tmp_path)
+    assert "the recipe's rotations are not those" in message
+    message = refusal(recipe.model_copy(update={"rotated": {"blocks.0.attn.qkk": 0}}), tmp_path)
+    assert "the recipe's rotations do not fit the model: the model has no channels 'blocks.0.attn.qkk'" in message
+    assert "Did you mean 'blocks.0.attn.qk'?" in message
 
 
 @pytest.mark.usefixtures("_traced_once")

@@ -135,6 +135,13 @@ def test_a_bank_is_kept_and_reparameterized_ones_are_others(tmp_path: Path) -> N
     _, second_order = open_bank(session, images, settings(second_order=True), tmp_path / "another")
     assert second_order.settings.second_order
     assert second_order.fingerprint not in (bank.fingerprint, other.fingerprint)
+    rotated, third = open_bank(session, images, settings(reparameterize=True, rotate=True), tmp_path / "third")
+    assert "blocks.0.attn.qk" in rotated.rotated
+    assert rotated.reparameterized == rescaled.reparameterized
+    assert third.description["rotated"] == rotated.rotated
+    assert not torch.equal(
+        rotated.factors["blocks.0.norm1"].ratio, rescaled.factors["blocks.0.norm1"].ratio
+    )  # of what the rotated model has there
     with pytest.raises(RunDirectoryError, match=r"stale: it differs in .*images_sha256"):
         open_bank(session, session.calibration_images("digits", IMAGES, 1), choices, tmp_path / "bank")
 

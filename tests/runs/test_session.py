@@ -82,6 +82,34 @@ def test_reparameterized_layer_norms_change_the_graph_alone() -> None:
     )
 
 
+def test_rotations_change_the_graph_alone(tmp_path: Path) -> None:
+    session = small_session()
+    images = session.calibration_images("digits", 8, 0)
+    assert session.rotated_by({}) is session
+    seen: list[int] = []
+    rotated = session.rotated_for(lambda: images, progress=seen.append)
+    assert sum(seen) == 8
+    assert "patch_embed.proj" in rotated.rotated
+    site = "blocks.0.attn.qkv"
+    assert not torch.equal(rotated.traced.weight(site), session.traced.weight(site))
+    with torch.inference_mode():
+        assert torch.allclose(rotated.model.run(images.tensor)[0], session.model.run(images.tensor)[0], atol=1e-4)
+    assert torch.equal(session.rotated_by(rotated.rotated).traced.weight(site), rotated.traced.weight(site))
+    banks = [each.bank(lambda: images, images.sha256, SETTINGS) for each in (session, rotated)]
+    assert banks[1].description == banks[0].description | {"rotated": rotated.rotated}
+    banks[1].solve_all([("head", "input", OperandConfig(scheme="uniform", bits=4))])
+    banks[1].save(tmp_path)
+
+    def not_needed() -> CalibrationImages:
+        raise AssertionError("the bank names the rotations")
+
+    assert session.rotated_for(not_needed, tmp_path).rotated == rotated.rotated
+    both = rotated.rescaled({"blocks.0.norm1": 4}, lambda: images)
+    assert both.rotated == rotated.rotated
+    with torch.inference_mode():
+        assert torch.allclose(both.model.run(images.tensor)[0], session.model.run(images.tensor)[0], atol=1e-4)
+
+
 def test_factors_are_read_from_a_bank(tmp_path: Path) -> None:
     session = small_session()
     images = session.calibration_images("digits", 8, 0)

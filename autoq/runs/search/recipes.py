@@ -82,6 +82,7 @@ class RecipeWriter:
         Recipe(
             model=self.session.reference,
             sites=self.bank.resolve(self.space.sites_for(trial.assignment)),
+            rotated=dict(self.session.rotated),
             reparameterized=dict(self.session.reparameterized),
             calibration=self.calibration,
             cost=trial.cost,

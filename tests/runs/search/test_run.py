@@ -353,7 +353,13 @@ def test_phases_come_in_order(tmp_path: Path) -> None:
 def test_layer_output_search_on_reparameterized_layer_norms(tmp_path: Path) -> None:
     """The recipes of such a run say so, and are measured again from their bank, and without it, to the same score."""
     (tmp_path / "mlp.toml").write_text(MLP_SPACE)
-    changes = {"space": str(tmp_path / "mlp.toml"), "observer": "fpcs", "reparameterize": True, "budget_bops": "4G"}
+    changes = {
+        "space": str(tmp_path / "mlp.toml"),
+        "observer": "fpcs",
+        "rotate": True,
+        "reparameterize": True,
+        "budget_bops": "4G",
+    }
     settings = small_settings(tmp_path, **changes, trials=4)
     with pytest.raises(KeyboardInterrupt):
         run_search(settings, tmp_path / "run", interrupt_at(PHASES["search"][0], 2))
@@ -361,6 +367,7 @@ def test_layer_output_search_on_reparameterized_layer_norms(tmp_path: Path) -> N
     path = Path(result.front[-1].recipe)
     recipe = Recipe.load(path)
     assert recipe.reparameterized["blocks.0.norm2"] == 8
+    assert "blocks.0.attn.av" in recipe.rotated
     assert recipe.calibration is not None
     assert recipe.calibration.observer == "fpcs"
     assert recipe.score is not None
