@@ -31,8 +31,8 @@ class CalibrationSettings:
         sample_elements: values kept per operand, about; bounds memory.
         bins: resolution of the histograms on which squared errors are computed.
         seed: chooses which tokens are kept.
-        second_order: whether weights with affine schemes are rounded by the error of their layer's output (GPTQ) once
-            their scales are chosen, rather than to nearest.
+        second_order: whether weights on equally spaced grids are rounded by the error of their layer's output (GPTQ)
+            once their scales are chosen, rather than to nearest; up to 4 bits, scales are then improved too.
         fpcs: of the progressive search; see :class:`FpcsSettings`.
 
     Raises:

@@ -18,13 +18,11 @@ from autoq.calibration.capture import OperandSample, capture
 from autoq.calibration.fpcs.output_search import solve_jobs
 from autoq.calibration.observers import OBSERVERS
 from autoq.calibration.second_order.gram import capture_grams, gram_groups
-from autoq.calibration.second_order.rounding import InverseFactor
-from autoq.calibration.second_order.weights import round_weight
+from autoq.calibration.second_order.weights import LayerRounding, is_rounded
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers import OperandSolver
 from autoq.calibration.threads import in_threads
 from autoq.errors import CalibrationError
-from autoq.graph.bases import has_grid
 from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.quantizers import BaseQuantizer
 from autoq.recipe import SiteConfig
@@ -93,7 +91,7 @@ class OptionSolver:
         """Return the sites whose weights are rounded by their Gram matrices, as many together as fit into memory."""
         if not self.settings.second_order:
             return []
-        sites = dict.fromkeys(site for site, operand, config in options if operand == "weight" and has_grid(config))
+        sites = dict.fromkeys(site for site, operand, config in options if operand == "weight" and is_rounded(config))
         if sites.keys() <= self._grams.keys():
             return [list(sites)] if sites else []
         return gram_groups(self.model, sites, _GRAM_BYTES)
@@ -117,12 +115,10 @@ class OptionSolver:
         weights = [key for key in solved if key[0] in self._grams and key[1] == "weight"]
         if not weights:
             return found
-        gram, weight = self._grams[weights[0][0]], self.model.traced.weight(*weights[0][:2])
-        factor = InverseFactor.of_gram(gram)
+        layer = LayerRounding(self.model.traced.weight(*weights[0][:2]), self._grams[weights[0][0]])
         for key in weights:
-            codes = round_weight(weight, solved[key], gram, factor)
-            if codes is not None:
-                found[key] = SolvedOption(solved[key], pack_codes(codes, key[2].bits))
+            if (rounded := layer.round(solved[key])) is not None:
+                found[key] = SolvedOption(rounded.quantizer, pack_codes(rounded.codes, key[2].bits))
         return found
 
     def _solve_by_operand(self, options: Sequence[SolvedKey], workers: int) -> Solved:

@@ -5,7 +5,7 @@ Frantar et al., "OPTQ: Accurate Quantization for Generative Pre-trained Transfor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,14 +25,10 @@ class InverseFactor:
     Attributes:
         order: channels, in the order in which their weights are rounded, of shape (channels,).
         upper: U, upper triangular with UᵀU = (XᵀX + λI)⁻¹, channels in that order, of shape (channels, channels).
-        damping: λ as a share of the mean diagonal of XᵀX.
-        turned: (X B)ᵀ(X B) and its factor for the bases B in which weights have been rounded, by ``basis_block``.
     """
 
     order: Tensor
     upper: Tensor
-    damping: float = DAMPING
-    turned: dict[int, tuple[Tensor, InverseFactor]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of_gram(cls, gram: Tensor, damping: float = DAMPING) -> InverseFactor:
@@ -68,7 +64,7 @@ class InverseFactor:
             if not failed:
                 upper = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True).float()
                 if bool(torch.isfinite(upper).all()):
-                    return cls(order, upper, damping)
+                    return cls(order, upper)
             damping = max(10 * damping, 1e-6)
 
 

@@ -1,79 +1,128 @@
-"""Codes of a quantized weight by the squared error of its layer's output."""
+"""Codes of quantized weights by the squared error of their layer's output."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from autoq.calibration.second_order.descent import descend, refit_scale
 from autoq.calibration.second_order.rounding import InverseFactor, round_to_grid
-from autoq.quantizers import BaseQuantizer
+from autoq.graph.bases import has_grid
+from autoq.quantizers import BaseQuantizer, UniformQuantizer, create_quantizer
 from autoq.quantizers.granularity import expand_groups
+from autoq.recipe import OperandConfig
 
 _MOST_BITS = 8
 """Wider codes are rounded to nearest: there is nothing to gain."""
+_MOST_REFINED_BITS = 4
+"""Above, what refining gains does not show in a model's predictions."""
+_REFINEMENTS = 2
+"""Turns of scales and codes."""
 
 
-@torch.no_grad()
-def round_weight(weight: Tensor, quantizer: BaseQuantizer, gram: Tensor, factor: InverseFactor) -> Tensor | None:
-    """Round a weight with second-order information, on the grid that its quantizer has been given.
+def is_rounded(config: OperandConfig) -> bool:
+    """Tell whether weights at an option are rounded here: those on equally spaced grids, of at most 8 bits."""
+    return has_grid(config) and config.bits <= _MOST_BITS
 
-    A weight that is quantized in another basis is rounded there: W B, by the Gram matrix of X B.
 
-    Each output channel keeps what it loses less by, tr((W − Ŵ) XᵀX (W − Ŵ)ᵀ) deciding between this rounding and
-    rounding to nearest.
+@dataclass(frozen=True)
+class RoundedWeight:
+    """A weight whose codes are not the nearest ones.
 
-    Args:
-        weight: of shape (outputs, inputs, ...), a linear layer's or a convolution's.
-        quantizer: of the weight.
-        gram: XᵀX of the layer's inputs, of shape (channels, channels), where channels are all elements of the weight
-            that belong to one output.
-        factor: of the same matrix; keeps what other bases make of both.
-
-    Returns:
-        Codes (uint8) of the weight's shape; None where rounding to nearest is as good for every channel, for schemes
-        without a grid, and above 8 bits.
+    Attributes:
+        quantizer: that was given, or one with better scales.
+        codes: uint8, of the weight's shape.
     """
-    grid = _grid(quantizer, weight) if quantizer.config.bits <= _MOST_BITS else None
-    if grid is None:
-        return None
-    rows = quantizer.to_basis(weight.float()).flatten(1)  # (outputs, channels), as all that follow
-    gram, factor = _in_basis(quantizer, weight, gram, factor)
-    most = torch.full((len(rows), 1), 2.0**quantizer.config.bits - 1, device=rows.device)
-    codes = round_to_grid(rows, *grid, most, factor).to(torch.int32)
-    nearest = quantizer.quantize(weight).flatten(1)
-    value, nearest_value = ((each - grid[1]) * grid[0] for each in (codes, nearest))
+
+    quantizer: BaseQuantizer
+    codes: Tensor
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What rounding has to know of a layer in one basis: weight (outputs, channels), Gram matrix, its factor."""
+
+    weight: Tensor
+    gram: Tensor
+    factor: InverseFactor
+
+
+class LayerRounding:
+    """Rounds a layer's weight on many grids, which share what depends on its inputs alone."""
+
+    def __init__(self, weight: Tensor, gram: Tensor) -> None:
+        """Round nothing yet.
+
+        Args:
+            weight: of shape (outputs, inputs, ...), a linear layer's or a convolution's.
+            gram: XᵀX of the layer's inputs, of shape (channels, channels), where channels are all elements of the
+                weight that belong to one output.
+        """
+        self._weight, self._gram = weight, gram
+        self._inputs: dict[int, _Inputs] = {}
+
+    @torch.no_grad()
+    def round(self, quantizer: BaseQuantizer) -> RoundedWeight | None:
+        """Round the weight on the grid of its quantizer, by tr((W − Ŵ) XᵀX (W − Ŵ)ᵀ).
+
+        A weight that is quantized in another basis is rounded there: W B, by the Gram matrix of X B.
+
+        Each output channel starts from the codes that lose less, those of this rounding or the nearest. With up to 4
+        bits, codes and (one an output channel, or one in all) scales are then improved in turns. No output channel
+        loses more than by rounding to nearest; with one scale in all, the layer does not.
+
+        Returns:
+            None where rounding to nearest is as good, and for options that :func:`is_rounded` denies.
+        """
+        grid = quantizer.code_grid() if is_rounded(quantizer.config) else None
+        if grid is None:
+            return None
+        inputs = self._inputs_for(quantizer)
+        scale, zero_point = (self._rows(each, quantizer) for each in grid)
+        most = torch.full((len(inputs.weight), 1), 2.0**quantizer.config.bits - 1, device=scale.device)
+        codes = round_to_grid(inputs.weight, scale, zero_point, most, inputs.factor)
+        nearest = quantizer.quantize(self._weight).flatten(1).float()
+        codes = _better(inputs, scale, zero_point, codes, nearest)
+        if quantizer.config.bits <= _MOST_REFINED_BITS:
+            codes = descend(inputs.weight, codes, scale, zero_point, most, inputs.gram)
+            has_scales = isinstance(quantizer, UniformQuantizer) and scale.shape[1] == 1
+            own = grid[0].flatten(1)  # (outputs, 1), or (1, 1) where all share one
+            for _ in range(_REFINEMENTS if has_scales else 0):
+                own = refit_scale(inputs.weight, codes, own, zero_point[: len(own)], inputs.gram)
+                qparams = quantizer.qparams() | {"scale": own.view_as(grid[0])}
+                quantizer = create_quantizer(quantizer.config, quantizer.layout, qparams)
+                scale = own.expand(len(zero_point), 1)
+                codes = descend(inputs.weight, codes, scale, zero_point, most, inputs.gram)
+        elif torch.equal(codes, nearest):
+            return None
+        return RoundedWeight(quantizer, codes.view(self._weight.shape).to(torch.uint8))
+
+    def _inputs_for(self, quantizer: BaseQuantizer) -> _Inputs:
+        """Return weight and Gram matrix in the basis of the quantizer's codes: W B, and Bᵀ XᵀX B."""
+        axis = quantizer.layout.summed_axis
+        block = 1 if axis is None else quantizer.basis_block(quantizer.config, self._weight.shape[axis])
+        if block not in self._inputs:
+            gram = self._gram
+            for _ in range(2 if block > 1 else 0):  # G B, then (G B)ᵀ B = Bᵀ G B
+                gram = quantizer.to_basis(gram.reshape(-1, *self._weight.shape[1:])).flatten(1).t()
+            weight = quantizer.to_basis(self._weight.float()).flatten(1)
+            self._inputs[block] = _Inputs(weight, gram, InverseFactor.of_gram(gram))
+        return self._inputs[block]
+
+    def _rows(self, parameter: Tensor, quantizer: BaseQuantizer) -> Tensor:
+        """Bring a parameter of the grid to shape (outputs, channels), or (outputs, 1) where rows share one."""
+        weight, axis = self._weight, quantizer.layout.group_axis
+        if parameter[0].numel() == 1:
+            return parameter.flatten(1).expand(len(weight), 1)
+        assert axis is not None  # noqa: S101 - only groups vary within an output channel
+        return expand_groups(parameter, weight.shape[axis], axis).expand_as(weight).flatten(1)
+
+
+def _better(inputs: _Inputs, scale: Tensor, zero_point: Tensor, codes: Tensor, nearest: Tensor) -> Tensor:
+    """Choose for each row the codes with less error, the nearest if it is the same."""
+    value, other = ((each - zero_point) * scale for each in (codes, nearest))
     # The difference of the two errors, as (a − b) G (a + b)ᵀ = aGaᵀ − bGbᵀ for symmetric G.
-    change = (((value - nearest_value) @ gram) * (value + nearest_value - 2 * rows)).sum(1, keepdim=True)
-    is_better = change < 0  # (outputs, 1)
-    if not bool(is_better.any()):
-        return None
-    return torch.where(is_better, codes, nearest).view(weight.shape).to(torch.uint8)
-
-
-def _grid(quantizer: BaseQuantizer, weight: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return scale and zero point, each of shape (outputs, channels) or (outputs, 1); None for other schemes."""
-    grid = quantizer.code_grid()
-    if grid is None:
-        return None
-    scale, zero_point = grid
-    if scale[0].numel() == 1:
-        return tuple(each.flatten(1).expand(len(weight), 1) for each in (scale, zero_point))  # type: ignore[return-value]
-    axis = quantizer.layout.group_axis
-    assert axis is not None  # noqa: S101 - only groups vary within an output channel
-    spread = (expand_groups(each, weight.shape[axis], axis).expand_as(weight).flatten(1) for each in grid)
-    return tuple(spread)  # type: ignore[return-value]
-
-
-def _in_basis(
-    quantizer: BaseQuantizer, weight: Tensor, gram: Tensor, factor: InverseFactor
-) -> tuple[Tensor, InverseFactor]:
-    """Return the Gram matrix of the inputs in the basis of a weight's codes, and its factor."""
-    axis = quantizer.layout.summed_axis
-    block = 1 if axis is None else quantizer.basis_block(quantizer.config, weight.shape[axis])
-    if block == 1:
-        return gram, factor
-    if block not in factor.turned:
-        for _ in range(2):  # G B, then (G B)ᵀ B = Bᵀ G B
-            gram = quantizer.to_basis(gram.reshape(-1, *weight.shape[1:])).flatten(1).t()
-        factor.turned[block] = gram, InverseFactor.of_gram(gram, factor.damping)
-    return factor.turned[block]
+    change = (((value - other) @ inputs.gram) * (value + other - 2 * inputs.weight)).sum(1, keepdim=True)
+    return torch.where(change < 0, codes, nearest)

@@ -92,7 +92,7 @@ def test_second_order_weights_need_one_pass_for_all_that_fit_into_memory(
 def test_second_order_codes_of_a_recipes_site(model: QuantizedModel) -> None:
     """The scales are those that are found together with the input's."""
     fpcs = FpcsSettings(rounds=1)
-    site = {"input": uniform(2), "weight": uniform(2, granularity="channel")}
+    site = {"input": uniform(5), "weight": uniform(5, granularity="channel")}
     options = [("fc1", operand, config) for operand, config in site.items()]
     nearest, rounded = (
         Watched(model, CalibrationSettings(observer="fpcs", fpcs=fpcs, second_order=order), {"fc1": site}).solve(
