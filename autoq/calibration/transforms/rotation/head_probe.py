@@ -121,7 +121,7 @@ class HeadProbe(BaseProbe):
         if op_name(n) == "linalg_vector_norm" and first and args[1] == 2 and len(args[2] or ()) == 1:
             self._require_whole(channels, [vectors_along(channels, args[2][0])])
             return source
-        if op_name(n) == "mul" or (op_name(n) == "div" and first):
+        if op_name(n) == "mul" or (op_name(n) == "div" and first and not n.kwargs):  # one that does not round
             return source if self._scale(n, source, args[1 if first else 0], result) else None
         return None
 

@@ -207,6 +207,8 @@ class StreamProbe(BaseProbe):
         is_division = op_name(n) == "div"
         if place is None or place.norms or self._place(other) is not None or (is_division and index == 1):
             return None
+        if n.kwargs:  # a division that rounds
+            return None
         if not isinstance(factor, Tensor) or factor.ndim < -place.axis or factor.shape[place.axis] == 1:
             return place  # a number, or one for each token
         scale = None if is_division else self._layer_scale(n, index, place, _common_shape(args))
@@ -246,7 +248,7 @@ class StreamProbe(BaseProbe):
             return place if place.axis == _POOLS[name] else None
         if len(args) < 2 or not args[1]:
             return None
-        ndim, keepdim = args[0].ndim, len(args) > 2 and args[2]
+        ndim, keepdim = args[0].ndim, n.kwargs.get("keepdim", len(args) > 2 and args[2])
         dims = {dim % ndim for dim in args[1]}
         axis = place.axis % ndim
         if axis in dims:

@@ -28,6 +28,10 @@ def scaled(q: Tensor, k: Tensor, v: Tensor) -> Heads:
     return 2 * q / 3, k * 0.5, -1 * v
 
 
+def rounded(q: Tensor, k: Tensor, v: Tensor) -> Heads:
+    return torch.div(q, 0.5, rounding_mode="floor"), k, v
+
+
 def normalized(q: Tensor, k: Tensor, v: Tensor) -> Heads:
     """Cosine attention."""
     return F.normalize(q, dim=-1), F.normalize(k, dim=-1), v
@@ -63,6 +67,7 @@ def turned(q: Tensor, k: Tensor, v: Tensor) -> Heads:
 
 CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "scaled by numbers": ({"attended": scaled}, ALL),
+    "rounded queries": ({"attended": rounded}, (STREAM, AV)),
     "cosine attention": ({"attended": normalized}, ALL),
     "norms across heads": ({"attended": normalized_across_heads}, (STREAM, AV)),
     "a temperature for each head": ({"attended": temperatures}, ALL),
