@@ -15,7 +15,8 @@ from autoq.calibration.transforms.rotation.spaces import LayerChannels
 from autoq.graph.nodes import WEIGHT_LAYERS, is_cast, is_move, op_name
 from autoq.graph.probing import BaseProbe, argument_places, numbered_like, reads_shape
 
-_PRODUCTS = {"matmul", "bmm", "baddbmm"}
+_PRODUCTS = {"matmul": (0, 1), "bmm": (0, 1), "baddbmm": (1, 2)}
+"""Where a product's operands stand among its arguments."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class HeadProbe(BaseProbe):
                 self._read(n, source, channels)
         if op_name(n) in WEIGHT_LAYERS:
             self._start(n, args, result)
-        elif op_name(n) in _PRODUCTS:
+        elif op_name(n) in ("matmul", "bmm"):  # to which nothing is added
             self._multiply(n, result)
         return result
 
@@ -118,8 +119,8 @@ class HeadProbe(BaseProbe):
             moved = channels.numbers if is_cast(n) else self.move(n, channels.numbers)
             self._channels[n] = replace(channels, numbers=moved)
             return source
-        if op_name(n) == "linalg_vector_norm" and first and args[1] == 2 and len(args[2] or ()) == 1:
-            self._require_whole(channels, [vectors_along(channels, args[2][0])])
+        if op_name(n) == "linalg_vector_norm" and first and len(args) > 2 and args[1] == 2 and args[2]:
+            self._require_whole(channels, [vectors_along(channels, args[2][0])] if len(args[2]) == 1 else [])
             return source
         if op_name(n) == "mul" or (op_name(n) == "div" and first and not n.kwargs):  # one that does not round
             return source if self._scale(n, source, args[1 if first else 0], result) else None
@@ -146,7 +147,7 @@ class HeadProbe(BaseProbe):
 
     def _multiply(self, n: fx.Node, result: Tensor) -> None:
         """Let a product's result be channels of its own: those of the operand that its vectors are made of."""
-        left, right = (n.args[index] for index in _indices(n))
+        left, right = n.args[:2]
         for node, kept in ((right, -1), (left, -2)):
             channels = self._channels.get(node)  # type: ignore[arg-type]
             table = None if channels is None else vectors_along(channels, kept)
@@ -172,9 +173,11 @@ def find_head_space(probe: HeadProbe, product: fx.Node) -> HeadChannels | None:
         product: a node of two activations.
 
     Returns:
-        The vectors; None if something else reads them too.
+        The vectors; None if something else reads them too, or the product is of another kind.
     """
-    left, right = _indices(product)
+    if op_name(product) not in _PRODUCTS:
+        return None
+    left, right = _PRODUCTS[op_name(product)]
     queries, keys = _written(probe, product, left, -1), _written(probe, product, right, -2)
     if queries is not None and keys is not None:
         return HeadChannels((queries, keys), (), (("lhs", -1), ("rhs", -2)))
@@ -197,7 +200,7 @@ def vectors_along(channels: Channels, axis: int) -> Tensor | None:
         Shape (vectors, width), numbers of channels; None if a vector has channels of several tokens, or a channel is in
         several vectors or at several places of them.
     """
-    if not isinstance(channels.numbers, Tensor):
+    if not isinstance(channels.numbers, Tensor) or channels.numbers.ndim < 2:
         return None
     vectors = _vectors(channels, axis)
     tokens = vectors // channels.channels
@@ -222,11 +225,6 @@ def _which(vectors: Tensor, table: Tensor) -> Tensor:
     row = torch.zeros(int(table.max()) + 1, dtype=torch.int64, device=table.device)
     row[table[:, 0]] = torch.arange(len(table), device=table.device)
     return row[vectors[:, 0]]
-
-
-def _indices(product: fx.Node) -> tuple[int, int]:
-    """Return where a product's operands stand among its arguments."""
-    return (1, 2) if op_name(product) == "baddbmm" else (0, 1)
 
 
 def _written(probe: HeadProbe, product: fx.Node, index: int, axis: int) -> LayerChannels | None:

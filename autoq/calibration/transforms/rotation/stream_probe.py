@@ -211,7 +211,8 @@ class StreamProbe(BaseProbe):
             return None
         if not isinstance(factor, Tensor) or factor.ndim < -place.axis or factor.shape[place.axis] == 1:
             return place  # a number, or one for each token
-        scale = None if is_division else self._layer_scale(n, index, place, _common_shape(args))
+        is_scale = not is_division and args[index].shape == _common_shape(args)
+        scale = self._layer_scale(n, index, place, args[index].shape) if is_scale else None
         if scale is None:
             return None
         self.streams.scales.append((place.stream, scale))

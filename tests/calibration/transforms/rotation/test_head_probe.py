@@ -106,6 +106,18 @@ class Transposed(nn.Module):
         return self.proj(torch.bmm(self.v(x).mT, scores.mT).mT)
 
 
+class Added(Transposed):
+    """What is added to a product is not rotated with it; products of a matrix and a vector have no heads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.baddbmm(torch.linspace(0, 1, 6).expand(1, 8, 6).to(x), x @ x.mT, self.v(x))
+        return self.proj(y) + (self.q(x) @ self.k(x)[0, 0])[..., None]
+
+
+def test_sums_of_products_are_no_channels() -> None:
+    assert_rotatable(traced(Added()), ())
+
+
 def test_products_of_any_kind() -> None:
     model = traced(Transposed())
     names = tuple(site.name for site in model.sites if site.op == "bmm")

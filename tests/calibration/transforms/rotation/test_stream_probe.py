@@ -37,6 +37,10 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a nonlinear stream": ({"embedded": F.gelu}, HEADS_ALONE),
     "a product of streams": ({"embedded": lambda x: x * x}, HEADS_ALONE),
     "a shuffled stream": ({"embedded": lambda x: x.flip(-1)}, HEADS_ALONE),
+    "factors for each channel of each token": (
+        {"embedded": lambda x: x[:, :1] * torch.linspace(1, 2, WIDTH).expand(8, WIDTH).to(x)},
+        HEADS_ALONE,
+    ),
     "a rounded stream": ({"embedded": lambda x: torch.div(x, 0.5, rounding_mode="floor")}, HEADS_ALONE),
     "a pooled map": (
         {"final": lambda x: x.transpose(1, 2).unflatten(2, (3, 3)).mean((2, 3), keepdim=True).flatten(1)},
