@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from autoq.units import format_digits, format_kl
+from autoq.units import format_digits, format_kl, format_seconds
 
 if TYPE_CHECKING:
     from autoq.events import BlockAdvanced, BlockFinished, Event
@@ -52,6 +52,7 @@ class RunDisplay:
         self._task: TaskID | None = None
         self._tasks: dict[str, TaskID] = {}
         self._totals: dict[str, int | None] = {}
+        self._first: dict[str, tuple[int, float]] = {}
         self._last_line = 0.0
 
     def __enter__(self) -> Self:
@@ -83,11 +84,14 @@ class RunDisplay:
             name, unit = _LOSSES.get(event.proxy, (event.proxy, ""))
             best = "none yet" if event.best_loss is None else f"{format_kl(event.best_loss)}{unit}"
             left = "" if event.seconds_left is None else f", {event.seconds_left:.0f} s left"
+            if event.seconds_after:
+                left += f", then about {format_seconds(event.seconds_after)} of accuracy"
             detail = f"best {name} within budget {best}, front {event.front_size}{left}"
             self._advance("search", event.done, event.total, detail)
 
     def _start(self, phase: str, total: int | None, detail: str) -> None:
         self._totals[phase] = total
+        self._first.pop(phase, None)
         if phase != "capture":  # which interrupts calibration, whose bar is not done yet
             self._finish_bar()
         if self._live:
@@ -97,9 +101,13 @@ class RunDisplay:
 
     def _advance(self, phase: str, done: int, total: int | None, detail: str) -> None:
         count = f"{done}/{total}" if total else str(done)
+        first, since = self._first.setdefault(phase, (done, time.monotonic()))
         if phase in self._tasks:
             self._bars.update(self._tasks[phase], completed=done, total=total, count=count, detail=detail)
         elif not self._live and (done == total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES):
+            if total and first < done < total:  # on a terminal, a column of its own says so
+                seconds = (time.monotonic() - since) * (total - done) / (done - first)
+                count += f", about {format_seconds(seconds)} more"
             self._line(f"{_NAMES[phase]} {count}{f': {detail}' if detail else ''}")
 
     def _advance_block(self, event: BlockAdvanced) -> None:

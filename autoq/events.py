@@ -54,8 +54,9 @@ class TrialFinished:
         total: trials asked for.
         best_loss: least loss within the budget so far, or None.
         front_size: non-dominated recipes within the budget so far.
-        seconds_left: until the time limit, or None.
+        seconds_left: until nothing more is proposed, or None without a time limit.
         proxy: what the loss is.
+        seconds_after: that the accuracy of what is shown will take after that, about; None where none is measured.
     """
 
     done: int
@@ -64,6 +65,7 @@ class TrialFinished:
     front_size: int
     seconds_left: float | None
     proxy: str = "kl"
+    seconds_after: float | None = None
 
 
 @dataclass(frozen=True)

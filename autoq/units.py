@@ -51,6 +51,17 @@ def readable_budget(text: str) -> str:
     return f"{text[:-1]} % of uniform 8/8" if text.endswith("%") else ""
 
 
+def format_seconds(seconds: float) -> str:
+    """Format a time that is only known roughly.
+
+    >>> format_seconds(41.3), format_seconds(754.0), format_seconds(9000.0)
+    ('41 s', '13 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric measured on labelled images.

@@ -49,6 +49,25 @@ def test_lines_where_there_is_no_terminal() -> None:
     ]
 
 
+def test_lines_say_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("autoq.display.time.monotonic", lambda: now)
+    stream = io.StringIO()
+    display = RunDisplay(Console(file=stream))
+    display(PhaseStarted("calibration", 1000))
+    for done in (400, 500, 700):  # the first were solved by an earlier run
+        now += 10
+        display(PhaseAdvanced("calibration", done))
+    display(TrialFinished(3, 3, 0.5, 3, 12.0, seconds_after=150.0))
+    assert stream.getvalue().splitlines()[1:] == [
+        "autoq: calibrating options 400/1000",
+        "autoq: calibrating options 500/1000, about 50 s more",
+        "autoq: calibrating options 700/1000, about 20 s more",
+        "autoq: evaluating recipes 3/3: best KL within budget 0.50 nats, front 3, 12 s left, "
+        "then about 2 min of accuracy",
+    ]
+
+
 def test_lines_are_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("autoq.display.time.monotonic", lambda: now)

@@ -73,7 +73,7 @@ def search(
             an iterable of such batches, or a name.
         space: a shipped search space (``vit_w2-8``, ``bits_only``, ``groups_only``, ``deployable_4-8``) or a TOML file.
         trials: recipes to evaluate.
-        time_limit_seconds: seconds after which nothing new is proposed.
+        time_limit_seconds: seconds after which the search is done, accuracy included.
         calib_images: how many of ``images`` calibrate, a seeded subset where it can be chosen. As many others score
             recipes, or as many as there are; where fewer than a quarter, or than 32, are left, the same ones.
         observer: how quantizer ranges are found; ``"fpcs"``, by the error of each layer's output, is the most careful.

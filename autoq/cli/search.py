@@ -59,7 +59,7 @@ def search(
     ] = None,
     trials: Annotated[int | None, typer.Option(metavar="N", help="Recipes to evaluate. [default: 300]")] = None,
     time_limit: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Stop proposing after 90s, 10m or 1.5h.")
+        str | None, typer.Option(metavar="TIME", help="Be done after 90s, 10m or 1.5h, accuracy included.")
     ] = None,
     sampler: Annotated[
         str | None,
@@ -195,10 +195,12 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: b
             }
         )
         return
-    from autoq.report.words import headline, measured_on, reconstruction
+    from autoq.report.words import headline, left_out, measured_on, reconstruction
 
     typer.echo(headline(summary))
     typer.echo(f"{measured_on(summary)}.")
+    if summary.accuracy_left_out:
+        typer.echo(left_out(summary))
     for reconstructed in summary.reconstructed:
         typer.echo(reconstruction(reconstructed, summary.metric))
     typer.echo(f"page:   {out / 'report.html'}")

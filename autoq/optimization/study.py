@@ -124,6 +124,7 @@ class StudyDriver:
         deadline: float | None = None,
         progress: Progress = ignore,
         on_trial: Callable[[FrozenTrial], None] | None = None,
+        seconds_after: float | None = None,
     ) -> None:
         """Evaluate until the study has ``trials`` trials, the space is exhausted, or the deadline passes.
 
@@ -132,6 +133,7 @@ class StudyDriver:
             deadline: ``time.monotonic()`` after which nothing new is proposed.
             progress: told of every finished trial.
             on_trial: called with every stored trial, or None.
+            seconds_after: how long the caller will take after that, for progress, or None.
         """
         proposals = chain(self._uniform_points(), self._proposals(trials, deadline))
         for proposal in proposals:
@@ -143,7 +145,7 @@ class StudyDriver:
             best = best_within(affordable, self._budget)
             least = None if best is None else affordable[best][1]
             total, size = max(trials, self._done), len(non_dominated(affordable))
-            progress(TrialFinished(self._done, total, least, size, left, self._settings.proxy))
+            progress(TrialFinished(self._done, total, least, size, left, self._settings.proxy, seconds_after))
 
     def score_front(self, objective: Objective, on_trial: Callable[[FrozenTrial], None] | None = None) -> None:
         """Evaluate the front and the uniform points where that was not needed for their loss, and store them again.

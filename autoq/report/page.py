@@ -14,7 +14,7 @@ from typing import Any, get_args
 from autoq.recipe import OperandConfig
 from autoq.report.scales import Quantity, make_scale
 from autoq.report.summary import Point, Reconstructed, RunSummary
-from autoq.report.words import headline, measured_on
+from autoq.report.words import headline, left_out, measured_on
 from autoq.units import format_bops, format_digits, readable_budget
 
 _QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
@@ -126,7 +126,8 @@ def _measured_on(summary: RunSummary) -> str:
     if summary.eval_data is None:
         return f"{text}; no labelled images, so no accuracy."
     count = f"{summary.eval_images:,} " if summary.eval_images else ""
-    return f"{text}; {summary.metric.title} over {count}labelled images of {summary.eval_data}."
+    text = f"{text}; {summary.metric.title} over {count}labelled images of {summary.eval_data}."
+    return f"{text} {left_out(summary)}" if summary.accuracy_left_out else text
 
 
 def _interrupted(summary: RunSummary) -> str:

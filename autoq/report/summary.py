@@ -159,6 +159,7 @@ class RunSummary:
         full_precision_metric: the task's main metric before quantization, where labels exist.
         eval_data: name of the labelled images, if there are any.
         eval_images: how many labelled images there are.
+        accuracy_left_out: recipes whose accuracy was not measured, for the time limit.
         hypervolume: of the front.
         hypervolume_reference: its reference point, in words.
         directory: the run directory as a person would type it; goes into the commands that the page shows.
@@ -184,6 +185,7 @@ class RunSummary:
     full_precision_metric: float | None = None
     eval_data: str | None = None
     eval_images: int | None = None
+    accuracy_left_out: int = 0
     hypervolume: float | None = None
     hypervolume_reference: str = ""
     directory: str = "DIR"

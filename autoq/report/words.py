@@ -37,6 +37,13 @@ def measured_on(summary: RunSummary) -> str:
     return f"KL over the {calibrated} that calibrated, as there are too few others: on others it is larger"
 
 
+def left_out(summary: RunSummary) -> str:
+    """State how many recipes were not measured on labelled images."""
+    count = summary.accuracy_left_out
+    recipes = "1 recipe" if count == 1 else f"{count:,} recipes"
+    return f"The time limit left none to measure {summary.metric.title} of {recipes}; the same search with more does."
+
+
 def reconstruction(found: Reconstructed, metric: Metric) -> str:
     """Compare, in a sentence, a recipe before and after reconstruction, by KL and by the task's main metric."""
     before, accuracy = found.point, ""

@@ -15,7 +15,7 @@ import pytest
 
 from autoq.recipe import Recipe
 from autoq.report import RunSummary, render_page
-from autoq.report.words import headline
+from autoq.report.words import headline, left_out
 from tests.report.synthetic import make_summary, with_points, with_published, with_reconstructed
 
 HOSTILE = "</script><img src=x onerror=alert(1)>{{data}}'\"&\u2028"
@@ -127,6 +127,7 @@ def test_which_images_scored_is_in_the_page(summary: RunSummary) -> None:
     assert "KL over 96 images that did not calibrate" in page
     assert "<dt>scored on</dt><dd>96 others of them</dd>" in page
     assert _data(page)["is_held_out"]
+    assert left_out(replace(summary, accuracy_left_out=4)) in render_page(replace(summary, accuracy_left_out=4))
     assert _data(page)["points"][0]["calibration_kl_nats"] == points[0].calibration_kl_nats
     same = render_page(summary)
     assert "<dt>scored on</dt><dd>the same images</dd>" in same

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autoq.report import RunSummary
-from autoq.report.words import headline, measured_on, note, reconstruction
+from autoq.report.words import headline, left_out, measured_on, note, reconstruction
 from autoq.tasks import CLASSIFICATION
 from autoq.units import format_bops
 from tests.report.synthetic import as_dense, with_points, with_published, with_reconstructed
@@ -96,3 +96,8 @@ def test_which_images_were_scored_on(summary: RunSummary) -> None:
     assert told.startswith("KL over the 128 images of digits that calibrated, as there are too few others")
     held_out = replace(summary, scoring_images=96)
     assert measured_on(held_out) == "KL over 96 images that did not calibrate; calibrated on 128 images of digits"
+
+
+def test_what_the_time_limit_left_out(summary: RunSummary) -> None:
+    assert " top-1 of 1 recipe; " in left_out(replace(summary, accuracy_left_out=1))
+    assert " top-1 of 12 recipes; " in left_out(replace(summary, accuracy_left_out=12))

@@ -7,6 +7,7 @@ calibrated by itself, scored on the same images, and left with its bank in a dir
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -46,6 +47,7 @@ def measure_baselines(
     record: RunRecord,
     progress: Progress,
     keep: Callable[[dict[str, BaselineEntry]], None],
+    deadline: float | None = None,
 ) -> None:
     """Calibrate, score and measure the published methods at the record's width, except for what it has of them.
 
@@ -57,6 +59,7 @@ def measure_baselines(
         record: of the run; says which methods, at which bits.
         progress: told what happens, as phase ``baselines``.
         keep: called after each with all that are known.
+        deadline: ``time.monotonic()`` after which no other method is begun; None: there is none.
     """
     known, bits = dict(record.baselines), record.baseline_bits
     methods = [] if bits is None else published_methods(record.settings.baselines)
@@ -65,7 +68,9 @@ def measure_baselines(
     progress(PhaseStarted("baselines", len(methods), ", ".join(method.name for method in methods)))
     for done, method in enumerate(methods, start=1):
         name = f"{method.name}-w{bits[0]}a{bits[1]}"
-        if name not in known or (inputs.labelled is not None and not known[name].score.metrics):
+        if deadline is not None and time.monotonic() > deadline:
+            _logger.warning("%s is not compared with: half of the time limit has passed", name)
+        elif name not in known or (inputs.labelled is not None and not known[name].score.metrics):
             try:
                 known[name] = _measure(inputs, directory, method, BitWidths(*bits, attention=bits[1]), name)
             except (InputError, RunError) as error:

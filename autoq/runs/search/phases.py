@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,25 +11,26 @@ from autoq.events import PhaseAdvanced, PhaseStarted, Progress
 from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.objective import AdditiveObjective, JointObjective
 from autoq.optimization.samplers import SAMPLERS, AllocationPrior
+from autoq.optimization.space import Assignment
 from autoq.optimization.space.uniform_points import UniformPoint, has_schemes, uniform_points
 from autoq.optimization.storage import TrialStore
 from autoq.optimization.study import StudyDriver, StudySettings
-from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, evenly_spread, shown_trials
-from autoq.recipe import SiteConfig
-from autoq.runs.images import LabelledImages
+from autoq.optimization.trials import EvaluatedTrial, best_trial, evaluated_trials, evenly_spread, shown_trials
 from autoq.runs.opening import RunInputs, solve_bank
+from autoq.runs.search.accuracy import AccuracyMeter
 from autoq.runs.search.baselines import measure_baselines
 from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
 from autoq.runs.search.recipes import RecipeWriter
 from autoq.runs.search.reconstruct_front import chosen_trials, reconstruct_chosen
-from autoq.runs.search.record import MeasuredAccuracy, RunRecord
+from autoq.runs.search.record import RunRecord
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import Session
-from autoq.scoring import Evaluator, choose_batch_size, measure_accuracy
+from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.evaluator import CACHE_BYTES
 from autoq.scoring.threads import fastest_threads
 from autoq.sensitivity.proxies import FISHER, KL, PROXIES
 from autoq.sensitivity.table import SensitivityTable
+from autoq.units import format_seconds
 
 
 @dataclass
@@ -65,11 +65,21 @@ class SearchRun:
 
     @property
     def deadline(self) -> float | None:
-        """The ``time.monotonic()`` after which nothing new is proposed."""
+        """The ``time.monotonic()`` by which all is to be done, reconstruction aside."""
         seconds = self.record.settings.time_limit_seconds
+        return None if seconds is None else self.started + seconds
+
+    def last_proposal(self, reserved: float) -> float | None:
+        """Return the ``time.monotonic()`` after which nothing new is proposed.
+
+        Args:
+            reserved: seconds of what follows; of a time limit at most half of what is left.
+        """
         if self.is_searched:
             return self.started
-        return None if seconds is None else self.started + seconds
+        if self.deadline is None:
+            return None
+        return self.deadline - min(reserved, max(0.0, self.deadline - time.monotonic()) / 2)
 
     def search(self) -> None:
         """Calibrate, measure options alone, evaluate recipes, and measure the accuracy of those that are shown.
@@ -82,11 +92,13 @@ class SearchRun:
         with fastest_threads(lambda: session.model.run(few), session.device):
             solve_bank(self.bank, options_of_space(self.inputs.space), self.directory.bank, self.progress)
             evaluator = Evaluator(session.model, self.bank, self.inputs.scoring.tensor, task=session.task)
+            labelled = self.inputs.labelled
+            meter = None if labelled is None else AccuracyMeter(evaluator, labelled, self.record.accuracy_seconds)
             self._measure_baselines()
-            self._run_study(store, evaluator)
+            self._run_study(store, evaluator, meter)
             self.trials = evaluated_trials(store.load_trials())
             self._score_on_calibration()
-            self._measure_accuracy(evaluator)
+            self._measure_accuracy(meter)
         self.writer.write_all(self.trials, self.record.accuracy, self.record.calibration_kl_nats)
         self.keep(state="finished", seconds=self._seconds())
 
@@ -94,14 +106,16 @@ class SearchRun:
         """Calibrate and measure the published methods that are compared with; each is kept at once."""
         inputs = replace(self.inputs, session=self.loaded)
         keep = lambda found: self.keep(baselines=dict(found))  # noqa: E731
-        measure_baselines(inputs, self.directory, self.record, self.progress, keep)
+        deadline = None if self.deadline is None else (self.started + self.deadline) / 2
+        measure_baselines(inputs, self.directory, self.record, self.progress, keep, deadline)
 
-    def _run_study(self, store: TrialStore, evaluator: Evaluator) -> None:
+    def _run_study(self, store: TrialStore, evaluator: Evaluator, meter: AccuracyMeter | None) -> None:
         """Evaluate recipes that the sampler proposes, and score the front."""
         settings, space, sites = self.record.settings, self.inputs.space, self.inputs.session.traced.sites
         is_additive = PROXIES[settings.proxy].is_additive
         table = self._sensitivities(self._proxy_of_options()) if settings.needs_sensitivities else None
         points = self._uniform_points(table)
+        reserved = None if meter is None else self._seconds_of_accuracy(points, meter)
         joint = JointObjective(evaluator, KL if is_additive else settings.proxy)
         driver = StudyDriver(
             prior=AllocationPrior.of(AllocationProblem(sites, space), table, self.record.budget_bops),
@@ -112,7 +126,8 @@ class SearchRun:
             points=points,
         )
         self.progress(PhaseStarted("search", settings.trials))
-        driver.run(settings.trials, self.deadline, self.progress, self.writer.keep_if_on_front)
+        last = self.last_proposal(reserved or 0.0)
+        driver.run(settings.trials, last, self.progress, self.writer.keep_if_on_front, reserved)
         driver.score_front(joint, self.writer.keep_if_on_front)
 
     def _proxy_of_options(self) -> str:
@@ -159,30 +174,54 @@ class SearchRun:
             self.progress(PhaseAdvanced("score", done))
         self.keep(calibration_kl_nats=known)
 
-    def _measure_accuracy(self, evaluator: Evaluator) -> None:
-        """Measure full precision, the front or a part of it, and the uniform points; each is kept at once."""
-        settings, budget, labelled = self.record.settings, self.record.budget_bops, self.inputs.labelled
-        front, uniform = shown_trials(self.trials, budget)
-        picked = chosen_trials(front, budget) if settings.reconstruct else []
-        spread = evenly_spread(front, settings.eval_recipes)
-        chosen = list({trial.id: trial for trial in [*spread, *picked, *uniform]}.values())
-        self.progress(PhaseStarted("front", len(chosen)))
-        if labelled is None:
-            return
+    def _seconds_of_accuracy(self, points: list[UniformPoint], meter: AccuracyMeter) -> float:
+        """Measure full precision and a uniform point ahead, and return how long all others will take at most."""
+        settings = self.record.settings
         if self.record.full_precision is None:
-            self.keep(full_precision=self._accuracy(evaluator, {}, labelled))
-        for done, trial in enumerate(chosen, start=1):
-            if trial.id not in self.record.accuracy:
-                measured = self._accuracy(evaluator, self.inputs.space.sites_for(trial.assignment), labelled)
-                self.keep(accuracy={**self.record.accuracy, trial.id: measured})
-            self.progress(PhaseAdvanced("front", done))
+            self.keep(full_precision=meter.measure({}))
+        plain = [point for point in points if " " not in point[0]] or points
+        label, assignment = plain[-1]
+        self._keep_accuracy(label.replace(" ", "-"), assignment, meter)
+        most = settings.eval_recipes + len(plain) - 1 + (2 if settings.reconstruct else 0)
+        return most * (self.record.accuracy_seconds or 0.0)
 
-    def _accuracy(
-        self, evaluator: Evaluator, sites: Mapping[str, SiteConfig], labelled: LabelledImages
-    ) -> MeasuredAccuracy:
-        evaluator.apply(sites)
-        model = self.inputs.session.model
-        return MeasuredAccuracy.of(measure_accuracy(model, labelled.batches(), task=evaluator.task))
+    def _measure_accuracy(self, meter: AccuracyMeter | None) -> None:
+        """Measure the front or a part of it, and the uniform points; each is kept at once.
+
+        What the result is told by comes first, and is measured in any case; the rest as far as the time limit allows.
+        """
+        chosen, needed = self._to_measure()
+        missing = sum(trial.id not in self.record.accuracy for trial in chosen)
+        seconds = None if meter is None else meter.seconds
+        detail = "" if not seconds or not missing else f"about {format_seconds(missing * seconds)}"
+        self.progress(PhaseStarted("front", len(chosen), detail))
+        if meter is None:
+            return
+        left_out = 0
+        for done, trial in enumerate(chosen, start=1):
+            if trial.id in self.record.accuracy or done <= needed or meter.fits(self.deadline):
+                self._keep_accuracy(trial.id, trial.assignment, meter)
+            else:
+                left_out += 1
+            self.progress(PhaseAdvanced("front", done))
+        self.keep(accuracy_left_out=left_out)
+
+    def _to_measure(self) -> tuple[list[EvaluatedTrial], int]:
+        """List the trials to measure, and how many of them, the first ones, are measured in any case."""
+        settings, budget, bits = self.record.settings, self.record.budget_bops, self.record.baseline_bits
+        front, uniform = shown_trials(self.trials, budget)
+        best = best_trial(front, budget)
+        baseline = [trial for trial in uniform if bits and trial.label == f"w{bits[0]}a{bits[1]}"]
+        picked = chosen_trials(front, budget) if settings.reconstruct else []
+        first = {trial.id: trial for trial in [*([best] if best else []), *picked, *baseline]}
+        spread = evenly_spread(front, settings.eval_recipes)
+        return list((first | {trial.id: trial for trial in [*spread, *uniform]}).values()), len(first)
+
+    def _keep_accuracy(self, name: str, assignment: Assignment, meter: AccuracyMeter) -> None:
+        """Measure the recipe of a trial, if that was not done before."""
+        if name not in self.record.accuracy:
+            measured = meter.measure(self.inputs.space.sites_for(assignment))
+            self.keep(accuracy={**self.record.accuracy, name: measured}, accuracy_seconds=meter.seconds)
 
     def reconstruct(self) -> None:
         """Finish the recipes that a person would pick; each is kept at once."""

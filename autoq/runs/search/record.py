@@ -125,6 +125,8 @@ class RunRecord(BaseSettingsRecord):
         seconds: wall time, earlier runs included.
         full_precision: accuracy before quantization.
         accuracy: of measured recipes, by id.
+        accuracy_seconds: that this took of the last one, or None.
+        accuracy_left_out: recipes that were to be measured, but not within the time limit.
         reconstructed: recipes that were reconstructed, by the id of the trial that each was made from.
         baselines: published methods that are compared with, by name and width: ``repq-vit-w4a4``.
         task: what the model's output means, by name and settings; None: classification by its defaults.
@@ -148,6 +150,8 @@ class RunRecord(BaseSettingsRecord):
     seconds: float = 0.0
     full_precision: MeasuredAccuracy | None = None
     accuracy: dict[str, MeasuredAccuracy] = Field(default_factory=dict)
+    accuracy_seconds: float | None = None
+    accuracy_left_out: int = 0
     reconstructed: dict[str, ReconstructedEntry] = Field(default_factory=dict)
     baselines: dict[str, BaselineEntry] = Field(default_factory=dict)
     task: dict[str, Any] | None = None
@@ -205,6 +209,7 @@ def new_record(
         task=task_to_record(session.task),
         full_precision=measured.full_precision if measured is not None else None,
         accuracy=measured.accuracy if measured is not None else {},
+        accuracy_seconds=measured.accuracy_seconds if measured is not None else None,
         reconstructed={
             trial: entry if same_labels else entry.without_accuracy() for trial, entry in reconstructed.items()
         },

@@ -25,7 +25,7 @@ class SearchSettings(CalibrationChoices):
         eval_recipes: most recipes of the front whose accuracy is measured, evenly spread, the best among them.
         budget_bops: ``12.5G``, ``w4a4`` or ``60%``.
         trials: recipes to evaluate, uniform points included.
-        time_limit_seconds: stop proposing after this long, or None.
+        time_limit_seconds: be done after this long, accuracy included, or None.
         sampler: how recipes are proposed; a name in ``autoq.optimization.samplers.SAMPLERS``.
         proxy: the loss that is minimised; a name in ``autoq.sensitivity.proxies.PROXIES``.
         sensitivity: the proxy by which options are measured alone first, for samplers that start from that.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from autoq.cost import Budget
-from autoq.events import Event, PhaseStarted, Progress, ignore
+from autoq.events import Event, PhaseStarted, Progress, TrialFinished, ignore
 from autoq.optimization.trials import UNIFORM
 from autoq.recipe import Recipe
 from autoq.runs.opening import open_bank, open_run
@@ -56,14 +56,45 @@ def begun(folder: Path, progress: Progress = ignore, *, labelled: bool = True, *
         )
 
 
+def limit(run: SearchRun, seconds: float | None) -> None:
+    settings = run.record.settings.model_copy(update={"time_limit_seconds": seconds})
+    run.record = run.record.model_copy(update={"settings": settings})
+
+
 def test_nothing_is_proposed_after_the_deadline(tmp_path: Path) -> None:
     with begun(tmp_path) as run:
-        assert run.deadline == run.started, "a search that is finished proposes no more"
+        assert run.last_proposal(5.0) == run.started, "a search that is finished proposes no more"
         run.is_searched = False
-        assert run.deadline is None
-        settings = run.record.settings.model_copy(update={"time_limit_seconds": 90.0})
-        run.record = run.record.model_copy(update={"settings": settings})
+        assert run.deadline is run.last_proposal(5.0) is None
+        limit(run, 90.0)
         assert run.deadline == run.started + 90
+        assert run.last_proposal(5.0) == run.started + 85, "what follows has its time"
+        latest = run.last_proposal(1e6)
+        assert latest is not None
+        assert run.started + 40 < latest <= run.started + 90, "but the search has half"
+
+
+def test_accuracy_has_its_time_within_the_limit(tmp_path: Path) -> None:
+    """What the result is told by is measured in any case; the rest is left out, and measured when there is time."""
+    events: list[Event] = []
+    with begun(tmp_path, events.append, trials=8) as run:
+        run.is_searched = False
+        limit(run, 1e-3)
+        run.search()
+        last = [event for event in events if isinstance(event, TrialFinished)][-1]
+        assert last.seconds_after is not None
+        assert last.seconds_after > 0
+        best = min((t for t in run.trials if t.cost.bops <= run.record.budget_bops), key=lambda t: t.score.kl_nats)
+        assert run.record.accuracy.keys() == {best.id, "w4a4", "w6a6"}, "w6a6 to measure the time"
+        assert run.record.accuracy_left_out == 1
+        assert run.record.full_precision is not None
+        limit(run, None)
+        run.is_searched = True
+        run.search()
+        assert run.record.accuracy.keys() == {"w3a3", "w4a4", "w6a6"}
+        assert run.record.accuracy_left_out == 0
+    details = [event.detail for event in events if isinstance(event, PhaseStarted) and event.phase == "front"]
+    assert details[0].startswith("about ")
 
 
 def test_uniform_recipes_are_evaluated_and_measured_in_any_case(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""Accuracy of recipes, and the time that it takes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from autoq.calibration import CalibrationSettings
+from autoq.methods import BitWidths, create_method
+from autoq.runs.search.accuracy import AccuracyMeter
+from autoq.scoring import Evaluator, measure_accuracy
+from tests.runs.small_run import PHOTOS, small_session, write_photos
+
+
+def test_recipes_are_measured_on_the_labelled_images(tmp_path: Path) -> None:
+    session = small_session()
+    images = session.calibration_images("digits", 8, 0)
+    bank = session.bank(lambda: images, images.sha256, CalibrationSettings(observer="min_max"))
+    write_photos(tmp_path / "photos")
+    labelled = session.labelled_images(str(tmp_path / "photos"))
+    assert labelled is not None
+    meter = AccuracyMeter(Evaluator(session.model, bank, images.tensor), labelled)
+    assert meter.seconds is None
+    sites = create_method("rtn").sites(session.traced, BitWidths.parse("w2a2"))
+    two, full = meter.measure(sites), meter.measure({})
+    assert meter.seconds is not None
+    assert (two.images, full.images) == (PHOTOS, PHOTOS)
+    assert two.metrics["top1_percent"] < full.metrics["top1_percent"]
+    session.model.remove_()
+    assert full.metrics == measure_accuracy(session.model, labelled.batches()).metrics
+
+
+@pytest.mark.parametrize(("seconds", "fits"), [(None, True), (5.0, True), (20.0, False)])
+def test_what_fits_before_a_deadline(seconds: float | None, fits: bool) -> None:
+    meter = AccuracyMeter(None, None, seconds)  # type: ignore[arg-type]
+    assert meter.fits(None)
+    assert meter.fits(time.monotonic() + 10) is fits
+    assert not meter.fits(time.monotonic() - 1)
