@@ -47,7 +47,8 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     evaluate = Evaluator.evaluate
 
     def spy(self: Evaluator, sites: Any, go_on: Any = None) -> Any:
-        hashes.append(hash_sites(sites))
+        if self.images == 32:  # others on the 16 calibration images
+            hashes.append(hash_sites(sites))
         return evaluate(self, sites, go_on)
 
     monkeypatch.setattr(Evaluator, "evaluate", spy)
@@ -104,6 +105,8 @@ def test_a_finished_run_is_only_reconstructed(out: Path, evaluated: list[str]) -
         assert searched.score is not None
         assert recipe.score.labelled_images == PHOTOS
         assert recipe.score.kl_nats != searched.score.kl_nats
+        assert recipe.score.calibration_kl_nats is not None
+        assert (recipe.score.images, searched.score.images) == (32, 32), "none of which it learned from"
         assert record.reconstructed[point.id].score == recipe.score
         assert (point.kl_nats, point.metrics) == (recipe.score.kl_nats, recipe.score.metrics)
         assert evaluate_recipe(recipe).score.kl_nats == point.kl_nats, "needs no bank"
