@@ -1,4 +1,4 @@
-"""An orthogonal transform of consecutive blocks of channels: fixed signs, then a Hadamard matrix."""
+"""An orthogonal transform of consecutive blocks of channels: a Hadamard matrix whose rows have fixed signs."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from torch import Tensor
 
 _ONE_PRODUCT = 64
 """Up to here one product with the whole matrix is faster than two with its Kronecker factors."""
+_INNER = 16
+"""Size of the inner factor above that: a power of four."""
+_FOUR = ((1.0, 1.0, 1.0, 1.0), (1.0, -1.0, 1.0, -1.0), (1.0, 1.0, -1.0, -1.0), (-1.0, 1.0, 1.0, -1.0))
 
 
 def block_rotation(size: int) -> Tensor:
-    """Return √size times the orthogonal matrix of a block, D H: ±1, of shape (size, size).
+    """Return √size times the orthogonal matrix of a block: ±1, of shape (size, size).
 
-    H is Sylvester's Hadamard matrix. D has the Golay-Rudin-Shapiro sequence on its diagonal (Rudin, "Some theorems on
-    Fourier coefficients", 1959), (−1)^n with n the number of adjacent ones of an index in binary. H alone adds what the
-    channels of a block have in common up in one number, √size times as large; the Hadamard transform of this sequence
-    is flat, with all entries ±1 for powers of four, so that a common mean is spread evenly. The first rows and columns
-    are the matrix of a smaller block.
+    It is Sylvester's Hadamard matrix with signs for its rows. Without them, all that the channels of a block have in
+    common would be added up in one number, √size times as large. The signs (−1)^(x₀x₁ + x₂x₃ + …), of the bits x of a
+    channel's number, are those of a bent function (Rothaus, "On 'bent' functions", 1976), whose Hadamard transform is
+    flat for powers of four (and 0 or ±√2 between them): a common mean is spread evenly. The matrix of four is
+    multiplied with itself (Kronecker product), and with Sylvester's of two where a factor of two is left; the first
+    rows and columns are the matrix of a smaller block.
 
-    >>> block_rotation(4).tolist()
-    [[1.0, 1.0, 1.0, 1.0], [1.0, -1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0], [-1.0, 1.0, 1.0, -1.0]]
+    >>> block_rotation(4).sum(0).tolist(), block_rotation(8).sum(0).tolist()
+    ([2.0, 2.0, 2.0, -2.0], [4.0, 4.0, 4.0, -4.0, 0.0, 0.0, 0.0, 0.0])
     """
-    index = torch.arange(size)
-    exponents = [(each & (each >> 1)).bit_count() for each in range(size)]
-    both = index.unsqueeze(1) & index  # (size, size)
-    exponent = torch.tensor(exponents).unsqueeze(1)
-    for bit in range(size.bit_length()):
-        exponent = exponent + (both >> bit & 1)
-    return 1.0 - 2.0 * (exponent % 2).float()
+    four, matrix = torch.tensor(_FOUR), torch.ones(1, 1)
+    while 4 * len(matrix) <= size:
+        matrix = torch.kron(four, matrix)
+    return matrix if len(matrix) == size else torch.kron(four[:2, :2].contiguous(), matrix)
 
 
 def rotate_blocks(x: Tensor, matrix: Tensor, block: int, axis: int, *, inverse: bool = False) -> Tensor:
@@ -49,23 +50,19 @@ def rotate_blocks(x: Tensor, matrix: Tensor, block: int, axis: int, *, inverse: 
     [3.0, 1.0, 1.0, 1.0]
     """
     after = math.prod(x.shape[x.ndim + axis + 1 :])
-    y, matrix = x.reshape(-1, block, after), matrix.to(x.dtype)[:block, :block]
-    if block <= _ONE_PRODUCT:
-        return _multiply(y, matrix.t() if inverse else matrix).reshape(x.shape)
-    signs = matrix[:, :1]  # (block, 1)
-    # H of a block is the Kronecker product of those of its factors, outer and inner.
-    outer = 1
-    while 2 * outer**2 < block:
-        outer *= 2
-    inner, hadamard = block // outer, signs * matrix
-    y = y if inverse else y * signs
-    y = _multiply(y.reshape(-1, inner, after), hadamard[:inner, :inner])
-    y = _multiply(y.reshape(-1, outer, inner * after), hadamard[:outer, :outer]).reshape(-1, block, after)
-    return (y * signs if inverse else y).reshape(x.shape)
+    matrix = matrix.t() if inverse else matrix
+    inner = block if block <= _ONE_PRODUCT else _INNER
+    y = _multiply(x, matrix[:inner, :inner], after)
+    outer = block // inner
+    if outer > 1:
+        y = _multiply(y, matrix[:outer, :outer], inner * after)
+    return y.reshape(x.shape)
 
 
-def _multiply(x: Tensor, matrix: Tensor) -> Tensor:
-    """Multiply the middle axis of (n, size, after) by a matrix of ±1 of shape (size, size), normalised."""
+def _multiply(x: Tensor, matrix: Tensor, after: int) -> Tensor:
+    """Multiply by a matrix of ±1, normalised, along an axis that ``after`` elements of each block follow."""
     size = len(matrix)
-    matrix = matrix * size**-0.5
-    return x.reshape(-1, size) @ matrix if x.shape[2] == 1 else torch.matmul(matrix.t(), x)
+    matrix = matrix.to(x.dtype) * size**-0.5
+    if after == 1:
+        return x.reshape(-1, size) @ matrix
+    return torch.matmul(matrix.t().contiguous(), x.reshape(-1, size, after))

@@ -76,7 +76,7 @@ class HadamardQuantizer(UniformQuantizer):
     def to_basis(self, x: Tensor) -> Tensor:
         """Return x B, in the working type of ``x``."""
         limit = torch.finfo(torch.float32).max / self.config.hadamard_block  # of which sums do not overflow
-        finite = x.to(working_dtype(x.dtype)).nan_to_num(0.0, torch.inf, -torch.inf).clamp(-limit, limit)
+        finite = x.to(working_dtype(x.dtype)).nan_to_num(0.0, torch.inf, -torch.inf).clamp_(-limit, limit)
         return self._rotate(finite, inverse=False)
 
     def from_basis(self, y: Tensor) -> Tensor:
@@ -95,7 +95,9 @@ class HadamardQuantizer(UniformQuantizer):
         """Transform, quantize and transform back."""
         y = self.to_basis(x)
         y = self.from_basis(super().fake_quantize(y, y))
-        return torch.where(x.isnan(), x.to(y.dtype), y, out=usable_out(x, out)).to(x.dtype)
+        y = y.masked_fill_(x.isnan(), torch.nan).to(x.dtype)
+        target = usable_out(x, out)
+        return y if target is None else target.copy_(y)
 
     def _fake_quantize_with_gradient(self, x: Tensor) -> Tensor:
         y = self.from_basis(super()._fake_quantize_with_gradient(self.to_basis(x)))

@@ -1,4 +1,4 @@
-"""Fixed signs and Hadamard matrices, along any axis, against products with the dense matrix."""
+"""Hadamard matrices with fixed signs, along any axis, against products with the dense matrix."""
 
 from __future__ import annotations
 

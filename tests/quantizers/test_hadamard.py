@@ -28,9 +28,8 @@ def config(bits: int = 4, block: int = 4, **fields: object) -> OperandConfig:
 def dense(channels: int, block: int) -> np.ndarray:
     """Return SciPy's Hadamard matrices with signs, the greatest that divide the channels up to ``block``."""
     size = max(b for b in (2**k for k in range(12)) if b <= block and channels % b == 0)
-    signs = [1]
-    for index in range(1, size):  # the recurrence of the Golay-Rudin-Shapiro sequence
-        signs.append(signs[index // 2] * (-1 if index % 4 == 3 else 1))
+    pairs = [[(index >> bit & 1) * (index >> bit + 1 & 1) for bit in range(0, 12, 2)] for index in range(size)]
+    signs = [(-1) ** sum(products) for products in pairs]
     return np.kron(np.eye(channels // size), np.diag(signs) @ hadamard(size) / np.sqrt(size))
 
 
