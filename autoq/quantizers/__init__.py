@@ -36,7 +36,6 @@ QUANTIZERS: Registry[type[BaseQuantizer]] = Registry(
         cls.scheme: cls
         for cls in (
             UniformQuantizer,
-            HadamardQuantizer,
             Log2Quantizer,
             LogSqrt2Quantizer,
             AdaLogQuantizer,
@@ -44,6 +43,7 @@ QUANTIZERS: Registry[type[BaseQuantizer]] = Registry(
             TwinUniformQuantizer,
             PowerOfTwoFactorQuantizer,
             LogIntSoftmaxQuantizer,
+            HadamardQuantizer,
         )
     },
 )

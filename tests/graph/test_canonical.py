@@ -9,11 +9,12 @@ from autoq.graph.sites import Operand
 from autoq.quantizers import QUANTIZERS, OperandLayout
 from autoq.recipe import OperandConfig
 
-ATTENTION_MAP = Operand("lhs", (1, 3, 6, 6), "softmax", OperandLayout(4, -1, -3, -1, -2))
-INPUT = Operand("input", (1, 6, 8), "layer_norm", OperandLayout(3, -1, None, -1, -1))
+ATTENTION_MAP = Operand("lhs", (1, 3, 6, 6), "softmax", OperandLayout(4, -1, -3, -1, -2, 1, -1))
+INPUT = Operand("input", (1, 6, 8), "layer_norm", OperandLayout(3, -1, None, -1, -1, 1, -1))
 ONE_VALUE = Operand("input", (1, 8), "other", OperandLayout(2, -1, None, -1, None))
 READ = {
     "uniform": {"granularity", "symmetric", "groups"},
+    "hadamard": {"granularity", "symmetric", "groups", "hadamard_block"},
     "instance_groups": {"groups"},
     "adalog": {"granularity", "log_base_numerator", "overflow", "groups"},
     "log2": {"granularity", "overflow", "groups"},
@@ -22,7 +23,10 @@ READ = {
     "twin_uniform": {"granularity", "groups"},
     "power_of_two_factor": set(),
 }
-OTHER = {"granularity": "group", "symmetric": True, "groups": 3, "log_base_numerator": 20, "overflow": "extra_zero"}
+OTHER = {
+    **{"granularity": "group", "symmetric": True, "groups": 3, "log_base_numerator": 20, "overflow": "extra_zero"},
+    "hadamard_block": 4,
+}
 
 
 @pytest.mark.parametrize("scheme", QUANTIZERS)
