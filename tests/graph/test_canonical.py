@@ -24,7 +24,11 @@ READ = {
     "power_of_two_factor": set(),
 }
 OTHER = {
-    **{"granularity": "group", "symmetric": True, "groups": 3, "log_base_numerator": 20, "overflow": "extra_zero"},
+    "granularity": "group",
+    "symmetric": True,
+    "groups": 3,
+    "log_base_numerator": 20,
+    "overflow": "extra_zero",
     "hadamard_block": 4,
 }
 
