@@ -69,7 +69,7 @@ def test_from_search_to_export(command: Command, out: Path, tmp_path: Path) -> N
 def test_for_people(command: Command, out: Path) -> None:
     outcome = command(*search(out), *QUICK)
     assert (outcome.status, outcome.complaints) == (0, [])
-    _, *sentences, page, recipe, first, second = outcome.out.splitlines()
+    _, _, *sentences, page, recipe, first, second = outcome.out.splitlines()
     entries = SearchDirectory(out).require().reconstructed
     assert len(sentences) == len(entries) == 2
     for sentence, path in zip(sentences, (first, second), strict=True):
