@@ -162,7 +162,7 @@ class _Run:
     def pass_(self, block: Block) -> None:
         """Advance both states past a block that stays as calibrated."""
         target = self._outputs(block, self._full, None)
-        self._quantized = self._outputs(block, self._quantized, self._of_block(self.operands, block))
+        self._quantized = self._outputs(block, self._quantized, self.operands.of_sites(block.sites))
         self._full = target
 
     def reconstruct_(
@@ -170,7 +170,7 @@ class _Run:
     ) -> BlockReport:
         """Learn a block, or load what an earlier run has learned of it, and advance both states past it."""
         target = self._outputs(block, self._full, None)
-        own = self._of_block(self.operands, block)
+        own = self.operands.of_sites(block.sites)
         found = None if self._kept is None else self._kept.read(block, self._model, self.operands)
         learned, report = found or self._learn(block, own, target, weights, progress)
         self.operands = self.operands | learned
@@ -252,12 +252,6 @@ class _Run:
     def _slices(self) -> Iterator[slice]:
         for start in range(0, self._images, self._settings.batch):
             yield slice(start, min(start + self._settings.batch, self._images))
-
-    def _of_block(self, operands: SolvedOperands, block: Block) -> SolvedOperands:
-        return SolvedOperands(
-            {key: quantizer for key, quantizer in operands.quantizers.items() if key[0] in block.sites},
-            {key: codes for key, codes in operands.codes.items() if key[0] in block.sites},
-        )
 
 
 def _hessians(

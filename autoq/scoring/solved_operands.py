@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,13 @@ class SolvedOperands:
         for (site, operand), quantizer in self.quantizers.items():
             sites.setdefault(site, {})[operand] = quantizer.config
         return sites
+
+    def of_sites(self, sites: Container[str]) -> SolvedOperands:
+        """Return the operands of some sites."""
+        return SolvedOperands(
+            {key: quantizer for key, quantizer in self.quantizers.items() if key[0] in sites},
+            {key: codes for key, codes in self.codes.items() if key[0] in sites},
+        )
 
     def insert_(self, model: QuantizedModel) -> None:
         """Fill the operands' slots; the others keep what they hold."""

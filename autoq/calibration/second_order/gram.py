@@ -58,6 +58,14 @@ class LayerInput:
         """Memory that the Gram matrix takes."""
         return 4 * self.channels**2
 
+    def vectors(self, x: Tensor) -> Iterable[Tensor]:
+        """Return the vectors of a batch, of shape (tokens, channels), in parts where unfolding takes much memory."""
+        if self.convolution is None:
+            return [x.float().reshape(-1, self.channels)]
+        unfolded_elements = x[:1].numel() * math.prod(self.kernel)
+        parts = torch.split(x.float(), max(1, _ELEMENTS_AT_ONCE // unfolded_elements))
+        return (self.convolution.unfold(part, self.kernel).reshape(-1, self.channels) for part in parts)
+
 
 def gram_groups(model: QuantizedModel, sites: Iterable[str], most_bytes: int) -> list[list[str]]:
     """Divide sites, in order, into groups whose Gram matrices fit into memory together; a group has one at least.
@@ -137,17 +145,9 @@ class _GramRecorder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Look at one batch."""
-        for vectors in self._vectors(x):  # (tokens, channels)
+        for vectors in self._input.vectors(x):  # (tokens, channels)
             if self.total is None:
                 self.total = vectors.t() @ vectors
             else:
                 self.total.addmm_(vectors.t(), vectors)
         return x
-
-    def _vectors(self, x: Tensor) -> Iterable[Tensor]:
-        convolution, channels = self._input.convolution, self._input.channels
-        if convolution is None:
-            return [x.float().reshape(-1, channels)]
-        unfolded_elements = x[:1].numel() * math.prod(self._input.kernel)
-        parts = torch.split(x.float(), max(1, _ELEMENTS_AT_ONCE // unfolded_elements))
-        return (convolution.unfold(part, self._input.kernel).reshape(-1, channels) for part in parts)

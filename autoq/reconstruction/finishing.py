@@ -1,0 +1,273 @@
+"""Finish a recipe in closed form: weights solved again, layer by layer, on the recipe's own quantized inputs.
+
+A layer's weights W are quantized for its inputs X in full precision, but what reaches them is X̃, which carries the
+errors of all layers before it. Least squares on X̃ with the outputs XWᵀ as target (ridge regression, as in ERQ; Zhong
+et al., "ERQ: Error Reduction for Post-Training Quantization of Vision Transformers", ICML 2024, arXiv:2407.06794,
+equation 9) gives the weights that make up for most of that; they are rounded with second-order information of X̃. This
+is the objective of asymmetric calibration (Li et al., "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric
+Calibration", ICML 2025, arXiv:2504.02692, equation 2). Nothing is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from autoq.calibration.second_order.gram import LayerInput
+from autoq.calibration.second_order.rounding import DAMPING, InverseFactor
+from autoq.calibration.second_order.weights import round_weight
+from autoq.errors import CalibrationError
+from autoq.graph.insert import OperandKey, QuantizedModel
+from autoq.graph.stages import Stage, State
+from autoq.quantizers import BaseQuantizer
+from autoq.scoring.solved_operands import SolvedOperands
+
+SolveWeight = Callable[[str, Tensor, BaseQuantizer], BaseQuantizer]
+"""From a site, its new weight and the calibrated quantizer to a quantizer of the new weight."""
+
+
+@dataclass(frozen=True)
+class FinishingSettings:
+    """Settings of closed-form finishing.
+
+    Attributes:
+        ridge: λ of the regression that replaces a weight before it is rounded, as a share of the mean diagonal of X̃ᵀX̃;
+            larger ones stay nearer to the weight in full precision.
+        damping: the same for rounding.
+
+    Raises:
+        CalibrationError: a value is out of its range.
+    """
+
+    ridge: float = 0.1
+    damping: float = DAMPING
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("ridge", "damping"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise CalibrationError(f"{name} of finishing is {getattr(self, name)!r}: it must be positive")
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What finishing did to a layer.
+
+    Attributes:
+        site: the layer.
+        before: squared error of its output on quantized inputs, relative to the output's energy; as calibrated.
+        after: the same, finished; equal where the calibrated weight was kept.
+    """
+
+    site: str
+    before: float
+    after: float
+
+
+def finish(
+    model: QuantizedModel,
+    calibrated: SolvedOperands,
+    images: Tensor,
+    settings: FinishingSettings | None = None,
+    *,
+    batch_size: int = 32,
+    operations: Mapping[str, nn.Module] | None = None,
+    solve_weight: SolveWeight | None = None,
+    on_layer: Callable[[LayerReport], None] | None = None,
+) -> SolvedOperands:
+    """Solve the weights of a quantized model again, on its own quantized inputs against outputs in full precision.
+
+    Layers are taken in the order in which they run, each on what the finished layers before it make of the images.
+    Linear layers and convolutions in one group are finished; a weight is kept as calibrated where that loses less. The
+    model runs once in full precision and about three times quantized. Memory holds the activations of all images
+    between two stages, twice, and the inputs of one stage's layers.
+
+    Args:
+        model: in full precision where its slots are empty; they are emptied.
+        calibrated: quantizers of all operands that are quantized.
+        images: of shape (N, C, H, W), on the model's device.
+        settings: None: the defaults.
+        batch_size: images that run at a time.
+        operations: integer LayerNorms and softmaxes of the quantized model, by site.
+        solve_weight: solves the quantizer of a new weight; None: the calibrated grids are kept.
+        on_layer: called after each layer.
+
+    Returns:
+        All operands, with the codes of finished weights.
+
+    Raises:
+        CalibrationError: there are no images, or the quantized model gives NaN or infinite values.
+    """
+    if not len(images):
+        raise CalibrationError("there are no calibration images to finish on")
+    run = _Run(model, calibrated, settings or FinishingSettings(), operations or {}, solve_weight)
+    model.remove_()
+    full: list[State] = [(batch,) for batch in torch.split(images, batch_size)]
+    quantized = full
+    try:
+        with torch.no_grad():
+            for stage in model.stages:
+                full, quantized = run.finish_stage_(stage, full, quantized, on_layer or (lambda _: None))
+    finally:
+        model.remove_()
+    return run.operands
+
+
+class _Run:
+    """The operands, finished up to some stage.
+
+    Attributes:
+        operands: all of them.
+    """
+
+    def __init__(
+        self,
+        model: QuantizedModel,
+        calibrated: SolvedOperands,
+        settings: FinishingSettings,
+        operations: Mapping[str, nn.Module],
+        solve_weight: SolveWeight | None,
+    ) -> None:
+        self.operands = calibrated
+        self._model, self._settings, self._operations = model, settings, operations
+        self._solve_weight = solve_weight
+
+    def finish_stage_(
+        self, stage: Stage, full: list[State], quantized: list[State], on_layer: Callable[[LayerReport], None]
+    ) -> tuple[list[State], list[State]]:
+        """Finish the layers of a stage, and return the states after it, in full precision and quantized."""
+        index = self._model.stages.index(stage)
+        layers = list(_layers(self._model, self.operands, stage))
+        recorders = {sites[0]: _Recorder() for _, sites in layers}
+        self._model.remove_()
+        self._model.insert_({(site, "input"): recorder for site, recorder in recorders.items()})
+        after = [self._model.run_stage(index, state) for state in full]
+        for layer_input, sites in layers:
+            moments = self._moments(index, quantized, layer_input, sites, recorders.pop(sites[0]).batches)
+            for site in sites:
+                on_layer(self._finish_layer_(site, moments))
+        self._enter(index)
+        return after, [self._model.run_stage(index, state) for state in quantized]
+
+    def _moments(
+        self, index: int, states: Sequence[State], layer_input: LayerInput, sites: Sequence[str], full: list[Tensor]
+    ) -> _Moments:
+        """Run a quantized stage and gather what its layers have to know of their input."""
+        weights = {site: self._model.traced.weight(site).float().flatten(1) for site in sites}
+        moments = _Moments(layer_input, weights, full)
+        self._enter(index)
+        quantizer = self._model.slots[sites[0], "input"].quantizer
+        self._model.insert_({(sites[0], "input"): nn.Sequential(quantizer or nn.Identity(), moments)})
+        for state in states:
+            self._model.run_stage(index, state)
+        if not bool(torch.isfinite(moments.gram).all()):
+            raise CalibrationError(f"{sites[0]}:input has NaN or infinite values: check the recipe and the weights")
+        return moments
+
+    def _finish_layer_(self, site: str, moments: _Moments) -> LayerReport:
+        """Solve one weight again; it is kept if that does not lower the error of the layer's output."""
+        key: OperandKey = (site, "weight")
+        quantizer, weight = self.operands.quantizers[key], self._model.traced.weight(*key)
+        kept = self.operands.codes.get(key)
+        before = moments.error(site, _value(quantizer, weight, kept))
+        target = moments.regress(site, self._settings.ridge).view(weight.shape)
+        solved = quantizer if self._solve_weight is None else self._solve_weight(site, target, quantizer)
+        codes = round_weight(target, solved, moments.gram, moments.factor(self._settings.damping))
+        codes = solved.quantize(target) if codes is None else codes
+        after = moments.error(site, _value(solved, weight, codes))
+        if after < before:
+            self.operands = self.operands | SolvedOperands({key: solved}, {key: codes})
+        return LayerReport(site, before, min(before, after))
+
+    def _enter(self, index: int) -> None:
+        """Fill a stage's slots with what its operands are by now; all others are empty."""
+        self._model.remove_()
+        sites = set(self._model.stages[index].sites)
+        self.operands.of_sites(sites).insert_(self._model)
+        self._model.replace_({site: each for site, each in self._operations.items() if site in sites})
+
+
+def _layers(model: QuantizedModel, operands: SolvedOperands, stage: Stage) -> Iterator[tuple[LayerInput, list[str]]]:
+    """Yield the layers of a stage that can be finished, together where they share an input, which is quantized once."""
+    shared: dict[tuple[LayerInput, object], list[str]] = {}
+    for site in stage.sites:
+        layer_input = LayerInput.of_site(model, site)
+        if layer_input is not None and (site, "weight") in operands.quantizers:
+            given = operands.quantizers.get((site, "input"))
+            shared.setdefault((layer_input, None if given is None else given.config), []).append(site)
+    for (layer_input, _), sites in shared.items():
+        yield layer_input, sites
+
+
+def _value(quantizer: BaseQuantizer, weight: Tensor, codes: Tensor | None) -> Tensor:
+    """Return what a weight is quantized to, of shape (outputs, channels)."""
+    value = quantizer(weight) if codes is None else quantizer.dequantize(codes.to(weight.device))
+    return value.float().flatten(1)
+
+
+class _Recorder(nn.Module):
+    """Sits in a slot, passes its input on and keeps it, batch by batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.batches.append(x)
+        return x
+
+
+class _Moments(nn.Module):
+    """Stands behind an input's quantizer, passes X̃ on and sums what layers have to know of it and of X.
+
+    Attributes:
+        gram: X̃ᵀX̃, of shape (channels, channels).
+        cross: X̃ᵀ(X − X̃), likewise.
+    """
+
+    def __init__(self, layer_input: LayerInput, weights: Mapping[str, Tensor], full: list[Tensor]) -> None:
+        super().__init__()
+        self._input, self._weights, self._full = layer_input, weights, full
+        device = full[0].device
+        self.gram, self.cross = (
+            torch.zeros(layer_input.channels, layer_input.channels, device=device) for _ in range(2)
+        )
+        self._missed = dict.fromkeys(weights, 0.0)
+        self._energy = dict.fromkeys(weights, 0.0)
+        self._factor: InverseFactor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        full = self._full.pop(0)
+        for quantized, wanted in zip(self._input.vectors(x), self._input.vectors(full), strict=True):
+            error = wanted - quantized  # (tokens, channels)
+            self.gram.addmm_(quantized.t(), quantized)
+            self.cross.addmm_(quantized.t(), error)
+            for site, weight in self._weights.items():
+                self._missed[site] += float((error @ weight.t()).square().sum())
+                self._energy[site] += float((wanted @ weight.t()).square().sum())
+        return x
+
+    def regress(self, site: str, ridge: float) -> Tensor:
+        """Return W + W (X − X̃)ᵀX̃ (X̃ᵀX̃ + λI)⁻¹, which minimises ‖XWᵀ − X̃W*ᵀ‖² + λ‖W − W*‖²; (outputs, channels)."""
+        weight = self._weights[site]
+        diagonal = self.gram.diagonal()
+        penalty = torch.diag((ridge * diagonal.mean()).clamp(min=torch.finfo(torch.float32).tiny).expand_as(diagonal))
+        wanted = (self.cross @ weight.t()).double()  # (channels, outputs)
+        return weight + torch.linalg.solve((self.gram + penalty).double(), wanted).t().float()
+
+    def error(self, site: str, value: Tensor) -> float:
+        """Return ‖XWᵀ − X̃Ŵᵀ‖² / ‖XWᵀ‖² for a quantized weight of shape (outputs, channels)."""
+        change = value - self._weights[site]
+        # ‖(X − X̃)Wᵀ − X̃(Ŵ − W)ᵀ‖², multiplied out.
+        explained = 2 * (change * (self.cross @ self._weights[site].t()).t()).sum(dtype=torch.float64)
+        squared = ((change @ self.gram) * change).sum(dtype=torch.float64)
+        return max(0.0, float(self._missed[site] - explained + squared)) / (self._energy[site] or 1.0)
+
+    def factor(self, damping: float) -> InverseFactor:
+        """Return the factor of the input, which layers share."""
+        if self._factor is None:
+            self._factor = InverseFactor.of_gram(self.gram, damping)
+        return self._factor
