@@ -24,6 +24,7 @@ _NAMES = {
     "search": "evaluating recipes",
     "front": "measuring the front",
     "mlp": "training MLPs",
+    "finishing": "finishing layers",
     "reconstruction": "reconstructing blocks",
     "score": "comparing predictions",
     "accuracy": "measuring accuracy",

@@ -16,6 +16,7 @@ Phase = Literal[
     "search",
     "front",
     "mlp",
+    "finishing",
     "reconstruction",
     "score",
     "accuracy",

@@ -117,6 +117,26 @@ class ReconstructionReference(_Frozen):
     blocks: tuple[str, ...] | None = None
 
 
+class FinishingReference(_Frozen):
+    """Where the weights of a recipe that was finished in closed form are, and what they were solved on.
+
+    Attributes:
+        file: name of the safetensors file, which lies beside the recipe.
+        sha256: of that file.
+        data: images that it was finished on.
+        images: how many.
+        seed: that chose them.
+        settings: those of ``FinishingSettings`` that differ from their defaults.
+    """
+
+    file: str = Field(pattern=r"^[^/\\]+$")
+    sha256: str
+    data: str
+    images: int
+    seed: int
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
 class CostRecord(_Frozen):
     """Cost of a recipe."""
 
@@ -178,6 +198,7 @@ class Recipe(_Frozen):
         reparameterized: LayerNorm sites rescaled channel by channel (RepQ-ViT) for these bits; the bank has factors.
         method: the published method that made this recipe, for people to read.
         calibration: what made the quantizer parameters.
+        finishing: where they and the weights are, if weights were solved again on the recipe's own quantized inputs.
         reconstruction: where they and the weights are, if they were learned since.
         cost: BOPs and size when the recipe was written.
         task: what the model's output means, by name and settings; None: classification by its defaults.
@@ -196,6 +217,7 @@ class Recipe(_Frozen):
     reparameterized: dict[str, int] = Field(default_factory=dict)
     method: str | None = None
     calibration: CalibrationReference | None = None
+    finishing: FinishingReference | None = None
     reconstruction: ReconstructionReference | None = None
     cost: CostRecord | None = None
     task: dict[str, Any] | None = None
@@ -234,6 +256,11 @@ class Recipe(_Frozen):
         return located
 
     @property
+    def solved(self) -> FinishingReference | ReconstructionReference | None:
+        """What names the file with the recipe's weights and parameters; None: they are the bank's."""
+        return self.reconstruction or self.finishing
+
+    @property
     def content_hash(self) -> str:
         """SHA-256 of what is quantized and how; equal for recipes that differ only in their records."""
         parts = [hash_sites(self.sites)]
@@ -241,8 +268,8 @@ class Recipe(_Frozen):
             parts.append(json.dumps({"rotated": self.rotated}, sort_keys=True))
         if self.reparameterized:
             parts.append(json.dumps(self.reparameterized, sort_keys=True))
-        if self.reconstruction is not None:
-            parts.append(self.reconstruction.sha256)
+        if self.solved is not None:
+            parts.append(self.solved.sha256)
         return parts[0] if len(parts) == 1 else sha256_hex(part.encode() for part in parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -250,12 +277,12 @@ class Recipe(_Frozen):
         document = {k: v for k, v in self.model_dump(exclude={"sites"}, exclude_none=True).items() if v != {}}
         if self.model.pretrained:
             del document["model"]["pretrained"]
-        if self.calibration is not None:
-            for name in ("settings", "scoring_images"):
-                if not document["calibration"][name]:
-                    del document["calibration"][name]
-        if self.reconstruction is not None and not self.reconstruction.settings:
-            del document["reconstruction"]["settings"]
+        for name in ("settings", "scoring_images"):
+            if self.calibration is not None and not document["calibration"][name]:
+                del document["calibration"][name]
+        for name in ("finishing", "reconstruction"):
+            if name in document and not document[name]["settings"]:
+                del document[name]["settings"]
         if self.score is not None:
             document["score"] = _score_to_json(document["score"], is_classification=self.task is None)
         first = {key: document.pop(key) for key in ("schema_version", "model")}

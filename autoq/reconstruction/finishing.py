@@ -42,7 +42,7 @@ class FinishingSettings:
         CalibrationError: a value is out of its range.
     """
 
-    ridge: float = 0.1
+    ridge: float = 0.3
     damping: float = DAMPING
 
     def __post_init__(self) -> None:
@@ -256,7 +256,8 @@ class _Moments(nn.Module):
         diagonal = self.gram.diagonal()
         penalty = torch.diag((ridge * diagonal.mean()).clamp(min=torch.finfo(torch.float32).tiny).expand_as(diagonal))
         wanted = (self.cross @ weight.t()).double()  # (channels, outputs)
-        return weight + torch.linalg.solve((self.gram + penalty).double(), wanted).t().float()
+        correction: Tensor = torch.linalg.solve((self.gram + penalty).double(), wanted)
+        return weight + correction.t().float()
 
     def error(self, site: str, value: Tensor) -> float:
         """Return ‖XWᵀ − X̃Ŵᵀ‖² / ‖XWᵀ‖² for a quantized weight of shape (outputs, channels)."""

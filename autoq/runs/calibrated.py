@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
 
 from autoq.calibration import Bank
+from autoq.calibration.transforms.integer_operations import integer_operations
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress
 from autoq.recipe import Recipe, ScoreRecord
 from autoq.runs.images import CalibrationImages, LabelledImages
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, measure_accuracy
+from autoq.scoring.solved_operands import SolvedOperands
 from autoq.scoring.sources import QuantizerSource
 
 
@@ -19,19 +24,65 @@ class CalibratedRecipe:
 
     Attributes:
         session: the model, rescaled as the recipe says; its slots are filled and emptied by what is done with it.
-        bank: of this session.
-        recipe: of this session and bank; its score may be missing.
+        operands: of the recipe.
+        origin: changes when the operands do: the fingerprint of their bank, or the SHA-256 of their file.
+        recipe: of this session; its score may be missing.
         images: that it was calibrated on.
         labelled: to measure accuracy on, or None.
         scoring: to score it on; None: those that it was calibrated on.
     """
 
     session: Session
-    bank: Bank
+    operands: SolvedOperands
+    origin: str
     recipe: Recipe
     images: CalibrationImages
     labelled: LabelledImages | None = None
     scoring: CalibrationImages | None = None
+
+    @classmethod
+    def from_bank(
+        cls,
+        session: Session,
+        bank: Bank,
+        recipe: Recipe,
+        images: CalibrationImages,
+        labelled: LabelledImages | None = None,
+        scoring: CalibrationImages | None = None,
+    ) -> CalibratedRecipe:
+        """Take the operands of a recipe from a bank of the session, which solves those that it does not have.
+
+        Raises:
+            CalibrationError: an option does not fit its operand.
+        """
+        operands = SolvedOperands.from_bank(bank, recipe.sites)
+        return cls(session, operands, bank.fingerprint, recipe, images, labelled, scoring)
+
+    def operations(self) -> dict[str, nn.Module]:
+        """Return the integer LayerNorms and softmaxes of the recipe, by site.
+
+        Raises:
+            RecipeError: the recipe's schemes do not fit together.
+        """
+        quantizers = self.operands.quantizers
+        return integer_operations(
+            self.session.traced, self.recipe.sites, lambda site, operand, _: quantizers[site, operand]
+        )
+
+    def identity(self, images: CalibrationImages) -> dict[str, Any]:
+        """Return all that the result of work on the recipe depends on, but for settings; plain JSON.
+
+        Args:
+            images: that are worked on.
+        """
+        rotated = {"rotated": dict(self.session.rotated)} if self.session.rotated else {}
+        return {
+            "recipe_sha256": self.recipe.content_hash,
+            "weights_sha256": self.session.loaded.weights_sha256,
+            "bank_fingerprint": self.origin,
+            "images_sha256": images.sha256,
+            **rotated,
+        }
 
     def score(self, source: QuantizerSource, progress: Progress) -> ScoreRecord:
         """Measure discrepancy on the images to score on, and accuracy on labelled ones.

@@ -29,6 +29,7 @@ KINDS: Final = {
     "run.json": "a search",
     "sensitivity.json": "sensitivities",
     "proxy_check.json": "a check of proxies",
+    "finishing.json": "a finished recipe",
     "reconstruction.json": "a reconstruction",
 }
 """What a directory holds, by the name of the record that shows it; one directory is of one kind."""

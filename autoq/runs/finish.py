@@ -1,208 +1,167 @@
-"""Reconstruct a calibrated recipe of an open session and write the result to a directory."""
+"""Finish a recipe in closed form: a directory with the recipe and the weights that were solved again."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from autoq.calibration.transforms.integer_operations import integer_operations
-from autoq.cost import model_cost
-from autoq.events import BlockAdvanced, BlockFinished, PhaseStarted, Progress, ignore
+from autoq.errors import CalibrationError, MethodError, RecipeError
+from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.files import sha256_hex
-from autoq.graph.blocks import choose_blocks, find_blocks
-from autoq.recipe import Recipe, ReconstructionReference
-from autoq.reconstruction.block_folder import BlockReport
-from autoq.reconstruction.reconstruct import Iteration, reconstruct
-from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.recipe import FinishingReference, Recipe
+from autoq.reconstruction.finishing import FinishingSettings, LayerReport, finish
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.images import CalibrationImages
-from autoq.runs.reconstruction_directory import ReconstructionDirectory
+from autoq.runs.recipe_work import RecipeWork, open_session
+from autoq.runs.reconstruction_directory import FinishingDirectory
+from autoq.runs.session import Session
+from autoq.scoring.evaluator import choose_batch_size
 from autoq.scoring.solved_operands import SolvedOperands, read_operands, write_operands
 from autoq.scoring.sources import SolvedSource
 
-_APART = ("iterations", "importance", "seed")
-"""Settings that a recipe names apart from the others."""
+FINISHING_IMAGES = 512
+"""Unlabelled images that are enough: more hardly change the result."""
 
 
 @dataclass(frozen=True)
-class ReconstructedRecipe:
-    """A recipe that was reconstructed.
+class FinishSettings:
+    """What to finish a recipe on, how, and where to put it.
 
     Attributes:
-        recipe: as written.
-        reports: of each block.
+        out: directory for ``recipe.json``, ``recipe.safetensors`` and ``finishing.csv``.
+        data: unlabelled images, by name or as in ``GivenImages``; None: where the recipe's calibration images are from.
+        images: how many, at most.
+        seed: that chooses them.
+        solving: how weights are solved.
+        eval_data: labelled images to measure accuracy on, by name or as in ``GivenImages``, or None.
     """
 
-    recipe: Recipe
-    reports: tuple[BlockReport, ...]
+    out: str | os.PathLike[str]
+    data: object = None
+    images: int = FINISHING_IMAGES
+    seed: int = 0
+    solving: FinishingSettings = field(default_factory=FinishingSettings)
+    eval_data: object = None
+
+
+def make_finishing(given: Mapping[str, Any]) -> FinishingSettings:
+    """Make settings of what a person has given; the rest have their defaults.
+
+    Raises:
+        MethodError: a value is out of its range.
+    """
+    try:
+        return FinishingSettings(**given)
+    except CalibrationError as error:
+        raise MethodError(str(error)) from error
 
 
 def finish_recipe(
-    calibrated: CalibratedRecipe,
-    images: CalibrationImages,
-    out: str | os.PathLike[str],
-    training: ReconstructionSettings,
-    blocks: Collection[str] | None = None,
-    on_disk: bool = False,
+    recipe: Recipe,
+    settings: FinishSettings,
+    model: str | None = None,
+    device: str = "auto",
+    calib_data: object = None,
+    *,
+    session: Session | None = None,
     progress: Progress = ignore,
-) -> ReconstructedRecipe:
-    """Reconstruct a recipe of an open session; write ``recipe.json``, ``recipe.safetensors``, ``reconstruction.csv``.
-
-    A reconstruction that was interrupted goes on after its last finished block, with the result that it would have had;
-    of a finished one the recipe is only measured again.
+) -> Recipe:
+    """Load a calibrated recipe's model and bank, and finish and measure it.
 
     Args:
-        calibrated: the recipe.
-        images: to learn from.
-        out: a directory for this recipe alone, which may be the bank's; made if need be. No other process writes there.
-        training: how blocks are reconstructed.
-        blocks: names of those to reconstruct; None: all.
-        on_disk: keep activations in temporary files rather than in memory.
+        recipe: what to finish; its bank is looked for beside it, and solved again if it is not there.
+        settings: images and directory.
+        model: the model's name, if it is not where the recipe says.
+        device: as in ``Session.open``.
+        calib_data: the calibration images, by name or as in ``GivenImages``, if they have moved or the recipe names
+            none.
+        session: the model, already open; ``model`` and ``device`` are then not used.
         progress: told what happens.
 
     Raises:
-        RecipeError: the model has no such block.
-        RunDirectoryError: the directory cannot be written or holds something else; nothing there is changed.
-        RunError: training failed, or the quantized model produces NaN.
+        InputError: the recipe has weights of its own already, does not fit its model or images, or the directory cannot
+            be written or holds something else.
+        RunError: the quantized model produces NaN.
     """
-    directory, session, recipe = ReconstructionDirectory(out), calibrated.session, calibrated.recipe
-    names = None
-    if blocks is not None:
-        names = tuple(block.name for block in choose_blocks(find_blocks(session.model), blocks))
-    identity = _identity(calibrated, images, training, names)
+    if recipe.solved is not None:
+        done = "finished" if recipe.reconstruction is None else "reconstructed"
+        raise RecipeError(f"the recipe is {done} already: give the calibrated one that it was made from")
+    directory = FinishingDirectory(settings.out)
+    work = RecipeWork(settings.data, settings.images, settings.seed, settings.eval_data, calib_data)
+    with directory.opened({}) as enter:
+        session = open_session(recipe, model, device, session, progress)
+        calibrated, images = work.open(session, recipe, enter, progress)
+        return finish_calibrated(calibrated, images, directory.path, settings.solving, progress)
+
+
+def finish_calibrated(
+    calibrated: CalibratedRecipe,
+    images: CalibrationImages,
+    out: str | os.PathLike[str],
+    solving: FinishingSettings,
+    progress: Progress = ignore,
+) -> Recipe:
+    """Finish a recipe of an open session; write ``recipe.json``, ``recipe.safetensors`` and ``finishing.csv``.
+
+    A recipe that is finished there already is only measured again.
+
+    Args:
+        calibrated: the recipe.
+        images: unlabelled images.
+        out: a directory for this recipe alone, made if need be. No other process writes there.
+        solving: how weights are solved.
+        progress: told what happens.
+
+    Raises:
+        RunDirectoryError: the directory cannot be written or holds something else; nothing there is changed.
+        RunError: the quantized model produces NaN.
+    """
+    directory, session = FinishingDirectory(out), calibrated.session
+    identity = calibrated.identity(images) | asdict(solving)
     directory.refuse_other(identity)
     directory.create()
-    if directory.is_finished:
-        reference = Recipe.load(directory.recipe).reconstruction
-    else:
+    if not directory.is_finished:
         directory.save(identity)
-        _train(
-            calibrated,
-            images,
-            directory,
-            training=training,
-            blocks=names,
-            identity=identity,
-            on_disk=on_disk,
-            progress=progress,
-        )
-        reference = _reference(directory, images, training, names)
+        operands, reports = _solve(calibrated, images, solving, progress)
+        write_operands(directory.operands, operands, session.factors, identity)
+        directory.write_table(reports)
     operands = read_operands(directory.operands, session.model).operands
     score = calibrated.score(SolvedSource(session.model, operands), progress)
-    cost = model_cost(session.traced.sites, recipe.sites).record()
-    finished = recipe.model_copy(update={"reconstruction": reference, "score": score, "cost": cost})
-    finished.save(directory.recipe)
-    directory.remove_blocks()
-    return ReconstructedRecipe(finished, directory.read_table())
-
-
-def _identity(
-    calibrated: CalibratedRecipe,
-    images: CalibrationImages,
-    training: ReconstructionSettings,
-    blocks: tuple[str, ...] | None,
-) -> dict[str, Any]:
-    """Collect all that the result depends on; the directory refuses to go on with another reconstruction."""
-    return {
-        "recipe_sha256": calibrated.recipe.content_hash,
-        "weights_sha256": calibrated.session.loaded.weights_sha256,
-        "bank_fingerprint": calibrated.bank.fingerprint,
-        "images_sha256": images.sha256,
-        "blocks": blocks and list(blocks),
-        **({"rotated": dict(calibrated.session.rotated)} if calibrated.session.rotated else {}),
-        **asdict(training),
-    }
-
-
-def _train(
-    calibrated: CalibratedRecipe,
-    images: CalibrationImages,
-    directory: ReconstructionDirectory,
-    *,
-    training: ReconstructionSettings,
-    blocks: tuple[str, ...] | None,
-    identity: Mapping[str, Any],
-    on_disk: bool,
-    progress: Progress,
-) -> None:
-    """Reconstruct block by block, and write what was learned and how it went."""
-    session, sites = calibrated.session, calibrated.recipe.sites
-    count = len(find_blocks(session.model) if blocks is None else blocks)
-    watch = _Watch(count, progress)
-    progress(PhaseStarted("reconstruction", count, f"{len(images.tensor)} images of {images.data}"))
-    operands, reports = reconstruct(
-        session.model,
-        SolvedOperands.from_bank(calibrated.bank, sites),
-        images.tensor,
-        training,
-        blocks=blocks,
-        operations=integer_operations(session.traced, sites, calibrated.bank.quantizer),
-        task=session.task,
-        directory=directory.blocks,
-        identity=identity,
-        on_disk=on_disk,
-        on_iteration=watch.advance,
-        on_block=watch.finish,
-    )
-    write_operands(directory.operands, operands, session.factors, identity)
-    directory.write_table(reports)
-
-
-def _reference(
-    directory: ReconstructionDirectory,
-    images: CalibrationImages,
-    training: ReconstructionSettings,
-    blocks: tuple[str, ...] | None,
-) -> ReconstructionReference:
-    """Describe what was learned, and from what, as a recipe does."""
-    own, default = asdict(training), asdict(ReconstructionSettings())
-    return ReconstructionReference(
+    reference = FinishingReference(
         file=directory.operands.name,
         sha256=sha256_hex([directory.operands.read_bytes()]),
         data=images.data,
         images=len(images.tensor),
-        seed=training.seed,
-        iterations=training.iterations,
-        importance=training.importance,
-        settings={key: value for key, value in own.items() if key not in _APART and value != default[key]},
-        blocks=blocks,
+        seed=images.seed,
+        settings={key: value for key, value in asdict(solving).items() if value != asdict(FinishingSettings())[key]},
     )
+    finished = calibrated.recipe.model_copy(update={"finishing": reference, "score": score})
+    finished.save(directory.recipe)
+    return finished.located(directory.path)
 
 
-class _Watch:
-    """Reports what training does as events."""
+def _solve(
+    calibrated: CalibratedRecipe, images: CalibrationImages, solving: FinishingSettings, progress: Progress
+) -> tuple[SolvedOperands, list[LayerReport]]:
+    """Finish every layer, telling of each."""
+    session = calibrated.session
+    count = sum(1 for site, operand in calibrated.operands.quantizers if operand == "weight")
+    reports: list[LayerReport] = []
 
-    def __init__(self, blocks: int, progress: Progress) -> None:
-        self._blocks, self._progress, self._finished = blocks, progress, 0
+    def on_layer(report: LayerReport) -> None:
+        reports.append(report)
+        progress(PhaseAdvanced("finishing", len(reports)))
 
-    def advance(self, iteration: Iteration) -> None:
-        """Report an iteration."""
-        self._progress(
-            BlockAdvanced(
-                "reconstruction",
-                iteration.block,
-                iteration.number,
-                iteration.blocks,
-                iteration.done,
-                iteration.iterations,
-                iteration.loss,
-            )
-        )
-
-    def finish(self, report: BlockReport) -> None:
-        """Report a block that was reconstructed, or taken over from an earlier run."""
-        self._finished += 1
-        self._progress(
-            BlockFinished(
-                "reconstruction",
-                report.name,
-                self._finished,
-                self._blocks,
-                report.loss,
-                report.before,
-                report.after,
-                report.kept,
-            )
-        )
+    progress(PhaseStarted("finishing", count, f"{len(images.tensor)} images of {images.data}"))
+    operands = finish(
+        session.model,
+        calibrated.operands,
+        images.tensor,
+        solving,
+        batch_size=choose_batch_size(session.traced),
+        operations=calibrated.operations(),
+        on_layer=on_layer,
+    )
+    return operands, reports

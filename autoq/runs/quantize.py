@@ -15,13 +15,14 @@ from autoq.recipe import Recipe
 from autoq.reconstruction.mlp_graph import check_mlps, find_mlps
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.directory import BaseRunDirectory
-from autoq.runs.finish import finish_recipe
 from autoq.runs.images import CalibrationImages, LabelledImages
 from autoq.runs.opening import ObservedImages, solve_bank
 from autoq.runs.recipes import options_of
+from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from autoq.runs.reconstruction_directory import ReconstructionDirectory
 from autoq.runs.relu_model import open_relu_model
 from autoq.runs.session import Session
+from autoq.scoring.sources import SolvedSource
 from autoq.tasks import task_to_record
 
 
@@ -95,7 +96,9 @@ def quantize(
         calibrated = calibrate_method(session, method, bits, few, directory.path / "bank", labelled, progress)
         if training is None:
             return _score(calibrated, directory, progress)
-        return finish_recipe(calibrated, images, directory.path, training, on_disk=on_disk, progress=progress).recipe
+        return reconstruct_calibrated(
+            calibrated, images, directory.path, training, on_disk=on_disk, progress=progress
+        ).recipe
 
 
 def calibrate_method(
@@ -138,14 +141,14 @@ def calibrate_method(
         cost=model_cost(session.traced.sites, sites).record(),
         task=task_to_record(session.task),
     )
-    return CalibratedRecipe(session, bank, recipe, images, labelled)
+    return CalibratedRecipe.from_bank(session, bank, recipe, images, labelled)
 
 
 def _score(
     calibrated: CalibratedRecipe, directory: QuantizedDirectory | ReconstructionDirectory, progress: Progress
 ) -> Recipe:
     """Measure a recipe as it was calibrated, and write it."""
-    score = calibrated.score(calibrated.bank, progress)
+    score = calibrated.score(SolvedSource(calibrated.session.model, calibrated.operands), progress)
     recipe = calibrated.recipe.model_copy(update={"score": score})
     recipe.save(directory.path / "recipe.json")
     return recipe

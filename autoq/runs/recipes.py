@@ -74,7 +74,7 @@ def _model_beside(recipe: Recipe, device: str) -> Session | None:
 def find_quantizers(
     session: Session, recipe: Recipe, images: Callable[[], CalibrationImages]
 ) -> tuple[Session, QuantizerSource]:
-    """Find what fills a recipe's slots: the bank that it names, its reconstructed weights, or a new calibration.
+    """Find what fills a recipe's slots: the bank that it names, weights of its own, or a new calibration.
 
     Args:
         session: the recipe's model.
@@ -88,8 +88,8 @@ def find_quantizers(
         RecipeError: files beside the recipe are missing, damaged or another recipe's, or it does not say what it was
             calibrated on.
     """
-    if recipe.reconstruction is not None:
-        session, operands = _read_reconstructed(session, recipe)
+    if recipe.solved is not None:
+        session, operands = read_solved(session, recipe)
         return session, SolvedSource(session.model, operands)
     session, bank = find_bank(session, recipe, images)
     bank.solve_all(options_of(recipe.sites))
@@ -100,35 +100,35 @@ def solve_recipe(
     session: Session, recipe: Recipe, images: Callable[[], CalibrationImages]
 ) -> tuple[Session, SolvedOperands]:
     """Solve every operand of a recipe; arguments and errors as in :func:`find_quantizers`."""
-    if recipe.reconstruction is not None:
-        return _read_reconstructed(session, recipe)
+    if recipe.solved is not None:
+        return read_solved(session, recipe)
     session, bank = find_bank(session, recipe, images)
     return session, SolvedOperands.from_bank(bank, recipe.sites)
 
 
-def _read_reconstructed(session: Session, recipe: Recipe) -> tuple[Session, SolvedOperands]:
-    """Read the operands of a reconstructed recipe from its file alone; return them and the model.
+def read_solved(session: Session, recipe: Recipe) -> tuple[Session, SolvedOperands]:
+    """Read the operands of a finished or reconstructed recipe from its file alone; return them and the model.
 
     Args:
         session: the recipe's model.
-        recipe: with a ``reconstruction``, whose file lies beside it.
+        recipe: with a file of its own (``recipe.solved``), which lies beside it.
 
     Raises:
         RecipeError: the file is missing, damaged, or another than the recipe's.
     """
-    assert recipe.reconstruction is not None  # noqa: S101
-    path = (recipe.folder or Path()) / recipe.reconstruction.file
+    assert recipe.solved is not None  # noqa: S101
+    path = (recipe.folder or Path()) / recipe.solved.file
     session = _rotated(session, recipe)
     found = read_operands(path, session.model)
-    if found.sha256 != recipe.reconstruction.sha256:
+    if found.sha256 != recipe.solved.sha256:
         raise RecipeError(
             f"{str(path)!r} is not the recipe's: its SHA-256 is {found.sha256[:12]}, not "
-            f"{recipe.reconstruction.sha256[:12]}; put the file that was written with the recipe beside it"
+            f"{recipe.solved.sha256[:12]}; put the file that was written with the recipe beside it"
         )
     if found.operands.sites != {site: operands for site, operands in recipe.sites.items() if operands}:
         raise RecipeError(
-            f"the recipe's sites are not those that {str(path)!r} was reconstructed for: undo the changes, or "
-            "reconstruct the recipe again"
+            f"the recipe's sites are not those that {str(path)!r} was solved for: undo the changes, or "
+            "finish or reconstruct the recipe again"
         )
     if found.description.get("rotated", {}) != recipe.rotated:
         raise RecipeError(

@@ -94,7 +94,7 @@ def test_ctrl_c_says_how_to_go_on(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autoq.runs.reconstruct.finish_recipe", interrupt)
+    monkeypatch.setattr("autoq.runs.reconstruct.reconstruct_calibrated", interrupt)
     outcome = command("reconstruct", recipe, *QUICK, "--out", tmp_path / "out")
     assert outcome.status == 130
     assert outcome.complaints == [

@@ -23,7 +23,7 @@ from autoq.recipe import ModelReference, OperandConfig, Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.evaluate import evaluate_recipe
-from autoq.runs.finish import finish_recipe
+from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from autoq.runs.images import ImageReader
 from tests.runs.small_run import PHOTOS, finished_run, small_session, trace_once
 
@@ -85,7 +85,7 @@ def test_a_fresh_process_reproduces_the_score_of_second_order_weights(tmp_path: 
     recipe = Recipe(model=session.reference, sites=sites, calibration=session.calibration_reference(images, bank))
     assert recipe.calibration is not None
     assert recipe.calibration.settings == {"second_order": True}
-    scored = CalibratedRecipe(session, bank, recipe, images).score(bank, lambda _: None)
+    scored = CalibratedRecipe.from_bank(session, bank, recipe, images).score(bank, lambda _: None)
     nearest = session.bank(lambda: images, images.sha256, replace(settings, second_order=False))
     assert (
         scored.kl_nats < 0.5 * CalibratedRecipe(session, nearest, recipe, images).score(nearest, lambda _: None).kl_nats
@@ -231,7 +231,7 @@ def reconstructed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model=session.reference, sites=sites, rotated=rotated, reparameterized=norms, calibration=calibration
     )
     training = ReconstructionSettings(iterations=2, batch=8, importance_images=8)
-    finish_recipe(CalibratedRecipe(session, bank, recipe, images), images, folder, training)
+    reconstruct_calibrated(CalibratedRecipe.from_bank(session, bank, recipe, images), images, folder, training)
     return folder
 
 

@@ -12,8 +12,8 @@ from autoq.optimization.trials import EvaluatedTrial, best_trial
 from autoq.recipe import Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
-from autoq.runs.finish import finish_recipe
 from autoq.runs.opening import RunInputs
+from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import ReconstructedEntry, RunRecord
 from autoq.runs.search.settings import SearchSettings
@@ -73,8 +73,12 @@ def reconstruct_chosen(
     for trial in chosen:
         folder = directory.reconstructed / f"{trial.id}-{training.iterations}it-{len(images.tensor)}img"
         recipe = Recipe.load(directory.recipe_path(trial.id))
-        calibrated = CalibratedRecipe(inputs.session, bank, recipe, inputs.images, inputs.labelled, scoring)
-        found = finish_recipe(calibrated, images, folder, training, progress=_naming(trial.label, progress)).recipe
+        calibrated = CalibratedRecipe.from_bank(
+            inputs.session, bank, recipe, inputs.images, inputs.labelled, scoring
+        )
+        found = reconstruct_calibrated(
+            calibrated, images, folder, training, progress=_naming(trial.label, progress)
+        ).recipe
         finished[trial.id] = _entry(found, f"{directory.reconstructed.name}/{folder.name}/recipe.json")
         on_finished(finished)
 

@@ -13,7 +13,7 @@ from autoq.recipe import Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.evaluate import evaluate_recipe
-from autoq.runs.finish import finish_recipe
+from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from autoq.runs.recipes import options_of
 from tests.runs.small_run import small_session, trace_once
 
@@ -31,8 +31,12 @@ def test_several_recipes_of_an_open_session(tmp_path: Path, monkeypatch: pytest.
         bank.solve_all(options_of(sites))
         calibration = session.calibration_reference(images, bank)
         recipe = Recipe(model=session.reference, sites=sites, calibration=calibration)
-        finished = finish_recipe(
-            CalibratedRecipe(session, bank, recipe, images), images, tmp_path / bits, training, blocks=["head"]
+        finished = reconstruct_calibrated(
+            CalibratedRecipe.from_bank(session, bank, recipe, images),
+            images,
+            tmp_path / bits,
+            training,
+            blocks=["head"],
         ).recipe
         assert finished.score is not None
         assert finished.cost is not None
