@@ -8,6 +8,7 @@
 ``search``           find the recipe that loses least within a budget, and the front around it
 ``quantize``         make the quantized module of a recipe or of a published method
 ``evaluate``         measure a quantized module or a recipe: discrepancy, accuracy, cost
+``finish``           solve the weights of a recipe again on its own quantized inputs, in closed form
 ``reconstruct``      train the rounding and the scales of a recipe on unlabelled images
 ``export``           write a recipe in another format
 ``sites``            list what of a model can be quantized
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from autoq.api.applying import export, quantize
     from autoq.api.evaluating import Evaluation, evaluate
     from autoq.api.inspecting import load_recipe, sites
+    from autoq.api.finishing import finish
     from autoq.api.reconstructing import reconstruct
     from autoq.api.result import SearchResult
     from autoq.api.searching import search
@@ -50,6 +52,7 @@ _HOMES = {
     "export": "autoq.api.applying",
     "load_recipe": "autoq.api.inspecting",
     "quantize": "autoq.api.applying",
+    "finish": "autoq.api.finishing",
     "reconstruct": "autoq.api.reconstructing",
     "search": "autoq.api.searching",
     "sites": "autoq.api.inspecting",
@@ -67,6 +70,7 @@ __all__ = [
     "export",
     "load_recipe",
     "quantize",
+    "finish",
     "reconstruct",
     "search",
     "sites",

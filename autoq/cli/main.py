@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import autoq
-from autoq.cli import check_proxy, evaluate, export, quantize, reconstruct, report, search, sensitivity, sites
+from autoq.cli import check_proxy, evaluate, export, finish, quantize, reconstruct, report, search, sensitivity, sites
 from autoq.cli.options import Interrupted
 from autoq.errors import AutoqError, InputError
 
@@ -33,6 +33,7 @@ app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("quantize")(quantize.quantize)
+app.command("finish")(finish.finish)
 app.command("reconstruct")(reconstruct.reconstruct)
 app.command("sensitivity")(sensitivity.sensitivity)
 app.command("check-proxy")(check_proxy.check_proxy)

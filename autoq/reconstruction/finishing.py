@@ -16,17 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autoq.calibration import CalibrationSettings, solve
 from autoq.calibration.second_order.gram import LayerInput
-from autoq.calibration.second_order.rounding import DAMPING, InverseFactor
-from autoq.calibration.second_order.weights import round_weight
+from autoq.calibration.second_order.weights import LayerRounding
 from autoq.errors import CalibrationError
 from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.graph.stages import Stage, State
 from autoq.quantizers import BaseQuantizer
 from autoq.scoring.solved_operands import SolvedOperands
-
-SolveWeight = Callable[[str, Tensor, BaseQuantizer], BaseQuantizer]
-"""From a site, its new weight and the calibrated quantizer to a quantizer of the new weight."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +32,18 @@ class FinishingSettings:
 
     Attributes:
         ridge: λ of the regression that replaces a weight before it is rounded, as a share of the mean diagonal of X̃ᵀX̃;
-            larger ones stay nearer to the weight in full precision.
-        damping: the same for rounding.
+            larger ones stay nearer to the weight in full precision, and fit the images less.
 
     Raises:
         CalibrationError: a value is out of its range.
     """
 
     ridge: float = 0.3
-    damping: float = DAMPING
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        for name in ("ridge", "damping"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise CalibrationError(f"{name} of finishing is {getattr(self, name)!r}: it must be positive")
+        """Check the value."""
+        if not 0 < self.ridge < float("inf"):
+            raise CalibrationError(f"ridge of finishing is {self.ridge!r}: it must be positive")
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,6 @@ def finish(
     *,
     batch_size: int = 32,
     operations: Mapping[str, nn.Module] | None = None,
-    solve_weight: SolveWeight | None = None,
     on_layer: Callable[[LayerReport], None] | None = None,
 ) -> SolvedOperands:
     """Solve the weights of a quantized model again, on its own quantized inputs against outputs in full precision.
@@ -92,7 +85,6 @@ def finish(
         settings: None: the defaults.
         batch_size: images that run at a time.
         operations: integer LayerNorms and softmaxes of the quantized model, by site.
-        solve_weight: solves the quantizer of a new weight; None: the calibrated grids are kept.
         on_layer: called after each layer.
 
     Returns:
@@ -103,7 +95,7 @@ def finish(
     """
     if not len(images):
         raise CalibrationError("there are no calibration images to finish on")
-    run = _Run(model, calibrated, settings or FinishingSettings(), operations or {}, solve_weight)
+    run = _Run(model, calibrated, settings or FinishingSettings(), operations or {})
     model.remove_()
     full: list[State] = [(batch,) for batch in torch.split(images, batch_size)]
     quantized = full
@@ -129,11 +121,9 @@ class _Run:
         calibrated: SolvedOperands,
         settings: FinishingSettings,
         operations: Mapping[str, nn.Module],
-        solve_weight: SolveWeight | None,
     ) -> None:
         self.operands = calibrated
         self._model, self._settings, self._operations = model, settings, operations
-        self._solve_weight = solve_weight
 
     def finish_stage_(
         self, stage: Stage, full: list[State], quantized: list[State], on_layer: Callable[[LayerReport], None]
@@ -174,9 +164,12 @@ class _Run:
         kept = self.operands.codes.get(key)
         before = moments.error(site, _value(quantizer, weight, kept))
         target = moments.regress(site, self._settings.ridge).view(weight.shape)
-        solved = quantizer if self._solve_weight is None else self._solve_weight(site, target, quantizer)
-        codes = round_weight(target, solved, moments.gram, moments.factor(self._settings.damping))
-        codes = solved.quantize(target) if codes is None else codes
+        # The range of the weight in full precision may be too narrow for the one that makes up for errors.
+        operand = self._model.traced.sites_by_name[site].operand("weight")
+        solved = solve(operand, quantizer.config, target, CalibrationSettings()).to(weight.device)
+        rounded = LayerRounding(target, moments.gram).round(solved)
+        codes = solved.quantize(target) if rounded is None else rounded.codes
+        solved = solved if rounded is None else rounded.quantizer
         after = moments.error(site, _value(solved, weight, codes))
         if after < before:
             self.operands = self.operands | SolvedOperands({key: solved}, {key: codes})
@@ -237,7 +230,6 @@ class _Moments(nn.Module):
         )
         self._missed = dict.fromkeys(weights, 0.0)
         self._energy = dict.fromkeys(weights, 0.0)
-        self._factor: InverseFactor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         full = self._full.pop(0)
@@ -266,9 +258,3 @@ class _Moments(nn.Module):
         explained = 2 * (change * (self.cross @ self._weights[site].t()).t()).sum(dtype=torch.float64)
         squared = ((change @ self.gram) * change).sum(dtype=torch.float64)
         return max(0.0, float(self._missed[site] - explained + squared)) / (self._energy[site] or 1.0)
-
-    def factor(self, damping: float) -> InverseFactor:
-        """Return the factor of the input, which layers share."""
-        if self._factor is None:
-            self._factor = InverseFactor.of_gram(self.gram, damping)
-        return self._factor

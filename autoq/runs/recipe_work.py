@@ -9,7 +9,16 @@ from autoq.events import PhaseAdvanced, PhaseStarted, Progress
 from autoq.recipe import Recipe
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.images import CalibrationImages, LabelledImages
-from autoq.runs.recipes import OwnImages, calibrated_on, find_bank, name_of, open_model, options_of, own_images, read_solved
+from autoq.runs.recipes import (
+    OwnImages,
+    calibrated_on,
+    find_bank,
+    name_of,
+    open_model,
+    options_of,
+    own_images,
+    read_solved,
+)
 from autoq.runs.session import Session
 from autoq.tasks import task_from_record
 

@@ -29,7 +29,7 @@ def test_scores(tmp_path: Path, is_labelled: bool) -> None:
     write_photos(tmp_path / "photos")
     labelled = session.labelled_images(str(tmp_path / "photos")) if is_labelled else None
     events: list[Event] = []
-    score = CalibratedRecipe(session, bank, recipe, images, labelled).score(bank, events.append)
+    score = CalibratedRecipe.from_bank(session, bank, recipe, images, labelled).score(bank, events.append)
     assert score.calibration_kl_nats is None
     expected = Evaluator(session.model, bank, images.tensor).evaluate(sites)
     assert (score.kl_nats, score.sqnr_db, score.images) == (expected.kl_nats, expected.sqnr_db, IMAGES)
@@ -46,7 +46,7 @@ def test_scores_on_other_images_than_those_that_calibrated() -> None:
     bank = session.bank(lambda: images, images.sha256, CalibrationSettings(observer="min_max"))
     sites = create_method("rtn").sites(session.traced, BitWidths.parse("w4a4"))
     recipe = Recipe(model=session.reference, sites=sites)
-    score = CalibratedRecipe(session, bank, recipe, images, scoring=scoring).score(bank, ignore)
+    score = CalibratedRecipe.from_bank(session, bank, recipe, images, scoring=scoring).score(bank, ignore)
     assert score.images == 32
     assert score.kl_nats == Evaluator(session.model, bank, scoring.tensor).evaluate(sites).kl_nats
     assert score.calibration_kl_nats == Evaluator(session.model, bank, images.tensor).evaluate(sites).kl_nats

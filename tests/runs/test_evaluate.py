@@ -23,8 +23,8 @@ from autoq.recipe import ModelReference, OperandConfig, Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.evaluate import evaluate_recipe
-from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from autoq.runs.images import ImageReader
+from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from tests.runs.small_run import PHOTOS, finished_run, small_session, trace_once
 
 PROCESS = """
@@ -88,7 +88,8 @@ def test_a_fresh_process_reproduces_the_score_of_second_order_weights(tmp_path: 
     scored = CalibratedRecipe.from_bank(session, bank, recipe, images).score(bank, lambda _: None)
     nearest = session.bank(lambda: images, images.sha256, replace(settings, second_order=False))
     assert (
-        scored.kl_nats < 0.5 * CalibratedRecipe(session, nearest, recipe, images).score(nearest, lambda _: None).kl_nats
+        scored.kl_nats
+        < 0.5 * CalibratedRecipe.from_bank(session, nearest, recipe, images).score(nearest, lambda _: None).kl_nats
     )
     session.model.remove_()
     bank.save(tmp_path / "with" / "bank")

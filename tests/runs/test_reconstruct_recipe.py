@@ -13,8 +13,8 @@ from autoq.recipe import Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.evaluate import evaluate_recipe
-from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from autoq.runs.recipes import options_of
+from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from tests.runs.small_run import small_session, trace_once
 
 

@@ -23,6 +23,7 @@ from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import BaselineEntry, RunRecord
 from autoq.runs.search.settings import Baselines
 from autoq.scoring import Evaluator, measure_accuracy
+from autoq.scoring.sources import SolvedSource
 
 _logger = logging.getLogger(__name__)
 
@@ -103,11 +104,12 @@ def _measure(
 
 
 def _score(calibrated: CalibratedRecipe, inputs: RunInputs) -> ScoreRecord:
-    model, bank, task = calibrated.session.model, calibrated.bank, calibrated.session.task
+    model, task = calibrated.session.model, calibrated.session.task
+    source = SolvedSource(model, calibrated.operands)
     sites, other = calibrated.recipe.sites, None
     if inputs.is_held_out:
-        other = Evaluator(model, bank, inputs.images.tensor, cache_bytes=0, task=task).evaluate(sites).kl_nats
-    found = Evaluator(model, bank, inputs.scoring.tensor, cache_bytes=0, task=task).evaluate(sites)
+        other = Evaluator(model, source, inputs.images.tensor, cache_bytes=0, task=task).evaluate(sites).kl_nats
+    found = Evaluator(model, source, inputs.scoring.tensor, cache_bytes=0, task=task).evaluate(sites)
     score = ScoreRecord(**vars(found), calibration_kl_nats=other)
     if inputs.labelled is None:
         return score

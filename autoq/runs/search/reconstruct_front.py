@@ -73,9 +73,7 @@ def reconstruct_chosen(
     for trial in chosen:
         folder = directory.reconstructed / f"{trial.id}-{training.iterations}it-{len(images.tensor)}img"
         recipe = Recipe.load(directory.recipe_path(trial.id))
-        calibrated = CalibratedRecipe.from_bank(
-            inputs.session, bank, recipe, inputs.images, inputs.labelled, scoring
-        )
+        calibrated = CalibratedRecipe.from_bank(inputs.session, bank, recipe, inputs.images, inputs.labelled, scoring)
         found = reconstruct_calibrated(
             calibrated, images, folder, training, progress=_naming(trial.label, progress)
         ).recipe

@@ -1,0 +1,85 @@
+"""``autoq finish``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoq.cli.measured import accuracy_line, measured_json
+from autoq.cli.options import (
+    DATA_HELP,
+    CalibData,
+    Device,
+    EvalData,
+    Interrupted,
+    Json,
+    RecipeModel,
+    Seed,
+    print_json,
+    this_command,
+)
+
+
+def finish(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A calibrated recipe.")],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help=f"Unlabelled images: {DATA_HELP} [default: where the recipe was calibrated]"),
+    ] = None,
+    images: Annotated[int, typer.Option(metavar="N", min=1, help="How many of them, at most.")] = 512,
+    ridge: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="How strongly new weights are held to those in full precision: more fits the images less. "
+            "[default: 0.3]",
+        ),
+    ] = None,
+    eval_data: EvalData = None,
+    model: RecipeModel = None,
+    calib_data: CalibData = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="For recipe.json, recipe.safetensors and finishing.csv. [default: NAME-finished beside it]",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Finish a recipe in closed form: solve weights again, layer by layer, on its own quantized inputs."""
+    from autoq.display import RunDisplay
+    from autoq.recipe import Recipe
+
+    calibrated = Recipe.load(recipe)
+    folder = out or recipe.parent / f"{recipe.stem}-finished"
+    try:
+        with RunDisplay() as display:
+            from autoq.runs.finish import FinishSettings, finish_recipe, make_finishing
+
+            solving = make_finishing({} if ridge is None else {"ridge": ridge})
+            settings = FinishSettings(folder, data, images, seed, solving, eval_data)
+            finished = finish_recipe(calibrated, settings, model, device, calib_data, progress=display)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; nothing is finished yet: run the same command again: {this_command()}"
+        ) from None
+    path = folder / "recipe.json"
+    cost, score = finished.cost, finished.score
+    assert cost is not None and score is not None  # noqa: S101, PT018 - both are filled
+    if as_json:
+        print_json({"out": str(folder), "recipe": str(path), **measured_json(finished)})
+        return
+    from autoq.units import format_bops, format_kl
+
+    before = ""
+    if calibrated.score is not None and calibrated.score.images == score.images:
+        before = f"{format_kl(calibrated.score.kl_nats)} -> "
+    typer.echo(f"KL {before}{format_kl(score.kl_nats)} nats over {score.images} images, {format_bops(cost.bops)}")
+    if (accuracy := accuracy_line(finished)) is not None:
+        typer.echo(accuracy)
+    typer.echo(f"recipe: {path}")
