@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from autoq import errors
     from autoq.api.applying import export, quantize
     from autoq.api.evaluating import Evaluation, evaluate
-    from autoq.api.inspecting import load_recipe, sites
     from autoq.api.finishing import finish
+    from autoq.api.inspecting import load_recipe, sites
     from autoq.api.reconstructing import reconstruct
     from autoq.api.result import SearchResult
     from autoq.api.searching import search
@@ -68,9 +68,9 @@ __all__ = [
     "errors",
     "evaluate",
     "export",
+    "finish",
     "load_recipe",
     "quantize",
-    "finish",
     "reconstruct",
     "search",
     "sites",
