@@ -11,6 +11,9 @@ from autoq.quantizers import BaseQuantizer, UniformQuantizer
 
 _ZETA, _GAMMA = 1.1, -0.1
 """Bounds of the stretched sigmoid (AdaRound, equation 23), clamped to 0..1."""
+_NEAR_CODE = 0.9
+"""How far from W to its code a weight with given codes starts. On an attention projection at 2 and 3 bits, 0.6 left
+1.2 to 1.7 times the error of the layer's output after 400 iterations, 0 three to seven times."""
 
 
 class LearnedRounding(nn.Module):
@@ -20,19 +23,20 @@ class LearnedRounding(nn.Module):
     fraction of W / s, so that W̃ is W itself (equations 22 and 23). Scales stay as calibrated. A quantizer with a basis
     of its own (``to_basis``) has W and W̃ there.
 
-    A weight that was rounded otherwise than to nearest keeps its code or moves one step towards W.
+    A weight that was rounded otherwise than to nearest keeps its code or moves one step towards W. It starts near the
+    code: from W itself, training does not come back to codes as good as second-order ones.
 
     Attributes:
         direction: V, of the shape of the weight.
     """
 
     def __init__(self, weight: Tensor, quantizer: UniformQuantizer, codes: Tensor | None = None) -> None:
-        """Start from the weight in full precision, or as near to it as ``codes`` and their neighbours come.
+        """Start from the weight in full precision, or near given codes.
 
         Args:
             weight: W.
             quantizer: of the weight.
-            codes: how it is rounded, of its shape; None: either way.
+            codes: how the weight is rounded, of its shape; None: either way.
         """
         super().__init__()
         self.config = quantizer.config
@@ -41,11 +45,11 @@ class LearnedRounding(nn.Module):
         self._from_basis = quantizer.from_basis
         self._scale, self._zero_point = scale, zero_point
         self._below = steps.floor()
+        given = steps if codes is None else codes - zero_point
         if codes is not None:
-            given = codes - zero_point
             self._below = torch.where(steps < given, given - 1, given)
         self._low, self._high = -zero_point, 2**quantizer.config.bits - 1 - zero_point
-        fraction = (steps - self._below).clamp(0, 1)
+        fraction = (steps - self._below).clamp(0, 1).lerp(given - self._below, _NEAR_CODE)
         self.direction = nn.Parameter(torch.logit((fraction - _GAMMA) / (_ZETA - _GAMMA)))
 
     def up(self) -> Tensor:

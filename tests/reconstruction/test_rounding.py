@@ -52,6 +52,7 @@ def test_untrained_codes_are_those_of_the_nearest(bits: int, seed: int) -> None:
 @settings(deadline=None)
 @given(bits=st.integers(2, 8), seed=st.integers(0, 1000))
 def test_given_codes_stay_or_move_one_step_towards_the_weight(bits: int, seed: int) -> None:
+    """They stay until something is learned, and start a tenth of a step away at most."""
     chosen, w = quantizer(bits), weight(seed)
     given = torch.randint(2**bits, (5, 12), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
     rounding = LearnedRounding(w, chosen, given)
@@ -59,9 +60,10 @@ def test_given_codes_stay_or_move_one_step_towards_the_weight(bits: int, seed: i
     neighbour = torch.where(value > w, value - step, value + step)
     low, high = torch.minimum(value, neighbour), torch.maximum(value, neighbour)
     limits = -chosen.zero_point * step, (2**bits - 1 - chosen.zero_point) * step
-    low, high = (torch.minimum(torch.maximum(each, limits[0]), limits[1]) for each in (low, high))
-    nearest = torch.minimum(torch.maximum(w, low), high)
-    torch.testing.assert_close(rounding(w).detach(), nearest, atol=1e-5, rtol=1e-4)
+    start = value + 0.1 * (torch.minimum(torch.maximum(w, low), high) - value)
+    low, high, start = (torch.minimum(torch.maximum(each, limits[0]), limits[1]) for each in (low, high, start))
+    torch.testing.assert_close(rounding(w).detach(), start, atol=1e-5, rtol=1e-4)
+    assert torch.equal(rounding.codes(), given.int())
     for sign, expected in ((-10.0, low), (10.0, high)):
         with torch.no_grad():
             rounding.direction.fill_(sign)
