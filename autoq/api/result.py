@@ -59,7 +59,7 @@ class SearchResult:
 
     @property
     def outcome(self) -> SearchOutcome:
-        """The front, the best recipe and what was reconstructed, as the command line prints them."""
+        """The front, the best recipe and what was finished and reconstructed, as the command line prints them."""
         directory = SearchDirectory(self.folder)
         return make_result(directory, directory.require(), directory.trials())
 
@@ -90,7 +90,7 @@ class SearchResult:
 
     @property
     def best(self) -> Recipe:
-        """The recipe of least discrepancy within the budget.
+        """The recipe of least discrepancy within the budget: reconstructed if it is, else finished, else as searched.
 
         Raises:
             BudgetError: no recipe was evaluated yet.
@@ -99,26 +99,27 @@ class SearchResult:
 
     @property
     def knee(self) -> Recipe:
-        """The recipe at the bend of the front, after which more bit operations buy little.
+        """The recipe at the bend of the front, after which more bit operations buy little, as far as it was brought.
 
         Raises:
             BudgetError: no recipe was evaluated yet.
         """
         return self.recipe("knee")
 
-    def recipe(self, choice: str, *, reconstructed: bool = False) -> Recipe:
-        """Choose a recipe of the front.
+    def recipe(self, choice: str, *, version: str | None = None) -> Recipe:
+        """Choose a recipe of the run.
 
         Args:
             choice: ``best``, ``knee``, an id, or a budget such as ``60%``: the best within it.
-            reconstructed: as it was reconstructed after the search.
+            version: ``searched``, ``finished`` or ``reconstructed``; None: the last of these that there is.
 
         Raises:
-            RunDirectoryError: there is no such recipe.
+            RunDirectoryError: there is no such recipe, or not in that version.
+            RecipeError: there is no such version.
             BudgetError: no recipe is within that budget.
         """
         try:
-            found = pick(self.folder, choice, reconstructed=reconstructed)
+            found = pick(self.folder, choice, version=version)
         except RunDirectoryError:
             if not (self.folder / "run.json").exists():
                 raise BudgetError("no recipe was evaluated yet: let the search go on") from None

@@ -41,6 +41,7 @@ def search(
     baselines: str = "published",
     task: str = "classification",
     output: str | None = None,
+    finish: bool = False,
     reconstruct: bool = False,
     reconstruct_iterations: int | None = None,
     reconstruct_images: int = 1024,
@@ -73,7 +74,8 @@ def search(
             an iterable of such batches, or a name.
         space: a shipped search space (``vit_w2-8``, ``bits_only``, ``groups_only``, ``deployable_4-8``) or a TOML file.
         trials: recipes to evaluate.
-        time_limit_seconds: seconds after which the search is done, accuracy included.
+        time_limit_seconds: seconds after which the search is done, accuracy included; not what ``finish`` and
+            ``reconstruct`` do after it.
         calib_images: how many of ``images`` calibrate, a seeded subset where it can be chosen. As many others score
             recipes, or as many as there are; where fewer than a quarter, or than 32, are left, the same ones.
         observer: how quantizer ranges are found; ``"fpcs"``, by the error of each layer's output, is the most careful.
@@ -89,7 +91,9 @@ def search(
             by squared error).
         output: dotted name of the part of the output that is compared (``"logits"``, ``"aux.1"``); None: as the task
             chooses.
-        reconstruct: train rounding and scales of the best recipe and the knee afterwards.
+        finish: when the search is over, solve the weights of the best recipe and the knee again, in closed form, on
+            their own quantized inputs (``autoq.finish``).
+        reconstruct: after that, train their rounding and scales (``autoq.reconstruct``).
         reconstruct_iterations: training steps of each block.
         reconstruct_images: images of ``images`` to learn from, at most.
         eval_recipes: most recipes whose accuracy is measured.
@@ -133,6 +137,7 @@ def search(
         "baselines": baselines,
         "task": task,
         "output": output,
+        "finish": finish,
         "reconstruct": reconstruct,
         "reconstruct_iterations": reconstruct_iterations,
         "reconstruct_images": reconstruct_images,
@@ -184,8 +189,7 @@ def _settings(
             names[key] = GivenImages(value).name
     settings = make_settings({**values, **names}, "argument")
     if isinstance(given["data"], GivenImages):
-        most = max(settings.calib_images, settings.reconstruct_images if settings.reconstruct else 0)
-        given["data"] = given["data"].kept(most + most_held_out(settings.calib_images))
+        given["data"] = given["data"].kept(settings.most_images + most_held_out(settings.calib_images))
     session = open_model(model, options, given["data"])
     objects = {key: None if isinstance(value, str) else value for key, value in given.items()}
     return settings, GivenObjects(session=session, **objects)

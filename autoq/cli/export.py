@@ -19,19 +19,25 @@ def export(
     pick: Annotated[
         str, typer.Option(metavar="PICK", help="best, knee, an id such as trial-137 or w4a4, or a smaller budget.")
     ] = "best",
-    reconstructed: Annotated[
-        bool, typer.Option("--reconstructed", help="As it was reconstructed by autoq search --reconstruct.")
-    ] = False,
+    version: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="VERSION",
+            help="searched, finished or reconstructed (by autoq search --finish, --reconstruct). "
+            "[default: the last of these that there is]",
+        ),
+    ] = None,
     format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="recipe.")] = "recipe",
     as_json: Json = False,
 ) -> None:
-    """Write one recipe of a run to a file; beside it, if it is reconstructed, a .safetensors file of the same name."""
+    """Write one recipe of a run to a file; its own weights, if it has any, to a .safetensors file of that name."""
     from autoq.api.applying import export as write
     from autoq.exporters import EXPORTERS
     from autoq.exporters import pick as pick_recipe
 
     EXPORTERS.lookup(format_)
-    chosen, recipe = pick_recipe(directory, pick, reconstructed=reconstructed)
+    chosen, recipe, taken = pick_recipe(directory, pick, version=version)
     try:
         write(recipe, output, format_)
     except InputError:
@@ -41,6 +47,6 @@ def export(
             raise  # not the user's choice of file
         raise RunDirectoryError(f"cannot write {os.fspath(output)!r}: {error.strerror}") from error
     if as_json:
-        print_json({"id": chosen, "output": str(output), "format": format_})
+        print_json({"id": chosen, "version": taken, "output": str(output), "format": format_})
     else:
-        typer.echo(f"{chosen} -> {output}")
+        typer.echo(f"{chosen}, as {taken} -> {output}")

@@ -29,7 +29,7 @@ from autoq.sensitivity.proxies import PROXIES
 
 if TYPE_CHECKING:
     from autoq.report.summary import Point
-    from autoq.runs.search.result import ReconstructedPoint
+    from autoq.runs.search.result import ImprovedPoint
 
 
 def search(
@@ -111,11 +111,19 @@ def search(
     calib_images: Annotated[
         int | None, typer.Option(metavar="N", help="Images to calibrate on; as many others score. [default: 128]")
     ] = None,
+    finish: Annotated[
+        bool | None,
+        typer.Option(
+            "--finish/--no-finish",
+            help="When the search is over, solve the weights of the best recipe and the knee again, in closed form on "
+            "their own quantized inputs; not part of --time-limit.",
+        ),
+    ] = None,
     reconstruct: Annotated[
         bool | None,
         typer.Option(
             "--reconstruct/--no-reconstruct",
-            help="Finish the best recipe and the knee on unlabelled images when the search is over.",
+            help="After that, train their rounding and scales block by block; not part of --time-limit.",
         ),
     ] = None,
     reconstruct_iterations: Annotated[
@@ -135,7 +143,7 @@ def search(
     """Find the recipe that loses least within a budget, and the front around it.
 
     Without options but a budget, searches the bundled model on bundled images. The same command resumes an
-    interrupted run; with ``--reconstruct`` added, it only reconstructs what a finished one has found.
+    interrupted run; with ``--finish`` or ``--reconstruct`` added, it only does that to what a finished one has found.
     """
     given: dict[str, Any] = {
         "budget_bops": budget_bops,
@@ -158,6 +166,7 @@ def search(
         "reparameterize": reparameterize,
         "second_order": second_order,
         "calib_images": calib_images,
+        "finish": finish,
         "reconstruct": reconstruct,
         "reconstruct_iterations": reconstruct_iterations,
         "reconstruct_images": reconstruct_images,
@@ -191,23 +200,25 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: b
                 "best": result.best,
                 "budget_bops": result.budget_bops,
                 "baselines": [_baseline_json(point) for point in (*summary.uniform, *summary.published)],
-                "reconstructed": [_reconstructed_json(point, summary.metric.name) for point in result.reconstructed],
+                "finished": [_improved_json(point, summary.metric.name) for point in result.finished],
+                "reconstructed": [_improved_json(point, summary.metric.name) for point in result.reconstructed],
             }
         )
         return
-    from autoq.report.words import headline, left_out, measured_on, reconstruction
+    from autoq.report.words import headline, improvement, left_out, measured_on
 
     typer.echo(headline(summary))
     typer.echo(f"{measured_on(summary)}.")
     if summary.accuracy_left_out:
         typer.echo(left_out(summary))
-    for reconstructed in summary.reconstructed:
-        typer.echo(reconstruction(reconstructed, summary.metric))
+    for improved in summary.improved:
+        typer.echo(improvement(improved, summary.metric))
     typer.echo(f"page:   {out / 'report.html'}")
     if result.best is not None:
         typer.echo(f"recipe: {out / 'recipes' / f'{result.best}.json'}")
-    for point in result.reconstructed:
-        typer.echo(f"reconstructed: {point.recipe}")
+    for kind, points in (("finished", result.finished), ("reconstructed", result.reconstructed)):
+        for point in points:
+            typer.echo(f"{kind}: {point.recipe}")
 
 
 def _baseline_json(point: Point) -> dict[str, Any]:
@@ -215,7 +226,7 @@ def _baseline_json(point: Point) -> dict[str, Any]:
     return {name: getattr(point, name) for name in names}
 
 
-def _reconstructed_json(point: ReconstructedPoint, metric: str) -> dict[str, Any]:
+def _improved_json(point: ImprovedPoint, metric: str) -> dict[str, Any]:
     document = {**vars(point), metric: point.metrics.get(metric)}
     del document["metrics"]
     return document

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from autoq.errors import RecipeError
 from autoq.exporters._base import Exporter, ExportSource
-from autoq.exporters.pick import Picked, pick
+from autoq.exporters.pick import VERSIONS, Picked, pick
 from autoq.exporters.recipe_json import export_recipe
 from autoq.registry import Registry
 
 EXPORTERS: Registry[Exporter] = Registry("format", RecipeError, {"recipe": export_recipe})
 """``--format`` to the function that writes it."""
 
-__all__ = ["EXPORTERS", "ExportSource", "Exporter", "Picked", "export_recipe", "pick"]
+__all__ = ["EXPORTERS", "VERSIONS", "ExportSource", "Exporter", "Picked", "export_recipe", "pick"]

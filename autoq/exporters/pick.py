@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from autoq.cost import Budget
-from autoq.errors import BudgetError, RunDirectoryError
+from autoq.errors import BudgetError, RecipeError, RunDirectoryError
 from autoq.optimization.front import best_within, knee
 from autoq.optimization.trials import shown_trials
 from autoq.recipe import Recipe
@@ -16,53 +17,77 @@ from autoq.runs.search.record import RunRecord
 from autoq.units import format_bops
 from autoq.validation import did_you_mean
 
+PUBLISHED = "published"
+"""The version of a published method's recipe, which has no other."""
+VERSIONS = ("searched", "finished", "reconstructed")
+"""Versions of a recipe of a search, the furthest last."""
+_OPTIONS = {"finished": "--finish", "reconstructed": "--reconstruct"}
+"""Options of ``autoq search`` that make them."""
+
 
 class Picked(NamedTuple):
     """A recipe of a run.
 
     Attributes:
-        id: of the trial that it is from.
+        id: of the trial or published method that it is from.
         recipe: itself, which knows where it lies.
+        version: ``searched``, ``finished``, ``reconstructed``, or ``published``.
     """
 
     id: str
     recipe: Recipe
+    version: str
 
 
-def pick(directory: str | os.PathLike[str], choice: str, *, reconstructed: bool = False) -> Picked:
-    """The recipe that ``choice`` means in a run.
+def pick(directory: str | os.PathLike[str], choice: str, *, version: str | None = None) -> Picked:
+    """Pick the recipe that ``choice`` means in a run.
 
     Args:
         directory: of the run.
         choice: ``best`` (least discrepancy within the run's budget), ``knee``, the id of a front or uniform point
             (``trial-137``, ``w4a4``) or of a published method (``repq-vit-w4a4``), or a smaller budget (``10G``,
             ``w3a3``, ``40%``).
-        reconstructed: pick what was reconstructed from that recipe rather than the recipe as searched.
+        version: ``searched``, ``finished`` or ``reconstructed``; None: the last of these that there is.
 
     Raises:
-        RunDirectoryError: there is no such run, or nothing to pick from, or it is not reconstructed.
+        RunDirectoryError: there is no such run, or nothing to pick from, or not in that version.
+        RecipeError: there are no such versions.
         BudgetError: ``choice`` is none of these, or nothing on the front is that cheap.
     """
+    if version is not None and version not in VERSIONS:
+        raise RecipeError(
+            f"unknown version {version!r}; there are {', '.join(VERSIONS)}.{did_you_mean(version, VERSIONS)}"
+        )
     run = SearchDirectory(directory)
     record = run.require()
-    if not reconstructed and choice in record.baselines:
-        chosen, path = choice, run.path / record.baselines[choice].recipe
-    elif not reconstructed:
-        chosen = _choose(run, record, choice)
-        path = run.recipe_path(chosen)
-    else:
-        known = record.reconstructed
-        chosen = choice if choice in known else _choose(run, record, choice)
-        if chosen not in known:
-            raise RunDirectoryError(
-                f"{chosen} is not reconstructed, {', '.join(known) or 'nothing'} is: run the search with --reconstruct"
-            )
-        path = run.path / known[chosen].recipe
-    return Picked(chosen, Recipe.load(path))
+    known = {*record.baselines, *record.finished, *record.reconstructed}
+    chosen = choice if choice in known else _choose(run, record, choice)
+    paths = _versions(run, record, chosen)
+    version = version or list(paths)[-1]
+    if version not in paths:
+        raise RunDirectoryError(_missing(record, chosen, version))
+    return Picked(chosen, Recipe.load(paths[version]), version)
+
+
+def _versions(run: SearchDirectory, record: RunRecord, chosen: str) -> dict[str, Path]:
+    """Return the paths of a recipe's versions, the furthest last."""
+    if chosen in record.baselines:
+        return {PUBLISHED: run.path / record.baselines[chosen].recipe}
+    improved = {"finished": record.finished, "reconstructed": record.reconstructed}
+    paths = {name: run.path / entries[chosen].recipe for name, entries in improved.items() if chosen in entries}
+    return {"searched": run.recipe_path(chosen), **paths}
+
+
+def _missing(record: RunRecord, chosen: str, version: str) -> str:
+    """Say that a recipe is not there in a version, and what to do about it."""
+    if chosen in record.baselines:
+        return f"{chosen} is a published method's recipe and is not {version}: leave the version out"
+    known = ", ".join(getattr(record, version)) or "nothing"
+    return f"{chosen} is not {version}, {known} is: run the search with {_OPTIONS[version]}"
 
 
 def _choose(run: SearchDirectory, record: RunRecord, choice: str) -> str:
-    """The id that ``choice`` means."""
+    """Return the id that ``choice`` means."""
     trials = run.trials()
     front, uniform = shown_trials(trials, record.budget_bops)
     ids = [trial.id for trial in [*front, *uniform]]

@@ -14,10 +14,10 @@ from autoq.recipe import Recipe
 
 
 def export_recipe(source: ExportSource, path: Path) -> None:
-    """Write the recipe as JSON, and what was reconstructed as safetensors of the same name beside it.
+    """Write the recipe as JSON, and weights of its own as safetensors of the same name beside it.
 
     Args:
-        source: the recipe; if it is reconstructed, the file that it names lies beside it.
+        source: the recipe; if it is finished or reconstructed, the file that it names lies beside it.
         path: the JSON file.
 
     Raises:
@@ -26,24 +26,25 @@ def export_recipe(source: ExportSource, path: Path) -> None:
         OSError: a file cannot be written; then neither is.
     """
     recipe = source.recipe
-    reference = recipe.reconstruction
+    reference = recipe.solved
     if reference is None:
         recipe.save(path)
         return
     weights, beside = (recipe.folder or Path()) / reference.file, path.with_suffix(".safetensors")
     if not weights.is_file() or _sha256(weights) != reference.sha256:
-        raise RecipeError(f"{os.fspath(weights)!r} is missing or not the recipe's: reconstruct the recipe again")
+        raise RecipeError(
+            f"{os.fspath(weights)!r} is missing or not the recipe's: finish or reconstruct the recipe again"
+        )
     if path.is_dir():  # found out now, not when the other file has its name
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if beside == path:
-        raise RunDirectoryError(
-            f"{os.fspath(path)!r} is where the reconstructed weights go: name the recipe {path.stem}.json"
-        )
+        raise RunDirectoryError(f"{os.fspath(path)!r} is where the weights go: name the recipe {path.stem}.json")
     if beside.exists() and not _belongs(beside, path) and _sha256(beside) != reference.sha256:
         raise RunDirectoryError(
             f"the recipe's weights go to {os.fspath(beside)!r}, which is something else's: choose another name"
         )
-    own = recipe.model_copy(update={"reconstruction": reference.model_copy(update={"file": beside.name})})
+    field = "finishing" if recipe.reconstruction is None else "reconstruction"
+    own = recipe.model_copy(update={field: reference.model_copy(update={"file": beside.name})})
     # Both are complete before either has its name.
     with atomic_path(path) as text, atomic_path(beside) as copied:
         shutil.copyfile(weights, copied)
@@ -57,7 +58,7 @@ def _sha256(path: Path) -> str:
 def _belongs(weights: Path, path: Path) -> bool:
     """Whether ``path`` is a recipe that names ``weights``."""
     try:
-        reference = Recipe.load(path).reconstruction
+        reference = Recipe.load(path).solved
     except RecipeError:
         return False
     return reference is not None and reference.file == weights.name

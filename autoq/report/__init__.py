@@ -2,18 +2,18 @@
 
 from autoq.report.page import render_page
 from autoq.report.plots import draw_pareto
-from autoq.report.summary import Point, Reconstructed, RunSummary, SiteRow
-from autoq.report.tables import pareto_csv, reconstructed_csv, trials_csv
+from autoq.report.summary import Improved, Point, RunSummary, SiteRow
+from autoq.report.tables import improved_csv, pareto_csv, trials_csv
 from autoq.report.write import write_report
 
 __all__ = [
+    "Improved",
     "Point",
-    "Reconstructed",
     "RunSummary",
     "SiteRow",
     "draw_pareto",
+    "improved_csv",
     "pareto_csv",
-    "reconstructed_csv",
     "render_page",
     "trials_csv",
     "write_report",

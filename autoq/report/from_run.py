@@ -10,9 +10,9 @@ from typing import Any
 from autoq.errors import RunDirectoryError
 from autoq.optimization.front import hypervolume
 from autoq.optimization.trials import EvaluatedTrial, best_trial, shown_trials
-from autoq.report.summary import PUBLISHED, Meaning, Point, Reconstructed, RunSummary, SiteRow
+from autoq.report.summary import PUBLISHED, Improved, Meaning, Point, RunSummary, SiteRow
 from autoq.runs.search.directory import SearchDirectory
-from autoq.runs.search.record import RunRecord
+from autoq.runs.search.record import ImprovedEntry, ImprovedKind, RunRecord
 from autoq.tasks import task_from_record
 from autoq.units import format_bops, format_kl
 
@@ -61,7 +61,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
         hypervolume_reference="" if worst is None else _reference(record, worst),
         directory=os.fspath(directory),
         interrupted=record.state != "finished",
-        reconstructed=_reconstructed(record, found),
+        improved=(*_improved(record, "finished", found), *_improved(record, "reconstructed", found)),
         settings=_settings(record, len(trials)),
     )
 
@@ -125,11 +125,13 @@ def _read_recipe(path: Path) -> dict[str, Any] | None:
     return recipe
 
 
-def _reconstructed(record: RunRecord, points: tuple[Point, ...]) -> tuple[Reconstructed, ...]:
+def _improved(record: RunRecord, kind: ImprovedKind, points: tuple[Point, ...]) -> list[Improved]:
     metric = task_from_record(record.task).main_metric.name
-    entries = ((point, record.reconstructed[point.id]) for point in points if point.id in record.reconstructed)
+    known: dict[str, ImprovedEntry] = getattr(record, kind)
+    entries = ((point, known[point.id]) for point in points if point.id in known)
     found = (
-        Reconstructed(
+        Improved(
+            kind=kind,
             point=point,
             kl_nats=entry.score.kl_nats,
             agreement_percent=entry.score.agreement_percent,
@@ -141,7 +143,7 @@ def _reconstructed(record: RunRecord, points: tuple[Point, ...]) -> tuple[Recons
         )
         for point, entry in entries
     )
-    return tuple(sorted(found, key=lambda each: (each.bops, each.point.id)))
+    return sorted(found, key=lambda each: (each.bops, each.point.id))
 
 
 def _reference(record: RunRecord, worst_kl_nats: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from autoq.recipe import OperandConfig
 from autoq.report.scales import Quantity, make_scale
-from autoq.report.summary import Point, Reconstructed, RunSummary
+from autoq.report.summary import Improved, Point, RunSummary
 from autoq.report.words import headline, left_out, measured_on
 from autoq.units import format_bops, format_digits, readable_budget
 
@@ -67,7 +67,7 @@ def _page_data(summary: RunSummary) -> dict[str, Any]:
         "scales": {quantity: asdict(make_scale(summary, quantity)) for quantity in _QUANTITIES},
         "points": [_point_data(point) for point in summary.compared],
         "sites": [asdict(site) for site in summary.sites],
-        "reconstructed": [_reconstructed_data(found) for found in summary.reconstructed],
+        "improved": [_improved_data(found) for found in summary.improved],
     }
 
 
@@ -97,8 +97,8 @@ def _log_bases(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, st
     return texts
 
 
-def _reconstructed_data(found: Reconstructed) -> dict[str, Any]:
-    names = ("bops", "kl_nats", "agreement_percent", "sqnr_db", "metric", "iterations", "images", "recipe_path")
+def _improved_data(found: Improved) -> dict[str, Any]:
+    names = ("kind", "bops", "kl_nats", "agreement_percent", "sqnr_db", "metric", "iterations", "images", "recipe_path")
     return {"id": found.point.id} | {name: getattr(found, name) for name in names}
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from autoq.errors import InputError
 from autoq.files import atomic_path
+from autoq.report.improved_marks import draw_improved, improved_boxes
 from autoq.report.placing import box_around, boxes_between, halo, place_label
 from autoq.report.published_marks import draw_published, name_published, published_boxes
-from autoq.report.reconstructed_marks import draw_reconstructed, reconstructed_boxes
 from autoq.report.scales import Quantity, Scale, is_wide, make_scale
 from autoq.report.summary import Point, RunSummary
 from autoq.report.text import literal_text
@@ -119,7 +119,7 @@ def _draw_panel(axes: Axes, summary: RunSummary, scale: Scale) -> None:
     if summary.best and (drawn := _coordinates([summary.best], scale)):
         axes.scatter(*drawn, s=270, marker="*", color=YELLOW, edgecolor=INK, zorder=6, label="chosen recipe")
     draw_published(axes, summary, scale)
-    draw_reconstructed(axes, summary, scale)
+    draw_improved(axes, summary, scale)
     if not _coordinates(summary.compared, scale):
         axes.text(
             0.5,
@@ -243,7 +243,7 @@ def _covered(axes: Axes, summary: RunSummary, scale: Scale) -> list[Bbox]:
         for point in summary.points
         if (point.on_front or point.is_uniform) and (height := scale.height(point)) is not None
     ]
-    boxes += published_boxes(axes, summary, scale) + reconstructed_boxes(axes, summary, scale)
+    boxes += published_boxes(axes, summary, scale) + improved_boxes(axes, summary, scale)
     for line in axes.get_lines():
         if line.get_linestyle() == "-":
             corners = axes.transData.transform(line.get_path().vertices)

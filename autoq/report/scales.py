@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from autoq.report.summary import Point, Reconstructed, RunSummary
+from autoq.report.summary import Improved, Point, RunSummary
 
 Quantity = Literal["kl_nats", "metric"]
 """What an axis shows of a point: the attribute."""
@@ -29,25 +29,25 @@ class Scale:
     high: float
     log: bool = False
 
-    def value(self, point: Point | Reconstructed) -> float | None:
+    def value(self, point: Point | Improved) -> float | None:
         """Return the measured value of ``point``; None if it has none."""
         value: float | None = getattr(point, self.quantity)
         return value
 
-    def height(self, point: Point | Reconstructed) -> float | None:
+    def height(self, point: Point | Improved) -> float | None:
         """Return the height at which ``point`` is drawn."""
         value = self.value(point)
         return None if value is None else max(value, self.low)
 
-    def is_below(self, point: Point | Reconstructed) -> bool:
+    def is_below(self, point: Point | Improved) -> bool:
         """Return whether ``point`` lies below the limits of the axis."""
         value = self.value(point)
         return value is not None and value < self.low
 
 
 def make_scale(summary: RunSummary, quantity: Quantity) -> Scale:
-    """Make the axis that shows ``quantity`` for all points of a run, reconstructed ones included."""
-    points = (*summary.compared, *summary.reconstructed)
+    """Make the axis that shows ``quantity`` for all points of a run and what was made of them after the search."""
+    points = (*summary.compared, *summary.improved)
     values = [value for point in points if (value := getattr(point, quantity)) is not None]
     if quantity == "kl_nats":
         return _kl_scale(values)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autoq.units import Metric
 
 if TYPE_CHECKING:
+    from autoq.runs.search.record import ImprovedKind
     from autoq.tasks import BaseTask
 
 UNIFORM, PUBLISHED = "uniform", "published"
@@ -69,26 +70,28 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Reconstructed:
-    """A recipe that was reconstructed after the search; its cost is that of the recipe as searched.
+class Improved:
+    """A recipe that was finished or reconstructed after the search; its cost is that of the recipe as searched.
 
     Attributes:
+        kind: which of these.
         point: the recipe as searched.
         kl_nats: discrepancy from full precision since.
         agreement_percent: images on which the prediction is full precision's; None for tasks that do not say so.
         sqnr_db: signal to quantization noise ratio of the output.
         metric: the task's main metric, where labels exist.
-        iterations: training steps of each block.
+        iterations: training steps of each block; None where nothing is trained.
         images: that it learned from.
-        recipe_path: where the reconstructed recipe lies, relative to the run directory.
+        recipe_path: where the improved recipe lies, relative to the run directory.
     """
 
+    kind: ImprovedKind
     point: Point
     kl_nats: float
     agreement_percent: float | None
     sqnr_db: float
     metric: float | None
-    iterations: int
+    iterations: int | None
     images: int
     recipe_path: str
 
@@ -164,7 +167,7 @@ class RunSummary:
         hypervolume_reference: its reference point, in words.
         directory: the run directory as a person would type it; goes into the commands that the page shows.
         interrupted: whether the run stopped before its last trial.
-        reconstructed: recipes that were reconstructed after the search, cheapest first.
+        improved: recipes that were finished after the search, then those that were reconstructed, each cheapest first.
         settings: what else is worth keeping (seed, sampler, trials, versions, wall time), shown in this order.
     """
 
@@ -190,7 +193,7 @@ class RunSummary:
     hypervolume_reference: str = ""
     directory: str = "DIR"
     interrupted: bool = False
-    reconstructed: tuple[Reconstructed, ...] = ()
+    improved: tuple[Improved, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -251,9 +254,9 @@ class RunSummary:
     @property
     def has_labels(self) -> bool:
         """Whether any point was measured for accuracy."""
-        measured: tuple[Point | Reconstructed, ...] = (*self.compared, *self.reconstructed)
+        measured: tuple[Point | Improved, ...] = (*self.compared, *self.improved)
         return any(point.metric is not None for point in measured)
 
-    def reconstructed_from(self, point: Point) -> Reconstructed | None:
-        """Return what was reconstructed from a recipe."""
-        return next((found for found in self.reconstructed if found.point.id == point.id), None)
+    def improved_from(self, point: Point) -> list[Improved]:
+        """Return what was made of a recipe after the search, the furthest last."""
+        return [found for found in self.improved if found.point.id == point.id]

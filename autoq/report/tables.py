@@ -27,7 +27,7 @@ _COLUMNS = (
     "feasible",
 )
 _COMPARED = ("kl_nats", "agreement_percent", _METRIC)
-"""Columns of a reconstructed recipe that are written before and after."""
+"""Columns of an improved recipe that are written before and after."""
 
 
 def trials_csv(summary: RunSummary) -> str:
@@ -46,19 +46,19 @@ def baselines_csv(summary: RunSummary) -> str:
     return _csv(summary, points, (*_COLUMNS, "recipe_path"))
 
 
-def reconstructed_csv(summary: RunSummary) -> str:
-    """Format the recipes that were reconstructed after the search, before and after."""
+def improved_csv(summary: RunSummary) -> str:
+    """Format the recipes that were finished or reconstructed after the search, as searched and since."""
     names = [_named(attribute, summary) for attribute in _COMPARED]
     pairs = [column for name in names for column in (f"{name}_before", name)]
     rows = (
         [
-            *(found.point.id, found.point.label, found.bops),
+            *(found.point.id, found.kind, found.point.label, found.bops),
             *(getattr(side, attribute) for attribute in _COMPARED for side in (found.point, found)),
             *(found.iterations, found.images, found.recipe_path),
         ]
-        for found in summary.reconstructed
+        for found in summary.improved
     )
-    return _write(rows, ["id", "label", "bops", *pairs, "iterations", "images", "recipe_path"])
+    return _write(rows, ["id", "kind", "label", "bops", *pairs, "iterations", "images", "recipe_path"])
 
 
 def _csv(summary: RunSummary, points: Iterable[Point], attributes: tuple[str, ...]) -> str:

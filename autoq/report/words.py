@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoq.report.scales import Quantity
-from autoq.report.summary import Point, Reconstructed, RunSummary
+from autoq.report.summary import Improved, Point, RunSummary
 from autoq.units import Metric, format_bops, format_digits, format_kl, readable_budget, readable_label
 
 
@@ -44,14 +44,14 @@ def left_out(summary: RunSummary) -> str:
     return f"The time limit left none to measure {summary.metric.title} of {recipes}; the same search with more does."
 
 
-def reconstruction(found: Reconstructed, metric: Metric) -> str:
-    """Compare, in a sentence, a recipe before and after reconstruction, by KL and by the task's main metric."""
+def improvement(found: Improved, metric: Metric) -> str:
+    """Compare, in a sentence, a recipe as searched with what was made of it, by KL and by the task's main metric."""
     before, accuracy = found.point, ""
     if found.metric is not None:
         earlier = "" if before.metric is None else f"{metric.format_number(before.metric)} -> "
         accuracy = f"; {metric.title} {earlier}{metric.format(found.metric)}"
     return (
-        f"Reconstructed, {readable_label(before.label)} has KL {format_kl(before.kl_nats)} -> "
+        f"{found.kind.capitalize()}, {readable_label(before.label)} has KL {format_kl(before.kl_nats)} -> "
         f"{format_kl(found.kl_nats)} nats{accuracy}."
     )
 
@@ -59,21 +59,19 @@ def reconstruction(found: Reconstructed, metric: Metric) -> str:
 def note(summary: RunSummary, best: Point, quantity: Quantity) -> str:
     """State the chosen recipe in one quantity, and its gain over the uniform one, for a corner of a picture."""
     baseline = summary.baseline if best is not summary.baseline else None
-    lines, found, metric = [readable_label(best.label)], summary.reconstructed_from(best), summary.metric
+    lines, found, metric = [readable_label(best.label)], summary.improved_from(best), summary.metric
     if quantity == "kl_nats":
         lines.append(f"KL {format_kl(best.kl_nats)} nats at {format_bops(best.bops)}")
         if baseline:
             lines.append(_ratio(best, baseline))
-        if found:
-            lines.append(f"reconstructed: {format_kl(found.kl_nats)} nats")
+        lines += [f"{each.kind}: {format_kl(each.kl_nats)} nats" for each in found]
     elif best.metric is not None:
         lines.append(f"{metric.title} {metric.format(best.metric)} at {format_bops(best.bops)}")
         if baseline and baseline.metric is not None:
             gain = best.metric - baseline.metric
             side = "above" if gain >= 0 else "below"
             lines.append(f"{metric.format_difference(abs(gain))} {side} {readable_label(baseline.label)}")
-        if found and found.metric is not None:
-            lines.append(f"reconstructed: {metric.format(found.metric)}")
+        lines += [f"{each.kind}: {metric.format(each.metric)}" for each in found if each.metric is not None]
     return "\n".join(lines)
 
 

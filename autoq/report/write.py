@@ -9,14 +9,14 @@ from autoq.files import write_text
 from autoq.report.page import render_page
 from autoq.report.plots import draw_pareto
 from autoq.report.summary import RunSummary
-from autoq.report.tables import baselines_csv, pareto_csv, reconstructed_csv, trials_csv
+from autoq.report.tables import baselines_csv, improved_csv, pareto_csv, trials_csv
 
 
 def write_report(summary: RunSummary, directory: str | os.PathLike[str]) -> list[Path]:
     """Write ``trials.csv``, ``pareto.csv``, ``pareto.png`` and ``report.html`` into an existing directory.
 
-    Where published methods are compared with, ``baselines.csv`` too; where recipes were reconstructed,
-    ``reconstructed.csv``.
+    Where published methods are compared with, ``baselines.csv`` too; where recipes were finished or
+    reconstructed, ``improved.csv``.
 
     Returns:
         The paths of the files, in that order.
@@ -32,7 +32,7 @@ def write_report(summary: RunSummary, directory: str | os.PathLike[str]) -> list
     written = [trials, pareto, picture, page]
     for name, wanted, text in (
         ("baselines.csv", summary.published, baselines_csv),
-        ("reconstructed.csv", summary.reconstructed, reconstructed_csv),
+        ("improved.csv", summary.improved, improved_csv),
     ):
         if wanted:
             write_text(folder / name, text(summary))

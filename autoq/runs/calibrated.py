@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,7 @@ from autoq.recipe import Recipe, ScoreRecord
 from autoq.runs.images import CalibrationImages, LabelledImages
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, measure_accuracy
-from autoq.scoring.solved_operands import SolvedOperands
+from autoq.scoring.solved_operands import SolvedOperands, read_operands
 from autoq.scoring.sources import QuantizerSource
 
 
@@ -57,6 +58,24 @@ class CalibratedRecipe:
         """
         operands = SolvedOperands.from_bank(bank, recipe.sites)
         return cls(session, operands, bank.fingerprint, recipe, images, labelled, scoring)
+
+    @classmethod
+    def from_file(
+        cls,
+        session: Session,
+        recipe: Recipe,
+        images: CalibrationImages,
+        labelled: LabelledImages | None = None,
+        scoring: CalibrationImages | None = None,
+    ) -> CalibratedRecipe:
+        """Take the operands of a finished or reconstructed recipe, of this session, from the file beside it.
+
+        Raises:
+            RecipeError: the file is missing, damaged, or another model's.
+        """
+        assert recipe.solved is not None  # noqa: S101
+        found = read_operands((recipe.folder or Path()) / recipe.solved.file, session.model)
+        return cls(session, found.operands, found.sha256, recipe, images, labelled, scoring)
 
     def operations(self) -> dict[str, nn.Module]:
         """Return the integer LayerNorms and softmaxes of the recipe, by site.

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import autoq
 from autoq.errors import BudgetError, InputError, RunDirectoryError
@@ -77,6 +78,21 @@ def test_recipes_by_choice(result: autoq.SearchResult) -> None:
         result.recipe("bets")
     with pytest.raises(BudgetError, match="the cheapest is"):
         result.recipe("1")
+
+
+def test_the_best_is_taken_as_far_as_it_was_brought() -> None:
+    images = torch.randn(72, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    found = autoq.search(make(), images, finish=True, **SETTINGS)
+    best = found.outcome.best
+    assert best is not None
+    assert found.best.finishing is not None
+    assert found.best.finishing.images == 72 - 12, "none of those that score"
+    assert found.recipe(best) == found.recipe("best", version="finished") == found.best
+    assert found.recipe("best", version="searched").finishing is None
+    assert autoq.quantize(make(), found.best)(IMAGES[:2])["logits"].shape == (2, 5)
+    assert len(found.outcome.finished) >= 1
+    with pytest.raises(RunDirectoryError, match="is not reconstructed, nothing is"):
+        found.recipe("best", version="reconstructed")
 
 
 def test_an_unfinished_run_can_be_read(result: autoq.SearchResult, tmp_path: Path) -> None:

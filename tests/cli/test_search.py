@@ -19,8 +19,8 @@ def test_search_json(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "run"
     outcome = command("search", "--budget-bops", "w4a4", *small_options(tmp_path), "--out", out, "--json")
     document = one_json(outcome)
-    assert document.keys() == {"out", "front", "best", "budget_bops", "baselines", "reconstructed"}
-    assert document["reconstructed"] == []
+    assert document.keys() == {"out", "front", "best", "budget_bops", "baselines", "finished", "reconstructed"}
+    assert (document["finished"], document["reconstructed"]) == ([], [])
     assert [point["id"] for point in document["baselines"]] == ["w3a3", "w4a4", "w6a6"]
     assert document["baselines"][0].keys() == {"id", "bops", "kl_nats", "calibration_kl_nats"}
     assert document["out"] == str(out)

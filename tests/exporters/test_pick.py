@@ -41,7 +41,7 @@ def refusal(run: Path, choice: str, error: type[AutoqError] = BudgetError) -> st
 
 
 def test_best_is_the_least_discrepancy_within_the_budget(run: Path, front: list[EvaluatedTrial]) -> None:
-    name, recipe = pick(run, "best")
+    name, recipe, _ = pick(run, "best")
     assert name == min(front, key=lambda trial: trial.score.kl_nats).id
     assert recipe.score is not None
     assert recipe.score.kl_nats == min(trial.score.kl_nats for trial in front)
@@ -56,10 +56,10 @@ def test_knee(run: Path, front: list[EvaluatedTrial]) -> None:
 
 def test_an_id_is_that_recipe(run: Path, front: list[EvaluatedTrial]) -> None:
     for trial in front:
-        name, recipe = pick(run, trial.id)
+        name, recipe, _ = pick(run, trial.id)
         assert name == trial.id
         assert recipe.cost == trial.cost
-    name, recipe = pick(run, "w6a6")
+    name, recipe, _ = pick(run, "w6a6")
     assert name == "w6a6", "uniform points can be picked, even over the budget"
     assert {config.bits for operands in recipe.sites.values() for config in operands.values()} == {6}
 
@@ -103,7 +103,7 @@ def test_a_missing_recipe_is_named(tmp_path: Path, run: Path) -> None:
 
 
 def test_the_recipe_format_is_the_file_itself(tmp_path: Path, run: Path) -> None:
-    name, recipe = pick(run, "best")
+    name, recipe, _ = pick(run, "best")
     EXPORTERS["recipe"](ExportSource(recipe, no_module), tmp_path / "mine.json")
     assert (tmp_path / "mine.json").read_bytes() == (run / "recipes" / f"{name}.json").read_bytes()
     assert Recipe.load(tmp_path / "mine.json") == recipe
@@ -111,7 +111,7 @@ def test_the_recipe_format_is_the_file_itself(tmp_path: Path, run: Path) -> None
 
 @pytest.mark.parametrize("name", sorted(EXPORTERS))
 def test_every_format_writes_its_file_whole_or_not_at_all(tmp_path: Path, run: Path, name: str) -> None:
-    _, recipe = pick(run, "best")
+    recipe = pick(run, "best").recipe
     source = ExportSource(recipe, lambda: quantize(recipe.model.name, recipe))
     EXPORTERS[name](source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

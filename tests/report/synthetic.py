@@ -6,9 +6,9 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
-from autoq.report.summary import Meaning, Point, Reconstructed, RunSummary, SiteRow
+from autoq.report.summary import Improved, Meaning, Point, RunSummary, SiteRow
 from autoq.tasks import CLASSIFICATION, DenseTask
 
 Bits = dict[tuple[str, str], int]
@@ -139,23 +139,27 @@ def with_points(summary: RunSummary, keep: Callable[[Point], bool]) -> RunSummar
     return replace(summary, points=points, best_id=best_id)
 
 
-def with_reconstructed(summary: RunSummary, kl_ratio: float = 0.3) -> RunSummary:
-    """The same run with its best and its cheapest recipe reconstructed."""
+def with_improved(
+    summary: RunSummary, kl_ratio: float = 0.3, kind: Literal["finished", "reconstructed"] = "reconstructed"
+) -> RunSummary:
+    """The same run with its best and its cheapest recipe finished or reconstructed, beside what is so already."""
+    iterations = 1000 if kind == "reconstructed" else None
     chosen = {point.id: point for point in (summary.front[0], summary.best) if point is not None}
     found = [
-        Reconstructed(
+        Improved(
+            kind=kind,
             point=point,
             kl_nats=kl_ratio * point.kl_nats,
             agreement_percent=min(100.0, (point.agreement_percent or 0) + 2),
             sqnr_db=point.sqnr_db + 3,
             metric=None if point.metric is None else min(97.9, point.metric + 1.5),
-            iterations=1000,
+            iterations=iterations,
             images=1024,
-            recipe_path=f"reconstructed/{point.id}-1000it-1024img/recipe.json",
+            recipe_path=f"{kind}/{point.id}-1024img/recipe.json",
         )
         for point in chosen.values()
     ]
-    return replace(summary, reconstructed=tuple(found))
+    return replace(summary, improved=(*summary.improved, *found))
 
 
 def as_dense(summary: RunSummary) -> RunSummary:
@@ -167,13 +171,13 @@ def as_dense(summary: RunSummary) -> RunSummary:
     points = {p.id: replace(p, metric=error(p.metric), agreement_percent=None) for p in summary.points}
     found = (
         replace(each, point=points[each.point.id], metric=error(each.metric), agreement_percent=None)
-        for each in summary.reconstructed
+        for each in summary.improved
     )
     return replace(
         summary,
         meaning=Meaning.of(DenseTask()),
         points=tuple(points.values()),
-        reconstructed=tuple(found),
+        improved=tuple(found),
         full_precision_metric=error(summary.full_precision_metric),
     )
 

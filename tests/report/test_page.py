@@ -16,7 +16,7 @@ import pytest
 from autoq.recipe import Recipe
 from autoq.report import RunSummary, render_page
 from autoq.report.words import headline, left_out
-from tests.report.synthetic import make_summary, with_points, with_published, with_reconstructed
+from tests.report.synthetic import make_summary, with_improved, with_points, with_published
 
 HOSTILE = "</script><img src=x onerror=alert(1)>{{data}}'\"&\u2028"
 
@@ -104,12 +104,15 @@ def test_numbers_that_json_lacks_become_null(summary: RunSummary) -> None:
     assert _data(page)["points"][0]["sqnr_db"] is None
 
 
-def test_reconstructed_recipes_are_in_the_page(summary: RunSummary) -> None:
-    run = with_reconstructed(summary)
+def test_improved_recipes_are_in_the_page(summary: RunSummary) -> None:
+    run = with_improved(with_improved(summary, kind="finished"))
     data = _data(render_page(run))
-    assert _data(render_page(summary))["reconstructed"] == []
-    assert [found["id"] for found in data["reconstructed"]] == [found.point.id for found in run.reconstructed]
-    assert {found["iterations"] for found in data["reconstructed"]} == {1000}
+    assert _data(render_page(summary))["improved"] == []
+    assert [found["id"] for found in data["improved"]] == [found.point.id for found in run.improved]
+    assert [(found["kind"], found["iterations"]) for found in data["improved"]] == [
+        *[("finished", None)] * 2,
+        *[("reconstructed", 1000)] * 2,
+    ]
     assert data["points"] == _data(render_page(summary))["points"], "the front is as searched"
 
 
@@ -155,12 +158,12 @@ def _open(page: Path, profile: Path, fragment: str = "") -> tuple[str, str]:
         (lambda summary: summary, "#w3a3", "Recipe: w3a3"),
         (lambda summary: summary, "#%E0%A4%A", "{best}, chosen by the search"),
         (lambda summary: with_points(summary, lambda _: False), "", "No recipe to show"),
-        (lambda summary: with_reconstructed(summary), "", "{best}, chosen by the search"),
+        (lambda summary: with_improved(with_improved(summary, kind="finished")), "", "{best}, chosen by the search"),
         (lambda summary: with_published(summary), "#igq-vit-w4a4", "Recipe: igq-vit 4/4"),
         (lambda _: make_summary(blocks=33, trials=30, labels=False), "#w8a8", "Recipe: w8a8"),
         (_hostile, "#w4a4", "Recipe: &lt;/script&gt;"),
     ],
-    ids=["best", "hash", "bad-hash", "none", "reconstructed", "published", "200-sites", "hostile"],
+    ids=["best", "hash", "bad-hash", "none", "improved", "published", "200-sites", "hostile"],
 )
 def test_the_script_fills_the_page(summary: RunSummary, tmp_path: Path, make: Any, fragment: str, title: str) -> None:
     run: RunSummary = make(summary)
@@ -173,12 +176,12 @@ def test_the_script_fills_the_page(summary: RunSummary, tmp_path: Path, make: An
     pickable = [point for point in run.compared if point.recipe is not None]
     assert dom.count('class="point"') == len(pickable)
     assert dom.count('class="trial"') == len(run.compared) - len(pickable)
-    assert dom.count('class="reconstructed"') == len(run.reconstructed)
-    section = re.search(r'<section id="reconstructed-section"(.*?)</section>', dom, re.DOTALL)
+    assert dom.count('class="improved"') == len(run.improved)
+    section = re.search(r'<section id="improved-section"(.*?)</section>', dom, re.DOTALL)
     assert section
-    assert ("hidden" in section[1].partition(">")[0]) == (not run.reconstructed)
-    assert section[1].count("<tr") == 1 + len(run.reconstructed)
-    assert ("--reconstructed" in section[1]) == bool(run.reconstructed)
+    assert ("hidden" in section[1].partition(">")[0]) == (not run.improved)
+    assert section[1].count("<tr") == 1 + len(run.improved)
+    assert ("--as reconstructed" in section[1]) == bool(run.improved)
     assert dom.count('aria-checked="true"') == (1 if pickable else 0)
     assert len(re.findall(r"<tr [^>]*data-id=", dom)) == len(pickable)
     assert "<img" not in dom

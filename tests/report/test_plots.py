@@ -10,7 +10,7 @@ import pytest
 from autoq.report import RunSummary, draw_pareto
 from autoq.report.plots import DPI
 from tests.report.pictures import has_color, pixels_of
-from tests.report.synthetic import make_summary, with_points, with_reconstructed
+from tests.report.synthetic import make_summary, with_improved, with_points
 
 
 @pytest.mark.parametrize(("labels", "width"), [(True, 12.4), (False, 7.6)])
@@ -50,8 +50,8 @@ def _unmeasured_best(summary: RunSummary) -> RunSummary:
         _all_zero,
         _unmeasured_best,
         lambda summary: replace(summary, budget_bops=10**15, budget_text="1P"),
-        lambda summary: with_reconstructed(summary, kl_ratio=0.0),
-        lambda summary: with_reconstructed(_unmeasured_best(summary)),
+        lambda summary: with_improved(summary, kl_ratio=0.0),
+        lambda summary: with_improved(_unmeasured_best(summary)),
         lambda summary: replace(summary, model="$\\nosuch{$ model", data="100%$"),
     ],
     ids=[

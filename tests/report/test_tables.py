@@ -6,9 +6,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from autoq.report import RunSummary, pareto_csv, reconstructed_csv, trials_csv
+from autoq.report import RunSummary, improved_csv, pareto_csv, trials_csv
 from autoq.report.tables import baselines_csv
-from tests.report.synthetic import as_dense, with_points, with_published, with_reconstructed
+from tests.report.synthetic import as_dense, with_improved, with_points, with_published
 
 
 def test_trials_round_trip_exactly(summary: RunSummary) -> None:
@@ -46,27 +46,28 @@ def test_baselines_are_uniform_points_and_published_methods(summary: RunSummary)
     assert frame.loc["igq-vit-w4a4", "origin"] == "published"
 
 
-def test_reconstructed_recipes_have_a_table_of_their_own(summary: RunSummary) -> None:
-    run = with_reconstructed(summary)
+def test_improved_recipes_have_a_table_of_their_own(summary: RunSummary) -> None:
+    run = with_improved(with_improved(summary, kind="finished"))
     assert pareto_csv(run) == pareto_csv(summary), "the front is as searched"
     assert trials_csv(run) == trials_csv(summary)
-    frame = pd.read_csv(io.StringIO(reconstructed_csv(run)))
-    assert frame["id"].tolist() == [found.point.id for found in run.reconstructed]
-    for column in ("bops", "iterations", "images", "recipe_path"):
-        assert frame[column].tolist() == [getattr(found, column) for found in run.reconstructed]
+    frame = pd.read_csv(io.StringIO(improved_csv(run)))
+    assert frame["id"].tolist() == [found.point.id for found in run.improved]
+    assert frame["iterations"].isna().tolist() == [found.kind == "finished" for found in run.improved]
+    for column in ("kind", "bops", "images", "recipe_path"):
+        assert frame[column].tolist() == [getattr(found, column) for found in run.improved]
     for column, name in (("kl_nats", "kl_nats"), ("agreement_percent",) * 2, ("top1_percent", "metric")):
-        assert frame[column].tolist() == pytest.approx([getattr(found, name) for found in run.reconstructed])
+        assert frame[column].tolist() == pytest.approx([getattr(found, name) for found in run.improved])
         assert frame[f"{column}_before"].tolist() == pytest.approx(
-            [getattr(found.point, name) for found in run.reconstructed]
+            [getattr(found.point, name) for found in run.improved]
         )
 
 
 def test_the_metric_has_the_name_that_its_task_gives_it(summary: RunSummary) -> None:
-    run = as_dense(with_reconstructed(summary))
-    trials, found = (pd.read_csv(io.StringIO(table(run))) for table in (trials_csv, reconstructed_csv))
+    run = as_dense(with_improved(summary))
+    trials, found = (pd.read_csv(io.StringIO(table(run))) for table in (trials_csv, improved_csv))
     assert trials["rmse"].dropna().tolist() == [p.metric for p in run.points if p.metric is not None]
     assert trials["agreement_percent"].isna().all()
-    assert found["rmse_before"].tolist() == [each.point.metric for each in run.reconstructed]
+    assert found["rmse_before"].tolist() == [each.point.metric for each in run.improved]
     assert not any("top1" in column for column in (*trials.columns, *found.columns))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autoq.report import RunSummary
-from autoq.report.words import headline, left_out, measured_on, note, reconstruction
+from autoq.report.words import headline, improvement, left_out, measured_on, note
 from autoq.tasks import CLASSIFICATION
 from autoq.units import format_bops
-from tests.report.synthetic import as_dense, with_points, with_published, with_reconstructed
+from tests.report.synthetic import as_dense, with_improved, with_points, with_published
 
 TOP1 = CLASSIFICATION.main_metric
 
@@ -48,20 +48,25 @@ def test_headline_says_so_when_search_won_nothing(summary: RunSummary) -> None:
     assert "the cheapest costs" in headline(over)
 
 
-def test_a_reconstruction_in_words(summary: RunSummary) -> None:
-    run = with_reconstructed(summary)
-    best, found = run.best, run.reconstructed[-1]
+def test_what_was_improved_in_words(summary: RunSummary) -> None:
+    run = with_improved(with_improved(summary, 0.5, "finished"))
+    best, found = run.best, run.improved[-1]
     assert best is not None
-    assert run.reconstructed_from(best) is found
-    assert run.reconstructed_from(summary.uniform[-1]) is None
+    assert [each.kind for each in run.improved_from(best)] == ["finished", "reconstructed"]
+    assert run.improved_from(best)[-1] is found
+    assert run.improved_from(summary.uniform[-1]) == []
     known = replace(found, point=replace(best, label="w3a3", kl_nats=0.0312, metric=90.0), kl_nats=0.011)
-    assert reconstruction(replace(known, metric=94.5), TOP1) == (
+    assert improvement(replace(known, metric=94.5), TOP1) == (
         "Reconstructed, uniform 3/3 has KL 0.031 -> 0.011 nats; top-1 90.0 -> 94.5 %."
     )
     unmeasured = replace(known, point=replace(known.point, metric=None))
-    assert reconstruction(replace(unmeasured, metric=94.5), TOP1).endswith("nats; top-1 94.5 %.")
-    assert reconstruction(replace(unmeasured, metric=None), TOP1).endswith("0.011 nats.")
-    assert note(run, best, "kl_nats").splitlines()[-1].startswith("reconstructed: 0.")
+    assert improvement(replace(unmeasured, metric=94.5), TOP1).endswith("nats; top-1 94.5 %.")
+    assert improvement(replace(unmeasured, metric=None), TOP1).endswith("0.011 nats.")
+    assert improvement(replace(known, kind="finished"), TOP1).startswith("Finished, uniform 3/3 has KL 0.031 -> 0.011")
+    assert [line.partition(" ")[0] for line in note(run, best, "kl_nats").splitlines()[-2:]] == [
+        "finished:",
+        "reconstructed:",
+    ]
     assert note(run, best, "metric").splitlines()[-1] == f"reconstructed: {found.metric:.1f} %"
     assert headline(run) == headline(summary), "what the search found"
 
@@ -76,7 +81,7 @@ def test_a_worse_recipe_is_not_praised(summary: RunSummary) -> None:
 
 
 def test_other_metrics_are_told_in_their_own_unit(summary: RunSummary) -> None:
-    run = as_dense(with_reconstructed(summary))
+    run = as_dense(with_improved(summary))
     best, baseline = run.best, run.baseline
     assert best is not None
     assert baseline is not None
@@ -87,8 +92,8 @@ def test_other_metrics_are_told_in_their_own_unit(summary: RunSummary) -> None:
         f"RMSE 0.0432 at {format_bops(known.bops)}",
         "0.0129 below uniform 4/4",
     ]
-    found = replace(run.reconstructed[0], point=known, metric=0.04)
-    assert reconstruction(found, run.metric).endswith(" nats; RMSE 0.0432 -> 0.04.")
+    found = replace(run.improved[0], point=known, metric=0.04)
+    assert improvement(found, run.metric).endswith(" nats; RMSE 0.0432 -> 0.04.")
 
 
 def test_which_images_were_scored_on(summary: RunSummary) -> None:

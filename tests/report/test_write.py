@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autoq.report import RunSummary, write_report
-from tests.report.synthetic import with_points, with_published, with_reconstructed
+from tests.report.synthetic import with_improved, with_points, with_published
 
 
 def test_a_report_is_four_files(summary: RunSummary, tmp_path: Path) -> None:
@@ -17,9 +17,9 @@ def test_a_report_is_four_files(summary: RunSummary, tmp_path: Path) -> None:
     assert write_report(summary, tmp_path) == paths
 
 
-def test_baselines_and_reconstructed_recipes_have_files_of_their_own(summary: RunSummary, tmp_path: Path) -> None:
-    paths = write_report(with_published(with_reconstructed(summary)), tmp_path)
-    assert [path.name for path in paths][-2:] == ["baselines.csv", "reconstructed.csv"]
+def test_baselines_and_improved_recipes_have_files_of_their_own(summary: RunSummary, tmp_path: Path) -> None:
+    paths = write_report(with_published(with_improved(summary)), tmp_path)
+    assert [path.name for path in paths][-2:] == ["baselines.csv", "improved.csv"]
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 

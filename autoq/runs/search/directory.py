@@ -9,8 +9,8 @@ from typing import ClassVar
 from autoq.optimization.storage import load_trials
 from autoq.optimization.trials import EvaluatedTrial, evaluated_trials
 from autoq.runs.directory import BaseSettingsDirectory
-from autoq.runs.search.record import RunRecord
-from autoq.runs.search.settings import RECONSTRUCTION_SETTINGS
+from autoq.runs.search.record import ImprovedKind, RunRecord
+from autoq.runs.search.settings import IMPROVEMENT_SETTINGS
 
 STUDY_NAME = "autoq"
 
@@ -21,7 +21,7 @@ class SearchDirectory(BaseSettingsDirectory[RunRecord]):
     holds: ClassVar[str] = "a search"
     record_name: ClassVar[str] = "run.json"
     record_type: ClassVar[type[RunRecord]] = RunRecord
-    may_differ: ClassVar[frozenset[str]] = RECONSTRUCTION_SETTINGS | {
+    may_differ: ClassVar[frozenset[str]] = IMPROVEMENT_SETTINGS | {
         "trials",
         "time_limit_seconds",
         "device",
@@ -46,14 +46,13 @@ class SearchDirectory(BaseSettingsDirectory[RunRecord]):
         return self.path / "sensitivity.csv"
 
     @property
-    def reconstructed(self) -> Path:
-        """The folder with a directory for each recipe that was reconstructed."""
-        return self.path / "reconstructed"
-
-    @property
     def baselines(self) -> Path:
         """The folder with a directory for each published method that is compared with."""
         return self.path / "baselines"
+
+    def improved(self, kind: ImprovedKind) -> Path:
+        """Return the folder with a directory for each recipe that was finished, or reconstructed."""
+        return self.path / kind
 
     def recipe_path(self, trial_id: str) -> Path:
         """Return where the recipe of a trial lies."""

@@ -1,4 +1,4 @@
-"""The phases of a search: calibration, sensitivities, the study, accuracy, reconstruction."""
+"""The phases of a search: calibration, sensitivities, the study, accuracy, finishing and reconstruction."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from autoq.runs.opening import RunInputs, solve_bank
 from autoq.runs.search.accuracy import AccuracyMeter
 from autoq.runs.search.baselines import measure_baselines
 from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
+from autoq.runs.search.improve_front import chosen_trials, improve_chosen
 from autoq.runs.search.recipes import RecipeWriter
-from autoq.runs.search.reconstruct_front import chosen_trials, reconstruct_chosen
 from autoq.runs.search.record import RunRecord
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import Session
@@ -65,7 +65,7 @@ class SearchRun:
 
     @property
     def deadline(self) -> float | None:
-        """The ``time.monotonic()`` by which all is to be done, reconstruction aside."""
+        """The ``time.monotonic()`` by which all is to be done, finishing and reconstruction aside."""
         seconds = self.record.settings.time_limit_seconds
         return None if seconds is None else self.started + seconds
 
@@ -182,7 +182,7 @@ class SearchRun:
         plain = [point for point in points if " " not in point[0]] or points
         label, assignment = plain[-1]
         self._keep_accuracy(label.replace(" ", "-"), assignment, meter)
-        most = settings.eval_recipes + len(plain) - 1 + (2 if settings.reconstruct else 0)
+        most = settings.eval_recipes + len(plain) - 1 + (2 if settings.improves else 0)
         return most * (self.record.accuracy_seconds or 0.0)
 
     def _measure_accuracy(self, meter: AccuracyMeter | None) -> None:
@@ -212,7 +212,7 @@ class SearchRun:
         front, uniform = shown_trials(self.trials, budget)
         best = best_trial(front, budget)
         baseline = [trial for trial in uniform if bits and trial.label == f"w{bits[0]}a{bits[1]}"]
-        picked = chosen_trials(front, budget) if settings.reconstruct else []
+        picked = chosen_trials(front, budget) if settings.improves else []
         first = {trial.id: trial for trial in [*([best] if best else []), *picked, *baseline]}
         spread = evenly_spread(front, settings.eval_recipes)
         return list((first | {trial.id: trial for trial in [*spread, *uniform]}).values()), len(first)
@@ -223,17 +223,17 @@ class SearchRun:
             measured = meter.measure(self.inputs.space.sites_for(assignment))
             self.keep(accuracy={**self.record.accuracy, name: measured}, accuracy_seconds=meter.seconds)
 
-    def reconstruct(self) -> None:
-        """Finish the recipes that a person would pick; each is kept at once."""
+    def improve(self) -> None:
+        """Finish and reconstruct the recipes that a person would pick; each is kept at once."""
         front, _ = shown_trials(self.trials, self.record.budget_bops)
-        reconstruct_chosen(
+        improve_chosen(
             self.inputs,
             self.bank,
             self.directory,
             self.record,
             chosen_trials(front, self.record.budget_bops),
             self.progress,
-            lambda finished: self.keep(reconstructed=dict(finished)),
+            lambda kind, found: self.keep(**{kind: dict(found)}),
         )
 
     def keep(self, **changes: Any) -> None:

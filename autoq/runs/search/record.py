@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,7 +13,7 @@ from autoq.cost import Budget, model_cost, uniform_bops
 from autoq.recipe import CostRecord, ModelReference, ScoreRecord
 from autoq.runs.directory import BaseSettingsRecord
 from autoq.runs.opening import RunInputs
-from autoq.runs.search.settings import RECONSTRUCTION_SETTINGS, SearchSettings
+from autoq.runs.search.settings import IMPROVEMENT_SETTINGS, SearchSettings
 from autoq.runs.session import Session
 from autoq.tasks import Accuracy, task_to_record
 from autoq.version import __version__
@@ -48,24 +49,28 @@ class MeasuredAccuracy(BaseModel):
         return dict(self.__pydantic_extra__)
 
 
-class ReconstructedEntry(BaseModel):
-    """A recipe that was reconstructed after the search.
+ImprovedKind = Literal["finished", "reconstructed"]
+"""What is done to chosen recipes after the search, in that order; the field of the record that has them."""
+
+
+class ImprovedEntry(BaseModel):
+    """A recipe that was finished or reconstructed after the search.
 
     Attributes:
-        recipe: path of the reconstructed recipe, relative to the run directory.
-        iterations: training steps of each block.
+        recipe: path of the improved recipe, relative to the run directory.
         images: that it learned from.
-        score: discrepancy on the calibration images, and accuracy on the labelled ones.
+        iterations: training steps of each block; None where nothing is trained.
+        score: discrepancy on the images that the search scores on, and accuracy on the labelled ones.
     """
 
     model_config = ConfigDict(frozen=True)
 
     recipe: str
-    iterations: int
     images: int
+    iterations: int | None = None
     score: ScoreRecord
 
-    def without_accuracy(self) -> ReconstructedEntry:
+    def without_accuracy(self) -> ImprovedEntry:
         """Return the same before it was measured on labelled images."""
         return self.model_copy(update={"score": self.score.without_metrics()})
 
@@ -103,6 +108,9 @@ class BaselineEntry(BaseModel):
         return self.model_copy(update={"score": self.score.without_metrics()})
 
 
+_Entry = TypeVar("_Entry", ImprovedEntry, BaselineEntry)
+
+
 class RunRecord(BaseSettingsRecord):
     """``run.json``: settings, versions, fingerprints, and what is measured once.
 
@@ -121,13 +129,14 @@ class RunRecord(BaseSettingsRecord):
         images: number of calibration images.
         scoring_images: number of other images that recipes were scored on; 0: they were scored on the former.
         calibration_kl_nats: discrepancy on the calibration images of recipes scored on others, by id.
-        state: how far the search came; what is reconstructed after it does not count.
+        state: how far the search came; what is finished or reconstructed after it does not count.
         seconds: wall time, earlier runs included.
         full_precision: accuracy before quantization.
         accuracy: of measured recipes, by id.
         accuracy_seconds: that this took of the last one, or None.
         accuracy_left_out: recipes that were to be measured, but not within the time limit.
-        reconstructed: recipes that were reconstructed, by the id of the trial that each was made from.
+        finished: recipes that were finished in closed form, by the id of the trial that each was made from.
+        reconstructed: recipes that were reconstructed, likewise.
         baselines: published methods that are compared with, by name and width: ``repq-vit-w4a4``.
         task: what the model's output means, by name and settings; None: classification by its defaults.
     """
@@ -152,13 +161,14 @@ class RunRecord(BaseSettingsRecord):
     accuracy: dict[str, MeasuredAccuracy] = Field(default_factory=dict)
     accuracy_seconds: float | None = None
     accuracy_left_out: int = 0
-    reconstructed: dict[str, ReconstructedEntry] = Field(default_factory=dict)
+    finished: dict[str, ImprovedEntry] = Field(default_factory=dict)
+    reconstructed: dict[str, ImprovedEntry] = Field(default_factory=dict)
     baselines: dict[str, BaselineEntry] = Field(default_factory=dict)
     task: dict[str, Any] | None = None
 
     def is_search_for(self, settings: SearchSettings) -> bool:
-        """Tell whether this is a finished search with the same settings, where it runs and reconstruction aside."""
-        apart = {*RECONSTRUCTION_SETTINGS, "device"}
+        """Tell whether this is a finished search with the same settings, where it runs and what follows it aside."""
+        apart = {*IMPROVEMENT_SETTINGS, "device"}
         return self.state == "finished" and self.settings.model_dump(exclude=apart) == settings.model_dump(
             exclude=apart
         )
@@ -187,8 +197,10 @@ def new_record(
 
     same_labels = earlier is not None and earlier.settings.labelled_data == settings.labelled_data
     measured = earlier if same_labels else None
-    reconstructed = {} if earlier is None else earlier.reconstructed
-    baselines = {} if earlier is None else earlier.baselines
+
+    def kept(entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
+        return {name: entry if same_labels else entry.without_accuracy() for name, entry in entries.items()}
+
     return RunRecord(
         settings=settings,
         versions=_versions(),
@@ -210,10 +222,9 @@ def new_record(
         full_precision=measured.full_precision if measured is not None else None,
         accuracy=measured.accuracy if measured is not None else {},
         accuracy_seconds=measured.accuracy_seconds if measured is not None else None,
-        reconstructed={
-            trial: entry if same_labels else entry.without_accuracy() for trial, entry in reconstructed.items()
-        },
-        baselines={name: entry if same_labels else entry.without_accuracy() for name, entry in baselines.items()},
+        finished={} if earlier is None else kept(earlier.finished),
+        reconstructed={} if earlier is None else kept(earlier.reconstructed),
+        baselines={} if earlier is None else kept(earlier.baselines),
     )
 
 

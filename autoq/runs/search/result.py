@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from autoq.optimization.trials import EvaluatedTrial, best_trial, shown_trials
 from autoq.runs.search.directory import SearchDirectory
-from autoq.runs.search.record import RunRecord
+from autoq.runs.search.record import ImprovedEntry, RunRecord
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class FrontPoint:
 
 
 @dataclass(frozen=True)
-class ReconstructedPoint:
-    """A recipe that was reconstructed.
+class ImprovedPoint:
+    """A recipe that was finished or reconstructed.
 
     Attributes:
         id: of the trial that it was made from.
@@ -58,14 +58,16 @@ class SearchOutcome:
         front: recipes within the budget that nothing within it beats, cheapest first; as searched.
         best: id of the least discrepancy within the budget, or None.
         budget_bops: the budget.
-        reconstructed: what was reconstructed, now or by an earlier run, cheapest first.
+        finished: what was finished in closed form, now or by an earlier run, cheapest first.
+        reconstructed: what was reconstructed, likewise.
     """
 
     out: str
     front: tuple[FrontPoint, ...]
     best: str | None
     budget_bops: int
-    reconstructed: tuple[ReconstructedPoint, ...] = ()
+    finished: tuple[ImprovedPoint, ...] = ()
+    reconstructed: tuple[ImprovedPoint, ...] = ()
 
 
 def make_result(directory: SearchDirectory, record: RunRecord, trials: list[EvaluatedTrial]) -> SearchOutcome:
@@ -78,17 +80,6 @@ def make_result(directory: SearchDirectory, record: RunRecord, trials: list[Eval
     """
     front, _ = shown_trials(trials, record.budget_bops)
     best = best_trial(front, record.budget_bops)
-    reconstructed = [
-        ReconstructedPoint(
-            id=trial.id,
-            recipe=os.fspath(directory.path / entry.recipe),
-            bops=trial.cost.bops,
-            kl_nats=entry.score.kl_nats,
-            metrics=entry.score.metrics,
-        )
-        for trial in trials
-        if (entry := record.reconstructed.get(trial.id)) is not None
-    ]
     return SearchOutcome(
         out=os.fspath(directory.path),
         front=tuple(
@@ -103,5 +94,23 @@ def make_result(directory: SearchDirectory, record: RunRecord, trials: list[Eval
         ),
         best=best.id if best else None,
         budget_bops=record.budget_bops,
-        reconstructed=tuple(sorted(reconstructed, key=lambda point: (point.bops, point.id))),
+        finished=_improved(directory, record.finished, trials),
+        reconstructed=_improved(directory, record.reconstructed, trials),
     )
+
+
+def _improved(
+    directory: SearchDirectory, entries: Mapping[str, ImprovedEntry], trials: list[EvaluatedTrial]
+) -> tuple[ImprovedPoint, ...]:
+    points = (
+        ImprovedPoint(
+            id=trial.id,
+            recipe=os.fspath(directory.path / entry.recipe),
+            bops=trial.cost.bops,
+            kl_nats=entry.score.kl_nats,
+            metrics=entry.score.metrics,
+        )
+        for trial in trials
+        if (entry := entries.get(trial.id)) is not None
+    )
+    return tuple(sorted(points, key=lambda point: (point.bops, point.id)))

@@ -29,14 +29,14 @@ def run_search(
     on_searched: Callable[[], None] | None = None,
     given: GivenObjects | None = None,
 ) -> SearchOutcome:
-    """Search, or resume the search in ``out``; then reconstruct what was chosen, if that is asked for.
+    """Search, or resume the search in ``out``; then finish and reconstruct what was chosen, if that is asked for.
 
     Args:
         settings: what to search. If the search in ``out`` has finished with these settings and they ask for
-            reconstruction, no more is proposed, whatever the time limit.
+            finishing or reconstruction, no more is proposed, whatever the time limit.
         out: the run directory; created if missing.
         progress: told what happens.
-        on_searched: called when the search is finished and reconstruction, which may take long, begins.
+        on_searched: called when the search is over and finishing or reconstruction, which may take long, begins.
         given: a model and images that are at hand, used in place of those that the settings name.
 
     Raises:
@@ -61,11 +61,11 @@ def run_search(
         run = _begin(settings, directory, inputs, earlier, budget=budget, progress=progress, started=started)
         try:
             run.search()
-            if settings.reconstruct:
+            if settings.improves:
                 run.bank.save(directory.bank)
                 if on_searched is not None:
                     on_searched()
-                run.reconstruct()
+                run.improve()
         finally:
             run.leave()
         return make_result(directory, run.record, run.trials)
@@ -93,7 +93,7 @@ def _begin(
     fingerprints["bank_fingerprint"] = bank.fingerprint
     limit = _limit(budget, session)
     record = new_record(settings, session, budget, inputs, fingerprints, earlier)
-    is_searched = settings.reconstruct and earlier is not None and earlier.is_search_for(settings)
+    is_searched = settings.improves and earlier is not None and earlier.is_search_for(settings)
     calibration = session.calibration_reference(images, bank, inputs.scoring)
     run = SearchRun(
         inputs=replace(inputs, session=session),

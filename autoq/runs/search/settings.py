@@ -12,7 +12,7 @@ from autoq.runs.settings import CalibrationChoices
 from autoq.sensitivity.proxies import PROXIES, check_proxy_name
 from autoq.validation import parse_toml, read_text, validate
 
-RECONSTRUCTION_SETTINGS = frozenset({"reconstruct", "reconstruct_iterations", "reconstruct_images"})
+IMPROVEMENT_SETTINGS = frozenset({"finish", "reconstruct", "reconstruct_iterations", "reconstruct_images"})
 """Settings of what follows a search."""
 Baselines = Literal["uniform", "published", "all"]
 
@@ -31,7 +31,8 @@ class SearchSettings(CalibrationChoices):
         sensitivity: the proxy by which options are measured alone first, for samplers that start from that.
         baselines: what the result is compared with at the width of the budget: ``uniform``, recipes of the space
             alone; ``published``, also the published methods that calibrate fast; ``all``, also those that take long.
-        reconstruct: whether the best recipe within the budget and the knee are reconstructed after the search.
+        finish: whether the best recipe within the budget and the knee are finished in closed form after the search.
+        reconstruct: whether the best recipe within the budget and the knee are reconstructed after that.
         reconstruct_iterations: training steps of each block, or None: as many as ``ReconstructionSettings`` has.
         reconstruct_images: unlabelled images of ``data`` to learn from, at most.
     """
@@ -45,6 +46,7 @@ class SearchSettings(CalibrationChoices):
     proxy: str = "kl"
     sensitivity: str = "fisher"
     baselines: Baselines = "published"
+    finish: bool = False
     reconstruct: bool = False
     reconstruct_iterations: int | None = Field(default=None, ge=1)
     reconstruct_images: int = Field(default=1024, ge=1)
@@ -62,6 +64,19 @@ class SearchSettings(CalibrationChoices):
     def _check_proxy(cls, name: str) -> str:
 
         return check_proxy_name(name)
+
+    @property
+    def improves(self) -> bool:
+        """Whether recipes are finished or reconstructed after the search."""
+        return self.finish or self.reconstruct
+
+    @property
+    def most_images(self) -> int:
+        """Most images of ``data`` that anything here learns from at once, those that score aside."""
+        from autoq.runs.finish import FINISHING_IMAGES
+
+        finishing = FINISHING_IMAGES if self.finish else 0
+        return max(self.calib_images, finishing, self.reconstruct_images if self.reconstruct else 0)
 
     @property
     def needs_sensitivities(self) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoq.cost import model_cost
-from autoq.errors import CalibrationError
+from autoq.errors import CalibrationError, RunDirectoryError
 from autoq.events import Event, PhaseAdvanced, PhaseStarted, ignore
 from autoq.exporters.pick import pick
 from autoq.optimization.space import load_space, resolve_space
@@ -128,7 +128,10 @@ def test_a_search_compares_with_published_methods(tmp_path: Path, monkeypatch: p
     assert [point.label for point in summary.published] == ["rtn 4/4", "repq-vit 4/4"]
     assert len(summary.points) == 6, "they are no trials"
     assert all(point.metric is not None and point.recipe is not None for point in summary.published)
-    assert pick(tmp_path / "run", "rtn-w4a4").recipe.method == "rtn w4a4"
+    found = pick(tmp_path / "run", "rtn-w4a4")
+    assert (found.recipe.method, found.version) == ("rtn w4a4", "published")
+    with pytest.raises(RunDirectoryError, match="published method's recipe and is not finished: leave the version out"):
+        pick(tmp_path / "run", "rtn-w4a4", version="finished")
     repq = pick(tmp_path / "run", "repq-vit-w4a4").recipe
     assert repq.reparameterized, "of the model as it was loaded"
     baseline = min((p for p in (*summary.published, *summary.uniform) if "4" in p.label), key=lambda p: p.kl_nats)

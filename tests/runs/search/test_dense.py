@@ -48,7 +48,7 @@ def settings(folder: Path, **changes: object) -> SearchSettings:
     space.write_text(SPACE, encoding="utf-8")
     values = {"model": "memory:DenseTransformer", "data": "memory:Tensor", "task": "dense", "output": "depth"}
     values |= {"space": str(space), "trials": 16, "calib_images": CALIBRATED_ON}
-    values |= {"reconstruct": True, "reconstruct_iterations": 60, "reconstruct_images": CALIBRATED_ON}
+    values |= {"finish": True, "reconstruct": True, "reconstruct_iterations": 60, "reconstruct_images": CALIBRATED_ON}
     return make_settings(values | changes)
 
 
@@ -107,6 +107,15 @@ def test_a_recipe_reproduces_its_score(found: SearchOutcome) -> None:
     assert on_labels.accuracy.metrics["rmse"] > 0.05
 
 
+def test_finishing_brings_predictions_nearer(found: SearchOutcome) -> None:
+    assert {point.id for point in found.finished} == {point.id for point in found.reconstructed}
+    for point in found.finished:
+        before = Recipe.load(Path(found.out) / "recipes" / f"{point.id}.json").score
+        assert before is not None
+        assert point.kl_nats < before.kl_nats
+        assert point.metrics.keys() == {"rmse", "mae"}
+
+
 def test_reconstruction_brings_blocks_and_predictions_nearer(found: SearchOutcome) -> None:
     assert found.reconstructed
     for point in found.reconstructed:
@@ -126,7 +135,7 @@ def test_the_report_speaks_of_the_tasks_metric(found: SearchOutcome) -> None:
         columns = pd.read_csv(out / name).columns
         assert "rmse" in columns
         assert "top1_percent" not in columns
-    assert {"rmse_before", "rmse"} <= set(pd.read_csv(out / "reconstructed.csv").columns)
+    assert {"rmse_before", "rmse"} <= set(pd.read_csv(out / "improved.csv").columns)
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "root mean squared error" in page
     assert "top-1" not in page

@@ -71,7 +71,7 @@ def test_settings_that_may_differ(tmp_path: Path) -> None:
     directory.save(make_record())
     longer = SearchSettings(trials=500, time_limit_seconds=60, device="cuda", eval_data="photos")
     assert refuse_other(directory, longer) == make_record()
-    finer = SearchSettings(reconstruct=True, reconstruct_iterations=5, reconstruct_images=7)
+    finer = SearchSettings(finish=True, reconstruct=True, reconstruct_iterations=5, reconstruct_images=7)
     assert refuse_other(directory, finer) == make_record()
 
 
@@ -79,8 +79,8 @@ def test_a_record_of_an_older_version_is_read(tmp_path: Path) -> None:
     directory = SearchDirectory(tmp_path)
     directory.save(make_record())
     document = json.loads((tmp_path / "run.json").read_text())
-    del document["reconstructed"]
-    for name in ("reconstruct", "reconstruct_iterations", "reconstruct_images"):
+    del document["finished"], document["reconstructed"]
+    for name in ("finish", "reconstruct", "reconstruct_iterations", "reconstruct_images"):
         del document["settings"][name]
     (tmp_path / "run.json").write_text(json.dumps(document))
     assert directory.require() == make_record()

@@ -6,7 +6,7 @@ from autoq.cost import Budget, uniform_bops
 from autoq.optimization.space import load_space, resolve_space
 from autoq.recipe import ScoreRecord
 from autoq.runs.opening import RunInputs
-from autoq.runs.search.record import ReconstructedEntry, new_record
+from autoq.runs.search.record import ImprovedEntry, new_record
 from autoq.runs.search.settings import SearchSettings
 from tests.optimization.synthetic_sites import vit
 from tests.runs.search.records import make_record
@@ -24,7 +24,7 @@ def test_the_record_knows_uniform_costs() -> None:
 
 def test_whether_a_search_is_finished() -> None:
     record = make_record(state="finished")
-    assert record.is_search_for(SearchSettings(reconstruct=True, reconstruct_iterations=5, device="cuda"))
+    assert record.is_search_for(SearchSettings(finish=True, reconstruct=True, reconstruct_iterations=5, device="cuda"))
     assert not make_record(state="interrupted").is_search_for(SearchSettings())
     for change in ({"trials": 301}, {"time_limit_seconds": 60}, {"eval_data": "photos"}, {"eval_recipes": 3}):
         assert not record.is_search_for(SearchSettings(**change))  # type: ignore[arg-type]
@@ -34,20 +34,24 @@ def test_what_is_taken_over_from_an_earlier_run() -> None:
     score = ScoreRecord(
         kl_nats=0.1, agreement_percent=99, sqnr_db=9, images=16, top1_percent=90, top5_percent=99, labelled_images=540
     )
-    entry = ReconstructedEntry(recipe="reconstructed/w4a4/recipe.json", iterations=5, images=7, score=score)
-    earlier = make_record(reconstructed={"w4a4": entry}, full_precision=make_record().accuracy["w4a4"])
+    entry = ImprovedEntry(recipe="reconstructed/w4a4/recipe.json", iterations=5, images=7, score=score)
+    solved = ImprovedEntry(recipe="finished/w4a4/recipe.json", images=7, score=score)
+    earlier = make_record(
+        finished={"w4a4": solved}, reconstructed={"w4a4": entry}, full_precision=make_record().accuracy["w4a4"]
+    )
     session = small_session()
     images = session.calibration_images("digits", 4, 0)
     inputs = RunInputs(session, resolve_space(load_space("bits_only"), session.traced.sites), "", images, images)
     same = new_record(SearchSettings(), session, FOUR, inputs, {}, earlier)
-    assert (same.reconstructed, same.accuracy, same.full_precision) == (
+    assert (same.finished, same.reconstructed, same.accuracy, same.full_precision) == (
+        earlier.finished,
         earlier.reconstructed,
         earlier.accuracy,
         earlier.full_precision,
     )
     other = new_record(SearchSettings(eval_data="photos"), session, FOUR, inputs, {}, earlier)
     assert (other.accuracy, other.full_precision) == ({}, None)
-    kept = other.reconstructed["w4a4"]
-    assert (kept.recipe, kept.score.kl_nats) == (entry.recipe, 0.1)
-    assert (kept.score.metrics, kept.score.labelled_images) == ({}, None)
-    assert new_record(SearchSettings(), session, FOUR, inputs, {}, None).reconstructed == {}
+    for kept, had in ((other.finished["w4a4"], solved), (other.reconstructed["w4a4"], entry)):
+        assert (kept.recipe, kept.iterations, kept.score.kl_nats) == (had.recipe, had.iterations, 0.1)
+        assert (kept.score.metrics, kept.score.labelled_images) == ({}, None)
+    assert new_record(SearchSettings(), session, FOUR, inputs, {}, None).finished == {}

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from autoq.errors import SpaceError
 from autoq.optimization.samplers import SAMPLERS
+from autoq.runs.finish import FINISHING_IMAGES
 from autoq.runs.search.settings import SearchSettings, load_study_file, make_settings
 
 
@@ -22,6 +23,14 @@ def test_labelled_images() -> None:
     assert make_settings({"data": "photos"}).labelled_data is None
     assert make_settings({"data": "photos", "eval_data": "more"}).labelled_data == "more"
     assert make_settings({"eval_data": "more"}).labelled_data == "more"
+
+
+def test_how_many_images_are_needed_at_once() -> None:
+    assert make_settings({"calib_images": 12}).most_images == 12
+    assert make_settings({"calib_images": 12, "finish": True}).most_images == FINISHING_IMAGES
+    assert make_settings({"calib_images": 9999, "finish": True}).most_images == 9999
+    assert make_settings({"finish": True, "reconstruct": True}).most_images == 1024
+    assert [make_settings({key: True}).improves for key in ("finish", "reconstruct", "rotate")] == [True, True, False]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The chosen recipes of a search, reconstructed: which, where, that nothing else changes, and that it goes on."""
+"""The chosen recipes of a search, finished and reconstructed: which, where, and that it goes on."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 
-from autoq.events import BlockAdvanced, Event, PhaseStarted
-from autoq.exporters import pick
+from autoq.errors import RecipeError, RunDirectoryError
+from autoq.events import BlockAdvanced, Event, PhaseAdvanced, PhaseStarted
+from autoq.exporters import ExportSource, export_recipe, pick
 from autoq.optimization.trials import EvaluatedTrial
 from autoq.recipe import CostRecord, Recipe, ScoreRecord, hash_sites
 from autoq.report.from_run import summarize
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.search.directory import SearchDirectory
-from autoq.runs.search.reconstruct_front import chosen_trials
+from autoq.runs.search.improve_front import chosen_trials
 from autoq.runs.search.result import SearchOutcome
 from autoq.runs.search.run import run_search
 from autoq.scoring import Evaluator
+from tests.exporters.sources import no_module
 from tests.runs.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, small_settings, trace_once
 
 BLOCKS = ["patch_embed.proj", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "head"]
@@ -140,7 +142,7 @@ def test_ctrl_c(out: Path, tmp_path: Path) -> None:
     assert (record.state, list(record.reconstructed)) == ("finished", [first])
     summary = summarize(out)
     assert not summary.interrupted
-    assert [found.point.id for found in summary.reconstructed] == [first]
+    assert [found.point.id for found in summary.improved] == [first]
     events: list[Event] = []
     resumed = again(out, events.append)
     assert trained(events) == BLOCKS[2:]
@@ -172,7 +174,7 @@ def test_the_accuracy_of_what_is_chosen_is_known_before(out: Path) -> None:
     again(out, eval_recipes=1)
     record = SearchDirectory(out).require()
     assert set(record.accuracy) == {*picked(out), "w3a3", "w4a4", "w6a6"}
-    assert all(found.point.metric is not None for found in summarize(out).reconstructed)
+    assert all(found.point.metric is not None for found in summarize(out).improved)
 
 
 def test_it_is_told_that_the_search_is_over(out: Path) -> None:
@@ -191,3 +193,114 @@ def test_it_is_told_that_the_search_is_over(out: Path) -> None:
     happened.clear()
     run_search(small_settings(finished_run().parent), out, progress, on_searched)
     assert happened == ["front"], "nothing begins without --reconstruct"
+
+
+def finishing(out: Path, progress: Callable[[Event], None] = lambda _: None, **changes: Any) -> SearchOutcome:
+    return again(out, progress, **{"finish": True, "reconstruct": False} | changes)
+
+
+def solved(events: list[Event]) -> list[str]:
+    """Return the details of what was solved again, a recipe each."""
+    return [e.detail for e in events if isinstance(e, PhaseStarted) and e.phase == "finishing"]
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finish on 16 images, which takes a moment."""
+    monkeypatch.setattr("autoq.runs.search.improve_front.FINISHING_IMAGES", 16)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_finished_run_is_only_finished_in_closed_form(out: Path, evaluated: list[str]) -> None:
+    before = {path: path.read_bytes() for path in (out / "recipes").iterdir()}
+    expected = picked(out)
+    result = finishing(out)
+    assert evaluated == [hash_sites(Recipe.load(out / "recipes" / f"{name}.json").sites) for name in expected]
+    assert {path: path.read_bytes() for path in (out / "recipes").iterdir()} == before
+    assert len(SearchDirectory(out).trials()) == TRIALS
+    record = SearchDirectory(out).require()
+    assert (record.state, list(record.finished), record.reconstructed) == ("finished", expected, {})
+    assert {point.id for point in result.finished} == set(expected)
+    shutil.rmtree(out / "bank")
+    for point in result.finished:
+        searched, recipe = Recipe.load(out / "recipes" / f"{point.id}.json"), Recipe.load(point.recipe)
+        assert Path(point.recipe) == out / "finished" / f"{point.id}-16img" / "recipe.json"
+        assert (recipe.sites, recipe.cost, recipe.reconstruction) == (searched.sites, searched.cost, None)
+        assert recipe.finishing is not None
+        assert recipe.score is not None
+        assert searched.score is not None
+        assert (recipe.score.labelled_images, recipe.score.images) == (PHOTOS, 32)
+        assert recipe.score.kl_nats != searched.score.kl_nats
+        entry = record.finished[point.id]
+        assert (entry.score, entry.images, entry.iterations) == (recipe.score, 16, None)
+        assert evaluate_recipe(recipe).score.kl_nats == point.kl_nats, "needs no bank"
+
+
+@pytest.mark.usefixtures("few")
+def test_what_is_finished_is_not_done_again_and_reconstructed_from_there(out: Path) -> None:
+    first = finishing(out)
+    events: list[Event] = []
+    both = finishing(out, events.append, reconstruct=True)
+    assert both.finished == first.finished
+    assert solved(events) == []
+    assert trained(events) == 2 * BLOCKS
+    for there, here in zip(first.finished, both.reconstructed, strict=True):
+        start, recipe = Recipe.load(there.recipe), Recipe.load(here.recipe)
+        assert Path(here.recipe).parent.name == f"{Path(there.recipe).parent.name}-2it-16img"
+        assert recipe.finishing == start.finishing
+        assert recipe.reconstruction is not None
+        identity = json.loads(Path(here.recipe).with_name("reconstruction.json").read_text())
+        assert identity["recipe_sha256"] == start.content_hash, "it started from the finished recipe"
+        assert evaluate_recipe(recipe).score.kl_nats == here.kl_nats
+    assert [found.kind for found in summarize(out).improved] == [*2 * ["finished"], *2 * ["reconstructed"]]
+    apart = again(out)
+    assert {Path(point.recipe).parent.name for point in apart.reconstructed} == {
+        f"{name}-2it-16img" for name in picked(out)
+    }, "without finishing, from the recipe as searched"
+
+
+@pytest.mark.usefixtures("few")
+def test_ctrl_c_while_finishing(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path / "whole")
+    whole = finishing(tmp_path / "whole")
+    first, second = picked(out)
+    with pytest.raises(KeyboardInterrupt):
+        finishing(
+            out, interrupt_at(lambda e: isinstance(e, PhaseAdvanced) and e.phase == "finishing" and e.done == 5, 2)
+        )
+    record = SearchDirectory(out).require()
+    assert (record.state, list(record.finished)) == ("finished", [first])
+    events: list[Event] = []
+    resumed = finishing(out, events.append)
+    assert solved(events) == [f"{second.replace('-', ' ')}, 16 images of digits"]
+    assert [(p.id, p.kl_nats, p.metrics) for p in resumed.finished] == [
+        (p.id, p.kl_nats, p.metrics) for p in whole.finished
+    ]
+
+
+@pytest.mark.usefixtures("few")
+def test_the_furthest_version_is_picked(out: Path, tmp_path: Path) -> None:
+    best = picked(out)[0]
+    assert pick(out, "best").version == "searched"
+    with pytest.raises(RunDirectoryError, match=rf"{best} is not finished, nothing is: run the search with --finish$"):
+        pick(out, "best", version="finished")
+    finishing(out)
+    assert pick(out, "best").version == "finished"
+    finishing(out, reconstruct=True)
+    for choice in ("best", best):
+        furthest = pick(out, choice)
+        assert (furthest.id, furthest.version, furthest.recipe.reconstruction is None) == (best, "reconstructed", False)
+    found = pick(out, "best", version="finished")
+    assert (found.version, found.recipe.reconstruction) == ("finished", None)
+    assert found.recipe.finishing is not None
+    assert pick(out, "best", version="searched").recipe == Recipe.load(out / "recipes" / f"{best}.json")
+    assert pick(out, "w6a6").version == "searched", "nothing was made of it"
+    with pytest.raises(RunDirectoryError, match=rf"w6a6 is not finished, {best}, .* is: run the search with --finish$"):
+        pick(out, "w6a6", version="finished")
+    with pytest.raises(RecipeError, match=r"unknown version 'finishd'.*Did you mean 'finished'"):
+        pick(out, "best", version="finishd")
+
+    export_recipe(ExportSource(found.recipe, no_module), tmp_path / "mine.json")
+    assert Recipe.load(tmp_path / "mine.json").content_hash == found.recipe.content_hash
+    assert found.recipe.score is not None
+    assert evaluate_recipe(Recipe.load(tmp_path / "mine.json")).score.kl_nats == found.recipe.score.kl_nats

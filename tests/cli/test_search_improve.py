@@ -1,4 +1,4 @@
-"""``autoq search --reconstruct`` and what comes after it: printed, reported, exported, interrupted."""
+"""``autoq search --finish --reconstruct`` and what comes after it: printed, reported, exported, interrupted."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ from tests.runs.small_run import TRIALS, finished_run, small_settings
 QUICK = ("--reconstruct", "--reconstruct-iterations", 2, "--reconstruct-images", 16)
 
 
+@pytest.fixture(autouse=True)
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finish on 16 images, which takes a moment."""
+    monkeypatch.setattr("autoq.runs.search.improve_front.FINISHING_IMAGES", 16)
+
+
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     """A finished search, to be written to."""
@@ -35,54 +41,62 @@ def search(out: Path) -> list[object]:
 
 
 def test_from_search_to_export(command: Command, out: Path, tmp_path: Path) -> None:
-    document = one_json(command(*search(out), *QUICK, "--json"))
-    assert [point["bops"] for point in document["reconstructed"]] == sorted(
-        p["bops"] for p in document["reconstructed"]
-    )
-    found = {point["id"]: point for point in document["reconstructed"]}
-    assert document["best"] in found
-    assert len(found) == 2
-    for name, point in found.items():
+    document = one_json(command(*search(out), "--finish", *QUICK, "--json"))
+    found = {kind: {point["id"]: point for point in document[kind]} for kind in ("finished", "reconstructed")}
+    assert document["best"] in found["finished"]
+    assert len(found["finished"]) == 2
+    assert list(found["finished"]) == list(found["reconstructed"])
+    for kind, name, point in ((kind, *item) for kind, points in found.items() for item in points.items()):
+        assert f"{kind}/" in point["recipe"]
         assert point.keys() == {"id", "recipe", "bops", "kl_nats", "top1_percent"}
         measured = one_json(command("evaluate", point["recipe"], "--json"))
         assert (measured["kl_nats"], measured["bops"]) == (point["kl_nats"], point["bops"])
 
-        mine = tmp_path / f"{name}.json"
-        exported = one_json(command("export", out, "--pick", name, "--reconstructed", "-o", mine, "--json"))
-        assert exported == {"id": name, "output": str(mine), "format": "recipe"}
+        mine = tmp_path / f"{name}-{kind}.json"
+        exported = one_json(command("export", out, "--pick", name, "--as", kind, "-o", mine, "--json"))
+        assert exported == {"id": name, "version": kind, "output": str(mine), "format": "recipe"}
         assert Recipe.load(mine).score == Recipe.load(point["recipe"]).score
         assert one_json(command("evaluate", mine, "--json")) == measured
-    assert command("export", out, "--reconstructed", "-o", tmp_path / "best.json").out.startswith(document["best"])
-    knee = command("export", out, "--pick", "knee", "--reconstructed", "-o", tmp_path / "knee.json").out
-    assert knee.split()[0] in found.keys() - {document["best"]}
-    assert command("export", out, "-o", tmp_path / "searched.json").status == 0
-    assert Recipe.load(tmp_path / "searched.json").reconstruction is None
+    best = command("export", out, "-o", tmp_path / "best.json").out
+    assert best.startswith(f"{document['best']}, as reconstructed -> ")
+    assert Recipe.load(tmp_path / "best.json").reconstruction is not None
+    knee = command("export", out, "--pick", "knee", "-o", tmp_path / "knee.json").out
+    assert knee.split(",")[0] in found["finished"].keys() - {document["best"]}
+    assert command("export", out, "--as", "searched", "-o", tmp_path / "searched.json").status == 0
+    assert Recipe.load(tmp_path / "searched.json").solved is None
 
-    with (out / "reconstructed.csv").open(newline="") as file:
-        assert [row["id"] for row in csv.DictReader(file)] == [point["id"] for point in document["reconstructed"]]
-    (out / "reconstructed.csv").unlink()
-    assert str(out / "reconstructed.csv") in command("report", out).out, "redrawn without a model"
+    improved = [*document["finished"], *document["reconstructed"]]
+    with (out / "improved.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [point["id"] for point in improved]
+    assert [row["kind"] for row in rows] == [*2 * ["finished"], *2 * ["reconstructed"]]
+    (out / "improved.csv").unlink()
+    assert str(out / "improved.csv") in command("report", out).out, "redrawn without a model"
     page = (out / "report.html").read_text()
-    assert all(json.dumps(point["recipe"].removeprefix(f"{out}/")) in page for point in document["reconstructed"])
+    assert all(json.dumps(point["recipe"].removeprefix(f"{out}/")) in page for point in improved)
 
 
-def test_for_people(command: Command, out: Path) -> None:
-    outcome = command(*search(out), *QUICK)
+@pytest.mark.parametrize(
+    ("options", "kind", "shown"),
+    [(("--finish",), "finished", "finishing layers"), (QUICK, "reconstructed", "reconstructing blocks (6)")],
+)
+def test_for_people(command: Command, out: Path, options: tuple[object, ...], kind: str, shown: str) -> None:
+    outcome = command(*search(out), *options)
     assert (outcome.status, outcome.complaints) == (0, [])
     _, _, *sentences, page, recipe, first, second = outcome.out.splitlines()
-    entries = SearchDirectory(out).require().reconstructed
-    assert len(sentences) == len(entries) == 2
+    assert len(sentences) == len(getattr(SearchDirectory(out).require(), kind)) == 2
     for sentence, path in zip(sentences, (first, second), strict=True):
-        assert sentence.startswith("Reconstructed, trial ")
+        assert sentence.startswith(f"{kind.capitalize()}, trial ")
         assert " nats; top-1 " in sentence
-        assert Path(path.removeprefix("reconstructed: ")).is_file()
+        assert Path(path.removeprefix(f"{kind}: ")).is_file()
     assert page == f"page:   {out}/report.html"
     assert recipe.startswith(f"recipe: {out}/recipes/")
-    assert "autoq: reconstructing blocks (6): trial " in outcome.err
+    assert f"autoq: {shown}" in outcome.err
+    assert ": trial " in outcome.err
 
 
 def test_what_is_not_reconstructed_is_not_exported(command: Command, out: Path, tmp_path: Path) -> None:
-    outcome = command("export", out, "--reconstructed", "-o", tmp_path / "mine.json")
+    outcome = command("export", out, "--as", "reconstructed", "-o", tmp_path / "mine.json")
     assert outcome.status == 2
     assert "is not reconstructed, nothing is: run the search with --reconstruct" in outcome.err
     assert not (tmp_path / "mine.json").exists()
@@ -97,10 +111,11 @@ def test_options_that_would_do_nothing_are_refused(command: Command, out: Path, 
 
 def test_a_study_file_may_ask_for_it(command: Command, out: Path, tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
-    study.write_text("reconstruct = true\nreconstruct_iterations = 9\nreconstruct_images = 16\n")
+    study.write_text("finish = true\nreconstruct = true\nreconstruct_iterations = 9\nreconstruct_images = 16\n")
     name, *arguments = search(out)
-    assert one_json(command(name, study, *arguments, "--no-reconstruct", "--json"))["reconstructed"] == []
-    assert one_json(command(name, study, *arguments, "--reconstruct-iterations", 2, "--json"))["reconstructed"]
+    assert one_json(command(name, study, *arguments, "--no-finish", "--no-reconstruct", "--json"))["finished"] == []
+    document = one_json(command(name, study, *arguments, "--reconstruct-iterations", 2, "--json"))
+    assert len(document["finished"]) == len(document["reconstructed"]) == 2
     assert {entry.iterations for entry in SearchDirectory(out).require().reconstructed.values()} == {2}
 
 

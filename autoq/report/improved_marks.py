@@ -1,4 +1,4 @@
-"""Recipes that were reconstructed, on a picture: a marker of their own, and an arrow from the recipe as searched."""
+"""Recipes that were finished or reconstructed, on a picture: markers, and arrows from the recipes as searched."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.transforms import Bbox
 
+    from autoq.runs.search.record import ImprovedKind
+
 GREEN = "#009e73"
 """Okabe and Ito's bluish green."""
 
 
-def draw_reconstructed(axes: Axes, summary: RunSummary, scale: Scale) -> None:
-    """Draw what was reconstructed on the axes of ``scale``."""
-    for found in summary.reconstructed:
+_COLORS = {"finished": ("white", GREEN), "reconstructed": (GREEN, "white")}
+"""Face and edge of markers by kind."""
+
+
+def draw_improved(axes: Axes, summary: RunSummary, scale: Scale) -> None:
+    """Draw what was finished and reconstructed on the axes of ``scale``."""
+    for found in summary.improved:
         if (height := scale.height(found)) is not None:
-            marker = "v" if scale.is_below(found) else "s"
-            axes.scatter([found.bops], [height], s=62, marker=marker, color=GREEN, edgecolor="white", zorder=5.5)
-    if summary.reconstructed:
-        axes.scatter([], [], s=62, marker="s", color=GREEN, edgecolor="white", label="reconstructed")
+            _draw_marker(axes, found.kind, ([found.bops], [height]), "v" if scale.is_below(found) else "s")
+    for kind in dict.fromkeys(found.kind for found in summary.improved):
+        _draw_marker(axes, kind, ([], []), "s", kind)
     for x, before, after in _places(summary, scale):
         if before is not None and before != after:
             axes.annotate(
@@ -35,7 +40,18 @@ def draw_reconstructed(axes: Axes, summary: RunSummary, scale: Scale) -> None:
             )
 
 
-def reconstructed_boxes(axes: Axes, summary: RunSummary, scale: Scale) -> list[Bbox]:
+def _draw_marker(
+    axes: Axes,
+    kind: ImprovedKind,
+    place: tuple[list[int], list[float]],
+    marker: str,
+    label: str | None = None,
+) -> None:
+    face, edge = _COLORS[kind]
+    axes.scatter(*place, s=62, marker=marker, color=face, edgecolor=edge, zorder=5.5, label=label)
+
+
+def improved_boxes(axes: Axes, summary: RunSummary, scale: Scale) -> list[Bbox]:
     """Return the boxes that labels should not cover: the markers and their arrows."""
     boxes = []
     for x, before, after in _places(summary, scale):
@@ -48,5 +64,5 @@ def reconstructed_boxes(axes: Axes, summary: RunSummary, scale: Scale) -> list[B
 
 def _places(summary: RunSummary, scale: Scale) -> list[tuple[int, float | None, float]]:
     """Return cost and heights before (where it was measured) and after."""
-    found = ((each, scale.height(each)) for each in summary.reconstructed)
+    found = ((each, scale.height(each)) for each in summary.improved)
     return [(each.bops, scale.height(each.point), height) for each, height in found if height is not None]
