@@ -86,7 +86,7 @@ def test_the_best_is_taken_as_far_as_it_was_brought() -> None:
     best = found.outcome.best
     assert best is not None
     assert found.best.finishing is not None
-    assert found.best.finishing.images == 72 - 12, "none of those that score"
+    assert found.best.finishing.images == 72 - 32, "none of those that score"
     assert found.recipe(best) == found.recipe("best", version="finished") == found.best
     assert found.recipe("best", version="searched").finishing is None
     assert autoq.quantize(make(), found.best)(IMAGES[:2])["logits"].shape == (2, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -48,7 +49,7 @@ def settings(folder: Path, **changes: object) -> SearchSettings:
     space.write_text(SPACE, encoding="utf-8")
     values = {"model": "memory:DenseTransformer", "data": "memory:Tensor", "task": "dense", "output": "depth"}
     values |= {"space": str(space), "trials": 16, "calib_images": CALIBRATED_ON}
-    values |= {"finish": True, "reconstruct": True, "reconstruct_iterations": 60, "reconstruct_images": CALIBRATED_ON}
+    values |= {"reconstruct": True, "reconstruct_iterations": 60, "reconstruct_images": CALIBRATED_ON}
     return make_settings(values | changes)
 
 
@@ -107,9 +108,12 @@ def test_a_recipe_reproduces_its_score(found: SearchOutcome) -> None:
     assert on_labels.accuracy.metrics["rmse"] > 0.05
 
 
-def test_finishing_brings_predictions_nearer(found: SearchOutcome) -> None:
-    assert {point.id for point in found.finished} == {point.id for point in found.reconstructed}
-    for point in found.finished:
+def test_finishing_brings_predictions_nearer(found: SearchOutcome, tmp_path: Path) -> None:
+    shutil.copytree(found.out, tmp_path / "run")
+    changed = settings(Path(found.out).parent, finish=True, reconstruct=False)
+    finished = run_search(changed, tmp_path / "run", given=given()).finished
+    assert {point.id for point in finished} == {point.id for point in found.reconstructed}
+    for point in finished:
         before = Recipe.load(Path(found.out) / "recipes" / f"{point.id}.json").score
         assert before is not None
         assert point.kl_nats < before.kl_nats
