@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autoq.api.applying import quantize
 from autoq.errors import AutoqError, BudgetError, RecipeError, RunDirectoryError
-from autoq.exporters import EXPORTERS, ExportSource, pick
+from autoq.exporters import EXPORTERS, ExportSource, export_recipe, pick
 from autoq.optimization.front import knee
 from autoq.optimization.storage import load_trials
 from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, shown_trials
 from autoq.recipe import Recipe
+from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
 from autoq.runs.search.run import run_search
 from tests.exporters.sources import no_module
@@ -118,3 +120,37 @@ def test_every_format_writes_its_file_whole_or_not_at_all(tmp_path: Path, run: P
     with pytest.raises(OSError, match="directory"):
         EXPORTERS[name](source, tmp_path / "absent" / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_furthest_version_is_picked(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace_once(monkeypatch)
+    monkeypatch.setattr("autoq.runs.search.improve_front.FINISHING_IMAGES", 16)
+    shutil.copytree(run, tmp_path / "run")
+    out, best = tmp_path / "run", pick(run, "best").id
+
+    def improve(**changes: Any) -> None:
+        run_search(small_settings(run.parent, finish=True, **changes), out)
+
+    assert pick(out, "best").version == "searched"
+    with pytest.raises(RunDirectoryError, match=rf"{best} is not finished, nothing is: run the search with --finish$"):
+        pick(out, "best", version="finished")
+    improve()
+    assert pick(out, "best").version == "finished"
+    improve(reconstruct=True, reconstruct_iterations=2, reconstruct_images=16)
+    for choice in ("best", best):
+        furthest = pick(out, choice)
+        assert (furthest.id, furthest.version, furthest.recipe.reconstruction is None) == (best, "reconstructed", False)
+    found = pick(out, "best", version="finished")
+    assert (found.version, found.recipe.reconstruction) == ("finished", None)
+    assert found.recipe.finishing is not None
+    assert pick(out, "best", version="searched").recipe == Recipe.load(out / "recipes" / f"{best}.json")
+    assert pick(out, "w6a6").version == "searched", "nothing was made of it"
+    with pytest.raises(RunDirectoryError, match=rf"w6a6 is not finished, {best}, .* is: run the search with --finish$"):
+        pick(out, "w6a6", version="finished")
+    with pytest.raises(RecipeError, match=r"unknown version 'finishd'.*Did you mean 'finished'"):
+        pick(out, "best", version="finishd")
+
+    export_recipe(ExportSource(found.recipe, no_module), tmp_path / "mine.json")
+    assert Recipe.load(tmp_path / "mine.json").content_hash == found.recipe.content_hash
+    assert found.recipe.score is not None
+    assert evaluate_recipe(Recipe.load(tmp_path / "mine.json")).score.kl_nats == found.recipe.score.kl_nats

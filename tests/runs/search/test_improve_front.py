@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from autoq.errors import RecipeError, RunDirectoryError
 from autoq.events import BlockAdvanced, Event, PhaseAdvanced, PhaseStarted
-from autoq.exporters import ExportSource, export_recipe, pick
+from autoq.exporters import pick
 from autoq.optimization.trials import EvaluatedTrial
 from autoq.recipe import CostRecord, Recipe, ScoreRecord, hash_sites
 from autoq.report.from_run import summarize
@@ -22,7 +21,6 @@ from autoq.runs.search.improve_front import chosen_trials
 from autoq.runs.search.result import SearchOutcome
 from autoq.runs.search.run import run_search
 from autoq.scoring import Evaluator
-from tests.exporters.sources import no_module
 from tests.runs.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, small_settings, trace_once
 
 BLOCKS = ["patch_embed.proj", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "head"]
@@ -276,31 +274,3 @@ def test_ctrl_c_while_finishing(out: Path, tmp_path: Path) -> None:
     assert [(p.id, p.kl_nats, p.metrics) for p in resumed.finished] == [
         (p.id, p.kl_nats, p.metrics) for p in whole.finished
     ]
-
-
-@pytest.mark.usefixtures("few")
-def test_the_furthest_version_is_picked(out: Path, tmp_path: Path) -> None:
-    best = picked(out)[0]
-    assert pick(out, "best").version == "searched"
-    with pytest.raises(RunDirectoryError, match=rf"{best} is not finished, nothing is: run the search with --finish$"):
-        pick(out, "best", version="finished")
-    finishing(out)
-    assert pick(out, "best").version == "finished"
-    finishing(out, reconstruct=True)
-    for choice in ("best", best):
-        furthest = pick(out, choice)
-        assert (furthest.id, furthest.version, furthest.recipe.reconstruction is None) == (best, "reconstructed", False)
-    found = pick(out, "best", version="finished")
-    assert (found.version, found.recipe.reconstruction) == ("finished", None)
-    assert found.recipe.finishing is not None
-    assert pick(out, "best", version="searched").recipe == Recipe.load(out / "recipes" / f"{best}.json")
-    assert pick(out, "w6a6").version == "searched", "nothing was made of it"
-    with pytest.raises(RunDirectoryError, match=rf"w6a6 is not finished, {best}, .* is: run the search with --finish$"):
-        pick(out, "w6a6", version="finished")
-    with pytest.raises(RecipeError, match=r"unknown version 'finishd'.*Did you mean 'finished'"):
-        pick(out, "best", version="finishd")
-
-    export_recipe(ExportSource(found.recipe, no_module), tmp_path / "mine.json")
-    assert Recipe.load(tmp_path / "mine.json").content_hash == found.recipe.content_hash
-    assert found.recipe.score is not None
-    assert evaluate_recipe(Recipe.load(tmp_path / "mine.json")).score.kl_nats == found.recipe.score.kl_nats
