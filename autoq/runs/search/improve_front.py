@@ -23,6 +23,7 @@ from autoq.runs.search.record import ImprovedEntry, ImprovedKind, RunRecord
 from autoq.runs.search.settings import SearchSettings
 
 OnImproved = Callable[[ImprovedKind, Mapping[str, ImprovedEntry]], None]
+"""Called with a kind and all recipes of that kind, by the id of the trial that each was made from."""
 
 
 def chosen_trials(front: list[EvaluatedTrial], budget_bops: int) -> list[EvaluatedTrial]:
