@@ -18,7 +18,7 @@ from autoq.models.loaded import Preprocess
 from autoq.runs.images import most_held_out
 from autoq.runs.opening import GivenObjects
 from autoq.runs.search.run import run_search
-from autoq.runs.search.settings import SearchSettings, make_settings
+from autoq.runs.search.settings import FAST, SearchSettings, make_settings
 
 
 def search(
@@ -28,20 +28,21 @@ def search(
     *,
     labelled: object = None,
     space: str | os.PathLike[str] = "vit_w2-8",
-    trials: int = 300,
+    trials: int | None = None,
     time_limit_seconds: float | None = None,
     calib_images: int = 128,
     observer: str = "mse",
-    rotate: bool = False,
-    reparameterize: bool = False,
-    second_order: bool = False,
+    fast: bool = False,
+    rotate: bool | None = None,
+    reparameterize: bool | None = None,
+    second_order: bool | None = None,
     sampler: str = "progressive",
     proxy: str = "kl",
     sensitivity: str = "fisher",
-    baselines: str = "published",
+    baselines: str | None = None,
     task: str = "classification",
     output: str | None = None,
-    finish: bool = False,
+    finish: bool | None = None,
     reconstruct: bool = False,
     reconstruct_iterations: int | None = None,
     reconstruct_images: int = 1024,
@@ -73,26 +74,28 @@ def search(
         labelled: labelled images that calibration never sees, to measure accuracy on: (images, labels), a data set or
             an iterable of such batches, or a name.
         space: a shipped search space (``vit_w2-8``, ``bits_only``, ``groups_only``, ``deployable_4-8``) or a TOML file.
-        trials: recipes to evaluate.
+        trials: recipes to evaluate; None: 300.
         time_limit_seconds: seconds after which the search is done, accuracy included; not what ``finish`` and
             ``reconstruct`` do after it.
         calib_images: how many of ``images`` calibrate, a seeded subset where it can be chosen. As many others score
             recipes, or as many as there are; where fewer than a quarter, or than 32, are left, the same ones.
         observer: how quantizer ranges are found; ``"fpcs"``, by the error of each layer's output, is the most careful.
-        rotate: rotate channels first, where that can be folded into weights and helps (QuaRot).
-        reparameterize: rescale LayerNorm outputs channel by channel first (RepQ-ViT).
-        second_order: round weights by the error of each layer's output (GPTQ) rather than to nearest.
+        fast: take least time: of the six arguments that may be None, those that are: no rotation, reparameterization,
+            second-order rounding and finishing, baselines of the space alone, 60 trials.
+        rotate: rotate channels first, where that can be folded into weights and helps (QuaRot); None: yes.
+        reparameterize: rescale LayerNorm outputs channel by channel first (RepQ-ViT); None: yes.
+        second_order: round weights by the error of each layer's output (GPTQ) rather than to nearest; None: yes.
         sampler: how recipes are proposed.
         proxy: the loss that is minimised.
         sensitivity: the proxy by which options are measured alone.
         baselines: what to compare with: ``"uniform"`` (recipes of the space alone), ``"published"`` (methods that
-            calibrate fast too) or ``"all"`` (those too that may take longer than the search).
+            calibrate fast too) or ``"all"`` (those too that may take longer than the search); None: published.
         task: what the output means: ``"classification"`` (softmax over the last axis) or ``"dense"`` (a map, compared
             by squared error).
         output: dotted name of the part of the output that is compared (``"logits"``, ``"aux.1"``); None: as the task
             chooses.
         finish: when the search is over, solve the weights of the best recipe and the knee again, in closed form, on
-            their own quantized inputs (``autoq.finish``).
+            their own quantized inputs (``autoq.finish``); None: yes.
         reconstruct: after that, train their rounding and scales (``autoq.reconstruct``).
         reconstruct_iterations: training steps of each block.
         reconstruct_images: images of ``images`` to learn from, at most.
@@ -124,20 +127,14 @@ def search(
     values: dict[str, Any] = {
         "budget_bops": str(budget_bops),
         "space": os.fspath(space),
-        "trials": trials,
         "time_limit_seconds": time_limit_seconds,
         "calib_images": calib_images,
         "observer": observer,
-        "rotate": rotate,
-        "reparameterize": reparameterize,
-        "second_order": second_order,
         "sampler": sampler,
         "proxy": proxy,
         "sensitivity": sensitivity,
-        "baselines": baselines,
         "task": task,
         "output": output,
-        "finish": finish,
         "reconstruct": reconstruct,
         "reconstruct_iterations": reconstruct_iterations,
         "reconstruct_images": reconstruct_images,
@@ -146,6 +143,15 @@ def search(
         "device": device,
         "seed": seed,
     }
+    chosen = {
+        "trials": trials,
+        "rotate": rotate,
+        "reparameterize": reparameterize,
+        "second_order": second_order,
+        "baselines": baselines,
+        "finish": finish,
+    }
+    values |= dict(FAST if fast else {}) | {key: value for key, value in chosen.items() if value is not None}
     options = ModelOptions(preprocess, example_input, label_names, pretrained, device)
     settings, given = _settings(values, model, images, labelled, options)
     with shown(progress) as callback:

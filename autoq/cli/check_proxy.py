@@ -47,9 +47,9 @@ def check_proxy(
     ] = 64,
     calib_images: CalibImages = 128,
     observer: Observer = "mse",
-    rotate: Rotate = False,
-    reparameterize: Reparameterize = False,
-    second_order: SecondOrder = False,
+    rotate: Rotate = True,
+    reparameterize: Reparameterize = True,
+    second_order: SecondOrder = True,
     device: Device = "auto",
     seed: Seed = 0,
     out: Annotated[

@@ -108,6 +108,14 @@ def search(
     second_order: Annotated[
         bool | None, typer.Option("--second-order/--no-second-order", help=SECOND_ORDER_HELP)
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast",
+            help="Least time rather than the best recipe: --no-rotate --no-reparameterize --no-second-order "
+            "--no-finish --baselines uniform --trials 60, but for what else is given.",
+        ),
+    ] = False,
     calib_images: Annotated[
         int | None, typer.Option(metavar="N", help="Images to calibrate on; as many others score. [default: 128]")
     ] = None,
@@ -173,14 +181,14 @@ def search(
         "device": device,
         "seed": seed,
     }
-    _run(study, {key: value for key, value in given.items() if value is not None}, out, as_json)
+    _run(study, {key: value for key, value in given.items() if value is not None}, out, fast, as_json)
 
 
-def _run(study: Path | None, given: dict[str, Any], out: Path | None, as_json: bool) -> None:
+def _run(study: Path | None, given: dict[str, Any], out: Path | None, fast: bool, as_json: bool) -> None:
     from autoq.display import RunDisplay
-    from autoq.runs.search.settings import load_study_file, make_settings
+    from autoq.runs.search.settings import FAST, load_study_file, make_settings
 
-    settings = make_settings({**(load_study_file(study) if study else {}), **given}, "option")
+    settings = make_settings({**(FAST if fast else {}), **(load_study_file(study) if study else {}), **given}, "option")
     if not settings.reconstruct and (unused := given.keys() & {"reconstruct_iterations", "reconstruct_images"}):
         raise SpaceError(f"--{min(unused).replace('_', '-')} is of no use without --reconstruct: add it")
     out = out or default_out(settings.model, settings.budget_bops.strip().rstrip("%"))

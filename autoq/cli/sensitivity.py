@@ -44,9 +44,9 @@ def sensitivity(
     space: Space = "vit_w2-8",
     proxy: Annotated[str, typer.Option(metavar="NAME", help=f"What is lost: {named(PROXIES)}.")] = "kl",
     observer: Observer = "mse",
-    rotate: Rotate = False,
-    reparameterize: Reparameterize = False,
-    second_order: SecondOrder = False,
+    rotate: Rotate = True,
+    reparameterize: Reparameterize = True,
+    second_order: SecondOrder = True,
     calib_images: CalibImages = 128,
     measure_all: Annotated[
         bool, typer.Option("--all", help="Measure every option; else what is worse anyway is interpolated.")

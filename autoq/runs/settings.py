@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -10,6 +11,10 @@ from autoq.errors import CalibrationError
 
 if TYPE_CHECKING:
     from autoq.tasks import BaseTask
+
+
+PLAIN_CALIBRATION: Mapping[str, Any] = {"rotate": False, "reparameterize": False, "second_order": False}
+"""Settings of the calibration that takes least time: the model as it is, weights rounded to nearest."""
 
 
 class CalibrationChoices(BaseModel):
@@ -39,9 +44,9 @@ class CalibrationChoices(BaseModel):
     data: str = "digits"
     space: str = "vit_w2-8"
     observer: str = "mse"
-    rotate: bool = False
-    reparameterize: bool = False
-    second_order: bool = False
+    rotate: bool = True
+    reparameterize: bool = True
+    second_order: bool = True
     calib_images: int = Field(default=128, ge=1)
     device: str = "auto"
     seed: int = Field(default=0, ge=0)

@@ -13,7 +13,7 @@ import pytest
 from autoq.data import open_source
 from autoq.events import Event
 from autoq.runs.search.run import run_search
-from autoq.runs.search.settings import SearchSettings, make_settings
+from autoq.runs.search.settings import FAST, SearchSettings, make_settings
 from autoq.runs.session import Session
 
 SPACE = """
@@ -55,8 +55,7 @@ def small_settings(folder: Path, **changes: Any) -> SearchSettings:
     space.write_text(SPACE, encoding="utf-8")
     write_photos(folder / "photos")
     values = {"space": str(space), "eval_data": str(folder / "photos"), "trials": TRIALS, "calib_images": 16}
-    values["baselines"] = "uniform"
-    return make_settings(values | changes)
+    return make_settings({**FAST, **values, **changes})
 
 
 def write_photos(folder: Path) -> None:

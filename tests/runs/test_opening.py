@@ -17,7 +17,7 @@ from autoq.runs.directory import BaseSettingsDirectory, BaseSettingsRecord
 from autoq.runs.lock import LOCK_NAME, hold_directory
 from autoq.runs.opening import GivenObjects, ObservedImages, open_bank, open_run, solve_bank
 from autoq.runs.session import Session
-from autoq.runs.settings import CalibrationChoices
+from autoq.runs.settings import PLAIN_CALIBRATION, CalibrationChoices
 from tests.runs.small_run import PHOTOS, small_session, trace_once, write_photos
 
 IMAGES = 4
@@ -31,7 +31,9 @@ class SomeDirectory(BaseSettingsDirectory[BaseSettingsRecord]):
 
 
 def settings(**changes: object) -> CalibrationChoices:
-    return CalibrationChoices.model_validate({"calib_images": IMAGES, "space": "bits_only", **changes})
+    return CalibrationChoices.model_validate(
+        {"calib_images": IMAGES, "space": "bits_only", **PLAIN_CALIBRATION, **changes}
+    )
 
 
 @pytest.fixture(autouse=True)

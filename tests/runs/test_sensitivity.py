@@ -26,6 +26,7 @@ from autoq.runs.sensitivity import (
     options_of_space,
     run_sensitivity,
 )
+from autoq.runs.settings import PLAIN_CALIBRATION
 from autoq.scoring import Evaluator
 from autoq.sensitivity.measure import SensitivityTable
 from tests.runs.small_run import interrupt_at, small_session, trace_once
@@ -62,7 +63,7 @@ def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def settings_in(folder: Path, **changes: Any) -> SensitivitySettings:
     space = folder / "small.toml"
     space.write_text(SPACE, encoding="utf-8")
-    return make_sensitivity_settings(**({"space": str(space), "calib_images": IMAGES} | changes))
+    return make_sensitivity_settings(**({"space": str(space), "calib_images": IMAGES, **PLAIN_CALIBRATION} | changes))
 
 
 @cache

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from autoq.errors import SpaceError
-from autoq.runs.settings import CalibrationChoices
+from autoq.runs.settings import PLAIN_CALIBRATION, CalibrationChoices
 from autoq.sensitivity.proxies import PROXIES, check_proxy_name
 from autoq.validation import parse_toml, read_text, validate
 
 IMPROVEMENT_SETTINGS = frozenset({"finish", "reconstruct", "reconstruct_iterations", "reconstruct_images"})
 """Settings of what follows a search."""
+FAST: Mapping[str, Any] = {**PLAIN_CALIBRATION, "finish": False, "baselines": "uniform", "trials": 60}
+"""Settings of the search that takes least time (``--fast``), where nothing else is given."""
 Baselines = Literal["uniform", "published", "all"]
 
 
@@ -46,7 +49,7 @@ class SearchSettings(CalibrationChoices):
     proxy: str = "kl"
     sensitivity: str = "fisher"
     baselines: Baselines = "published"
-    finish: bool = False
+    finish: bool = True
     reconstruct: bool = False
     reconstruct_iterations: int | None = Field(default=None, ge=1)
     reconstruct_images: int = Field(default=1024, ge=1)

@@ -32,6 +32,7 @@ from autoq.runs.proxy_check.run import (
     run_proxy_check,
     which_right,
 )
+from autoq.runs.settings import PLAIN_CALIBRATION
 from autoq.scoring import Evaluator, measure_accuracy
 from autoq.scoring.discrepancy import Score
 from autoq.sensitivity.proxies import PROXIES, joint_proxies
@@ -69,7 +70,7 @@ def settings_in(folder: Path, **changes: Any) -> ProxyCheckSettings:
     space.write_text(SPACE, encoding="utf-8")
     write_photos(folder / "photos")
     values = {"space": str(space), "eval_data": str(folder / "photos"), "recipes": RECIPES, "calib_images": IMAGES}
-    return make_check_settings(**(values | changes))
+    return make_check_settings(**{**PLAIN_CALIBRATION, **values, **changes})
 
 
 @cache
