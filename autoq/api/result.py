@@ -90,7 +90,7 @@ class SearchResult:
 
     @property
     def best(self) -> Recipe:
-        """The recipe of least discrepancy within the budget: reconstructed if it is, else finished, else as searched.
+        """The recipe of least discrepancy within the budget, finished or reconstructed where that lowers it.
 
         Raises:
             BudgetError: no recipe was evaluated yet.
@@ -99,7 +99,7 @@ class SearchResult:
 
     @property
     def knee(self) -> Recipe:
-        """The recipe at the bend of the front, after which more bit operations buy little, as far as it was brought.
+        """The recipe at the bend of the front, after which more bit operations buy little; likewise.
 
         Raises:
             BudgetError: no recipe was evaluated yet.
@@ -111,7 +111,7 @@ class SearchResult:
 
         Args:
             choice: ``best``, ``knee``, an id, or a budget such as ``60%``: the best within it.
-            version: ``searched``, ``finished`` or ``reconstructed``; None: the last of these that there is.
+            version: ``searched``, ``finished`` or ``reconstructed``; None: that of least discrepancy.
 
         Raises:
             RunDirectoryError: there is no such recipe, or not in that version.

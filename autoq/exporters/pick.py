@@ -47,7 +47,7 @@ def pick(directory: str | os.PathLike[str], choice: str, *, version: str | None 
         choice: ``best`` (least discrepancy within the run's budget), ``knee``, the id of a front or uniform point
             (``trial-137``, ``w4a4``) or of a published method (``repq-vit-w4a4``), or a smaller budget (``10G``,
             ``w3a3``, ``40%``).
-        version: ``searched``, ``finished`` or ``reconstructed``; None: the last of these that there is.
+        version: ``searched``, ``finished`` or ``reconstructed``; None: that of least discrepancy among those there are.
 
     Raises:
         RunDirectoryError: there is no such run, or nothing to pick from, or not in that version.
@@ -63,10 +63,17 @@ def pick(directory: str | os.PathLike[str], choice: str, *, version: str | None 
     known = {*record.baselines, *record.finished, *record.reconstructed}
     chosen = choice if choice in known else _choose(run, record, choice)
     paths = _versions(run, record, chosen)
-    version = version or list(paths)[-1]
+    if version is None:
+        recipes = {name: Recipe.load(path) for name, path in paths.items()}
+        version = min(reversed(recipes), key=lambda name: _kl_nats(recipes[name]))
+        return Picked(chosen, recipes[version], version)
     if version not in paths:
         raise RunDirectoryError(_missing(record, chosen, version))
     return Picked(chosen, Recipe.load(paths[version]), version)
+
+
+def _kl_nats(recipe: Recipe) -> float:
+    return float("inf") if recipe.score is None else recipe.score.kl_nats
 
 
 def _versions(run: SearchDirectory, record: RunRecord, chosen: str) -> dict[str, Path]:
