@@ -25,7 +25,7 @@ def export(
             "--as",
             metavar="VERSION",
             help="searched, finished or reconstructed (by autoq search --finish, --reconstruct). "
-            "[default: the last of these that there is]",
+            "[default: that of least discrepancy]",
         ),
     ] = None,
     format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="recipe.")] = "recipe",
