@@ -96,7 +96,9 @@ def main() -> None:
         model=arguments.model,
         data=arguments.data,
         observer=arguments.observer,
+        rotate=False,
         reparameterize=arguments.reparameterize,
+        second_order=False,
         space=arguments.space,
         calib_images=arguments.images,
     )
