@@ -1,4 +1,4 @@
-"""A recipe: how every operand of a model is quantized, keyed by name, written to be read and edited by a person."""
+"""The recipe as a document: how every operand of one model is quantized."""
 
 from __future__ import annotations
 
@@ -6,188 +6,27 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from autoq.errors import RecipeError, RecipeNotFoundError
 from autoq.files import sha256_hex, write_text
-from autoq.validation import parse_json, power_of_two, read_text, validate
+from autoq.recipe._base import Frozen
+from autoq.recipe.operands import SiteConfig
+from autoq.recipe.records import CostRecord, ScoreRecord
+from autoq.recipe.references import (
+    CalibrationReference,
+    FinishingReference,
+    ModelReference,
+    ReconstructionReference,
+)
+from autoq.validation import parse_json, read_text, validate
 
 SCHEMA_VERSION: Final = 1
-FLOAT_BITS = 32
-"""Bits of an operand that a recipe leaves in floating point."""
-
-Granularity = Literal["tensor", "channel", "head", "group"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class OperandConfig(_Frozen):
-    """How one operand is quantized.
-
-    Attributes:
-        scheme: a name in ``autoq.quantizers.QUANTIZERS``.
-        bits: code width; at most ``2**bits`` codes are used.
-        granularity: which elements share quantizer parameters (schemes that support it).
-        symmetric: zero point fixed at zero (``uniform`` only).
-        groups: number of groups: static consecutive channels for ``uniform`` with granularity ``group``, quantizers
-            chosen at run time for ``instance_groups``.
-        log_base_numerator: AdaLog's q, the logarithm's base being 2**(q/37); None: fitted in calibration.
-        overflow: where values below the last logarithmic level go: the last code (``zero_code``) or, as published, a
-            (2**bits + 1)-th level (``extra_zero``).
-        hadamard_block: channels that a Hadamard transform mixes (``hadamard`` only), a power of two; 1: none.
-    """
-
-    scheme: str
-    bits: int = Field(ge=1, le=16)
-    granularity: Granularity = "tensor"
-    symmetric: bool = False
-    groups: int = Field(default=1, ge=1)
-    log_base_numerator: int | None = Field(default=None, ge=10, le=137)
-    overflow: Literal["zero_code", "extra_zero"] = "zero_code"
-    hadamard_block: Annotated[int, AfterValidator(power_of_two)] = 1
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields that differ from their defaults."""
-        return self.model_dump(exclude_defaults=True)
-
-
-SiteConfig = dict[str, OperandConfig]
-"""Operand name (``input``, ``weight``, ``lhs``, ``rhs``) to its configuration; absent operands stay in float."""
-
-
-class ModelReference(_Frozen):
-    """Which model a recipe is for.
-
-    Attributes:
-        name: what loads it again; ``memory:CLASS`` for a module that was given as an object.
-        weights_sha256: of its weights; a recipe is refused for others.
-        pretrained: False for a timm architecture with random weights.
-        input_size: shape of one input, of a module that was given as an object and cannot tell.
-    """
-
-    name: str
-    weights_sha256: str
-    pretrained: bool = True
-    input_size: tuple[int, ...] | None = None
-
-
-class CalibrationReference(_Frozen):
-    """The calibration data and settings that made the bank, enough to solve it again.
-
-    ``settings`` are those of ``CalibrationSettings`` that differ from their defaults, ``observer`` and ``seed`` aside.
-    ``scoring_images`` is how many images after those, in the order of the seed, score; 0: the same ones.
-    """
-
-    data: str
-    images: int
-    seed: int
-    observer: str
-    bank_fingerprint: str
-    settings: dict[str, Any] = Field(default_factory=dict)
-    scoring_images: int = Field(default=0, ge=0)
-
-
-class ReconstructionReference(_Frozen):
-    """Where reconstructed weights and quantizer parameters are, and what they were learned from.
-
-    Attributes:
-        file: name of the safetensors file, which lies beside the recipe.
-        sha256: of that file.
-        data: images that it was reconstructed on.
-        images: how many.
-        seed: that chose them, and drew batches.
-        iterations: of each block.
-        importance: by what squared errors of a block's output were weighted.
-        settings: those of ``ReconstructionSettings`` that differ from their defaults, but for the three above.
-        blocks: that were reconstructed, if not all.
-    """
-
-    file: str = Field(pattern=r"^[^/\\]+$")
-    sha256: str
-    data: str
-    images: int
-    seed: int
-    iterations: int
-    importance: str
-    settings: dict[str, Any] = Field(default_factory=dict)
-    blocks: tuple[str, ...] | None = None
-
-
-class FinishingReference(_Frozen):
-    """Where the weights of a recipe that was finished in closed form are, and what they were solved on.
-
-    Attributes:
-        file: name of the safetensors file, which lies beside the recipe.
-        sha256: of that file.
-        data: images that it was finished on.
-        images: how many.
-        seed: that chose them.
-        settings: those of ``FinishingSettings`` that differ from their defaults.
-    """
-
-    file: str = Field(pattern=r"^[^/\\]+$")
-    sha256: str
-    data: str
-    images: int
-    seed: int
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-
-class CostRecord(_Frozen):
-    """Cost of a recipe."""
-
-    bops: int
-    group_bops: int
-    weight_layers_only_bops: int
-    weight_bytes: int
-
-
-class ScoreRecord(BaseModel):
-    """Discrepancy of a recipe's predictions from full precision, and the task's metrics where labels exist.
-
-    JSON has a metric beside the other keys, by its name (``top1_percent``, ``rmse``).
-
-    Attributes:
-        kl_nats: mean divergence of an image's prediction, in nats.
-        agreement_percent: images on which both predict the same; None for tasks that do not say so.
-        sqnr_db: 10 log10 of the output's power over its squared error, in dB.
-        output_mse: mean squared error of an element of the output; None in recipes of early versions. A recipe for
-            classification has it as ``logit_mse``.
-        images: that these are means over.
-        calibration_kl_nats: ``kl_nats`` on the images that calibrated, where these are others.
-        labelled_images: that the metrics are measured on; None where there were no labels.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    __pydantic_extra__: dict[str, float | None]
-
-    kl_nats: float
-    agreement_percent: float | None = None
-    sqnr_db: float
-    output_mse: float | None = Field(default=None, validation_alias=AliasChoices("output_mse", "logit_mse"))
-    images: int
-    calibration_kl_nats: float | None = None
-    labelled_images: int | None = None
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The task's metrics on the labelled images, by name."""
-        return {name: value for name, value in self.__pydantic_extra__.items() if value is not None}
-
-    def with_metrics(self, metrics: Mapping[str, float], images: int) -> ScoreRecord:
-        """Return the score with metrics on labelled images."""
-        return ScoreRecord(**self.without_metrics().model_dump() | dict(metrics) | {"labelled_images": images})
-
-    def without_metrics(self) -> ScoreRecord:
-        """Return the score without metrics on labelled images."""
-        return ScoreRecord(**self.model_dump(include=set(ScoreRecord.model_fields) - {"labelled_images"}))
-
-
-class Recipe(_Frozen):
+class Recipe(Frozen):
     """Per-operand quantization of one model.
 
     Attributes:

@@ -1,0 +1,28 @@
+"""Recipes: how every operand of a model is quantized, keyed by name, written to be read and edited by a person."""
+
+from autoq.recipe.document import SCHEMA_VERSION, Recipe, hash_sites, sites_to_json
+from autoq.recipe.operands import FLOAT_BITS, Granularity, OperandConfig, SiteConfig
+from autoq.recipe.records import CostRecord, ScoreRecord
+from autoq.recipe.references import (
+    CalibrationReference,
+    FinishingReference,
+    ModelReference,
+    ReconstructionReference,
+)
+
+__all__ = [
+    "FLOAT_BITS",
+    "SCHEMA_VERSION",
+    "CalibrationReference",
+    "CostRecord",
+    "FinishingReference",
+    "Granularity",
+    "ModelReference",
+    "OperandConfig",
+    "Recipe",
+    "ReconstructionReference",
+    "ScoreRecord",
+    "SiteConfig",
+    "hash_sites",
+    "sites_to_json",
+]

@@ -1,0 +1,59 @@
+"""What a recipe costs and loses, as it is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from autoq.recipe._base import Frozen
+
+
+class CostRecord(Frozen):
+    """Cost of a recipe."""
+
+    bops: int
+    group_bops: int
+    weight_layers_only_bops: int
+    weight_bytes: int
+
+
+class ScoreRecord(BaseModel):
+    """Discrepancy of a recipe's predictions from full precision, and the task's metrics where labels exist.
+
+    JSON has a metric beside the other keys, by its name (``top1_percent``, ``rmse``).
+
+    Attributes:
+        kl_nats: mean divergence of an image's prediction, in nats.
+        agreement_percent: images on which both predict the same; None for tasks that do not say so.
+        sqnr_db: 10 log10 of the output's power over its squared error, in dB.
+        output_mse: mean squared error of an element of the output; None in recipes of early versions. A recipe for
+            classification has it as ``logit_mse``.
+        images: that these are means over.
+        calibration_kl_nats: ``kl_nats`` on the images that calibrated, where these are others.
+        labelled_images: that the metrics are measured on; None where there were no labels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, float | None]
+
+    kl_nats: float
+    agreement_percent: float | None = None
+    sqnr_db: float
+    output_mse: float | None = Field(default=None, validation_alias=AliasChoices("output_mse", "logit_mse"))
+    images: int
+    calibration_kl_nats: float | None = None
+    labelled_images: int | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The task's metrics on the labelled images, by name."""
+        return {name: value for name, value in self.__pydantic_extra__.items() if value is not None}
+
+    def with_metrics(self, metrics: Mapping[str, float], images: int) -> ScoreRecord:
+        """Return the score with metrics on labelled images."""
+        return ScoreRecord(**self.without_metrics().model_dump() | dict(metrics) | {"labelled_images": images})
+
+    def without_metrics(self) -> ScoreRecord:
+        """Return the score without metrics on labelled images."""
+        return ScoreRecord(**self.model_dump(include=set(ScoreRecord.model_fields) - {"labelled_images"}))
