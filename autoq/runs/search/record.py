@@ -173,6 +173,14 @@ class RunRecord(BaseSettingsRecord):
             exclude=apart
         )
 
+    def only_lacks_improvement(self, settings: SearchSettings) -> bool:
+        """Tell whether nothing more is to be proposed: the search is finished, and what follows it was asked for since.
+
+        Finishing, which follows every search, is that only where it was not done: a search that its time limit has
+        ended goes on when it is started again.
+        """
+        return self.is_search_for(settings) and (settings.reconstruct or (settings.finish and not self.finished))
+
     def uniform_bops(self, weight_bits: int, activation_bits: int) -> int:
         """Return the cost with every weight at one width and every activation at another."""
         return sum(

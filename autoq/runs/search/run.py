@@ -93,7 +93,7 @@ def _begin(
     fingerprints["bank_fingerprint"] = bank.fingerprint
     limit = _limit(budget, session)
     record = new_record(settings, session, budget, inputs, fingerprints, earlier)
-    is_searched = settings.improves and earlier is not None and earlier.is_search_for(settings)
+    is_searched = earlier is not None and earlier.only_lacks_improvement(settings)
     calibration = session.calibration_reference(images, bank, inputs.scoring)
     run = SearchRun(
         inputs=replace(inputs, session=session),

@@ -30,6 +30,17 @@ def test_whether_a_search_is_finished() -> None:
         assert not record.is_search_for(SearchSettings(**change))  # type: ignore[arg-type]
 
 
+def test_when_only_what_follows_the_search_is_missing() -> None:
+    score = ScoreRecord(kl_nats=0.1, sqnr_db=9, images=16)
+    finished = {"w4a4": ImprovedEntry(recipe="finished/w4a4/recipe.json", images=7, score=score)}
+    assert make_record(state="finished").only_lacks_improvement(SearchSettings(finish=True))
+    assert not make_record(state="finished", finished=finished).only_lacks_improvement(SearchSettings(finish=True))
+    both = SearchSettings(finish=True, reconstruct=True)
+    assert make_record(state="finished", finished=finished).only_lacks_improvement(both)
+    assert not make_record(state="interrupted").only_lacks_improvement(both)
+    assert not make_record(state="finished").only_lacks_improvement(SearchSettings(finish=False))
+
+
 def test_what_is_taken_over_from_an_earlier_run() -> None:
     score = ScoreRecord(
         kl_nats=0.1, agreement_percent=99, sqnr_db=9, images=16, top1_percent=90, top5_percent=99, labelled_images=540
