@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoq.cli.measured import accuracy_line, measured_json
+from autoq.cli.measured import improved_lines, measured_json
 from autoq.cli.options import (
     DATA_HELP,
     CalibData,
@@ -69,17 +69,9 @@ def finish(
             f"interrupted; nothing is finished yet: run the same command again: {this_command()}"
         ) from None
     path = folder / "recipe.json"
-    cost, score = finished.cost, finished.score
-    assert cost is not None and score is not None  # noqa: S101, PT018 - both are filled
     if as_json:
         print_json({"out": str(folder), "recipe": str(path), **measured_json(finished)})
         return
-    from autoq.units import format_bops, format_kl
-
-    before = ""
-    if calibrated.score is not None and calibrated.score.images == score.images:
-        before = f"{format_kl(calibrated.score.kl_nats)} -> "
-    typer.echo(f"KL {before}{format_kl(score.kl_nats)} nats over {score.images} images, {format_bops(cost.bops)}")
-    if (accuracy := accuracy_line(finished)) is not None:
-        typer.echo(accuracy)
+    for line in improved_lines(calibrated, finished):
+        typer.echo(line)
     typer.echo(f"recipe: {path}")

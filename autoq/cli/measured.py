@@ -28,6 +28,19 @@ def accuracy_line(recipe: Recipe) -> str | None:
     return f"{metric.title} {metric.format(value, 2)} of {recipe.score.labelled_images} images"
 
 
+def improved_lines(before: Recipe, after: Recipe) -> list[str]:
+    """Return what was measured of an improved recipe, beside what the recipe before it had on as many images."""
+    from autoq.units import format_bops, format_kl
+
+    cost, score, was = after.cost, after.score, ""
+    assert cost is not None and score is not None  # noqa: S101, PT018 - both are filled
+    if before.score is not None and before.score.images == score.images:
+        was = f"{format_kl(before.score.kl_nats)} -> "
+    headline = f"KL {was}{format_kl(score.kl_nats)} nats over {score.images} images, {format_bops(cost.bops)}"
+    accuracy = accuracy_line(after)
+    return [headline] if accuracy is None else [headline, accuracy]
+
+
 def metrics_text(task: BaseTask, accuracy: Accuracy) -> str:
     """Return all metrics in a line: ``top-1 71.34 %, top-5 90.17 %``."""
     return ", ".join(f"{metric.title} {metric.format(accuracy.metrics[metric.name], 2)}" for metric in task.metrics)

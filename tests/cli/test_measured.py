@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoq.cli.measured import accuracy_line, measured_json, metrics_text
+from autoq.cli.measured import accuracy_line, improved_lines, measured_json, metrics_text
 from autoq.recipe import CostRecord, ModelReference, Recipe, ScoreRecord
 from autoq.tasks import CLASSIFICATION, Accuracy, BaseTask, DenseTask, task_to_record
 
@@ -42,3 +42,12 @@ def test_the_main_metric_is_told_in_its_own_unit() -> None:
 def test_all_metrics_in_a_line() -> None:
     accuracy = Accuracy({"top1_percent": 71.344, "top5_percent": 90.167}, 24)
     assert metrics_text(CLASSIFICATION, accuracy) == "top-1 71.34 %, top-5 90.17 %"
+
+
+def test_an_improved_recipe_stands_beside_the_one_before() -> None:
+    before, after = make_recipe(CLASSIFICATION, {}), make_recipe(CLASSIFICATION, {"top1_percent": 71.34})
+    first, second = improved_lines(before, after)
+    assert first.startswith("KL 0.25 -> 0.25 nats over 16 images, ")
+    assert second == "top-1 71.34 % of 24 images"
+    fewer = before.model_copy(update={"score": ScoreRecord(kl_nats=0.5, sqnr_db=1.0, images=8)})
+    assert improved_lines(fewer, before)[0].startswith("KL 0.25 nats over 16 images, ")
