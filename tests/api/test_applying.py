@@ -29,7 +29,10 @@ def test_a_recipe_predicts_as_it_scored(result: autoq.SearchResult) -> None:
         quantized = autoq.quantize(make(), recipe)
         compared = autoq.evaluate(quantized, IMAGES, model=make())
         again = autoq.evaluate(recipe, IMAGES, model=make())
-        assert compared.score == again.score
+        assert compared.score is not None
+        # Full precision is the model itself in one, the rotated model in the other: equal up to rounding.
+        assert compared.score.kl_nats == pytest.approx(again.score.kl_nats, rel=1e-3)
+        assert compared.score.agreement_percent == again.score.agreement_percent
         assert compared.cost == recipe.cost
 
 
@@ -65,12 +68,13 @@ def test_a_recipe_of_another_model_is_refused(result: autoq.SearchResult) -> Non
 
 def test_a_recipe_without_its_bank_is_calibrated_again(result: autoq.SearchResult, tmp_path: Path) -> None:
     path = tmp_path / "best.json"
-    autoq.export(result.best, path)
+    searched = result.recipe("best", version="searched")
+    autoq.export(searched, path)
     loaded = autoq.load_recipe(path)
     with pytest.raises(FileNotFoundError, match="images were given in Python"):
         autoq.quantize(make(), loaded)
     # The same subset of the same images: the bank comes out the same.
-    expected = autoq.quantize(make(), result.best)(IMAGES)["logits"]
+    expected = autoq.quantize(make(), searched)(IMAGES)["logits"]
     assert torch.equal(autoq.quantize(make(), loaded, IMAGES)(IMAGES)["logits"], expected)
 
 
@@ -111,9 +115,10 @@ def test_exports_are_checked_before_anything_is_written(result: autoq.SearchResu
     with pytest.raises(RecipeError, match="unknown format 'onx'"):
         autoq.export(result.best, tmp_path / "x", "onx")
     assert not list(tmp_path.iterdir())
-    quantized = autoq.quantize(make(), result.best)
+    searched = result.recipe("best", version="searched")
+    quantized = autoq.quantize(make(), searched)
     autoq.export(quantized, tmp_path / "from_module.json")
-    autoq.export(result.best, tmp_path / "from_recipe.json")
+    autoq.export(searched, tmp_path / "from_recipe.json")
     autoq.export(tmp_path / "from_recipe.json", tmp_path / "again.json")
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 

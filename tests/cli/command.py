@@ -80,8 +80,7 @@ def small_options(folder: Path, **changes: Any) -> list[object]:
     """Options of ``autoq search`` that make it small."""
     settings = small_settings(folder)
     options = {"space": settings.space, "eval-data": settings.eval_data, "trials": 8, "calib-images": 16}
-    options |= {"baselines": "uniform"} | changes
-    return [part for name, value in options.items() for part in (f"--{name}", value)]
+    return ["--fast", *(part for name, value in (options | changes).items() for part in (f"--{name}", value))]
 
 
 def search_arguments(folder: Path, trials: int) -> list[object]:

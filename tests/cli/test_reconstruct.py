@@ -178,7 +178,7 @@ def test_recipes_that_cannot_be_reconstructed(command: Command, run: Path, tmp_p
     few = ("--images", 8, "--iterations", 1, "--blocks", "head", "--out", "out")
     assert command("reconstruct", good, *few).status == 0
     message = refusal(command, "reconstruct", "out/recipe.json", "--out", "again")
-    assert "reconstructed already: give the calibrated one" in message
+    assert "reconstructed already: give the one that it was made from" in message
     message = refusal(command, "reconstruct", good, *few, "--iterations", 2)
     assert "'out' holds a reconstruction with another iterations (was 1, is 2)" in message
     assert "holds a search" in refusal(command, "reconstruct", good, "--out", run)
