@@ -3,8 +3,8 @@
     python -m benchmarks.calibration_steps --model local-dir:vit_c10 --data cifar10/calib --eval-data cifar10/val
 
 Every activation has one range a tensor (one a head for queries, keys and values), logarithms follow softmax and GELU,
-the image has 8 bits, weights one scale an output channel. KL is over the images that calibrated and over others, top-1 over
-the first labelled images. Seconds are wall time, calibration included.
+the image has 8 bits, weights one scale an output channel. KL is over the images that calibrated and over others, top-1
+over the first labelled images. Seconds are wall time, calibration included.
 """
 
 from __future__ import annotations
