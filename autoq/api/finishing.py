@@ -56,7 +56,7 @@ def finish(
         RunError: the quantized model produces NaN.
 
     >>> import autoq
-    >>> result = autoq.search(trials=4, calib_images=8, space="bits_only")
+    >>> result = autoq.search(trials=4, calib_images=8, space="bits_only", fast=True)
     >>> finished = autoq.finish("vit_digits", result.best, "digits", count=64)
     >>> finished.finishing.images
     64

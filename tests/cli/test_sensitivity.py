@@ -75,7 +75,7 @@ def test_for_programs(command: Command) -> None:
     assert [row["loss"] for row in document["rows"]] == [row.loss for row in table.rows]
     assert document["rows"][0].keys() == {
         "site", "operand", "scheme", "bits", "granularity", "symmetric", "groups", "log_base_numerator", "overflow",
-        "loss", "measured",
+        "hadamard_block", "loss", "measured",
     }  # fmt: skip
     assert {row["measured"] for row in document["rows"]} == {True}
     assert len(document["rows"]) == 12 * 3 + 3

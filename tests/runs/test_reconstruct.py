@@ -213,7 +213,7 @@ def test_what_cannot_be_reconstructed(calibrated: Path, tmp_path: Path) -> None:
         run(calibrated, settings(tmp_path / "out", blocks=("blocks.11",)))
     assert not (tmp_path / "out").exists()
     run(calibrated, settings(tmp_path / "out", blocks=("head",)))
-    with pytest.raises(RecipeError, match="reconstructed already: give the calibrated one"):
+    with pytest.raises(RecipeError, match="reconstructed already: give the one that it was made from"):
         run(tmp_path / "out" / "recipe.json", settings(tmp_path / "again"))
     assert not (tmp_path / "again").exists()
     with pytest.raises(MethodError, match="batch of a reconstruction is 0"):

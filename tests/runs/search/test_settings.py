@@ -26,11 +26,15 @@ def test_labelled_images() -> None:
 
 
 def test_how_many_images_are_needed_at_once() -> None:
-    assert make_settings({"calib_images": 12}).most_images == 12
+    assert make_settings({"calib_images": 12, "finish": False}).most_images == 12
     assert make_settings({"calib_images": 12, "finish": True}).most_images == FINISHING_IMAGES
     assert make_settings({"calib_images": 9999, "finish": True}).most_images == 9999
     assert make_settings({"finish": True, "reconstruct": True}).most_images == 1024
-    assert [make_settings({key: True}).improves for key in ("finish", "reconstruct", "rotate")] == [True, True, False]
+    assert [make_settings({"finish": False, key: True}).improves for key in ("finish", "reconstruct", "rotate")] == [
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
