@@ -12,7 +12,9 @@ from autoq.api.temporary import folder_or_temporary
 from autoq.events import Progress
 from autoq.models.loaded import Preprocess
 from autoq.recipe import Recipe
-from autoq.runs.finish import FinishSettings, finish_recipe, make_finishing
+from autoq.reconstruction.finishing import FinishingSettings
+from autoq.runs.finish import FinishSettings, finish_recipe
+from autoq.runs.recipe_work import make_checked
 from autoq.tasks import task_from_record
 
 
@@ -61,7 +63,7 @@ def finish(
     >>> finished.finishing.images
     64
     """
-    solving = make_finishing({} if ridge is None else {"ridge": ridge})
+    solving = make_checked(FinishingSettings, {"ridge": ridge})
     folder, kept = folder_or_temporary(out)
     settings = FinishSettings(out=folder, data=images, images=count, seed=seed, solving=solving)
     with shown(progress) as callback:

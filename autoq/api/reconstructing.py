@@ -13,7 +13,9 @@ from autoq.api.temporary import folder_or_temporary
 from autoq.events import Progress
 from autoq.models.loaded import Preprocess
 from autoq.recipe import Recipe
-from autoq.runs.reconstruct import ReconstructSettings, make_training, reconstruct_recipe
+from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.runs.recipe_work import make_checked
+from autoq.runs.reconstruct import ReconstructSettings, reconstruct_recipe
 from autoq.tasks import task_from_record
 
 
@@ -70,7 +72,7 @@ def reconstruct(
     2
     """
     given = {"iterations": iterations, "importance": importance, "bfloat16": bfloat16 or None, "seed": seed}
-    training = make_training({key: value for key, value in given.items() if value is not None})
+    training = make_checked(ReconstructionSettings, given)
     folder, kept = folder_or_temporary(out)
     settings = ReconstructSettings(
         out=folder, data=images, images=count, training=training, blocks=None if blocks is None else tuple(blocks)

@@ -59,9 +59,11 @@ def finish(
     folder = out or recipe.parent / f"{recipe.stem}-finished"
     try:
         with RunDisplay() as display:
-            from autoq.runs.finish import FinishSettings, finish_recipe, make_finishing
+            from autoq.reconstruction.finishing import FinishingSettings
+            from autoq.runs.finish import FinishSettings, finish_recipe
+            from autoq.runs.recipe_work import make_checked
 
-            solving = make_finishing({} if ridge is None else {"ridge": ridge})
+            solving = make_checked(FinishingSettings, {"ridge": ridge})
             settings = FinishSettings(folder, data, images, seed, solving, eval_data)
             finished = finish_recipe(calibrated, settings, model, device, calib_data, progress=display)
     except KeyboardInterrupt:

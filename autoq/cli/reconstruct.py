@@ -79,12 +79,12 @@ def reconstruct(
     given = {"iterations": iterations, "batch": batch, "importance": importance}
     try:
         with RunDisplay() as display:
-            from autoq.runs.reconstruct import ReconstructSettings, make_training, reconstruct_recipe
+            from autoq.reconstruction.settings import ReconstructionSettings
+            from autoq.runs.recipe_work import make_checked
+            from autoq.runs.reconstruct import ReconstructSettings, reconstruct_recipe
 
             chosen = None if blocks is None else tuple(name.strip() for name in blocks.split(","))
-            training = make_training(
-                {key: value for key, value in given.items() if value is not None} | {"bfloat16": bfloat16, "seed": seed}
-            )
+            training = make_checked(ReconstructionSettings, {**given, "bfloat16": bfloat16, "seed": seed})
             settings = ReconstructSettings(folder, data, images, training, chosen, eval_data, on_disk)
             found = reconstruct_recipe(calibrated, settings, model, device, calib_data, progress=display)
     except KeyboardInterrupt:

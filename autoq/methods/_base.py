@@ -13,12 +13,9 @@ from autoq.graph.canonical import canonical
 from autoq.graph.sites import Operand, Site
 from autoq.graph.trace import TracedModel
 from autoq.methods.bit_widths import BitWidths
-from autoq.recipe import OperandConfig, SiteConfig
+from autoq.recipe import IMAGE_BITS, OperandConfig, SiteConfig
 from autoq.reconstruction.mlp_training import MlpSettings
 from autoq.reconstruction.settings import ReconstructionSettings
-
-IMAGE_BITS = 8
-"""Least width of the input of the first layer: pixels have 8 bits to begin with (AdaLog's protocol)."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Recipes: how every operand of a model is quantized, keyed by name, written to be read and edited by a person."""
 
 from autoq.recipe.document import SCHEMA_VERSION, Recipe, hash_sites, sites_to_json
-from autoq.recipe.operands import FLOAT_BITS, Granularity, OperandConfig, SiteConfig
+from autoq.recipe.operands import FLOAT_BITS, IMAGE_BITS, Granularity, OperandConfig, SiteConfig
 from autoq.recipe.records import CostRecord, ScoreRecord
 from autoq.recipe.references import (
     CalibrationReference,
@@ -12,6 +12,7 @@ from autoq.recipe.references import (
 
 __all__ = [
     "FLOAT_BITS",
+    "IMAGE_BITS",
     "SCHEMA_VERSION",
     "CalibrationReference",
     "CostRecord",

@@ -11,6 +11,9 @@ from autoq.validation import power_of_two
 
 FLOAT_BITS = 32
 """Bits of an operand that a recipe leaves in floating point."""
+IMAGE_BITS = 8
+"""Least width of the image where one width is meant for all activations: pixels have 8 bits to begin with (as in the
+protocols of AdaLog, RepQ-ViT and IGQ-ViT)."""
 
 Granularity = Literal["tensor", "channel", "head", "group"]
 

@@ -22,7 +22,6 @@ from autoq.calibration.second_order.weights import LayerRounding
 from autoq.errors import CalibrationError
 from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.graph.stages import Stage, State
-from autoq.quantizers import BaseQuantizer
 from autoq.scoring.solved_operands import SolvedOperands
 
 
@@ -101,8 +100,8 @@ def finish(
     quantized = full
     try:
         with torch.no_grad():
-            for stage in model.stages:
-                full, quantized = run.finish_stage_(stage, full, quantized, on_layer or (lambda _: None))
+            for index in range(len(model.stages)):
+                full, quantized = run.finish_stage_(index, full, quantized, on_layer or (lambda _: None))
     finally:
         model.remove_()
     return run.operands
@@ -126,11 +125,10 @@ class _Run:
         self._model, self._settings, self._operations = model, settings, operations
 
     def finish_stage_(
-        self, stage: Stage, full: list[State], quantized: list[State], on_layer: Callable[[LayerReport], None]
+        self, index: int, full: list[State], quantized: list[State], on_layer: Callable[[LayerReport], None]
     ) -> tuple[list[State], list[State]]:
         """Finish the layers of a stage, and return the states after it, in full precision and quantized."""
-        index = self._model.stages.index(stage)
-        layers = list(_layers(self._model, self.operands, stage))
+        layers = list(_layers(self._model, self.operands, self._model.stages[index]))
         recorders = {sites[0]: _Recorder() for _, sites in layers}
         self._model.remove_()
         self._model.insert_({(site, "input"): recorder for site, recorder in recorders.items()})
@@ -161,8 +159,7 @@ class _Run:
         """Solve one weight again; it is kept if that does not lower the error of the layer's output."""
         key: OperandKey = (site, "weight")
         quantizer, weight = self.operands.quantizers[key], self._model.traced.weight(*key)
-        kept = self.operands.codes.get(key)
-        before = moments.error(site, _value(quantizer, weight, kept))
+        before = moments.error(site, self.operands.quantized_weight(key, weight))
         target = moments.regress(site, self._settings.ridge).view(weight.shape)
         # The range of the weight in full precision may be too narrow for the one that makes up for errors.
         operand = self._model.traced.sites_by_name[site].operand("weight")
@@ -170,9 +167,10 @@ class _Run:
         rounded = LayerRounding(target, moments.gram).round(solved)
         codes = solved.quantize(target) if rounded is None else rounded.codes
         solved = solved if rounded is None else rounded.quantizer
-        after = moments.error(site, _value(solved, weight, codes))
+        finished = SolvedOperands({key: solved}, {key: codes})
+        after = moments.error(site, finished.quantized_weight(key, weight))
         if after < before:
-            self.operands = self.operands | SolvedOperands({key: solved}, {key: codes})
+            self.operands = self.operands | finished
         return LayerReport(site, before, min(before, after))
 
     def _enter(self, index: int) -> None:
@@ -193,12 +191,6 @@ def _layers(model: QuantizedModel, operands: SolvedOperands, stage: Stage) -> It
             shared.setdefault((layer_input, None if given is None else given.config), []).append(site)
     for (layer_input, _), sites in shared.items():
         yield layer_input, sites
-
-
-def _value(quantizer: BaseQuantizer, weight: Tensor, codes: Tensor | None) -> Tensor:
-    """Return what a weight is quantized to, of shape (outputs, channels)."""
-    value = quantizer(weight) if codes is None else quantizer.dequantize(codes.to(weight.device))
-    return value.float().flatten(1)
 
 
 class _Recorder(nn.Module):
@@ -252,8 +244,8 @@ class _Moments(nn.Module):
         return weight + correction.t().float()
 
     def error(self, site: str, value: Tensor) -> float:
-        """Return ‖XWᵀ − X̃Ŵᵀ‖² / ‖XWᵀ‖² for a quantized weight of shape (outputs, channels)."""
-        change = value - self._weights[site]
+        """Return ‖XWᵀ − X̃Ŵᵀ‖² / ‖XWᵀ‖² for a quantized weight, of the layer's shape."""
+        change = value.float().flatten(1) - self._weights[site]  # (outputs, channels)
         # ‖(X − X̃)Wᵀ − X̃(Ŵ − W)ᵀ‖², multiplied out.
         explained = 2 * (change * (self.cross @ self._weights[site].t()).t()).sum(dtype=torch.float64)
         squared = ((change @ self.gram) * change).sum(dtype=torch.float64)

@@ -10,6 +10,7 @@ from typing import Any
 from autoq.errors import RunDirectoryError
 from autoq.optimization.front import hypervolume
 from autoq.optimization.trials import EvaluatedTrial, best_trial, shown_trials
+from autoq.recipe import CostRecord, ScoreRecord
 from autoq.report.summary import PUBLISHED, Improved, Meaning, Point, RunSummary, SiteRow
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import ImprovedEntry, ImprovedKind, RunRecord
@@ -74,13 +75,7 @@ def _point(run: SearchDirectory, record: RunRecord, trial: EvaluatedTrial, front
         id=trial.id,
         origin=trial.origin,
         label=trial.label,
-        bops=trial.cost.bops,
-        group_bops=trial.cost.group_bops,
-        weight_layers_only_bops=trial.cost.weight_layers_only_bops,
-        weight_bytes=trial.cost.weight_bytes,
-        kl_nats=trial.score.kl_nats,
-        agreement_percent=trial.score.agreement_percent,
-        sqnr_db=trial.score.sqnr_db,
+        **_figures(trial.cost, trial.score),
         calibration_kl_nats=record.calibration_kl_nats.get(trial.id),
         metric=accuracy.metrics.get(metric) if accuracy else None,
         feasible=trial.cost.bops <= record.budget_bops,
@@ -97,19 +92,18 @@ def _published(run: SearchDirectory, record: RunRecord, name: str) -> Point:
         id=name,
         origin=PUBLISHED,
         label=entry.label,
-        bops=entry.cost.bops,
-        group_bops=entry.cost.group_bops,
-        weight_layers_only_bops=entry.cost.weight_layers_only_bops,
-        weight_bytes=entry.cost.weight_bytes,
-        kl_nats=entry.score.kl_nats,
-        agreement_percent=entry.score.agreement_percent,
-        sqnr_db=entry.score.sqnr_db,
+        **_figures(entry.cost, entry.score),
         calibration_kl_nats=entry.score.calibration_kl_nats,
         metric=entry.score.metrics.get(metric),
         feasible=entry.cost.bops <= record.budget_bops,
         recipe=recipe,
         recipe_path=entry.recipe if recipe is not None else None,
     )
+
+
+def _figures(cost: CostRecord, score: ScoreRecord) -> dict[str, Any]:
+    """Return what a point has of its recipe's cost and score, by the names of its fields."""
+    return {**cost.model_dump(), **score.model_dump(include={"kl_nats", "agreement_percent", "sqnr_db"})}
 
 
 def _read_recipe(path: Path) -> dict[str, Any] | None:

@@ -117,10 +117,10 @@ class CalibratedRecipe:
         """
         model, images = self.session.model, (self.scoring or self.images).tensor
         progress(PhaseStarted("score", len(images)))
-        evaluator = Evaluator(model, source, images, task=self.session.task)
+        evaluator = Evaluator(model, source, images, cache_bytes=0, task=self.session.task)
         score = ScoreRecord(**vars(evaluator.evaluate(self.recipe.sites)))
         if self.scoring is not None:
-            calibrating = Evaluator(model, source, self.images.tensor, task=self.session.task)
+            calibrating = Evaluator(model, source, self.images.tensor, cache_bytes=0, task=self.session.task)
             kl_nats = calibrating.evaluate(self.recipe.sites).kl_nats
             score = score.model_copy(update={"calibration_kl_nats": kl_nats})
         progress(PhaseAdvanced("score", len(images)))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-from autoq.errors import CalibrationError, MethodError, RecipeError
+from autoq.errors import RecipeError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.files import sha256_hex
 from autoq.recipe import FinishingReference, Recipe
@@ -44,18 +42,6 @@ class FinishSettings:
     seed: int = 0
     solving: FinishingSettings = field(default_factory=FinishingSettings)
     eval_data: object = None
-
-
-def make_finishing(given: Mapping[str, Any]) -> FinishingSettings:
-    """Make settings of what a person has given; the rest have their defaults.
-
-    Raises:
-        MethodError: a value is out of its range.
-    """
-    try:
-        return FinishingSettings(**given)
-    except CalibrationError as error:
-        raise MethodError(str(error)) from error
 
 
 def finish_recipe(

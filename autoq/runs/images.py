@@ -57,6 +57,19 @@ class CalibrationImages:
         return replace(self, tensor=self.tensor[kept[:count]])
 
 
+def to_learn_from(
+    load: Callable[[int, int], CalibrationImages], count: int, scoring: CalibrationImages | None
+) -> CalibrationImages:
+    """Load images to learn from, without those that score where these are held out.
+
+    Args:
+        load: takes how many images are wanted, and how many more there may be; loads as many as there are.
+        count: how many to learn from, at most.
+        scoring: images that are held out to score on; None: those that calibrate score too.
+    """
+    return load(count, 0) if scoring is None else load(count, len(scoring.tensor)).without(scoring, count)
+
+
 def least_held_out(calibrating: int) -> int:
     """Return how many images tell the discrepancy of a recipe well enough: a quarter of the calibration's, at least 32.
 

@@ -97,9 +97,9 @@ class RunInputs:
     given: GivenObjects = field(default_factory=GivenObjects)
 
     @property
-    def is_held_out(self) -> bool:
-        """Whether recipes are scored on images that do not calibrate."""
-        return self.scoring is not self.images
+    def held_out(self) -> CalibrationImages | None:
+        """The images that score where they are others than those that calibrate."""
+        return None if self.scoring is self.images else self.scoring
 
 
 @contextmanager

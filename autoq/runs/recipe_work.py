@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
+from autoq.errors import CalibrationError, MethodError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress
 from autoq.recipe import Recipe
 from autoq.runs.calibrated import CalibratedRecipe
-from autoq.runs.images import CalibrationImages, LabelledImages
+from autoq.runs.images import CalibrationImages, LabelledImages, to_learn_from
 from autoq.runs.recipes import (
     OwnImages,
     calibrated_on,
@@ -21,6 +23,24 @@ from autoq.runs.recipes import (
 )
 from autoq.runs.session import Session
 from autoq.tasks import task_from_record
+
+SettingsT = TypeVar("SettingsT")
+
+
+def make_checked(kind: Callable[..., SettingsT], given: Mapping[str, Any]) -> SettingsT:
+    """Make settings of what a person has given; the rest have their defaults.
+
+    Args:
+        kind: of settings, such as ``FinishingSettings``.
+        given: by name; None: not given.
+
+    Raises:
+        MethodError: a value is out of its range.
+    """
+    try:
+        return kind(**{name: value for name, value in given.items() if value is not None})
+    except CalibrationError as error:
+        raise MethodError(str(error)) from error
 
 
 def open_session(
@@ -90,16 +110,11 @@ class RecipeWork:
         progress(PhaseStarted("images", self.images, data if isinstance(data, str) else ""))
         own = own_images(session, recipe, calib_data)
         session = session.fitted(lambda: own.calibrating)
-        images = self._to_learn_from(session, data, own)
+        images = to_learn_from(
+            lambda count, spare: session.calibration_images(data, count, self.seed, spare), self.images, own.held_out
+        )
         enter()
         return _open_operands(session, recipe, own, labelled, progress), images
-
-    def _to_learn_from(self, session: Session, data: object, own: OwnImages) -> CalibrationImages:
-        """Load images to learn from, without those that the recipe is scored on where these are held out."""
-        if own.scoring is own.calibrating:
-            return session.calibration_images(data, self.images, self.seed)
-        more = session.calibration_images(data, self.images, self.seed, len(own.scoring.tensor))
-        return more.without(own.scoring, self.images)
 
     def _calibration_data(self, recipe: Recipe, data: object) -> object:
         """Return ``data`` if that is what the recipe was calibrated on, or will be; None if the recipe knows better."""
@@ -112,7 +127,7 @@ def _open_operands(
     session: Session, recipe: Recipe, own: OwnImages, labelled: LabelledImages | None, progress: Progress
 ) -> CalibratedRecipe:
     """Read the operands of a finished recipe; find the bank of a calibrated one, or solve it again."""
-    images, scoring = own.calibrating, None if own.scoring is own.calibrating else own.scoring
+    images, scoring = own.calibrating, own.held_out
     if recipe.solved is not None:
         session, operands = read_solved(session, recipe)
         return CalibratedRecipe(session, operands, recipe.solved.sha256, recipe, images, labelled, scoring)

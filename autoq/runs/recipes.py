@@ -223,6 +223,11 @@ class OwnImages:
     calibrating: CalibrationImages
     scoring: CalibrationImages
 
+    @property
+    def held_out(self) -> CalibrationImages | None:
+        """The images that score where they are others than those that calibrate."""
+        return None if self.scoring is self.calibrating else self.scoring
+
 
 def own_images(session: Session, recipe: Recipe, data: object = None) -> OwnImages:
     """Load the images that a recipe was calibrated and scored on.

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from autoq.errors import CalibrationError, MethodError, RecipeError
+from autoq.errors import RecipeError
 from autoq.events import Progress, ignore
 from autoq.graph.blocks import choose_blocks, find_blocks
 from autoq.recipe import Recipe
@@ -40,18 +38,6 @@ class ReconstructSettings:
     blocks: tuple[str, ...] | None = None
     eval_data: object = None
     on_disk: bool = False
-
-
-def make_training(given: Mapping[str, Any]) -> ReconstructionSettings:
-    """Make settings of the training of what a person has given; the rest have their defaults.
-
-    Raises:
-        MethodError: a value is out of its range.
-    """
-    try:
-        return ReconstructionSettings(**given)
-    except CalibrationError as error:
-        raise MethodError(str(error)) from error
 
 
 def reconstruct_recipe(

@@ -91,10 +91,19 @@ class SolvedOperands:
         if not model.traced.sites_by_name[key[0]].operand(key[1]).is_weight:
             return quantizer
         weight = model.traced.weight(*key)
-        with torch.no_grad():
-            codes = self.codes.get(key)
-            value = quantizer(weight) if codes is None else quantizer.dequantize(codes.to(weight.device))
-        return FixedTensor(value.to(weight.dtype), quantizer.config)
+        return FixedTensor(self.quantized_weight(key, weight).to(weight.dtype), quantizer.config)
+
+    @torch.no_grad()
+    def quantized_weight(self, key: OperandKey, weight: Tensor) -> Tensor:
+        """Return what a weight is quantized to, by its codes or to nearest, in the weight's shape.
+
+        Args:
+            key: of the weight.
+            weight: in full precision.
+        """
+        quantizer, codes = self.quantizers[key], self.codes.get(key)
+        value: Tensor = quantizer(weight) if codes is None else quantizer.dequantize(codes.to(weight.device))
+        return value
 
     def __or__(self, other: SolvedOperands) -> SolvedOperands:
         """Return the operands of both; where both have one, that of ``other``."""

@@ -9,10 +9,12 @@ import pytest
 from autoq.errors import MethodError, RecipeError, RunDirectoryError
 from autoq.methods import BitWidths, create_method
 from autoq.recipe import Recipe
+from autoq.reconstruction.finishing import FinishingSettings
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.evaluate import evaluate_recipe
-from autoq.runs.finish import FinishSettings, finish_recipe, make_finishing
+from autoq.runs.finish import FinishSettings, finish_recipe
 from autoq.runs.quantize import QuantizeSettings, quantize
+from autoq.runs.recipe_work import make_checked
 from autoq.runs.reconstruct import ReconstructSettings, reconstruct_recipe
 from tests.runs.small_run import small_session
 
@@ -73,4 +75,4 @@ def test_refusals(calibrated: Recipe, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="it is missing"):
         evaluate_recipe(finished, session=small_session())
     with pytest.raises(MethodError, match="ridge of finishing is -1: it must be positive"):
-        make_finishing({"ridge": -1})
+        make_checked(FinishingSettings, {"ridge": -1})

@@ -23,11 +23,11 @@ from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.lock import LOCK_NAME, hold_directory
 from autoq.runs.quantize import QuantizeSettings, quantize
+from autoq.runs.recipe_work import make_checked
 from autoq.runs.recipes import options_of
 from autoq.runs.reconstruct import (
     ReconstructedRecipe,
     ReconstructSettings,
-    make_training,
     reconstruct_recipe,
 )
 from tests.runs.small_run import PHOTOS, finished_run, interrupt_at, small_session, trace_once, write_photos
@@ -217,7 +217,7 @@ def test_what_cannot_be_reconstructed(calibrated: Path, tmp_path: Path) -> None:
         run(tmp_path / "out" / "recipe.json", settings(tmp_path / "again"))
     assert not (tmp_path / "again").exists()
     with pytest.raises(MethodError, match="batch of a reconstruction is 0"):
-        make_training({"batch": 0})
+        make_checked(ReconstructionSettings, {"batch": 0})
 
 
 def test_activations_on_disk_change_nothing(calibrated: Path, tmp_path: Path) -> None:

@@ -13,10 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autoq.optimization.space.decisions import Assignment, Decision, ResolvedSpace
-from autoq.recipe import OperandConfig, SiteConfig, hash_sites
-
-IMAGE_BITS = 8
-"""Least width of the image in a uniform point: pixels have 8 bits to begin with."""
+from autoq.recipe import IMAGE_BITS, OperandConfig, SiteConfig, hash_sites
 
 UniformPoint = tuple[str, Assignment]
 """Label such as ``w4a4`` or ``w4a4 g8``, and assignment."""

@@ -13,16 +13,13 @@ from dataclasses import replace
 
 from autoq.calibration.observers import OBSERVERS
 from autoq.errors import InputError, RunError
-from autoq.events import PhaseAdvanced, PhaseStarted, Progress
+from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.methods import METHODS, BaseMethod, BitWidths
-from autoq.recipe import ScoreRecord
-from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.opening import RunInputs
 from autoq.runs.quantize import calibrate_method
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import BaselineEntry, RunRecord
 from autoq.runs.search.settings import Baselines
-from autoq.scoring import Evaluator, measure_accuracy
 from autoq.scoring.sources import SolvedSource
 
 _logger = logging.getLogger(__name__)
@@ -87,8 +84,10 @@ def _measure(
     """Calibrate one method on as many images as its paper, score it like a trial, and write its recipe."""
     folder = directory.baselines / name
     images = replace(inputs.images, tensor=inputs.images.tensor[: method.images])
-    calibrated = calibrate_method(inputs.session, method, bits, images, folder / "bank")
-    score = _score(calibrated, inputs)
+    calibrated = calibrate_method(inputs.session, method, bits, images, folder / "bank", inputs.labelled)
+    # Like trials: beside all images of the search, not only those that the method calibrates on.
+    like_trials = replace(calibrated, images=inputs.images, scoring=inputs.held_out)
+    score = like_trials.score(SolvedSource(calibrated.session.model, calibrated.operands), ignore)
     calibrated.recipe.save(folder / "recipe.json")
     cost = calibrated.recipe.cost
     assert cost is not None  # noqa: S101 - it is filled
@@ -101,20 +100,6 @@ def _measure(
         cost=cost,
         score=score,
     )
-
-
-def _score(calibrated: CalibratedRecipe, inputs: RunInputs) -> ScoreRecord:
-    model, task = calibrated.session.model, calibrated.session.task
-    source = SolvedSource(model, calibrated.operands)
-    sites, other = calibrated.recipe.sites, None
-    if inputs.is_held_out:
-        other = Evaluator(model, source, inputs.images.tensor, cache_bytes=0, task=task).evaluate(sites).kl_nats
-    found = Evaluator(model, source, inputs.scoring.tensor, cache_bytes=0, task=task).evaluate(sites)
-    score = ScoreRecord(**vars(found), calibration_kl_nats=other)
-    if inputs.labelled is None:
-        return score
-    accuracy = measure_accuracy(model, inputs.labelled.batches(), task=task)
-    return score.with_metrics(accuracy.metrics, accuracy.images)
 
 
 def _searches_outputs(method: BaseMethod) -> bool:

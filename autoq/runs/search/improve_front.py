@@ -15,7 +15,7 @@ from autoq.reconstruction.finishing import FinishingSettings
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.finish import FINISHING_IMAGES, finish_calibrated
-from autoq.runs.images import CalibrationImages
+from autoq.runs.images import CalibrationImages, to_learn_from
 from autoq.runs.opening import RunInputs
 from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from autoq.runs.search.directory import SearchDirectory
@@ -136,19 +136,20 @@ def _training(settings: SearchSettings) -> ReconstructionSettings:
 
 
 def _images(inputs: RunInputs, settings: SearchSettings, count: int, progress: Progress) -> CalibrationImages:
-    """Load images to learn from, without those that score where these are held out."""
-    scoring = inputs.scoring if inputs.is_held_out else None
-    spare = 0 if scoring is None else len(scoring.tensor)
-    images = inputs.given.calibration_images(inputs.session, settings, count, progress, spare)
-    return images if scoring is None else images.without(scoring, count)
+    """Load images to learn from, none of those that were held out to score on."""
+
+    def load(wanted: int, spare: int) -> CalibrationImages:
+        return inputs.given.calibration_images(inputs.session, settings, wanted, progress, spare)
+
+    return to_learn_from(load, count, inputs.held_out)
 
 
 def _calibrated(inputs: RunInputs, bank: Bank, recipe: Recipe) -> CalibratedRecipe:
     """Take the operands of a recipe from its own file if it has one, else from the bank."""
-    scoring = inputs.scoring if inputs.is_held_out else None
+    given = (recipe, inputs.images, inputs.labelled, inputs.held_out)
     if recipe.solved is None:
-        return CalibratedRecipe.from_bank(inputs.session, bank, recipe, inputs.images, inputs.labelled, scoring)
-    return CalibratedRecipe.from_file(inputs.session, recipe, inputs.images, inputs.labelled, scoring)
+        return CalibratedRecipe.from_bank(inputs.session, bank, *given)
+    return CalibratedRecipe.from_file(inputs.session, *given)
 
 
 def _entry(recipe: Recipe, path: Path) -> ImprovedEntry:

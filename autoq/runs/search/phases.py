@@ -162,7 +162,7 @@ class SearchRun:
 
     def _score_on_calibration(self) -> None:
         """Score the front and the uniform points on the images that calibrated too, if these are others."""
-        if not self.inputs.is_held_out:
+        if self.inputs.held_out is None:
             return
         front, uniform = shown_trials(self.trials, self.record.budget_bops)
         known, shown = dict(self.record.calibration_kl_nats), {trial.id: trial for trial in [*front, *uniform]}

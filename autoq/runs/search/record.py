@@ -224,7 +224,7 @@ def new_record(
             for site in sites
         ),
         images=len(inputs.images.tensor),
-        scoring_images=len(inputs.scoring.tensor) if inputs.is_held_out else 0,
+        scoring_images=0 if inputs.held_out is None else len(inputs.held_out.tensor),
         calibration_kl_nats={} if earlier is None else earlier.calibration_kl_nats,
         task=task_to_record(session.task),
         full_precision=measured.full_precision if measured is not None else None,

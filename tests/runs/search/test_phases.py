@@ -131,7 +131,7 @@ def test_what_is_shown_is_scored_on_the_calibration_images_too(tmp_path: Path) -
 def test_where_there_are_no_other_images_those_that_calibrate_score(tmp_path: Path) -> None:
     with begun(tmp_path, calib_images=240) as run:
         assert run.inputs.scoring is run.inputs.images
-        assert not run.inputs.is_held_out
+        assert run.inputs.held_out is None
         assert (run.record.images, run.record.scoring_images) == (240, 0)
         assert run.writer.calibration.scoring_images == 0
 

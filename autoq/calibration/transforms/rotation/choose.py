@@ -16,7 +16,7 @@ from autoq.calibration.transforms.rotation.spaces import LayerChannels, Rotatabl
 from autoq.errors import CalibrationError
 from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.graph.trace import TracedModel
-from autoq.quantizers._affine import choose_affine_qparams
+from autoq.quantizers._affine import affine_fake_quantize, choose_affine_qparams
 
 SEEDS = tuple(range(8))
 """Seeds that are tried for each space."""
@@ -252,8 +252,7 @@ def _quantized(x: Tensor, kept: tuple[int, ...]) -> Tensor:
     best, least = x, torch.full_like(lower, torch.inf)
     for shrink in _SHRINKS:
         scale, zero_point = choose_affine_qparams(shrink * lower, shrink * upper, _BITS, include_zero=True)
-        codes = (torch.round(x / scale) + zero_point).clamp(0, 2**_BITS - 1)
-        rounded = (codes - zero_point) * scale
+        rounded = affine_fake_quantize(x, scale, zero_point, _BITS)
         error = (rounded - x).square().sum(others, keepdim=True)
         best = torch.where(error < least, rounded, best)
         least = torch.minimum(error, least)
