@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +104,32 @@ def refusal(command: Command, *arguments: object, status: int = 2) -> str:
     assert outcome.complaints[0].startswith("autoq: ")
     assert listing(Path()) == before, "something was written"
     return outcome.complaints[0]
+
+
+def stopped_at(phase: str, number: signal.Signals, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run ``autoq`` in a process of its own, which gets a signal when it tells of a phase; return how it ended.
+
+    What it said up to the signal is not in the result's ``stderr``.
+    """
+    process = subprocess.Popen(
+        process_arguments(*arguments),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts its background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    watchdog = threading.Timer(120, process.kill)
+    watchdog.start()
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(f"autoq: {phase}"):
+            process.send_signal(number)
+            break
+    out, rest = process.communicate()
+    watchdog.cancel()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, rest)
 
 
 def resize(disk: Path, kibibytes: int) -> None:

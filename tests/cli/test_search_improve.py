@@ -6,15 +6,13 @@ import csv
 import json
 import shutil
 import signal
-import subprocess
-import threading
 from pathlib import Path
 
 import pytest
 
 from autoq.recipe import Recipe
 from autoq.runs.search.directory import SearchDirectory
-from tests.cli.command import Command, environment, one_json, process_arguments
+from tests.cli.command import Command, one_json, stopped_at
 from tests.runs.small_run import TRIALS, finished_run, small_settings
 
 QUICK = ("--reconstruct", "--reconstruct-iterations", 2, "--reconstruct-images", 16)
@@ -133,23 +131,8 @@ def test_a_study_file_may_ask_for_it(command: Command, out: Path, tmp_path: Path
 def test_stopped(command: Command, out: Path, number: signal.Signals) -> None:
     """Ctrl-C leaves the report of the search and says how to go on; nothing that was finished is done again."""
     options = (*QUICK[:2], 30, *QUICK[3:], "--device", "cpu")
-    process = subprocess.Popen(
-        process_arguments(*search(out), *options),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    watchdog = threading.Timer(120, process.kill)
-    watchdog.start()
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("autoq: reconstructing blocks 2/6: blocks.0: "):
-            process.send_signal(number)
-            break
-    _, rest = process.communicate()
-    watchdog.cancel()
+    process = stopped_at("reconstructing blocks 2/6: blocks.0: ", number, *search(out), *options)
+    rest = process.stderr
     assert (out / "report.html").stat().st_size > 10_000
     assert SearchDirectory(out).require().state == "finished"
     if number == signal.SIGINT:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import threading
 from pathlib import Path
 
 import pytest
 
 from autoq.optimization.storage import load_trials
 from autoq.runs.search.directory import SearchDirectory
-from tests.cli.command import Command, environment, process_arguments, resize, search_arguments
+from tests.cli.command import Command, resize, search_arguments, stopped_at
 from tests.runs.small_run import TRIALS
 
 
@@ -21,25 +19,8 @@ from tests.runs.small_run import TRIALS
     ("number", "phase"), [(signal.SIGINT, "evaluating recipes"), (signal.SIGTERM, "calibrating options")]
 )
 def test_interrupted(tmp_path: Path, command: Command, number: signal.Signals, phase: str) -> None:
-    arguments = search_arguments(tmp_path, 100_000)
-    process = subprocess.Popen(
-        process_arguments(*arguments),
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell starts its background jobs with SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    watchdog = threading.Timer(120, process.kill)
-    watchdog.start()
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith(f"autoq: {phase}"):
-            process.send_signal(number)
-            break
-    out, rest = process.communicate()
-    watchdog.cancel()
+    process = stopped_at(phase, number, *search_arguments(tmp_path, 100_000))
+    out, rest = process.stdout, process.stderr
     assert process.returncode == 130, rest
     assert out == ""
     lines = [line for line in rest.splitlines() if not line.startswith(f"autoq: {phase}")]

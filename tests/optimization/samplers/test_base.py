@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,14 +16,6 @@ from autoq.recipe import SiteConfig
 from .small_priors import SPACES, prior_of, problem_of, proposals, random_combinations
 
 IntArray = NDArray[np.int64]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(verbosity)
 
 
 class Listed(BasePriorSampler):

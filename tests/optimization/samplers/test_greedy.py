@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
-import optuna
 import pytest
 from numpy.typing import NDArray
 
@@ -19,14 +17,6 @@ from tests.optimization.synthetic_sites import vit
 from .small_priors import prior_of, proposals
 
 IntArray = NDArray[np.int64]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(verbosity)
 
 
 Recipe = dict[str, SiteConfig]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-import optuna
 import pytest
 from numpy.typing import NDArray
 
@@ -15,14 +12,6 @@ from autoq.recipe import SiteConfig
 from .small_priors import SPACES, prior_of, proposals
 
 IntArray = NDArray[np.int64]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(verbosity)
 
 
 @pytest.mark.parametrize("space", SPACES)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import optuna
 import pytest
@@ -16,14 +14,6 @@ from autoq.recipe import SiteConfig
 from .small_priors import prior_of, proposals
 
 IntArray = NDArray[np.int64]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(verbosity)
 
 
 Recipe = dict[str, SiteConfig]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from autoq.optimization.samplers import AllocationPrior, ProgressiveSampler
 
 from .small_priors import prior_of
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(verbosity)
-
 
 Objective = Callable[[Trial], tuple[float, float]]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import optuna
 import pytest
 from optuna.samplers import BaseSampler, RandomSampler
@@ -15,14 +13,6 @@ from autoq.optimization.samplers import ProgressiveSampler
 LAYERS = 12
 BITS = (2, 3, 4, 5, 6, 8)
 BUDGET = 4.5 * LAYERS
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(verbosity)
 
 
 def objective(trial: Trial) -> tuple[float, float]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
-import optuna
 import pytest
 from numpy.typing import NDArray
 
@@ -16,14 +14,6 @@ from autoq.recipe import SiteConfig
 from .small_priors import prior_of
 
 IntArray = NDArray[np.int64]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield
-    optuna.logging.set_verbosity(verbosity)
 
 
 @pytest.mark.parametrize("space", ["plain", "groups", "tied by site"])
