@@ -10,13 +10,14 @@
 ``evaluate``         measure a quantized module or a recipe: discrepancy, accuracy, cost
 ``finish``           solve the weights of a recipe again on its own quantized inputs, in closed form
 ``reconstruct``      train the rounding and the scales of a recipe on unlabelled images
-``export``           write a recipe in another format
+``export``           write a quantized model in another format, and compare what was written
 ``sites``            list what of a model can be quantized
 ``load_recipe``      read a recipe
 ``Recipe``           how every operand of a model is quantized
 ``SearchResult``     the front as a table, recipes, pictures, the run directory
 ``QuantizedModule``  a quantized model, as a normal ``torch.nn.Module``
 ``Evaluation``       what ``evaluate`` measured
+``ExportReport``     what ``export`` wrote, and how it agrees
 ``errors``           everything that autoq raises on purpose
 ===================  =================================================================================================
 
@@ -32,24 +33,27 @@ from autoq.version import __version__
 
 if TYPE_CHECKING:
     from autoq import errors
-    from autoq.api.applying import export, quantize
+    from autoq.api.applying import quantize
     from autoq.api.evaluating import Evaluation, evaluate
+    from autoq.api.exporting import export
     from autoq.api.finishing import finish
     from autoq.api.inspecting import load_recipe, sites
     from autoq.api.reconstructing import reconstruct
     from autoq.api.result import SearchResult
     from autoq.api.searching import search
+    from autoq.exporters import ExportReport
     from autoq.recipe import Recipe
     from autoq.scoring.quantized_module import QuantizedModule
 
 _HOMES = {
     "Evaluation": "autoq.api.evaluating",
+    "ExportReport": "autoq.exporters",
     "QuantizedModule": "autoq.scoring.quantized_module",
     "Recipe": "autoq.recipe",
     "SearchResult": "autoq.api.result",
     "errors": "autoq.errors",
     "evaluate": "autoq.api.evaluating",
-    "export": "autoq.api.applying",
+    "export": "autoq.api.exporting",
     "load_recipe": "autoq.api.inspecting",
     "quantize": "autoq.api.applying",
     "finish": "autoq.api.finishing",
@@ -61,6 +65,7 @@ _HOMES = {
 
 __all__ = [
     "Evaluation",
+    "ExportReport",
     "QuantizedModule",
     "Recipe",
     "SearchResult",

@@ -13,6 +13,7 @@
     │   │   └── DataNotFoundError     there are no such images (FileNotFoundError)
     │   ├── RecipeError           a recipe is malformed, or belongs to another model
     │   │   └── RecipeNotFoundError   there is no such recipe (FileNotFoundError)
+    │   ├── ExportError           a format cannot hold the recipe, or what writes it is not installed
     │   ├── SpaceError            a search space or study file is malformed
     │   ├── MethodError           no such method, or it has no such option or bits
     │   ├── BudgetError           a budget cannot be parsed or reached
@@ -70,6 +71,10 @@ class RecipeError(InputError):
 
 class RecipeNotFoundError(RecipeError, FileNotFoundError):
     """There is no such recipe."""
+
+
+class ExportError(InputError):
+    """A format cannot hold the recipe, or what writes the format is not installed."""
 
 
 class SpaceError(InputError):

@@ -1,11 +1,10 @@
-"""``autoq.quantize`` and ``autoq.export``: a recipe, or a published method, applied to a model."""
+"""``autoq.quantize``: a recipe, or a published method, applied to a model."""
 
 from __future__ import annotations
 
 import inspect
 import os
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from torch import Tensor
 from autoq.api.opening import ModelInput, ModelOptions, open_model, shown
 from autoq.errors import ArgumentTypeError, MethodError
 from autoq.events import Progress
-from autoq.exporters import EXPORTERS, ExportSource
 from autoq.methods import BitWidths, MethodOptions, create_method
 from autoq.models.loaded import Preprocess
 from autoq.recipe import Recipe
@@ -90,12 +88,12 @@ def quantize(
             with tempfile.TemporaryDirectory(prefix="autoq-") as folder:
                 settings = QuantizeSettings(images, folder, calib_images, seed)
                 made = run_method(session, method, widths, settings, callback).located(Path(folder))
-                return _apply(open_beside(session, made), made, images)
+                return apply_recipe(open_beside(session, made), made, images)
         if bits is not None or method_options:
             raise MethodError("bits and method_options are for published methods: a recipe has its own")
         recipe = load(recipe)
         session = open_model(model, options.for_recipe(recipe), images, task_from_record(recipe.task))
-        return _apply(session, recipe, images)
+        return apply_recipe(session, recipe, images)
 
 
 def open_beside(session: Session, recipe: Recipe) -> Session:
@@ -105,56 +103,21 @@ def open_beside(session: Session, recipe: Recipe) -> Session:
     return open_model_of(recipe, device=str(session.device))
 
 
-def export(
-    quantized: QuantizedModule | Recipe | str | os.PathLike[str],
-    path: str | os.PathLike[str],
-    format: str = "recipe",  # noqa: A002 - what the command line calls it
-    *,
-    model: ModelInput | None = None,
-    images: object = None,
-) -> None:
-    """Write a quantized model or a recipe in another format.
-
-    Args:
-        quantized: a quantized model, a recipe, or the path of one.
-        path: the file to write; it is written whole or not at all.
-        format: ``recipe``, autoq's own JSON.
-        model: the recipe's model, if it cannot be loaded by its name.
-        images: the recipe's calibration images, if its bank is not beside it.
-
-    Raises:
-        RecipeError: there is no such format, or it cannot express the recipe.
-        OSError: the file cannot be written.
-
-    >>> import autoq, pathlib, tempfile
-    >>> result = autoq.search(trials=4, calib_images=8, space="bits_only")
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     autoq.export(result.best, pathlib.Path(folder) / "best.json")
-    ...     autoq.load_recipe(pathlib.Path(folder) / "best.json").sites == result.best.sites
-    True
-    """
-    exporter = EXPORTERS.lookup(format)
-    if isinstance(quantized, QuantizedModule):
-        exporter(ExportSource(quantized.recipe, lambda: quantized), Path(path))
-        return
-    recipe = load(quantized)
-    exporter(ExportSource(recipe, partial(_module_of, recipe, model, images)), Path(path))
-
-
-def _module_of(recipe: Recipe, model: ModelInput | None, images: object) -> QuantizedModule:
-    options = ModelOptions().for_recipe(recipe)
-    session = open_model_of(recipe) if model is None else open_model(model, options, images)
-    return _apply(session, recipe, images)
-
-
-def _apply(session: Session, recipe: Recipe, images: object) -> QuantizedModule:
+def apply_recipe(session: Session, recipe: Recipe, images: object) -> QuantizedModule:
     """Return the quantized module of a recipe, calibrated on other images if they are given."""
     session.check(recipe)
     if recipe.calibration is None:
         recipe = calibrated_on(recipe, images)
     session, operands = solve_recipe(session, recipe, lambda: own_images(session, recipe, images).calibrating)
     input_name = next(iter(inspect.signature(session.loaded.module.forward).parameters), "x")
-    return QuantizedModule(session.traced, operands, recipe, input_name)
+    return QuantizedModule(
+        session.traced,
+        operands,
+        recipe,
+        input_name,
+        factors=session.factors,
+        preprocessing=session.loaded.preprocessing,
+    )
 
 
 def load(recipe: Recipe | str | os.PathLike[str]) -> Recipe:

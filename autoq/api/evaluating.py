@@ -122,7 +122,7 @@ def _evaluate_module(
         task, cost = task_from_record(module.recipe.task), module.recipe.cost
         options = options.for_recipe(module.recipe)
     reference = None if model is None else open_model(model, options, data, task)
-    reader = _reader_of(module, options, data, task) if reference is None else reference.reader
+    reader = reader_of(module, options, data, task) if reference is None else reference.reader
     discrepancy, meter, images_seen = Discrepancy(task), task.meter(), 0
     with torch.inference_mode():
         for images, labels in reader.batches(data):
@@ -144,7 +144,7 @@ def _outputs(module: nn.Module, images: Tensor, task: BaseTask) -> Outputs:
     return task.outputs_of(leaves, names)
 
 
-def _reader_of(module: nn.Module, options: ModelOptions, data: object, task: BaseTask) -> ImageReader:
+def reader_of(module: nn.Module, options: ModelOptions, data: object, task: BaseTask) -> ImageReader:
     """Return what makes the input of a module that is run as it is."""
     loaded = _described(module, options, data)
     parameter = next(module.parameters(), None)

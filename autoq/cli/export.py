@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoq.cli.options import Json, print_json
-from autoq.errors import InputError, RunDirectoryError
+from autoq.cli.options import CalibData, Json, RecipeModel, print_json
+from autoq.errors import ExportError, InputError, RecipeError, RunDirectoryError
+
+if TYPE_CHECKING:
+    from autoq.exporters import ExportReport, Picked
+
+_FEW_AGREE = 95.0
+"""Agreement, in percent, below which a warning is due: more differs than values at the borders of codes."""
 
 
 def export(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")],
+    source: Annotated[
+        Path | None, typer.Argument(metavar="RUN|RECIPE", help="A run directory, or a recipe's file.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = None,
     pick: Annotated[
-        str, typer.Option(metavar="PICK", help="best, knee, an id such as trial-137 or w4a4, or a smaller budget.")
+        str, typer.Option(metavar="PICK", help="Of a run: best, knee, an id such as trial-137, or a smaller budget.")
     ] = "best",
     version: Annotated[
         str | None,
@@ -28,18 +37,41 @@ def export(
             "[default: that of least discrepancy]",
         ),
     ] = None,
-    format_: Annotated[str, typer.Option("--format", metavar="FORMAT", help="recipe.")] = "recipe",
+    format_: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="recipe, pt2; --list says what each of them holds.")
+    ] = "recipe",
+    list_: Annotated[bool, typer.Option("--list", help="List the formats, and write nothing.")] = False,
+    allow_float: Annotated[
+        bool, typer.Option("--allow-float", help="Leave operands in floating point that the format cannot hold.")
+    ] = False,
+    check_images: Annotated[
+        int, typer.Option("--check-images", metavar="N", min=1, help="Calibration images to compare with autoq on.")
+    ] = 64,
+    model: RecipeModel = None,
+    calib_data: CalibData = None,
     as_json: Json = False,
 ) -> None:
-    """Write one recipe of a run to a file; its own weights, if it has any, to a .safetensors file of that name."""
-    from autoq.api.applying import export as write
+    """Write one recipe in a format, run what was written, and compare it with autoq."""
+    if list_:
+        _list(as_json)
+        return
+    if source is None or output is None:
+        raise ExportError("say what to export, and where to: autoq export RUN --format FORMAT -o FILE")
+    from autoq.api.exporting import export as write
     from autoq.exporters import EXPORTERS
-    from autoq.exporters import pick as pick_recipe
 
     EXPORTERS.lookup(format_)
-    chosen, recipe, taken = pick_recipe(directory, pick, version=version)
+    chosen, recipe, taken = _picked(source, pick, version)
     try:
-        write(recipe, output, format_)
+        report = write(
+            recipe,
+            output,
+            format_,
+            model=model,
+            images=calib_data,
+            allow_float=allow_float,
+            check_images=check_images,
+        )
     except InputError:
         raise
     except OSError as error:
@@ -47,6 +79,68 @@ def export(
             raise  # not the user's choice of file
         raise RunDirectoryError(f"cannot write {os.fspath(output)!r}: {error.strerror}") from error
     if as_json:
-        print_json({"id": chosen, "version": taken, "output": str(output), "format": format_})
+        print_json({"id": chosen, "version": taken} | report.to_json())
+        return
+    typer.echo(f"{chosen}, as {taken} -> {output}" if taken else f"{chosen} -> {output}")
+    for line in _lines(report):
+        typer.echo(line)
+
+
+def _picked(source: Path, choice: str, version: str | None) -> Picked:
+    """Return the recipe of a run, or the one in a file, with the file's name and no version."""
+    from autoq.exporters import Picked, pick
+    from autoq.recipe import Recipe
+
+    beside = source / "recipe.json"  # of autoq quantize, finish and reconstruct
+    file = beside if beside.is_file() and not (source / "run.json").exists() else source
+    if not file.is_file():
+        return pick(source, choice, version=version)
+    if choice != "best" or version is not None:
+        raise RecipeError(f"{os.fspath(source)!r} has one recipe: --pick and --as are for the directory of a search")
+    return Picked(file.name, Recipe.load(file), "")
+
+
+def _list(as_json: bool) -> None:
+    """Print what each format holds."""
+    from autoq.exporters import EXPORTERS
+
+    rows = {
+        name: {
+            "suffix": exporter.suffix,
+            "reader": exporter.reader,
+            "expresses": exporter.expresses,
+            "loses": exporter.loses,
+            "install": "" if exporter.extra is None else f"pip install 'autoq[{exporter.extra}]'",
+        }
+        for name, exporter in EXPORTERS.items()
+    }
+    if as_json:
+        print_json([{"format": name} | row for name, row in rows.items()])
+        return
+    for name, row in rows.items():
+        typer.echo(f"{name} ({row['suffix'] or 'folder'})")
+        for key in ("reader", "expresses", "loses", "install"):
+            if row[key]:
+                typer.echo(f"  {key:<10}{row[key]}")
+
+
+def _lines(report: ExportReport) -> Iterator[str]:
+    """Describe what was written."""
+    yield f"written    {report.bytes / 1e6:.2f} MB in {report.seconds:.1f} s"
+    if (found := report.agreement) is None:
+        yield "compared   no: nothing runs this format"
     else:
-        typer.echo(f"{chosen}, as {taken} -> {output}")
+        same = "" if found.agreement_percent is None else f"the same answer on {found.agreement_percent:.1f} %, "
+        yield (
+            f"compared   with autoq on {found.images} images: {same}mean difference {found.mean_difference:.2g} of "
+            f"outputs of mean size {found.mean_magnitude:.2g}"
+        )
+        if found.agreement_percent is not None and found.agreement_percent < _FEW_AGREE:
+            yield "           that is little: see plain operators and session options, and evaluate the file itself"
+    for reason in dict.fromkeys(report.plain_operators.values()):
+        names = [name for name, why in report.plain_operators.items() if why == reason]
+        yield f"plain      {len(names)} operands in ordinary operators ({reason}): {names[0]}{', …' * (len(names) > 1)}"
+    if report.left_in_float:
+        yield f"float      {len(report.left_in_float)} operands: {', '.join(report.left_in_float)}"
+    for name, value in report.session_options.items():
+        yield f"set        {name} = {value}"

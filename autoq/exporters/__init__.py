@@ -1,17 +1,34 @@
-"""Recipes in other people's formats.
+"""Quantized models as files of other formats, each of which is run after it was written.
 
-To add a format, write ``export_xxx(source, path)`` in a file of its own and add it to ``EXPORTERS``.
+To add a format, write a subclass of ``BaseExporter`` in a file of its own and add it to ``EXPORTERS``.
 """
 
 from __future__ import annotations
 
-from autoq.errors import RecipeError
-from autoq.exporters._base import Exporter, ExportSource
+from autoq.errors import ExportError
+from autoq.exporters._base import BaseExporter, ExportSource, Written
+from autoq.exporters.checking import Agreement
 from autoq.exporters.pick import VERSIONS, Picked, pick
-from autoq.exporters.recipe_json import export_recipe
+from autoq.exporters.pt2 import Pt2Exporter
+from autoq.exporters.recipe_json import RecipeExporter
+from autoq.exporters.writing import ExportReport, write_export
 from autoq.registry import Registry
 
-EXPORTERS: Registry[Exporter] = Registry("format", RecipeError, {"recipe": export_recipe})
-"""``--format`` to the function that writes it."""
+EXPORTERS: Registry[type[BaseExporter]] = Registry(
+    "format", ExportError, {cls.name: cls for cls in (RecipeExporter, Pt2Exporter)}
+)
+"""``--format`` to the class that writes it."""
 
-__all__ = ["EXPORTERS", "VERSIONS", "ExportSource", "Exporter", "Picked", "export_recipe", "pick"]
+__all__ = [
+    "EXPORTERS",
+    "VERSIONS",
+    "Agreement",
+    "BaseExporter",
+    "ExportReport",
+    "ExportSource",
+    "Picked",
+    "RecipeExporter",
+    "Written",
+    "pick",
+    "write_export",
+]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +45,12 @@ class LoadedModel:
     label_names: tuple[str, ...] | None
     weights_sha256: str
 
+    @property
+    def preprocessing(self) -> dict[str, Any] | None:
+        """How an image becomes the input, as plain JSON with ``input_size``; None where only code says so."""
+        description = getattr(self.transform, "description", None)
+        return None if description is None else {"input_size": list(self.input_size), **description}
+
 
 @dataclass(frozen=True)
 class EvaluationTransform:
@@ -52,16 +59,29 @@ class EvaluationTransform:
     Attributes:
         mode: PIL mode, ``L`` or ``RGB``.
         pipeline: from an image in that mode to a tensor ``(C, H, W)``.
+        settings: what the pipeline does, by timm's names: ``mean``, ``std``, ``interpolation``, ``crop_pct``.
     """
 
     mode: str
     pipeline: Callable[[Image.Image], Tensor]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The mode and the settings as plain JSON."""
+        return plain_json({"mode": self.mode, **self.settings})
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Transform one image to a float32 tensor of shape (C, H, W)."""
         if "transparency" in image.info:
             image = image.convert("RGBA")  # else a palette's transparent colour would be lost with a warning
         return self.pipeline(image.convert(self.mode))
+
+
+def plain_json(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document as it comes back from a JSON file; what JSON lacks as its text."""
+    made: dict[str, Any] = json.loads(json.dumps(dict(document), default=str))
+    return made
 
 
 def weights_sha256(module: nn.Module) -> str:
@@ -88,6 +108,12 @@ class PreprocessedTransform:
     """
 
     preprocess: Preprocess
+
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """What an image processor of transformers says of itself, as plain JSON; None for other functions."""
+        describe = getattr(self.preprocess, "to_dict", None)
+        return None if describe is None else plain_json(describe())
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Transform one image to a tensor of shape (C, H, W).

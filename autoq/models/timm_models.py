@@ -100,7 +100,7 @@ def timm_input(name: str, module: nn.Module) -> tuple[EvaluationTransform, tuple
     channels, height, width = data_config["input_size"]
     if channels not in IMAGE_MODES:
         raise ModelError(f"model {name!r} takes {channels} channels: images have 1 or 3, choose another model")
-    return EvaluationTransform(IMAGE_MODES[channels], pipeline), (channels, height, width)
+    return EvaluationTransform(IMAGE_MODES[channels], pipeline, data_config), (channels, height, width)
 
 
 def model_sha256(module: Any) -> str:

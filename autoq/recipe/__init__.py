@@ -7,6 +7,7 @@ from autoq.recipe.references import (
     CalibrationReference,
     FinishingReference,
     ModelReference,
+    OperandsReference,
     ReconstructionReference,
 )
 
@@ -20,6 +21,7 @@ __all__ = [
     "Granularity",
     "ModelReference",
     "OperandConfig",
+    "OperandsReference",
     "Recipe",
     "ReconstructionReference",
     "ScoreRecord",

@@ -19,6 +19,7 @@ from autoq.recipe.references import (
     CalibrationReference,
     FinishingReference,
     ModelReference,
+    OperandsReference,
     ReconstructionReference,
 )
 from autoq.validation import parse_json, read_text, validate
@@ -37,6 +38,7 @@ class Recipe(Frozen):
         reparameterized: LayerNorm sites rescaled channel by channel (RepQ-ViT) for these bits; the bank has factors.
         method: the published method that made this recipe, for people to read.
         calibration: what made the quantizer parameters.
+        operands: where they and the codes of weights are, if they were exported without the bank.
         finishing: where they and the weights are, if weights were solved again on the recipe's own quantized inputs.
         reconstruction: where they and the weights are, if they were learned since.
         cost: BOPs and size when the recipe was written.
@@ -56,6 +58,7 @@ class Recipe(Frozen):
     reparameterized: dict[str, int] = Field(default_factory=dict)
     method: str | None = None
     calibration: CalibrationReference | None = None
+    operands: OperandsReference | None = None
     finishing: FinishingReference | None = None
     reconstruction: ReconstructionReference | None = None
     cost: CostRecord | None = None
@@ -95,8 +98,13 @@ class Recipe(Frozen):
         return located
 
     @property
-    def solved(self) -> FinishingReference | ReconstructionReference | None:
+    def solved(self) -> FinishingReference | ReconstructionReference | OperandsReference | None:
         """What names the file with the recipe's weights and parameters; None: they are the bank's."""
+        return self.improved or self.operands
+
+    @property
+    def improved(self) -> FinishingReference | ReconstructionReference | None:
+        """What made weights of the recipe's own after it was calibrated, if anything did."""
         return self.reconstruction or self.finishing
 
     @property
@@ -107,8 +115,8 @@ class Recipe(Frozen):
             parts.append(json.dumps({"rotated": self.rotated}, sort_keys=True))
         if self.reparameterized:
             parts.append(json.dumps(self.reparameterized, sort_keys=True))
-        if self.solved is not None:
-            parts.append(self.solved.sha256)
+        if self.improved is not None:
+            parts.append(self.improved.sha256)
         return parts[0] if len(parts) == 1 else sha256_hex(part.encode() for part in parts)
 
     def to_json(self) -> dict[str, Any]:

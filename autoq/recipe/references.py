@@ -85,3 +85,15 @@ class FinishingReference(Frozen):
     images: int
     seed: int
     settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class OperandsReference(Frozen):
+    """Where the codes and quantizer parameters of a calibrated recipe are that was exported without its bank.
+
+    Attributes:
+        file: name of the safetensors file, which lies beside the recipe.
+        sha256: of that file.
+    """
+
+    file: str = Field(pattern=r"^[^/\\]+$")
+    sha256: str

@@ -71,7 +71,7 @@ def finish_recipe(
             be written or holds something else.
         RunError: the quantized model produces NaN.
     """
-    if recipe.solved is not None:
+    if recipe.improved is not None:
         done = "finished" if recipe.reconstruction is None else "reconstructed"
         raise RecipeError(f"the recipe is {done} already: give the calibrated one that it was made from")
     directory = FinishingDirectory(settings.out)
@@ -123,7 +123,7 @@ def finish_calibrated(
         seed=images.seed,
         settings={key: value for key, value in asdict(solving).items() if value != asdict(FinishingSettings())[key]},
     )
-    finished = calibrated.recipe.model_copy(update={"finishing": reference, "score": score})
+    finished = calibrated.recipe.model_copy(update={"operands": None, "finishing": reference, "score": score})
     finished.save(directory.recipe)
     return finished.located(directory.path)
 

@@ -91,7 +91,7 @@ def reconstruct_calibrated(
     operands = read_operands(directory.operands, session.model).operands
     score = calibrated.score(SolvedSource(session.model, operands), progress)
     cost = model_cost(session.traced.sites, recipe.sites).record()
-    finished = recipe.model_copy(update={"reconstruction": reference, "score": score, "cost": cost})
+    finished = recipe.model_copy(update={"operands": None, "reconstruction": reference, "score": score, "cost": cost})
     finished.save(directory.recipe)
     directory.remove_blocks()
     return ReconstructedRecipe(finished, directory.read_table())

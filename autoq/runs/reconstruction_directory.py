@@ -41,7 +41,7 @@ class SolvedRecipeDirectory(BaseRunDirectory[dict[str, Any]]):
         """
         if not (self.recipe.exists() and self.operands.exists()):
             return False
-        reference = Recipe.load(self.recipe).solved
+        reference = Recipe.load(self.recipe).improved
         return reference is not None and reference.sha256 == sha256_hex([self.operands.read_bytes()])
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from autoq.calibration.transforms.integer_operations import integer_operations
+from autoq.calibration.transforms.reparameterization import ChannelFactors
 from autoq.graph.insert import OperandKey, replace_argument_
 from autoq.graph.outputs import output_spec
 from autoq.graph.trace import TracedModel
@@ -57,6 +59,25 @@ def _read_again(module: nn.Module, _: Any) -> None:
         module.value = module._read(module.value.dtype)
 
 
+class FloatWeight(nn.Module):
+    """A weight in floating point, in the place of a :class:`QuantizedWeight`.
+
+    Attributes:
+        value: the weight, of its shape and type.
+    """
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        """Keep a copy of ``value``."""
+        super().__init__()
+        self.register_buffer("value", value.detach().clone())
+
+    def forward(self) -> Tensor:
+        """Return the weight."""
+        return self.value
+
+
 class QuantizedModule(nn.Module):
     """A model that predicts as its recipe says.
 
@@ -68,6 +89,8 @@ class QuantizedModule(nn.Module):
         recipe: how each operand is quantized.
         model: the model, as a graph of ATen operators with quantizers in it.
         input_name: what the original calls its input.
+        factors: by which LayerNorms were reparameterized, by site.
+        preprocessing: how an image becomes the input, as plain JSON; None where only code says so.
 
     >>> import autoq
     >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w4a8", calib_images=8)
@@ -76,7 +99,16 @@ class QuantizedModule(nn.Module):
     True
     """
 
-    def __init__(self, traced: TracedModel, operands: SolvedOperands, recipe: Recipe, input_name: str = "x") -> None:
+    def __init__(
+        self,
+        traced: TracedModel,
+        operands: SolvedOperands,
+        recipe: Recipe,
+        input_name: str = "x",
+        *,
+        factors: Mapping[str, ChannelFactors] | None = None,
+        preprocessing: Mapping[str, Any] | None = None,
+    ) -> None:
         """Copy a traced model and put quantizers in.
 
         Args:
@@ -84,12 +116,16 @@ class QuantizedModule(nn.Module):
             operands: the quantizers of all operands of the recipe.
             recipe: what they make up.
             input_name: what the original calls its input, for callers that name it.
+            factors: by which the LayerNorms of ``traced`` were reparameterized.
+            preprocessing: how an image becomes the input, as plain JSON.
 
         Raises:
             RecipeError: schemes of the recipe do not fit together.
         """
         super().__init__()
         self.recipe, self.input_name = recipe, input_name
+        self.factors = dict(factors or {})
+        self.preprocessing = None if preprocessing is None else dict(preprocessing)
         self._quantizers = dict.fromkeys(operands.quantizers)
         self.model = _quantized_graph(traced, operands)
         self._out_spec = output_spec(traced.graph_module)
@@ -119,7 +155,7 @@ class QuantizedModule(nn.Module):
         """The quantizer of every quantized operand, weights included, by (site, operand)."""
         found: dict[OperandKey, BaseQuantizer] = {}
         for key in self._quantizers:
-            module = self.model.get_submodule(_path(key))
+            module = self.model.get_submodule(path_of(key))
             quantizer = module.quantizer if isinstance(module, QuantizedWeight) else module
             assert isinstance(quantizer, BaseQuantizer)  # noqa: S101 - nn.Module's attributes are declared loosely
             found[key] = quantizer
@@ -128,8 +164,29 @@ class QuantizedModule(nn.Module):
     @property
     def codes(self) -> dict[OperandKey, Tensor]:
         """The integer codes of every quantized weight, by (site, operand)."""
-        modules = {key: self.model.get_submodule(_path(key)) for key in self._quantizers}
+        modules = {key: self.model.get_submodule(path_of(key)) for key in self._quantizers}
         return {key: module.codes for key, module in modules.items() if isinstance(module, QuantizedWeight)}
+
+    def without(self, keys: Collection[OperandKey]) -> Self:
+        """Return a copy with some operands in floating point.
+
+        Weights keep the values that their codes stand for; activations are no longer rounded.
+
+        Args:
+            keys: quantized operands.
+        """
+        changed = copy.deepcopy(self)
+        for key in keys:
+            found = changed.model.get_submodule(path_of(key))
+            left = FloatWeight(found.value) if isinstance(found, QuantizedWeight) else nn.Identity()
+            changed.model.set_submodule(path_of(key), left)
+            del changed._quantizers[key]
+        sites = {
+            site: {name: config for name, config in operands.items() if (site, name) not in keys}
+            for site, operands in self.recipe.sites.items()
+        }
+        changed.recipe = self.recipe.model_copy(update={"sites": {site: left for site, left in sites.items() if left}})
+        return changed
 
     def extra_repr(self) -> str:
         """Describe the model and count its quantized operands."""
@@ -152,11 +209,11 @@ def _quantized_graph(traced: TracedModel, operands: SolvedOperands) -> fx.GraphM
             weight, codes = traced.weight(*key), operands.codes.get(key)
             with torch.no_grad():
                 codes = own.quantize(weight) if codes is None else codes.to(weight.device)
-            _add_(modules, _path(key), QuantizedWeight(own, codes, weight.dtype))
+            _add_(modules, path_of(key), QuantizedWeight(own, codes, weight.dtype))
         else:
-            _add_(modules, _path(key), own)
+            _add_(modules, path_of(key), own)
         with graph.inserting_before(node):
-            called = graph.call_module(_path(key), () if is_weight else (edge.of(node),))
+            called = graph.call_module(path_of(key), () if is_weight else (edge.of(node),))
         replace_argument_(node, edge.index, edge.item, called)
     operations = integer_operations(traced, operands.sites, lambda site, operand, _: operands.quantizers[site, operand])
     for site, operation in operations.items():
@@ -187,7 +244,8 @@ def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
-def _path(key: OperandKey) -> str:
+def path_of(key: OperandKey) -> str:
+    """Return the name of an operand's submodule in the graph of a quantized module."""
     site, operand = key
     return f"{_ROOT}.{site}.{operand}"
 

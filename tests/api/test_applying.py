@@ -1,4 +1,4 @@
-"""autoq.quantize and autoq.export."""
+"""autoq.quantize."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_recipe_of_another_model_is_refused(result: autoq.SearchResult) -> Non
 def test_a_recipe_without_its_bank_is_calibrated_again(result: autoq.SearchResult, tmp_path: Path) -> None:
     path = tmp_path / "best.json"
     searched = result.recipe("best", version="searched")
-    autoq.export(searched, path)
+    searched.save(path)
     loaded = autoq.load_recipe(path)
     with pytest.raises(FileNotFoundError, match="images were given in Python"):
         autoq.quantize(make(), loaded)
@@ -109,18 +109,6 @@ def test_it_is_a_normal_module(result: autoq.SearchResult) -> None:
     dynamic = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(quantized, (IMAGES[:4],), dynamic_shapes=dynamic)
     assert torch.equal(program.module()(IMAGES)["logits"], expected)
-
-
-def test_exports_are_checked_before_anything_is_written(result: autoq.SearchResult, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="unknown format 'onx'"):
-        autoq.export(result.best, tmp_path / "x", "onx")
-    assert not list(tmp_path.iterdir())
-    searched = result.recipe("best", version="searched")
-    quantized = autoq.quantize(make(), searched)
-    autoq.export(quantized, tmp_path / "from_module.json")
-    autoq.export(searched, tmp_path / "from_recipe.json")
-    autoq.export(tmp_path / "from_recipe.json", tmp_path / "again.json")
-    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
 def test_a_method_on_a_map() -> None:

@@ -2,19 +2,60 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+from autoq.exporters import EXPORTERS
 from autoq.recipe import Recipe
 from tests.cli.command import Command, one_json, refusal
 
 
+def sites_and_score(path: Path) -> tuple[object, object]:
+    recipe = Recipe.load(path)
+    return recipe.sites, recipe.score
+
+
 def test_export(command: Command, run: Path, tmp_path: Path) -> None:
-    outcome = command("export", run, "--pick", "w4a4", "-o", tmp_path / "mine.json")
-    assert (outcome.status, outcome.out) == (0, f"w4a4, as searched -> {tmp_path / 'mine.json'}\n")
-    assert Recipe.load(tmp_path / "mine.json") == Recipe.load(run / "recipes" / "w4a4.json")
+    outcome = command("export", run, "--pick", "w4a4", "-o", tmp_path / "mine.json", "--check-images", 8)
+    first, *rest = outcome.out.splitlines()
+    assert (outcome.status, first) == (0, f"w4a4, as searched -> {tmp_path / 'mine.json'}")
+    assert "with autoq on 8 images: the same answer on 100.0 %, mean difference 0 " in rest[1]
+    assert sites_and_score(tmp_path / "mine.json") == sites_and_score(run / "recipes" / "w4a4.json")
     document = one_json(command("export", run, "-o", tmp_path / "best.json", "--json"))
-    assert (document["format"], document["version"]) == ("recipe", "searched")
-    assert Recipe.load(tmp_path / "best.json") == Recipe.load(run / "recipes" / f"{document['id']}.json")
+    assert (document["format"], document["version"], document["agreement_percent"]) == ("recipe", "searched", 100)
+    best = run / "recipes" / f"{document['id']}.json"
+    assert sites_and_score(tmp_path / "best.json") == sites_and_score(best)
+
+
+def test_an_exported_recipe_scores_the_same_without_the_run(command: Command, run: Path, tmp_path: Path) -> None:
+    document = one_json(command("export", run, "-o", tmp_path / "best.json", "--json"))
+    measured = one_json(command("evaluate", tmp_path / "best.json", "--json"))
+    score = Recipe.load(run / "recipes" / f"{document['id']}.json").score
+    assert score is not None
+    assert measured["kl_nats"] == score.kl_nats
+
+
+def test_a_recipe_and_a_folder_with_one(command: Command, run: Path, tmp_path: Path) -> None:
+    recipe = run / "recipes" / "w4a4.json"
+    outcome = command("export", recipe, "--format", "pt2", "-o", tmp_path / "mine.pt2", "--check-images", 8)
+    assert outcome.out.startswith(f"w4a4.json -> {tmp_path / 'mine.pt2'}\n")
+    assert (tmp_path / "mine.pt2").exists()
+    (tmp_path / "quantized").mkdir()
+    shutil.copy(recipe, tmp_path / "quantized" / "recipe.json")
+    shutil.copytree(run / "bank", tmp_path / "quantized" / "bank")
+    document = one_json(command("export", tmp_path / "quantized", "-o", tmp_path / "again.json", "--json"))
+    assert (document["id"], document["version"]) == ("recipe.json", "")
+    assert "has one recipe" in refusal(command, "export", recipe, "--pick", "knee", "-o", "x")
+
+
+def test_the_formats_are_listed(command: Command) -> None:
+    listed = one_json(command("export", "--list", "--json"))
+    assert [entry["format"] for entry in listed] == list(EXPORTERS)
+    out = command("export", "--list").out
+    for name, exporter in EXPORTERS.items():
+        assert f"{name} ({exporter.suffix or 'folder'})" in out
+        assert exporter.loses in out
+    assert "say what to export" in refusal(command, "export")
 
 
 def test_exports(command: Command, run: Path) -> None:

@@ -1,10 +1,125 @@
-"""Something to export."""
+"""Something to export: a small transformer that returns a dictionary, quantized in many ways."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import NoReturn
 
+from autoq.calibration import Bank, CalibrationSettings
+from autoq.exporters import ExportSource
+from autoq.graph.bases import share_basis
+from autoq.graph.insert import QuantizedModel
+from autoq.graph.sites import Operand, Site
+from autoq.graph.trace import trace
+from autoq.recipe import ModelReference, OperandConfig, Recipe, SiteConfig
+from autoq.scoring.quantized_module import QuantizedModule
+from autoq.scoring.solved_operands import SolvedOperands, read_operands
+from tests.api.models import IMAGES, make
 
-def no_module() -> NoReturn:
-    """Stand in for a quantized model that a format must not ask for."""
+PREPROCESSING = {"input_size": [3, 16, 16], "mean": [0.5]}
+
+
+def uniform(bits: int, *, symmetric: bool = False) -> Callable[[Site, Operand], OperandConfig | None]:
+    """Weights per output channel, activations per tensor."""
+
+    def configure(site: Site, operand: Operand) -> OperandConfig | None:
+        granularity = "channel" if operand.is_weight else "tensor"
+        config = OperandConfig(scheme="uniform", bits=bits, granularity=granularity, symmetric=symmetric)
+        return config if site.macs else None
+
+    return configure
+
+
+def mixed(site: Site, operand: Operand) -> OperandConfig | None:
+    """Logarithms, groups, heads, transforms, several widths, and some operands in floating point."""
+    if not site.macs or site.name == "head":
+        return None
+    if operand.is_weight:
+        bits = 3 if site.name == "fc1" else 5
+        return OperandConfig(scheme="uniform", bits=bits, granularity="channel", symmetric=site.name == "qkv")
+    if operand.producer == "softmax":
+        return OperandConfig(scheme="adalog", bits=4, log_base_numerator=31)
+    if site.name == "fc2":
+        return OperandConfig(scheme="hadamard", bits=6, hadamard_block=8)
+    if site.name == "fc1":
+        return OperandConfig(scheme="instance_groups", bits=4, groups=4)
+    if operand.layout.head_axis is not None:
+        return OperandConfig(scheme="uniform", bits=6, granularity="head")
+    if site.name == "proj":
+        return OperandConfig(scheme="uniform", bits=5, granularity="group", groups=4)
+    return OperandConfig(scheme="uniform", bits=7)
+
+
+def published(site: Site, operand: Operand) -> OperandConfig | None:
+    """Schemes of FQ-ViT and PTQ4ViT, whose LayerNorm and softmax run in integers."""
+    if site.op == "softmax":
+        return OperandConfig(scheme="uniform", bits=8)
+    if site.op == "layer_norm":
+        return OperandConfig(scheme="power_of_two_factor", bits=8)
+    if operand.producer == "softmax":
+        return OperandConfig(scheme="log_int_softmax", bits=4)
+    if operand.producer == "gelu":
+        return OperandConfig(scheme="twin_uniform", bits=8)
+    return uniform(8)(site, operand)
+
+
+CASES: dict[str, Callable[[Site, Operand], OperandConfig | None]] = {
+    "w8a8": uniform(8),
+    "w4a4": uniform(4),
+    "symmetric": uniform(6, symmetric=True),
+    "mixed": mixed,
+    "published": published,
+}
+"""Recipes by name: what each operand gets; None: floating point."""
+
+
+@cache
+def small_model() -> QuantizedModel:
+    """Traced once; its slots are emptied by calibration."""
+    return QuantizedModel(trace(make(), IMAGES[:2]))
+
+
+def sites_of(case: str) -> dict[str, SiteConfig]:
+    """The sites of a recipe of ``CASES``."""
+    sites: dict[str, SiteConfig] = {}
+    for site in small_model().traced.sites:
+        configured = {operand.name: CASES[case](site, operand) for operand in site.operands}
+        if found := {name: config for name, config in configured.items() if config is not None}:
+            sites[site.name] = share_basis(site.operands, found)
+    return sites
+
+
+@cache
+def solved(case: str) -> SolvedOperands:
+    """Operands with second-order weights, which are not the nearest ones."""
+    settings = CalibrationSettings(observer="mse", second_order=True)
+    return SolvedOperands.from_bank(Bank(small_model(), IMAGES, settings, {}), sites_of(case))
+
+
+def module_of(recipe: Recipe, operands: SolvedOperands) -> QuantizedModule:
+    """The recipe applied to the small model."""
+    return QuantizedModule(small_model().traced, operands, recipe, preprocessing=PREPROCESSING)
+
+
+def source_of(case: str) -> ExportSource:
+    """A source of ``CASES``, whose recipes can be read back."""
+    recipe = Recipe(model=ModelReference(name="small", weights_sha256="0" * 64), sites=sites_of(case))
+
+    def reopen(changed: Recipe) -> QuantizedModule:
+        assert changed.operands is not None
+        found = read_operands((changed.folder or Path()) / changed.operands.file, small_model())
+        return module_of(changed, found.operands)
+
+    return ExportSource(recipe, lambda: module_of(recipe, solved(case)), lambda: IMAGES, reopen)
+
+
+def nothing() -> NoReturn:
+    """Stand in for a quantized model or images that a format must not ask for."""
     raise AssertionError("the format needs the recipe alone")
+
+
+def bare(recipe: Recipe) -> ExportSource:
+    """A source without a model."""
+    return ExportSource(recipe, nothing, nothing)

@@ -8,6 +8,7 @@ from autoq.errors import RecipeError
 from autoq.exporters import ExportSource
 from autoq.recipe import ModelReference, Recipe
 from autoq.scoring.quantized_module import QuantizedModule
+from tests.exporters.sources import nothing
 
 
 def test_the_module_is_made_when_it_is_needed_and_once() -> None:
@@ -18,7 +19,7 @@ def test_the_module_is_made_when_it_is_needed_and_once() -> None:
         return made[-1]  # type: ignore[return-value]
 
     recipe = Recipe(model=ModelReference(name="m", weights_sha256="0"), sites={})
-    source = ExportSource(recipe, make)
+    source = ExportSource(recipe, make, nothing)
     assert source.recipe is recipe
     assert made == []
     assert source.module is source.module is made[0]
@@ -31,4 +32,4 @@ def test_why_there_is_no_module_comes_through() -> None:
 
     recipe = Recipe(model=ModelReference(name="m", weights_sha256="0"), sites={})
     with pytest.raises(RecipeError, match="images are gone"):
-        _ = ExportSource(recipe, fail).module
+        _ = ExportSource(recipe, fail, nothing).module

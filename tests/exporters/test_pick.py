@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from autoq.api.applying import quantize
 from autoq.errors import AutoqError, BudgetError, RecipeError, RunDirectoryError
-from autoq.exporters import EXPORTERS, ExportSource, export_recipe, pick
+from autoq.exporters import RecipeExporter, pick, write_export
 from autoq.optimization.front import knee
 from autoq.optimization.storage import load_trials
 from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, shown_trials
@@ -18,7 +17,7 @@ from autoq.recipe import Recipe
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
 from autoq.runs.search.run import run_search
-from tests.exporters.sources import no_module
+from tests.exporters.sources import bare
 from tests.runs.small_run import finished_run, interrupt_at, small_settings, trace_once
 
 
@@ -104,24 +103,6 @@ def test_a_missing_recipe_is_named(tmp_path: Path, run: Path) -> None:
     assert "w4a4.json" in refusal(tmp_path / "run", "w4a4", RecipeError)
 
 
-def test_the_recipe_format_is_the_file_itself(tmp_path: Path, run: Path) -> None:
-    name, recipe, _ = pick(run, "best")
-    EXPORTERS["recipe"](ExportSource(recipe, no_module), tmp_path / "mine.json")
-    assert (tmp_path / "mine.json").read_bytes() == (run / "recipes" / f"{name}.json").read_bytes()
-    assert Recipe.load(tmp_path / "mine.json") == recipe
-
-
-@pytest.mark.parametrize("name", sorted(EXPORTERS))
-def test_every_format_writes_its_file_whole_or_not_at_all(tmp_path: Path, run: Path, name: str) -> None:
-    recipe = pick(run, "best").recipe
-    source = ExportSource(recipe, lambda: quantize(recipe.model.name, recipe))
-    EXPORTERS[name](source, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    with pytest.raises(OSError, match="directory"):
-        EXPORTERS[name](source, tmp_path / "absent" / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
 def test_the_version_of_least_discrepancy_is_picked(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trace_once(monkeypatch)
     monkeypatch.setattr("autoq.runs.search.improve_front.FINISHING_IMAGES", 16)
@@ -159,7 +140,7 @@ def test_the_version_of_least_discrepancy_is_picked(tmp_path: Path, run: Path, m
     with pytest.raises(RecipeError, match=r"unknown version 'finishd'.*Did you mean 'finished'"):
         pick(out, "best", version="finishd")
 
-    export_recipe(ExportSource(found.recipe, no_module), tmp_path / "mine.json")
+    write_export(RecipeExporter(), bare(found.recipe), tmp_path / "mine.json")
     assert Recipe.load(tmp_path / "mine.json").content_hash == found.recipe.content_hash
     assert found.recipe.score is not None
     assert evaluate_recipe(Recipe.load(tmp_path / "mine.json")).score.kl_nats == found.recipe.score.kl_nats

@@ -153,7 +153,7 @@ def _calibrated(inputs: RunInputs, bank: Bank, recipe: Recipe) -> CalibratedReci
 
 
 def _entry(recipe: Recipe, path: Path) -> ImprovedEntry:
-    reference, score, training = recipe.solved, recipe.score, recipe.reconstruction
+    reference, score, training = recipe.improved, recipe.score, recipe.reconstruction
     assert reference is not None and score is not None  # noqa: S101, PT018 - both are filled
     return ImprovedEntry(
         recipe=path.as_posix(),
