@@ -23,7 +23,7 @@ def test_agreement_and_differences_are_means_over_all_images() -> None:
 
     found = compare(module, IMAGES, shifted)
     assert found.images == len(IMAGES)
-    assert found.agreement_percent == 100 * (1 - 1 / len(IMAGES))
+    assert found.agreement_percent == 100 * (len(IMAGES) - 1) / len(IMAGES)
     difference = torch.full_like(expected["logits"], 0.25)
     difference[0] = (2 * expected["logits"][0] + 0.25).abs()
     assert abs(found.mean_difference - float(difference.mean())) < 1e-6

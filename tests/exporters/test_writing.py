@@ -28,7 +28,7 @@ class WeightsOnly(BaseExporter):
     def inexpressible(self, source: ExportSource) -> dict[OperandKey, str]:
         return {key: "it is no weight" for key in source.module.quantizers if key[1] != "weight"}
 
-    def write(self, source: ExportSource, path: Path) -> Written:
+    def write(self, source: ExportSource, path: Path) -> Written:  # noqa: ARG002
         path.write_text("model")
         path.with_suffix(".more").write_text("more of it")
         return Written({("head", "weight"): "no integer head"}, {"threads": "1"})
