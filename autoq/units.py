@@ -8,6 +8,9 @@ from typing import Literal
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
+LABELS_BY = {"name": "by name", "index": "by index", "order": "by order of folders"}
+"""How labels were matched with a model's outputs, in words."""
+
 
 def prefix_for(value: float) -> tuple[float, str]:
     """Return the largest SI prefix that leaves ``value``, rounded to three digits, at one or more."""

@@ -38,6 +38,27 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+def check_decodable(name: str | os.PathLike[str], what: str, refusal: type[AutoqError]) -> None:
+    """Refuse a name or path that is not text: records, pages and recipes that name it could not be read back.
+
+    Args:
+        name: as the operating system gave it; bytes that cannot be decoded are surrogates in it.
+        what: kind of thing, for the message: ``model``.
+        refusal: what is raised.
+
+    Raises:
+        AutoqError: of class ``refusal``.
+    """
+    text = os.fspath(name)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise refusal(
+            f"{what} '{shown}' is not named in UTF-8: rename it, or, if its name looks right, set LC_ALL=C.UTF-8"
+        ) from error
+
+
 def power_of_two(value: int) -> int:
     """Return a whole number that is a power of two.
 
@@ -136,10 +157,11 @@ def read_text(
     Raises:
         AutoqError: of class ``refusal`` or ``not_found``; the file cannot be read, or is not UTF-8.
     """
+    check_decodable(path, what, refusal)
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")  # editors of Windows begin with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8: save it as UTF-8"
         kind = not_found if not_found is not None and isinstance(error, FileNotFoundError) else refusal
         raise kind(f"cannot read {what} {os.fspath(path)!r}: {reason}") from error
 

@@ -114,8 +114,10 @@ def test_files(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with pytest.raises(DataError, match=r"^cannot read list '.*a\.txt': No such file or directory$"):
         read_text(path, "list", SpaceError, DataError)
+    path.write_bytes(b"\xef\xbb\xbfa = 1\r\n")
+    assert read_text(path, "list", SpaceError) == "a = 1\n", "a byte order mark is no text"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match=r"^cannot read list '.*a\.txt': it is not UTF-8 text$"):
+    with pytest.raises(DataError, match=r"^cannot read list '.*a\.txt': it is not UTF-8: save it as UTF-8$"):
         read_text(path, "list", DataError)
     path.write_text("naïve", encoding="utf-8")
     assert read_text(path, "list", DataError) == "naïve"

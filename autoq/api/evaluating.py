@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from autoq.errors import ArgumentTypeError
 from autoq.graph.outputs import leaf_names
 from autoq.models import LoadedModel, describe_module, dtype_of, load_model
 from autoq.models.loaded import Preprocess
-from autoq.recipe import CostRecord, Recipe
+from autoq.recipe import CostRecord, LabelsBy, Recipe
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.images import ImageReader
 from autoq.scoring.discrepancy import Discrepancy, Score
@@ -32,6 +33,8 @@ class Evaluation:
         images: how many it is measured on.
         metrics: the task's, on labelled images: ``top1_percent`` and ``top5_percent`` of classification; empty if
             there were no labels.
+        full_precision: the same of the model in full precision; empty if it was not there to compare with.
+        labels_by: how class folders were matched with the model's outputs: by ``name``, ``index`` or ``order``.
         cost: bit operations and bytes, of a recipe or a quantized module.
         score: discrepancy from full precision: ``kl_nats``, ``agreement_percent``, ``sqnr_db``.
         task: what the output means, and how its metrics are called.
@@ -48,8 +51,10 @@ class Evaluation:
     cost: CostRecord | None = None
     score: Score | None = None
     task: BaseTask = CLASSIFICATION
+    full_precision: Mapping[str, float] = field(default_factory=dict)
+    labels_by: LabelsBy | None = None
 
-    def to_json(self) -> dict[str, float | int | None]:
+    def to_json(self) -> dict[str, Any]:
         """Return all figures by the names that ``autoq evaluate --json`` gives them."""
         cost, score = self.cost, self.score
         names = ("bops", "group_bops", "weight_layers_only_bops", "weight_bytes")
@@ -58,6 +63,8 @@ class Evaluation:
             **{name: None if score is None else getattr(score, name) for name in _SCORES},
             **{metric.name: self.metrics.get(metric.name) for metric in self.task.metrics},
             "images": self.images,
+            "labels_by": self.labels_by,
+            "full_precision": dict(self.full_precision) or None,
         }
 
 
@@ -109,7 +116,9 @@ def evaluate(
     session = open_model(model, options.for_recipe(recipe), data) if isinstance(model, nn.Module) else None
     found = evaluate_recipe(recipe, data, model if isinstance(model, str) else None, device, calib_data, session)
     metrics = found.accuracy.metrics if found.accuracy else {}
-    return Evaluation(found.score.images, metrics, found.cost.record(), found.score, found.task)
+    full = found.full_precision.metrics if found.full_precision else {}
+    cost, score = found.cost.record(), found.score
+    return Evaluation(score.images, metrics, cost, score, found.task, full, found.labels_by)
 
 
 def _evaluate_module(
@@ -123,17 +132,25 @@ def _evaluate_module(
         options = options.for_recipe(module.recipe)
     reference = None if model is None else open_model(model, options, data, task)
     reader = reader_of(module, options, data, task) if reference is None else reference.reader
-    discrepancy, meter, images_seen = Discrepancy(task), task.meter(), 0
+    discrepancy, meter, full, images_seen = Discrepancy(task), task.meter(), task.meter(), 0
+    labelled = reader.labelled_images(data, required=False)
     with torch.inference_mode():
-        for images, labels in reader.batches(data):
+        for images, labels in reader.batches(data, labelled):
             outputs = _outputs(module, images, task)
             images_seen += len(images)
-            if reference is not None:
-                discrepancy.add(finite_outputs(reference.model, images, task), outputs)
+            expected = None if reference is None else finite_outputs(reference.model, images, task)
+            if expected is not None:
+                discrepancy.add(expected, outputs)
             if labels is not None:
                 meter.add(outputs, labels)
-    metrics = meter.accuracy().metrics if meter.images else {}
-    return Evaluation(images_seen, metrics, cost, None if reference is None else discrepancy.score(), task)
+                if expected is not None:
+                    full.add(expected, labels)
+    metrics, before = (each.accuracy().metrics if each.images else {} for each in (meter, full))
+    score, labels_by = (
+        None if reference is None else discrepancy.score(),
+        None if labelled is None else labelled.labels_by,
+    )
+    return Evaluation(images_seen, metrics, cost, score, task, before, labels_by)
 
 
 def _outputs(module: nn.Module, images: Tensor, task: BaseTask) -> Outputs:

@@ -107,6 +107,7 @@ def _draw(check: ProxyCheck, model: str, images: int, path: Path) -> None:
 def _summary(check: ProxyCheck) -> list[str]:
     """Return what was compared, and a row for each proxy and number of images."""
     from autoq.runs.proxy_check.ranks import ALIKE_IN_COST, NEAR_POINTS
+    from autoq.units import LABELS_BY
 
     top1 = [row.top1_percent for row in check.rows]
     origins = ", ".join(f"{count} {origin}" for origin, count in Counter(row.origin for row in check.rows).items())
@@ -117,9 +118,10 @@ def _summary(check: ProxyCheck) -> list[str]:
         "alike": f"within {100 * (ALIKE_IN_COST - 1):.0f} % cost",
         "clear": "told apart",
     }
+    matched = "" if check.labels_by is None else f", labels matched {LABELS_BY[check.labels_by]}"
     lines = [
         f"{len(check.rows)} recipes ({origins}): top-1 {min(top1):.1f} to {max(top1):.1f} %, full precision "
-        f"{check.full_precision_top1_percent:.1f} %, on {check.labelled_images} images",
+        f"{check.full_precision_top1_percent:.1f} %, on {check.labelled_images} images{matched}",
         f"{subsets['near'].recipes} are within {NEAR_POINTS:g} points of full precision; of {subsets['all'].pairs} "
         f"pairs {subsets['alike'].pairs} cost within {100 * (ALIKE_IN_COST - 1):.0f} % of each other, "
         f"{subsets['clear'].pairs} are told apart by top-1, {subsets['all'].tied} are tied in it",

@@ -50,22 +50,27 @@ def _to_json(found: Measurement) -> dict[str, Any]:
         "sqnr_db": found.score.sqnr_db,
         **{metric.name: metrics.get(metric.name) for metric in found.task.metrics},
         "images": found.score.images,
+        "labels_by": found.labels_by,
+        "full_precision": found.full_precision.metrics if found.full_precision else None,
     }
 
 
 def _to_lines(found: Measurement) -> list[str]:
     """Return the figures as lines of text."""
-    from autoq.units import format_bops, format_digits, format_kl
+    from autoq.units import LABELS_BY, format_bops, format_digits, format_kl
 
     cost, score = found.cost, found.score
     sqnr = f"{found.task.element} SQNR {score.sqnr_db:.1f} dB"
     has_agreement = score.agreement_percent is not None
-    accuracy = metrics_text(found.task, found.accuracy) if found.accuracy else "not measured: no labels"
+    accuracy = [f"accuracy   {metrics_text(found.task, found.accuracy)}"] if found.accuracy else []
+    if found.full_precision and found.labels_by:
+        accuracy.append(f"           full precision {metrics_text(found.task, found.full_precision)}")
+        accuracy.append(f"           labels matched {LABELS_BY[found.labels_by]}")
     return [
         f"cost       {format_bops(cost.bops)} ({format_bops(cost.group_bops)} of it for groups and transforms)",
         f"           {format_bops(cost.weight_layers_only_bops)} in weight layers alone",
         f"weights    {format_digits(cost.weight_bytes / 1e6)} MB",
         f"KL         {format_kl(score.kl_nats)} nats over {score.images} images",
         f"agreement  {score.agreement_percent:.2f} %, {sqnr}" if has_agreement else f"           {sqnr}",
-        f"accuracy   {accuracy}",
+        *(accuracy or ["accuracy   not measured: no labels"]),
     ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from autoq.units import LABELS_BY
+
 if TYPE_CHECKING:
     from autoq.recipe import Recipe
     from autoq.tasks import Accuracy, BaseTask
@@ -15,17 +17,21 @@ def measured_json(recipe: Recipe) -> dict[str, Any]:
 
     document = recipe.to_json()
     names = [metric.name for metric in task_from_record(recipe.task).metrics]
-    return {**document["cost"], **dict.fromkeys([*names, "labelled_images"]), **document["score"]}
+    keys = [*names, "labelled_images", "labels_by", "full_precision"]
+    return {**document["cost"], **dict.fromkeys(keys), **document["score"]}
 
 
 def accuracy_line(recipe: Recipe) -> str | None:
-    """Return the main metric in words, or None if it was not measured."""
+    """Return the main metric beside full precision, in words, or None if it was not measured."""
     from autoq.tasks import task_from_record
 
     metric = task_from_record(recipe.task).main_metric
     if recipe.score is None or (value := recipe.score.metrics.get(metric.name)) is None:
         return None
-    return f"{metric.title} {metric.format(value, 2)} of {recipe.score.labelled_images} images"
+    before = (recipe.score.full_precision or {}).get(metric.name)
+    full = "" if before is None else f", full precision {metric.format(before, 2)}"
+    matched = "" if recipe.score.labels_by is None else f", labels {LABELS_BY[recipe.score.labels_by]}"
+    return f"{metric.title} {metric.format(value, 2)}{full}, of {recipe.score.labelled_images} images{matched}"
 
 
 def improved_lines(before: Recipe, after: Recipe) -> list[str]:

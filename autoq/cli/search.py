@@ -213,10 +213,12 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, fast: bool
             }
         )
         return
-    from autoq.report.words import headline, improvement, left_out, measured_on
+    from autoq.report.words import headline, improvement, labelled_on, left_out, measured_on
 
     typer.echo(headline(summary))
     typer.echo(f"{measured_on(summary)}.")
+    if summary.eval_data is not None:
+        typer.echo(f"{labelled_on(summary)}.")
     if summary.accuracy_left_out:
         typer.echo(left_out(summary))
     for improved in summary.improved:

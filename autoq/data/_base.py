@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from autoq.errors import DataError
+from autoq.pixels import eight_bit
 
 if TYPE_CHECKING:
-    import os
-
     from PIL import Image
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Suffixes, in lower case, of the files that are taken for images."""
+
+_SPLIT = re.compile(
+    r"(.*[_-])?(train|training|val|valid|validation|test|testing|eval|evaluation|dev|calib|calibration)([0-9]{4})?",
+    re.IGNORECASE,
+)
+"""Names of the parts of a data set: ``train``, ``val2017``, ``ILSVRC2012_img_val``."""
 
 
 class ImageSource(Protocol):
@@ -59,10 +64,10 @@ def is_image_path(path: PurePosixPath) -> bool:
 
 
 def classes_of(paths: Iterable[PurePosixPath]) -> tuple[tuple[str, ...] | None, tuple[int | None, ...]]:
-    """Return the class names, and a class index for each image, from the folder that directly holds it.
+    """Return the class names, and a class index for each image, from the folder of the root that it lies in.
 
-    Classes are in natural order (``2`` before ``10``), which is how timm numbers them in training. Images that lie in
-    no folder have no label.
+    Classes are in natural order (``2`` before ``10``), which is how timm numbers them in training. Folders inside a
+    class folder belong to its class. Images that lie directly in the root have no label.
 
     Args:
         paths: image paths relative to the root of their source.
@@ -70,36 +75,91 @@ def classes_of(paths: Iterable[PurePosixPath]) -> tuple[tuple[str, ...] | None, 
     Returns:
         The class names, None if every image lies in the root, and one index (or None) for each path.
     """
-    folders = [path.parent.name for path in paths]
-    names = tuple(sorted({folder for folder in folders if folder}, key=_natural_key))
+    folders = [top_folder(path) for path in paths]
+    names = in_natural_order({folder for folder in folders if folder is not None})
     index_of = {name: index for index, name in enumerate(names)}
-    return names or None, tuple(index_of.get(folder) for folder in folders)
+    return names or None, tuple(None if folder is None else index_of[folder] for folder in folders)
 
 
-def decode(stream: BinaryIO | str | os.PathLike[str], where: str) -> Image.Image:
-    """Decode a whole image.
+def top_folder(path: PurePosixPath) -> str | None:
+    """Return the folder of the root in which a path lies, or None if it lies directly in the root."""
+    return path.parts[0] if len(path.parts) > 1 else None
+
+
+def in_natural_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort names as people do: ``2`` before ``10``, without regard to case."""
+    return tuple(sorted(names, key=_natural_key))
+
+
+def refuse_splits(name: str, class_names: Sequence[str] | None) -> None:
+    """Refuse a root whose folders are the splits of a data set: taken together they would be training and test at once.
+
+    Raises:
+        DataError: names the splits.
+    """
+    splits = [folder for folder in class_names or () if _SPLIT.fullmatch(folder)]
+    if len(splits) > 1:
+        raise DataError(
+            f"{name!r} holds the splits {' and '.join(map(repr, splits))}: give one of them, "
+            f"such as {name.rstrip('/') + '/' + splits[-1]!r}"
+        )
+
+
+def decode(open_file: Callable[[], BinaryIO], where: str) -> Image.Image:
+    """Decode a whole image, in the mode it is stored in; more than 8 bits are scaled to 8.
+
+    Pixels are taken as they are stored, as by timm and torchvision: an orientation in the image's EXIF data is not
+    applied.
 
     Args:
-        stream: a path or a seekable binary stream.
+        open_file: opens its file, seekable.
         where: what to call the image in a message.
 
     Raises:
-        DataError: the image is missing, corrupt, truncated or implausibly large.
+        DataError: the image is missing, corrupt, truncated or implausibly large, or has values outside of its range.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with Image.open(stream) as image:
+        with open_file() as stream, Image.open(stream) as image:
             image.load()
-            return image.copy()
+            return eight_bit(image.copy())
     except Exception as error:  # decoders raise nearly anything on damaged input
-        reason = "it is not an image, or is corrupt" if isinstance(error, UnidentifiedImageError) else _say(error)
-        raise DataError(f"cannot read image {where!r}: {reason}; remove or replace it") from error
+        raise _unreadable(where, error) from error
 
 
-def no_images(name: str) -> DataError:
-    """Make the exception for a source without a single image."""
-    return DataError(f"no images in {name!r}: it has no file that ends in {', '.join(IMAGE_SUFFIXES)}")
+def check_header(open_file: Callable[[], BinaryIO], where: str) -> None:
+    """Check that a file begins like an image; its pixels are not decoded.
+
+    Args:
+        open_file: opens the file, seekable.
+        where: what to call the image in a message.
+
+    Raises:
+        DataError: it is missing, empty or no image.
+    """
+    from PIL import Image
+
+    try:
+        with open_file() as stream, Image.open(stream):
+            return
+    except Exception as error:  # decoders raise nearly anything on damaged input
+        raise _unreadable(where, error) from error
+
+
+def _unreadable(where: str, error: Exception) -> DataError:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, DataError):  # which says what to do
+        return DataError(f"cannot read image {where!r}: {error}")
+    reason = "it is not an image, or is corrupt" if isinstance(error, UnidentifiedImageError) else _say(error)
+    return DataError(f"cannot read image {where!r}: {reason}; remove or replace it")
+
+
+def no_images(name: str, reason: str = "") -> DataError:
+    """Make the exception for a source without a single image; ``reason`` says why it has none."""
+    reason = reason or f"it has no file that ends in {', '.join(IMAGE_SUFFIXES)}"
+    return DataError(f"no images in {name!r}: {reason}")
 
 
 def _natural_key(name: str) -> tuple[list[str | int], str]:

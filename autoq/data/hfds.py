@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from autoq.errors import DataError
+from autoq.pixels import eight_bit
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,6 +24,7 @@ class HfdsSource:
 
     Attributes:
         name: the string that opens this source again.
+        split: the data set's name and that of its split.
         rows: the data set, indexable by image.
         image_column: the column that holds the images.
         label_column: the column of class indices, or None if there is none.
@@ -30,6 +32,7 @@ class HfdsSource:
     """
 
     name: str
+    split: str
     rows: Any
     image_column: str
     label_column: str | None
@@ -62,7 +65,7 @@ class HfdsSource:
             raise DataError(f"{name!r} has no image column (it has {', '.join(columns)}): give a data set of images")
         label_column = next((column for column, kind in columns.items() if kind == "ClassLabel"), None)
         class_names = tuple(rows.features[label_column].names) if label_column else None
-        return cls(name, rows, image_column, label_column, class_names)
+        return cls(name, f"{repository}:{split}", rows, image_column, label_column, class_names)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -75,7 +78,7 @@ class HfdsSource:
             DataError: the image cannot be read.
         """
         try:
-            image: Image.Image = self.rows[index][self.image_column]
+            image: Image.Image = eight_bit(self.rows[index][self.image_column])
         except Exception as error:  # decoders raise nearly anything on damaged input
             raise DataError(f"cannot read image {index} of {self.name!r}: {error}") from error
         return image

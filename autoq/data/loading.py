@@ -71,13 +71,17 @@ def load_images(
 
     if not indices:
         raise DataError(f"no images of {source.name!r} were asked for: ask for 1 or more")
-    threads = min(_MAX_THREADS, os.cpu_count() or 1, len(indices))
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(reading_threads(len(indices))) as pool:
         tensors = list(pool.map(lambda index: transform(source.load(index)).to(torch.float32), indices))
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1:
         raise DataError(f"images of {source.name!r} become tensors of shapes {sorted(shapes)}: resize them to one")
     return torch.stack(tensors)
+
+
+def reading_threads(images: int) -> int:
+    """Return in how many threads that many images are read."""
+    return min(_MAX_THREADS, os.cpu_count() or 1, images)
 
 
 def fingerprint(tensor: torch.Tensor) -> str:

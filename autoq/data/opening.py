@@ -11,8 +11,8 @@ from autoq.data.digits import SPLITS, DigitsSource
 from autoq.data.folder import FolderSource
 from autoq.data.given import IN_MEMORY
 from autoq.data.hfds import HfdsSource
-from autoq.errors import DataNotFoundError
-from autoq.validation import did_you_mean
+from autoq.errors import DataError, DataNotFoundError
+from autoq.validation import check_decodable, did_you_mean
 
 Role = Literal["calibration", "evaluation"]
 
@@ -29,13 +29,14 @@ def open_source(spec: str, role: Role) -> ImageSource:
         role: what the images are for.
 
     Returns:
-        The source. Images lie in a fixed order. Those of a folder or tar are labelled by the folder that directly holds
-        them, classes being in natural order; without such folders they have no labels.
+        The source. Images lie in a fixed order. Those of a folder or tar are labelled by the folder of its root that
+        they lie in, classes being in natural order; without such folders they have no labels.
 
     Raises:
         DataNotFoundError: there is no such source.
-        DataError: it has no images.
+        DataError: it has no images, holds the splits of a data set, or has a name that is not UTF-8.
     """
+    check_decodable(spec, "data", DataError)
     if spec == "digits":
         return DigitsSource.open(spec, _DIGITS_SPLITS[role])
     if spec.startswith("digits/"):

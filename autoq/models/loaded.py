@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autoq.errors import ArgumentTypeError, DataError, ModelError
 from autoq.files import sha256_hex
+from autoq.pixels import eight_bit
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,7 +73,12 @@ class EvaluationTransform:
         return plain_json({"mode": self.mode, **self.settings})
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Transform one image to a float32 tensor of shape (C, H, W)."""
+        """Transform one image to a float32 tensor of shape (C, H, W).
+
+        Raises:
+            DataError: a pixel is outside of the range of its type.
+        """
+        image = eight_bit(image)
         if "transparency" in image.info:
             image = image.convert("RGBA")  # else a palette's transparent colour would be lost with a warning
         return self.pipeline(image.convert(self.mode))
@@ -119,9 +125,9 @@ class PreprocessedTransform:
         """Transform one image to a tensor of shape (C, H, W).
 
         Raises:
-            DataError: the function returns something else.
+            DataError: the function returns something else, or a pixel is outside of the range of its type.
         """
-        made = self.preprocess(image.convert("RGB"))
+        made = self.preprocess(eight_bit(image).convert("RGB"))
         if isinstance(made, Mapping) and "pixel_values" in made:
             made = made["pixel_values"]
             made = made[0] if isinstance(made, list) else made

@@ -2,7 +2,7 @@
 
 from autoq.recipe.document import SCHEMA_VERSION, Recipe, hash_sites, sites_to_json
 from autoq.recipe.operands import FLOAT_BITS, IMAGE_BITS, Granularity, OperandConfig, SiteConfig
-from autoq.recipe.records import CostRecord, ScoreRecord
+from autoq.recipe.records import CostRecord, LabelsBy, ScoreRecord
 from autoq.recipe.references import (
     CalibrationReference,
     FinishingReference,
@@ -19,6 +19,7 @@ __all__ = [
     "CostRecord",
     "FinishingReference",
     "Granularity",
+    "LabelsBy",
     "ModelReference",
     "OperandConfig",
     "OperandsReference",

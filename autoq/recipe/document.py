@@ -14,7 +14,7 @@ from autoq.errors import RecipeError, RecipeNotFoundError
 from autoq.files import sha256_hex, write_text
 from autoq.recipe._base import Frozen
 from autoq.recipe.operands import SiteConfig
-from autoq.recipe.records import CostRecord, ScoreRecord
+from autoq.recipe.records import OF_LABELS, CostRecord, ScoreRecord
 from autoq.recipe.references import (
     CalibrationReference,
     FinishingReference,
@@ -164,7 +164,7 @@ def sites_to_json(sites: Mapping[str, SiteConfig]) -> dict[str, dict[str, dict[s
 
 def _score_to_json(score: dict[str, Any], *, is_classification: bool) -> dict[str, Any]:
     """Return a score as a recipe stores it: metrics before the number of their images, and logits called so."""
-    last = {key: value for key, value in score.items() if key == "labelled_images"}
+    last = {key: score[key] for key in OF_LABELS if key in score}
     names = {"output_mse": "logit_mse"} if is_classification else {}
     return {names.get(key, key): value for key, value in score.items() if key not in last} | last
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from autoq.recipe._base import Frozen
+
+LabelsBy = Literal["name", "index", "order"]
+"""How labels were matched with outputs: class folders have the names of outputs, or their indices, or (where the model
+names nothing and there is a folder for each output) are taken in natural order."""
 
 
 class CostRecord(Frozen):
@@ -16,6 +21,10 @@ class CostRecord(Frozen):
     group_bops: int
     weight_layers_only_bops: int
     weight_bytes: int
+
+
+OF_LABELS = ("labelled_images", "labels_by", "full_precision")
+"""Fields of a score that are there where metrics are."""
 
 
 class ScoreRecord(BaseModel):
@@ -32,6 +41,8 @@ class ScoreRecord(BaseModel):
         images: that these are means over.
         calibration_kl_nats: ``kl_nats`` on the images that calibrated, where these are others.
         labelled_images: that the metrics are measured on; None where there were no labels.
+        labels_by: how the labels were matched with the model's outputs, likewise.
+        full_precision: the task's metrics of the model in full precision on the same labelled images.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -44,16 +55,26 @@ class ScoreRecord(BaseModel):
     images: int
     calibration_kl_nats: float | None = None
     labelled_images: int | None = None
+    labels_by: LabelsBy | None = None
+    full_precision: dict[str, float] | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
         """The task's metrics on the labelled images, by name."""
         return {name: value for name, value in self.__pydantic_extra__.items() if value is not None}
 
-    def with_metrics(self, metrics: Mapping[str, float], images: int) -> ScoreRecord:
-        """Return the score with metrics on labelled images."""
-        return ScoreRecord(**self.without_metrics().model_dump() | dict(metrics) | {"labelled_images": images})
+    def with_metrics(
+        self,
+        metrics: Mapping[str, float],
+        images: int,
+        labels_by: LabelsBy | None,
+        full_precision: Mapping[str, float] | None,
+    ) -> ScoreRecord:
+        """Return the score with metrics on labelled images; arguments as in the attributes."""
+        full = None if full_precision is None else dict(full_precision)
+        last = {"labelled_images": images, "labels_by": labels_by, "full_precision": full}
+        return ScoreRecord(**self.without_metrics().model_dump() | dict(metrics) | last)
 
     def without_metrics(self) -> ScoreRecord:
         """Return the score without metrics on labelled images."""
-        return ScoreRecord(**self.model_dump(include=set(ScoreRecord.model_fields) - {"labelled_images"}))
+        return ScoreRecord(**self.model_dump(include=set(ScoreRecord.model_fields) - set(OF_LABELS)))

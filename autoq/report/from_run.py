@@ -57,6 +57,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
         meaning=Meaning.of(task),
         eval_data=record.settings.labelled_data if full else None,
         eval_images=full.images if full else None,
+        labels_by=record.labels_by,
         accuracy_left_out=record.accuracy_left_out,
         hypervolume=volume,
         hypervolume_reference="" if worst is None else _reference(record, worst),

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from autoq.recipe import OperandConfig
 from autoq.report.scales import Quantity, make_scale
 from autoq.report.summary import Improved, Point, RunSummary
-from autoq.report.words import headline, left_out, measured_on
+from autoq.report.words import headline, labelled_on, left_out, measured_on
 from autoq.units import format_bops, format_digits, readable_budget
 
 _QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
@@ -125,8 +125,7 @@ def _measured_on(summary: RunSummary) -> str:
     text = f"{len(summary.points):,} recipes tried. {measured_on(summary)}"
     if summary.eval_data is None:
         return f"{text}; no labelled images, so no accuracy."
-    count = f"{summary.eval_images:,} " if summary.eval_images else ""
-    text = f"{text}; {summary.metric.title} over {count}labelled images of {summary.eval_data}."
+    text = f"{text}. {labelled_on(summary)}."
     return f"{text} {left_out(summary)}" if summary.accuracy_left_out else text
 
 

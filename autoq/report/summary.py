@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autoq.units import Metric
 
 if TYPE_CHECKING:
+    from autoq.recipe import LabelsBy
     from autoq.runs.search.record import ImprovedKind
     from autoq.tasks import BaseTask
 
@@ -162,6 +163,7 @@ class RunSummary:
         full_precision_metric: the task's main metric before quantization, where labels exist.
         eval_data: name of the labelled images, if there are any.
         eval_images: how many labelled images there are.
+        labels_by: how their labels were matched with the model's outputs; None where that is not known.
         accuracy_left_out: recipes whose accuracy was not measured, for the time limit.
         hypervolume: of the front.
         hypervolume_reference: its reference point, in words.
@@ -188,6 +190,7 @@ class RunSummary:
     full_precision_metric: float | None = None
     eval_data: str | None = None
     eval_images: int | None = None
+    labels_by: LabelsBy | None = None
     accuracy_left_out: int = 0
     hypervolume: float | None = None
     hypervolume_reference: str = ""

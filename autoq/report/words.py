@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autoq.report.scales import Quantity
 from autoq.report.summary import Improved, Point, RunSummary
-from autoq.units import Metric, format_bops, format_digits, format_kl, readable_budget, readable_label
+from autoq.units import LABELS_BY, Metric, format_bops, format_digits, format_kl, readable_budget, readable_label
 
 
 def headline(summary: RunSummary) -> str:
@@ -35,6 +35,13 @@ def measured_on(summary: RunSummary) -> str:
     if summary.scoring_images:
         return f"KL over {summary.scoring_images:,} images that did not calibrate; calibrated on {calibrated}"
     return f"KL over the {calibrated} that calibrated, as there are too few others: on others it is larger"
+
+
+def labelled_on(summary: RunSummary) -> str:
+    """State which labelled images accuracy was measured on, and how their labels were matched with outputs."""
+    metric, count = summary.metric.title, f"{summary.eval_images:,} " if summary.eval_images else ""
+    matched = "" if summary.labels_by is None else f", matched with outputs {LABELS_BY[summary.labels_by]}"
+    return f"{metric[0].upper()}{metric[1:]} over {count}labelled images of {summary.eval_data}{matched}"
 
 
 def left_out(summary: RunSummary) -> str:

@@ -14,7 +14,8 @@ from autoq.events import PhaseAdvanced, PhaseStarted, Progress
 from autoq.recipe import Recipe, ScoreRecord
 from autoq.runs.images import CalibrationImages, LabelledImages
 from autoq.runs.session import Session
-from autoq.scoring import Evaluator, measure_accuracy
+from autoq.scoring import Evaluator
+from autoq.scoring.accuracy import measure_beside_full_precision
 from autoq.scoring.solved_operands import SolvedOperands, read_operands
 from autoq.scoring.sources import QuantizerSource
 
@@ -104,7 +105,7 @@ class CalibratedRecipe:
         }
 
     def score(self, source: QuantizerSource, progress: Progress) -> ScoreRecord:
-        """Measure discrepancy on the images to score on, and accuracy on labelled ones.
+        """Measure discrepancy on the images to score on, and accuracy on labelled ones, beside full precision.
 
         Where other images calibrated, the discrepancy on those is noted beside it.
 
@@ -134,5 +135,7 @@ class CalibratedRecipe:
             done += batch
             progress(PhaseAdvanced("accuracy", done))
 
-        accuracy = measure_accuracy(model, self.labelled.batches(), on_measured, task=evaluator.task)
-        return score.with_metrics(accuracy.metrics, accuracy.images)
+        full, accuracy = measure_beside_full_precision(
+            model, source, self.recipe.sites, self.labelled.batches(), on_measured, task=evaluator.task
+        )
+        return score.with_metrics(accuracy.metrics, accuracy.images, self.labelled.labels_by, full.metrics)

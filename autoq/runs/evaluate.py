@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autoq.cost import ModelCost, model_cost
 from autoq.graph.insert import QuantizedModel
-from autoq.recipe import Recipe, SiteConfig
+from autoq.recipe import LabelsBy, Recipe, SiteConfig
 from autoq.runs.recipes import calibrated_on, find_quantizers, open_model, own_images
 from autoq.runs.session import Session
 from autoq.scoring.discrepancy import Discrepancy, Score
@@ -23,12 +23,23 @@ from autoq.tasks import CLASSIFICATION, Accuracy, BaseTask, task_from_record
 
 @dataclass(frozen=True)
 class Measurement:
-    """Cost, discrepancy and (where there are labels) accuracy of a recipe, and the task that says what these mean."""
+    """What was measured of a recipe.
+
+    Attributes:
+        cost: per image.
+        score: discrepancy from full precision.
+        task: says what these mean.
+        accuracy: on labelled images; None where there are no labels.
+        full_precision: accuracy of the model in full precision, likewise.
+        labels_by: how labels were matched with the model's outputs, likewise.
+    """
 
     cost: ModelCost
     score: Score
-    accuracy: Accuracy | None
     task: BaseTask = CLASSIFICATION
+    accuracy: Accuracy | None = None
+    full_precision: Accuracy | None = None
+    labels_by: LabelsBy | None = None
 
 
 def evaluate_recipe(
@@ -66,9 +77,11 @@ def evaluate_recipe(
     cost = model_cost(session.traced.sites, recipe.sites)
     if data is None:
         evaluator = Evaluator(calibrated.model, source, own().scoring.tensor, task=session.task)
-        return Measurement(cost, evaluator.evaluate(recipe.sites), None, session.task)
-    score, accuracy = measure(calibrated.model, source, recipe.sites, session.reader.batches(data), session.task)
-    return Measurement(cost, score, accuracy, session.task)
+        return Measurement(cost, evaluator.evaluate(recipe.sites), session.task)
+    labelled = opened.labelled_images(data, required=False)
+    batches = session.reader.batches(data, labelled)
+    score, accuracy, full = measure(calibrated.model, source, recipe.sites, batches, session.task)
+    return Measurement(cost, score, session.task, accuracy, full, None if labelled is None else labelled.labels_by)
 
 
 def measure(
@@ -77,7 +90,7 @@ def measure(
     sites: Mapping[str, SiteConfig],
     batches: Iterable[tuple[Tensor, Tensor | None]],
     task: BaseTask = CLASSIFICATION,
-) -> tuple[Score, Accuracy | None]:
+) -> tuple[Score, Accuracy | None, Accuracy | None]:
     """Compare full precision and a recipe's sites side by side, batch by batch.
 
     Args:
@@ -87,12 +100,15 @@ def measure(
         batches: images of shape (N, C, H, W) and the task's labels, or None where there are none.
         task: says what the model's output means; fitted.
 
+    Returns:
+        The discrepancy, and the accuracy of the recipe and of full precision; None without labels.
+
     Raises:
         TaskError: the model has no such output, the task is not fitted, or labels do not fit the outputs.
         NonFiniteError: the quantized model produces NaN or infinity.
         ValueError: there is no image.
     """
-    discrepancy, meter = Discrepancy(task), task.meter()
+    discrepancy, meter, full = Discrepancy(task), task.meter(), task.meter()
     with torch.inference_mode():
         for images, labels in batches:
             model.remove_()
@@ -102,4 +118,6 @@ def measure(
             discrepancy.add(reference, outputs)
             if labels is not None:
                 meter.add(outputs, labels)
-    return discrepancy.score(), meter.accuracy() if meter.images else None
+                full.add(reference, labels)
+    measured = (meter.accuracy(), full.accuracy()) if meter.images else (None, None)
+    return discrepancy.score(), *measured

@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoq.data import GivenImages, ImageSource, class_indices, fingerprint, load_images, name_of, open_source, subset
+from autoq.data import GivenImages, ImageSource, fingerprint, load_images, name_of, open_source, subset
 from autoq.errors import DataError
 from autoq.models import LoadedModel
 from autoq.python_names import call_python_name, is_python_name
+from autoq.recipe import LabelsBy
+from autoq.runs.labels import match_labels
 from autoq.tasks import CLASSIFICATION, BaseTask
 
 _logger = logging.getLogger(__name__)
@@ -91,12 +93,14 @@ class LabelledImages:
     Attributes:
         data: the name of the data that they come from.
         count: how many there are.
+        labels_by: how labels were matched with the model's outputs.
         batches: makes an iterator over (images, labels), on the model's device: images of shape (N, *input_size), class
             indices of shape (N,), or what else the model's task takes for labels.
     """
 
     data: str
     count: int
+    labels_by: LabelsBy
     batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
@@ -165,37 +169,35 @@ class ImageReader:
                 )
             return None
         source = open_source(name, "evaluation")
-        if source.class_names is None:
-            if required:
-                raise DataError(f"images in {name!r} have no labels: put each class into a folder named after it")
+        if source.class_names is None and not required:
             return None
         try:
-            class_of = class_indices(source.class_names, self.loaded.label_names, self.num_classes)
+            labels = match_labels(source, self.loaded, self.num_classes)
         except DataError as error:
             if required:
                 raise
             _logger.warning("accuracy is not measured: %s", error)
             return None
-        labels = ((index, source.label(index)) for index in range(len(source)))
-        known = [(index, class_of[label]) for index, label in labels if label is not None]
-        indices, classes = [index for index, _ in known], [label for _, label in known]
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            everything = torch.tensor(classes, device=self.device)
+            everything = torch.tensor(labels.outputs, device=self.device)
             start = 0
-            for images in self._stream(source, indices):
+            for images in self._stream(source, labels.indices):
                 yield images, everything[start : start + len(images)]
                 start += len(images)
 
-        return LabelledImages(name, len(known), batches)
+        return LabelledImages(name, len(labels.indices), labels.by, batches)
 
-    def batches(self, data: object) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Load all images of ``data`` in batches, with their labels where they have labels of the model.
+    def batches(self, data: object, labelled: LabelledImages | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Load all images of ``data`` in batches, with their labels where there are any.
+
+        Args:
+            data: by name or as an object.
+            labelled: what :meth:`labelled_images` has made of them.
 
         Raises:
             DataError: there are no such images, or one cannot be read.
         """
-        labelled = self.labelled_images(data, required=False)
         if labelled is not None:
             return iter(labelled.batches())
         return ((images, None) for images in self.unlabelled_batches(data))
@@ -228,7 +230,7 @@ class ImageReader:
                 self._check_classes(labels)
                 yield self._input(images), labels.to(self.device)
 
-        return LabelledImages(name, given.count(), batches)
+        return LabelledImages(name, given.count(), "index", batches)
 
     def _check_classes(self, labels: Tensor) -> None:
         if self.task.labels != "class" or labels.is_floating_point():

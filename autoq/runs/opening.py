@@ -16,6 +16,7 @@ from autoq.optimization.space import ResolvedSpace, load_space, resolve_space
 from autoq.recipe import OperandConfig
 from autoq.runs.directory import BaseSettingsDirectory, SettingsRecordT
 from autoq.runs.images import CalibrationImages, LabelledImages, most_held_out
+from autoq.runs.labels import warn_of_shared_images
 from autoq.runs.session import Session
 from autoq.runs.settings import CalibrationChoices
 
@@ -72,6 +73,15 @@ class GivenObjects:
         """
         data = name if self.eval_data is None else self.eval_data
         return None if data is None else session.labelled_images(data, required=required)
+
+    def warn_of_shared_images(self, settings: CalibrationChoices, eval_data: str | None) -> None:
+        """Say in a warning if labelled images are among those to calibrate on.
+
+        Raises:
+            DataError: there are no such images.
+        """
+        data = settings.data if self.data is None else self.data
+        warn_of_shared_images(data, eval_data if self.eval_data is None else self.eval_data)
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,7 @@ def open_run(
         resolved = resolve_space(space, session.traced.sites)
         check(session, resolved)
         labelled = given.labelled_images(session, eval_data, labels_required)
+        given.warn_of_shared_images(settings, eval_data)
         count = settings.calib_images if images is None else images()
         spare = most_held_out(count) if hold_out else 0
         loaded = given.calibration_images(session, settings, count, progress, spare)

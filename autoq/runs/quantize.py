@@ -16,6 +16,7 @@ from autoq.reconstruction.mlp_graph import check_mlps, find_mlps
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.directory import BaseRunDirectory
 from autoq.runs.images import CalibrationImages, LabelledImages
+from autoq.runs.labels import warn_of_shared_images
 from autoq.runs.opening import ObservedImages, solve_bank
 from autoq.runs.recipes import options_of
 from autoq.runs.reconstruct_recipe import reconstruct_calibrated
@@ -85,6 +86,7 @@ def quantize(
         check_mlps(find_mlps(session.traced))
     with directory.opened({}) as enter:
         labelled = None if settings.eval_data is None else session.labelled_images(settings.eval_data)
+        warn_of_shared_images(settings.data, settings.eval_data)
         count = settings.images or method.images
         progress(PhaseStarted("images", count, settings.data if isinstance(settings.data, str) else ""))
         images = session.calibration_images(settings.data, count, settings.seed)

@@ -11,6 +11,7 @@ from autoq.events import PhaseAdvanced, PhaseStarted, Progress
 from autoq.recipe import Recipe
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.images import CalibrationImages, LabelledImages, to_learn_from
+from autoq.runs.labels import warn_of_shared_images
 from autoq.runs.recipes import (
     OwnImages,
     calibrated_on,
@@ -107,6 +108,7 @@ class RecipeWork:
         calib_data = self._calibration_data(recipe, data) if self.calib_data is None else self.calib_data
         recipe = calibrated_on(recipe, calib_data)
         labelled = None if self.eval_data is None else session.labelled_images(self.eval_data)
+        warn_of_shared_images(data, self.eval_data)
         progress(PhaseStarted("images", self.images, data if isinstance(data, str) else ""))
         own = own_images(session, recipe, calib_data)
         session = session.fitted(lambda: own.calibrating)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from autoq.graph.insert import QuantizedModel
+from autoq.recipe import SiteConfig
 from autoq.scoring.outputs import predict
+from autoq.scoring.sources import QuantizerSource
 from autoq.tasks import CLASSIFICATION, Accuracy, BaseTask
 
 
@@ -39,3 +41,41 @@ def measure_accuracy(
             if progress is not None:
                 progress(len(labels))
     return meter.accuracy()
+
+
+def measure_beside_full_precision(
+    model: QuantizedModel,
+    source: QuantizerSource,
+    sites: Mapping[str, SiteConfig],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    progress: Callable[[int], None] | None = None,
+    *,
+    task: BaseTask = CLASSIFICATION,
+) -> tuple[Accuracy, Accuracy]:
+    """Measure a task's metrics in full precision and on a recipe, in one pass over the images.
+
+    Args:
+        model: the model that ``source`` is for.
+        source: gives the quantizers.
+        sites: the recipe's.
+        batches: as in :func:`measure_accuracy`.
+        progress: likewise.
+        task: likewise.
+
+    Returns:
+        The metrics in full precision, and those of the recipe.
+
+    Raises:
+        ValueError: there is no image.
+        TaskError: the labels do not fit the outputs.
+    """
+    full, quantized = task.meter(), task.meter()
+    with torch.no_grad():
+        for batch, labels in batches:
+            model.remove_()
+            full.add(predict(model, batch, task), labels)
+            source.apply_(sites)
+            quantized.add(predict(model, batch, task), labels)
+            if progress is not None:
+                progress(len(labels))
+    return full.accuracy(), quantized.accuracy()

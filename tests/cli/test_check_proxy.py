@@ -44,7 +44,7 @@ def test_for_people_and_for_programs(command: Command) -> None:
     first, second, empty, title, header, *rows, note, table, ranks, picture = outcome.out.splitlines()
     assert first == (
         f"{RECIPES} recipes (3 uniform, 2 disturbed, 1 mutated): top-1 {min(top1):.1f} to {max(top1):.1f} %, full "
-        f"precision {document['full_precision_top1_percent']:.1f} %, on 24 images"
+        f"precision {document['full_precision_top1_percent']:.1f} %, on 24 images, labels matched by name"
     )
     assert f" of {RECIPES * (RECIPES - 1) // 2} pairs " in second
     assert (empty, title) == ("", "Kendall's tau with top-1 (90 % interval over recipes):")

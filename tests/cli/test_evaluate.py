@@ -31,6 +31,10 @@ def test_evaluate(command: Command, run: Path) -> None:
     lines = command("evaluate", path, "--data", run.parent / "photos").out
     assert "55.9 M BOPs" in lines
     assert f"top-1 {recipe.score.metrics['top1_percent']:.2f} %" in lines
+    full = labelled["full_precision"]["top1_percent"]
+    assert f"full precision top-1 {full:.2f} %" in lines
+    assert labelled["labels_by"] == "name"
+    assert "labels matched by name" in lines
     assert "accuracy   not measured: no labels" in command("evaluate", path).out
 
 

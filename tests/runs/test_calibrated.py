@@ -12,7 +12,7 @@ from autoq.methods import BitWidths, create_method
 from autoq.recipe import Recipe
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.recipes import options_of
-from autoq.scoring import Evaluator
+from autoq.scoring import Evaluator, measure_accuracy
 from tests.runs.small_run import PHOTOS, small_session, write_photos
 
 IMAGES = 8
@@ -35,6 +35,10 @@ def test_scores(tmp_path: Path, is_labelled: bool) -> None:
     assert (score.kl_nats, score.sqnr_db, score.images) == (expected.kl_nats, expected.sqnr_db, IMAGES)
     assert score.labelled_images == (PHOTOS if is_labelled else None)
     assert bool(score.metrics) is is_labelled
+    if labelled is not None:
+        session.model.remove_()
+        full = measure_accuracy(session.model, labelled.batches())
+        assert (score.full_precision, score.labels_by) == (full.metrics, "name")
     assert events[:2] == [PhaseStarted("score", IMAGES), PhaseAdvanced("score", IMAGES)]
     assert events[2:3] == ([PhaseStarted("accuracy", PHOTOS)] if is_labelled else [])
     assert events[-1] == (PhaseAdvanced("accuracy", PHOTOS) if is_labelled else events[1])

@@ -17,6 +17,7 @@ import numpy as np
 
 from autoq.errors import RunDirectoryError
 from autoq.files import write_text
+from autoq.recipe import LabelsBy
 from autoq.runs.proxy_check.recipes import FRONT
 from autoq.sensitivity.rank_agreement import Agreement, BoolArray, Ceiling, FloatArray, accuracy_ceiling, agreement
 
@@ -104,6 +105,7 @@ class ProxyCheck:
         rows: the recipes.
         full_precision_top1_percent: accuracy before quantization.
         labelled_images: that top-1 is measured on.
+        labels_by: how labels were matched with the model's outputs; None where that is not known.
         subsets: in the order of ``SUBSETS``.
         ranks: every proxy and number of images, on every subset.
     """
@@ -114,6 +116,7 @@ class ProxyCheck:
     labelled_images: int
     subsets: tuple[Subset, ...]
     ranks: tuple[ProxyRank, ...]
+    labels_by: LabelsBy | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the recipes themselves, as JSON values."""
@@ -122,6 +125,7 @@ class ProxyCheck:
             "recipes": len(self.rows),
             "origins": dict(Counter(row.origin for row in self.rows)),
             "labelled_images": self.labelled_images,
+            "labels_by": self.labels_by,
             "full_precision_top1_percent": self.full_precision_top1_percent,
             "top1_percent_quartiles": [float(np.percentile(top1, share)) for share in (0, 25, 50, 75, 100)],
             "subsets": [asdict(subset) for subset in self.subsets],

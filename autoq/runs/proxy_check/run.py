@@ -134,7 +134,7 @@ def run_proxy_check(
         with fastest_threads(lambda: session.model.run(few.clone()), session.device):
             solve_bank(bank, options_of_space(inputs.space), directory.bank, progress)
             rows = _measure_recipes(replace(inputs, session=session), bank, settings, directory.path, progress)
-        check = rank(rows, labelled.count, settings.seed)
+        check = replace(rank(rows, labelled.count, settings.seed), labels_by=labelled.labels_by)
         save_csv(rows[1:], directory.path / TABLE)
         directory.save(ProxyCheckRecord(**(check.to_json() | dict(record))))
         return replace(check, out=os.fspath(out))

@@ -99,7 +99,7 @@ class SearchRun:
             self.trials = evaluated_trials(store.load_trials())
             self._score_on_calibration()
             self._measure_accuracy(meter)
-        self.writer.write_all(self.trials, self.record.accuracy, self.record.calibration_kl_nats)
+        self.writer.write_all(self.trials, self.record)
         self.keep(state="finished", seconds=self._seconds())
 
     def _measure_baselines(self) -> None:

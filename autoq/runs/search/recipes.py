@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from optuna.trial import FrozenTrial
@@ -12,7 +11,7 @@ from autoq.optimization.space import ResolvedSpace
 from autoq.optimization.trials import UNIFORM, EvaluatedTrial, evaluated_trials, shown_trials
 from autoq.recipe import CalibrationReference, Recipe
 from autoq.runs.search.directory import SearchDirectory
-from autoq.runs.search.record import MeasuredAccuracy
+from autoq.runs.search.record import RunRecord
 from autoq.runs.session import Session
 from autoq.tasks import task_to_record
 
@@ -47,38 +46,31 @@ class RecipeWriter:
                 self.kept = [*(t for t in self.kept if t.origin == UNIFORM or t in front), trial]
                 self.write(trial)
 
-    def write_all(
-        self,
-        trials: list[EvaluatedTrial],
-        accuracy: Mapping[str, MeasuredAccuracy],
-        calibration_kl_nats: Mapping[str, float],
-    ) -> None:
+    def write_all(self, trials: list[EvaluatedTrial], record: RunRecord) -> None:
         """Write the recipes of the front and the uniform points, and remove those that were beaten since.
 
         Args:
             trials: all completed ones.
-            accuracy: of measured recipes, by the id of their trial.
-            calibration_kl_nats: their discrepancy on the images that calibrated, where these are others.
+            record: of the run; has their accuracy, and their discrepancy on the images that calibrated.
         """
         front, uniform = shown_trials(trials, self.budget_bops)
         shown = {trial.id: trial for trial in [*front, *uniform]}
         for trial in shown.values():
-            self.write(trial, accuracy.get(trial.id), calibration_kl_nats.get(trial.id))
+            self.write(trial, record)
         wanted = {self.directory.recipe_path(trial) for trial in shown}
         for path in self.directory.recipes.glob("*.json"):
             if path not in wanted:
                 path.unlink()
 
-    def write(
-        self,
-        trial: EvaluatedTrial,
-        accuracy: MeasuredAccuracy | None = None,
-        calibration_kl_nats: float | None = None,
-    ) -> None:
-        """Write a trial's recipe, fitted bases spelled out."""
-        score = trial.score.model_copy(update={"calibration_kl_nats": calibration_kl_nats})
-        if accuracy is not None:
-            score = score.with_metrics(accuracy.metrics, accuracy.images)
+    def write(self, trial: EvaluatedTrial, record: RunRecord | None = None) -> None:
+        """Write a trial's recipe, fitted bases spelled out, with what the run's record has of it."""
+        score = trial.score
+        if record is not None:
+            score = score.model_copy(update={"calibration_kl_nats": record.calibration_kl_nats.get(trial.id)})
+            if (accuracy := record.accuracy.get(trial.id)) is not None:
+                full = record.full_precision
+                beside = (record.labels_by, None if full is None else full.metrics)
+                score = score.with_metrics(accuracy.metrics, accuracy.images, *beside)
         Recipe(
             model=self.session.reference,
             sites=self.bank.resolve(self.space.sites_for(trial.assignment)),

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from autoq.cost import Budget, model_cost, uniform_bops
-from autoq.recipe import CostRecord, ModelReference, ScoreRecord
+from autoq.recipe import CostRecord, LabelsBy, ModelReference, ScoreRecord
 from autoq.runs.directory import BaseSettingsRecord
 from autoq.runs.opening import RunInputs
 from autoq.runs.search.settings import IMPROVEMENT_SETTINGS, SearchSettings
@@ -131,6 +131,7 @@ class RunRecord(BaseSettingsRecord):
         calibration_kl_nats: discrepancy on the calibration images of recipes scored on others, by id.
         state: how far the search came; what is finished or reconstructed after it does not count.
         seconds: wall time, earlier runs included.
+        labels_by: how labels were matched with the model's outputs; None where there are none.
         full_precision: accuracy before quantization.
         accuracy: of measured recipes, by id.
         accuracy_seconds: that this took of the last one, or None.
@@ -157,6 +158,7 @@ class RunRecord(BaseSettingsRecord):
     calibration_kl_nats: dict[str, float] = Field(default_factory=dict)
     state: Literal["running", "interrupted", "finished"] = "running"
     seconds: float = 0.0
+    labels_by: LabelsBy | None = None
     full_precision: MeasuredAccuracy | None = None
     accuracy: dict[str, MeasuredAccuracy] = Field(default_factory=dict)
     accuracy_seconds: float | None = None
@@ -227,6 +229,7 @@ def new_record(
         scoring_images=0 if inputs.held_out is None else len(inputs.held_out.tensor),
         calibration_kl_nats={} if earlier is None else earlier.calibration_kl_nats,
         task=task_to_record(session.task),
+        labels_by=None if inputs.labelled is None else inputs.labelled.labels_by,
         full_precision=measured.full_precision if measured is not None else None,
         accuracy=measured.accuracy if measured is not None else {},
         accuracy_seconds=measured.accuracy_seconds if measured is not None else None,

@@ -50,10 +50,13 @@ def test_a_recipe_says_what_its_trial_was(writer: RecipeWriter, trials: list[Eva
     assert recipe.calibration == writer.calibration
     assert (recipe.task, recipe.reparameterized) == (None, {})
     assert recipe.sites == writer.bank.resolve(writer.space.sites_for(trial.assignment))
-    writer.write(trial, ACCURACY)
+    record = SearchDirectory(finished_run()).require()
+    writer.write(trial, record.model_copy(update={"accuracy": {trial.id: ACCURACY}}))
     score = Recipe.load(writer.directory.recipe_path(trial.id)).score
     assert score is not None
     assert (score.metrics, score.labelled_images) == (ACCURACY.metrics, 24)
+    assert record.full_precision is not None
+    assert (score.labels_by, score.full_precision) == ("name", record.full_precision.metrics)
     assert score.kl_nats == trial.score.kl_nats
 
 
@@ -81,7 +84,9 @@ def test_recipes_that_were_beaten_since_are_removed(writer: RecipeWriter, trials
     beaten = next(trial for trial in trials if trial.id not in shown)
     writer.write(beaten)
     (writer.directory.recipes / "notes.txt").write_text("mine")
-    writer.write_all(trials, {front[-1].id: ACCURACY}, {front[-1].id: 0.5})
+    record = SearchDirectory(finished_run()).require()
+    known = {"accuracy": {front[-1].id: ACCURACY}, "calibration_kl_nats": {front[-1].id: 0.5}}
+    writer.write_all(trials, record.model_copy(update=known))
     assert names(writer) == shown | {"notes"}
     scores = {name: Recipe.load(writer.directory.recipe_path(name)).score for name in shown}
     measured = {name for name, score in scores.items() if score is not None and score.metrics}
