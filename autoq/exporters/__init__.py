@@ -8,6 +8,7 @@ from __future__ import annotations
 from autoq.errors import ExportError
 from autoq.exporters._base import BaseExporter, ExportSource, Written
 from autoq.exporters.checking import Agreement
+from autoq.exporters.onnx_qcdq import OnnxExporter
 from autoq.exporters.pick import VERSIONS, Picked, pick
 from autoq.exporters.pt2 import Pt2Exporter
 from autoq.exporters.recipe_json import RecipeExporter
@@ -15,7 +16,7 @@ from autoq.exporters.writing import ExportReport, write_export
 from autoq.registry import Registry
 
 EXPORTERS: Registry[type[BaseExporter]] = Registry(
-    "format", ExportError, {cls.name: cls for cls in (RecipeExporter, Pt2Exporter)}
+    "format", ExportError, {cls.name: cls for cls in (RecipeExporter, Pt2Exporter, OnnxExporter)}
 )
 """``--format`` to the class that writes it."""
 

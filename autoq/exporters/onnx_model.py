@@ -1,0 +1,208 @@
+"""A quantized model as an ONNX graph in which quantized operands are marked, to be replaced by a format's own nodes.
+
+Markers are nodes of their own: nothing is told by names, and what the exporter makes of the rest does not matter.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from autoq.exporters._base import ExportSource
+from autoq.exporters.graphs import CodedWeight, TracedByPosition, quantized_weights
+from autoq.graph.insert import OperandKey
+from autoq.graph.outputs import leaf_names
+from autoq.quantizers import BaseQuantizer
+from autoq.scoring.quantized_module import QuantizedWeight
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto
+
+OPSET = 21
+"""The last for which onnxruntime has kernels of QuantizeLinear and all that these models need."""
+_DOMAIN, _OPERATOR = "autoq", "Operand"
+
+
+class _Marker(nn.Module):
+    """Marks an activation, or its product with the basis of its codes."""
+
+    def __init__(self, number: int, quantizer: BaseQuantizer) -> None:
+        super().__init__()
+        self.number, self.quantizer = number, quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _marked(self.quantizer.to_basis(x), self.number)
+
+
+class _WeightMarker(nn.Module):
+    """Marks a weight; the values that it is traced with are dropped later."""
+
+    value: Tensor
+
+    def __init__(self, number: int, weight: QuantizedWeight) -> None:
+        super().__init__()
+        self.number = number
+        self.register_buffer("value", weight.value)
+
+    def forward(self) -> Tensor:
+        return _marked(self.value, self.number)
+
+
+def _marked(x: Tensor, number: int) -> Tensor:
+    made: Tensor = torch.onnx.ops.symbolic(
+        f"{_DOMAIN}::{_OPERATOR}", (x,), {"number": number}, dtype=x.dtype, shape=x.shape, version=1
+    )
+    return made
+
+
+def export_marked(source: ExportSource, keys: Collection[OperandKey]) -> tuple[ModelProto, dict[int, OperandKey]]:
+    """Export a quantized model with a free batch size, operands marked.
+
+    Args:
+        source: the model.
+        keys: operands to mark; all others become ordinary operators, with the arithmetic of their quantizers.
+
+    Returns:
+        The model, and the operands by the numbers of their markers.
+    """
+    module, weights = source.module, quantized_weights(source.module)
+    numbers = dict(enumerate(keys))
+    operands: dict[OperandKey, nn.Module] = {key: CodedWeight(weight) for key, weight in weights.items()}
+    for number, key in numbers.items():
+        is_weight = key in weights
+        operands[key] = _WeightMarker(number, weights[key]) if is_weight else _Marker(number, module.quantizers[key])
+    example = source.images[:1].repeat(2, *[1] * (source.images.ndim - 1))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of exporter internals
+        names = leaf_names(module(example))
+        program = torch.onnx.export(
+            TracedByPosition(module, operands).eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
+            input_names=[module.input_name],
+            output_names=[name or "output" for name in names],
+            custom_translation_table={
+                torch.ops.prims.frexp.default: _frexp,
+                torch.ops.prims.signbit.default: _signbit,
+            },
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101 - of dynamo
+    return _without_traces(program.model_proto), numbers
+
+
+def _frexp(x: Any) -> tuple[Any, Any]:
+    """Write ``torch.frexp``, which the exporter lacks: a logarithm, and what corrects it beside a power of two."""
+    from onnxscript import opset21
+
+    op: Any = opset21
+    one = op.CastLike(op.Constant(value_float=1.0), x)
+    two = op.CastLike(op.Constant(value_float=2.0), x)
+    is_zero = op.Equal(x, op.Sub(x, x))
+    magnitude = op.Where(is_zero, one, op.Abs(x))
+    octave = op.Floor(op.Div(op.Log(magnitude), op.Log(two)))
+    significand = op.Div(magnitude, op.Pow(two, octave))
+    up, down = op.CastLike(op.GreaterOrEqual(significand, two), x), op.CastLike(op.Less(significand, one), x)
+    exponent = op.Where(is_zero, op.Sub(x, x), op.Add(op.Sub(op.Add(octave, up), down), one))
+    return op.Div(x, op.Pow(two, exponent)), op.Cast(exponent, to=6)  # int32
+
+
+def _signbit(x: Any) -> Any:
+    """Write ``torch.signbit``, but for negative zero."""
+    from onnxscript import opset21 as op
+
+    return op.Less(x, op.Sub(x, x))
+
+
+def _without_traces(model: ModelProto) -> ModelProto:
+    """Drop what the exporter notes of the source code, which names places on this machine."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+        value.doc_string = ""
+    del model.graph.metadata_props[:]
+    return model
+
+
+class Markers:
+    """The markers of a graph, each of which is replaced once.
+
+    Attributes:
+        graph: is changed.
+    """
+
+    def __init__(self, model: ModelProto, numbers: dict[int, OperandKey]) -> None:
+        """Find the markers of a model that :func:`export_marked` made."""
+        self._model, self._numbers = model, numbers
+        self.graph: GraphProto = model.graph
+
+    def replace_(self, make: Callable[[OperandKey, str, str, bool], list[NodeProto]]) -> None:
+        """Replace every marker, and drop what is then read by nobody.
+
+        Args:
+            make: gets the operand, the name of the marked tensor, that of the result, and whether the result is wanted
+                transposed; returns the nodes that make it.
+        """
+        nodes: list[NodeProto] = []
+        transposed = self._transposed()
+        for node in self.graph.node:
+            if node.domain == _DOMAIN:
+                key = self._numbers[node.attribute[0].i]
+                result = transposed.get(node.output[0], node.output[0])
+                nodes += make(key, node.input[0], result, node.output[0] in transposed)
+            elif not (node.op_type == "Transpose" and node.output[0] in transposed.values()):
+                nodes.append(node)
+        _replace_nodes_(self.graph, nodes)
+        kept = [opset for opset in self._model.opset_import if opset.domain != _DOMAIN]
+        del self._model.opset_import[:]
+        self._model.opset_import.extend(kept)
+
+    def _transposed(self) -> dict[str, str]:
+        """Return marked tensors that are read by one transposition of a matrix alone, and what that returns."""
+        marked = {node.output[0] for node in self.graph.node if node.domain == _DOMAIN and _is_constant(self, node)}
+        readers: dict[str, list[NodeProto]] = {name: [] for name in marked}
+        for node in self.graph.node:
+            for name in set(node.input) & marked:
+                readers[name].append(node)
+        return {name: found[0].output[0] for name, found in readers.items() if len(found) == 1 and _swaps(found[0])}
+
+
+def _is_constant(markers: Markers, node: NodeProto) -> bool:
+    return any(node.input[0] == initializer.name for initializer in markers.graph.initializer)
+
+
+def _swaps(node: NodeProto) -> bool:
+    """Whether a node transposes a matrix."""
+    if node.op_type != "Transpose":
+        return False
+    return any(attribute.name == "perm" and list(attribute.ints) == [1, 0] for attribute in node.attribute)
+
+
+def _replace_nodes_(graph: Any, nodes: list[NodeProto]) -> None:
+    """Give a graph these nodes, less those that nobody reads, and drop initializers that nobody reads."""
+    outputs = {value.name for value in graph.output}
+    while True:
+        read = outputs | {name for node in nodes for name in node.input}
+        kept = [node for node in nodes if any(name in read for name in node.output)]
+        if len(kept) == len(nodes):
+            break
+        nodes = kept
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    initializers = [each for each in graph.initializer if each.name in read]
+    copied = [type(each).FromString(each.SerializeToString()) for each in initializers]
+    del graph.initializer[:]
+    graph.initializer.extend(copied)
+    made = {name for node in copies for name in node.output}
+    infos = [type(each).FromString(each.SerializeToString()) for each in graph.value_info if each.name in made]
+    del graph.value_info[:]
+    graph.value_info.extend(infos)

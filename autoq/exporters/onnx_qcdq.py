@@ -1,0 +1,119 @@
+"""ONNX with QuantizeLinear, Clip and DequantizeLinear: integers of 2 to 8 bits in containers of 8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from autoq.exporters._base import BaseExporter, ExportSource, Runner, Written
+from autoq.exporters.affine_codes import AffineCodes, affine_codes
+from autoq.exporters.onnx_model import Markers, export_marked
+from autoq.graph.insert import OperandKey
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+
+class OnnxExporter(BaseExporter):
+    """Writes ONNX that runs in integers in onnxruntime, whose default optimizations change no answer.
+
+    Weights and activations with one scale a tensor (weights: an output channel) are Q, Clip and DQ nodes around float
+    operators, which runtimes fuse into integer ones. All else is written with ordinary operators.
+    """
+
+    name: ClassVar[str] = "onnx"
+    suffix: ClassVar[str] = ".onnx"
+    reader: ClassVar[str] = "onnxruntime, openvino, and what else reads ONNX (opset 21)"
+    expresses: ClassVar[str] = "as integers: uniform, 1 to 8 bits, one scale a tensor (weights: a channel)"
+    loses: ClassVar[str] = "nothing; other operands are ordinary operators, in floating point"
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxscript")
+    extra: ClassVar[str | None] = "onnx"
+
+    def write(self, source: ExportSource, path: Path) -> Written:
+        """Export the model with markers, and put Q, Clip and DQ in their places."""
+        import onnx
+
+        quantized, plain = split_operands(source)
+        model, numbers = export_marked(source, quantized)
+        nodes = _Nodes(model)
+
+        def make(key: OperandKey, tensor: str, result: str, transposed: bool) -> list[NodeProto]:
+            return nodes.make(f"{key[0]}:{key[1]}", quantized[key], tensor, result, transposed=transposed)
+
+        Markers(model, numbers).replace_(make)
+        onnx.helper.set_model_props(model, source.metadata)
+        onnx.checker.check_model(model)
+        onnx.save(model, path)
+        return Written(plain)
+
+    def load(self, source: ExportSource, path: Path) -> Runner:  # noqa: ARG002
+        """Open a session with onnxruntime's default optimizations."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return lambda images: [torch.from_numpy(found) for found in session.run(None, {name: images.numpy()})]
+
+
+def split_operands(source: ExportSource) -> tuple[dict[OperandKey, AffineCodes], dict[OperandKey, str]]:
+    """Return the operands that have codes of 8 bits, and why the others have none.
+
+    The codes of a weight are of its product with the basis of its input's codes, if there is one: without codes of the
+    input, the weight has none either.
+    """
+    module = source.module
+    found = {key: affine_codes(module, key) for key in module.quantizers}
+    for (site, operand), codes in list(found.items()):
+        other = (site, "input" if operand == "weight" else "weight")
+        is_transformed = module.quantizers[site, operand].config.hadamard_block > 1
+        if is_transformed and not isinstance(codes, str) and isinstance(found.get(other, "missing"), str):
+            found[site, operand] = "the other operand of its product has no codes in that basis"
+    quantized = {key: codes for key, codes in found.items() if not isinstance(codes, str)}
+    return quantized, {key: codes for key, codes in found.items() if isinstance(codes, str)}
+
+
+class _Nodes:
+    """Makes the nodes of operands, and adds their constants to a model."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._graph = model.graph
+
+    def make(self, name: str, operand: AffineCodes, tensor: str, result: str, *, transposed: bool) -> list[NodeProto]:
+        from onnx import helper
+
+        scale = self._constant(f"{name}.scale", operand.scale.numpy())
+        zero_point = self._constant(f"{name}.zero_point", operand.zero_point.numpy())
+        axis: dict[str, Any] = {}
+        if operand.codes is not None:
+            codes = operand.codes.numpy()
+            axis = {"axis": 1 if transposed else 0} if operand.scale.numel() > 1 else {}
+            nodes = []
+            tensor = self._constant(f"{name}.codes", codes.T if transposed else codes, is_scalar=False)
+        else:
+            nodes = [helper.make_node("QuantizeLinear", [tensor, scale, zero_point], [f"{name}.code"])]
+            tensor = f"{name}.code"
+            if operand.is_clipped:
+                kind = np.dtype(operand.container)
+                bounds = [
+                    self._constant(f"{name}.{which}", np.array([bound], kind))
+                    for which, bound in (("least", operand.least), ("greatest", operand.greatest))
+                ]
+                nodes.append(helper.make_node("Clip", [tensor, *bounds], [f"{name}.clipped"]))
+                tensor = f"{name}.clipped"
+        nodes.append(helper.make_node("DequantizeLinear", [tensor, scale, zero_point], [result], **axis))
+        for node in nodes:
+            node.name = f"{name}.{node.op_type}"
+        return nodes
+
+    def _constant(self, name: str, value: np.ndarray, *, is_scalar: bool = True) -> str:
+        """Add an initializer, of no dimensions if it has one entry and is a parameter."""
+        from onnx import numpy_helper
+
+        value = value.reshape(()) if is_scalar and value.size == 1 else value
+        self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name

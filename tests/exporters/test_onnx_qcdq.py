@@ -1,0 +1,94 @@
+"""ONNX with QuantizeLinear, Clip and DequantizeLinear."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from autoq.exporters.onnx_qcdq import OnnxExporter
+from tests.api.models import IMAGES
+from tests.contracts.exporters import ExporterContract
+from tests.exporters.sources import sites_of, source_of
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+
+class TestOnnx(ExporterContract):
+    exporter = OnnxExporter
+    blocked = ("autoq", "timm", "torch")
+    alone = """
+import onnxruntime
+session = onnxruntime.InferenceSession(path)
+logits = session.run(["logits"], {"x": images})[0]
+"""
+
+    def metadata(self, path: Path) -> dict[str, str]:
+        return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+    def graph(self, case: str, folder: Path) -> Any:
+        self.write(source_of(case), self.path(folder))
+        return onnx.load(self.path(folder)).graph
+
+    def test_every_uniform_operand_is_integers(self, tmp_path: Path) -> None:
+        counts = Counter(node.op_type for node in self.graph("w4a4", tmp_path).node)
+        sites = list(sites_of("w4a4").values())
+        weights = sum("weight" in site for site in sites)
+        activations = sum(len(site) for site in sites) - weights
+        assert counts["QuantizeLinear"] == counts["Clip"] == activations
+        assert counts["DequantizeLinear"] == activations + weights
+        assert not {"Round", "Where"} & counts.keys()
+
+    def test_weights_are_codes_alone(self, tmp_path: Path) -> None:
+        graph = self.graph("w8a8", tmp_path)
+        found = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+        for key, codes in source_of("w8a8").module.codes.items():
+            stored = found[f"{key[0]}:{key[1]}.codes"]
+            assert stored.dtype == np.uint8
+            assert np.array_equal(stored, codes.numpy()) or np.array_equal(stored.T, codes.numpy())
+            floats = [value for value in found.values() if value.dtype == np.float32]
+            assert not [value for value in floats if value.size == codes.numel()]
+        transposed = [node for node in graph.node if node.op_type == "Transpose" and "codes" in node.input[0]]
+        assert transposed == [], "they are stored as they are multiplied"
+
+    def test_weights_of_seven_bits_and_less_cannot_saturate(self, tmp_path: Path) -> None:
+        graph = self.graph("w4a4", tmp_path)
+        codes = [onnx.numpy_helper.to_array(each) for each in graph.initializer if each.name.endswith(".codes")]
+        assert codes
+        assert all(each.dtype == np.int8 and abs(each.astype(int)).max() <= 2**6 for each in codes)
+
+    @pytest.mark.parametrize("kind", ["w8a8", "mixed"])
+    def test_default_optimizations_change_no_answer(self, kind: str, tmp_path: Path) -> None:
+        self.write(source_of(kind), self.path(tmp_path))
+        outputs = []
+        for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"):
+            options = onnxruntime.SessionOptions()
+            options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+            session = onnxruntime.InferenceSession(self.path(tmp_path), options)
+            outputs.append(session.run(["logits"], {"x": IMAGES.numpy()})[0])
+        plain, optimized = outputs
+        assert (plain.argmax(1) == optimized.argmax(1)).mean() >= 0.95
+        assert np.abs(plain - optimized).mean() < 0.02 * np.abs(plain).mean()
+
+    def test_any_batch_size(self, tmp_path: Path) -> None:
+        source = source_of("mixed")
+        self.write(source, self.path(tmp_path))
+        session = onnxruntime.InferenceSession(self.path(tmp_path))
+        assert session.get_outputs()[0].name == "tokens"
+        with torch.no_grad():
+            for batch in (1, 3, 7):
+                expected = source.module(IMAGES[:batch])["logits"].numpy()
+                found = session.run(["logits"], {"x": IMAGES[:batch].numpy()})[0]
+                assert np.allclose(found, expected, atol=0.02)
+
+    def test_what_is_no_integer_is_told(self, tmp_path: Path) -> None:
+        report = self.write(source_of("mixed"), self.path(tmp_path))
+        assert report.plain_operators["av:lhs"] == "scheme adalog"
+        assert report.plain_operators["qk:lhs"] == "one scale a head"
+        assert "fc2:input" not in report.plain_operators, "the transform is ordinary operators, the product integers"
