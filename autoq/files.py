@@ -1,11 +1,13 @@
-"""Write files atomically, check folders, hash content."""
+"""Write files atomically, check folders, make temporary ones, hash content."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +65,29 @@ def make_writable(directory: str | os.PathLike[str]) -> None:
     probe = path / f".probe-{os.getpid()}"
     probe.write_bytes(b"")
     probe.unlink()
+
+
+class TemporaryFolder:
+    """A folder that is removed, with all that is in it, when nothing refers to this object any more.
+
+    ``tempfile.TemporaryDirectory`` warns when that happens, as it is meant for ``with`` blocks.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self) -> None:
+        """Make the folder."""
+        self.path = Path(tempfile.mkdtemp(prefix="autoq-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def folder_or_temporary(out: str | os.PathLike[str] | None) -> tuple[Path, TemporaryFolder | None]:
+    """Return the folder that a user has named, or a temporary one and the object that keeps it."""
+    if out is not None:
+        return Path(out), None
+    kept = TemporaryFolder()
+    return kept.path, kept
 
 
 def sha256_hex(chunks: Iterable[bytes]) -> str:

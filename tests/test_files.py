@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autoq.files import atomic_path, sha256_hex, write_text
+from autoq.files import TemporaryFolder, atomic_path, folder_or_temporary, sha256_hex, write_text
 
 
 @contextmanager
@@ -88,3 +88,35 @@ def test_a_missing_folder_is_not_made(tmp_path: Path) -> None:
 def test_sha256_is_of_the_concatenation() -> None:
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
     assert sha256_hex([b"a", b"", b"bc"]) == sha256_hex([b"abc"]) == expected
+
+
+def test_a_temporary_folder_lives_as_long_as_what_refers_to_it() -> None:
+    folder = TemporaryFolder()
+    path = folder.path
+    (path / "inside").mkdir()
+    (path / "inside" / "a.txt").write_text("text")
+    other = folder
+    del folder
+    assert (path / "inside" / "a.txt").exists()
+    del other
+    assert not path.exists()
+
+
+def test_a_temporary_folder_may_be_gone_already() -> None:
+    folder = TemporaryFolder()
+    folder.path.rmdir()
+    del folder
+
+
+def test_a_folder_that_is_named_is_nobody_elses(tmp_path: Path) -> None:
+    assert folder_or_temporary(str(tmp_path / "run")) == (tmp_path / "run", None)
+    assert not (tmp_path / "run").exists()
+    path, kept = folder_or_temporary(None)
+    assert kept is not None
+    assert kept.path == path
+    assert not list(path.iterdir())
+    other, other_kept = folder_or_temporary(None)
+    assert other != path
+    del kept, other_kept
+    assert not path.exists()
+    assert not other.exists()

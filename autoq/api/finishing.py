@@ -8,8 +8,8 @@ from torch import Tensor
 
 from autoq.api.applying import load
 from autoq.api.opening import ModelInput, ModelOptions, open_model, shown
-from autoq.api.temporary import folder_or_temporary
 from autoq.events import Progress
+from autoq.files import folder_or_temporary
 from autoq.models.loaded import Preprocess
 from autoq.recipe import Recipe
 from autoq.reconstruction.finishing import FinishingSettings

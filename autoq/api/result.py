@@ -8,10 +8,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoq.api.temporary import TemporaryFolder
 from autoq.errors import BudgetError, RunDirectoryError
 from autoq.exporters.pick import pick
-from autoq.files import check_writable
+from autoq.files import TemporaryFolder, check_writable
 from autoq.recipe import Recipe
 from autoq.report.from_run import summarize
 from autoq.report.summary import RunSummary

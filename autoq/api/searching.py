@@ -10,9 +10,9 @@ from torch import Tensor
 
 from autoq.api.opening import ModelInput, ModelOptions, open_model, shown
 from autoq.api.result import SearchResult
-from autoq.api.temporary import folder_or_temporary
 from autoq.data import GivenImages
 from autoq.events import Progress, ignore
+from autoq.files import folder_or_temporary
 from autoq.models import IN_MEMORY
 from autoq.models.loaded import Preprocess
 from autoq.runs.images import most_held_out

@@ -38,7 +38,10 @@ def export(
         ),
     ] = None,
     format_: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="recipe, pt2; --list says what each of them holds.")
+        str,
+        typer.Option(
+            "--format", metavar="FORMAT", help="recipe, bundle, pt2, onnx; --list says what each of them holds."
+        ),
     ] = "recipe",
     list_: Annotated[bool, typer.Option("--list", help="List the formats, and write nothing.")] = False,
     allow_float: Annotated[
@@ -91,13 +94,12 @@ def _picked(source: Path, choice: str, version: str | None) -> Picked:
     from autoq.exporters import Picked, pick
     from autoq.recipe import Recipe
 
-    beside = source / "recipe.json"  # of autoq quantize, finish and reconstruct
-    file = beside if beside.is_file() and not (source / "run.json").exists() else source
-    if not file.is_file():
+    has_one = (source / Recipe.FILE).is_file()  # of autoq quantize, finish and reconstruct
+    if not (source.is_file() or has_one):
         return pick(source, choice, version=version)
     if choice != "best" or version is not None:
         raise RecipeError(f"{os.fspath(source)!r} has one recipe: --pick and --as are for the directory of a search")
-    return Picked(file.name, Recipe.load(file), "")
+    return Picked(source.name, Recipe.load(source), "")
 
 
 def _list(as_json: bool) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from autoq.errors import ExportError
 from autoq.exporters._base import BaseExporter, ExportSource, Written
+from autoq.exporters.bundle import BundleExporter
 from autoq.exporters.checking import Agreement
 from autoq.exporters.onnx_qcdq import OnnxExporter
 from autoq.exporters.pick import VERSIONS, Picked, pick
@@ -16,7 +17,7 @@ from autoq.exporters.writing import ExportReport, write_export
 from autoq.registry import Registry
 
 EXPORTERS: Registry[type[BaseExporter]] = Registry(
-    "format", ExportError, {cls.name: cls for cls in (RecipeExporter, Pt2Exporter, OnnxExporter)}
+    "format", ExportError, {cls.name: cls for cls in (RecipeExporter, BundleExporter, Pt2Exporter, OnnxExporter)}
 )
 """``--format`` to the class that writes it."""
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field, PrivateAttr
 
 from autoq.errors import RecipeError, RecipeNotFoundError
-from autoq.files import sha256_hex, write_text
+from autoq.files import TemporaryFolder, sha256_hex, write_text
 from autoq.recipe._base import Frozen
 from autoq.recipe.operands import SiteConfig
 from autoq.recipe.records import OF_LABELS, CostRecord, ScoreRecord
@@ -50,6 +51,9 @@ class Recipe(Frozen):
     >>> {operand: config.bits for operand, config in recipe.sites["blocks.0.attn.qkv"].items()}
     {'input': 8, 'weight': 4}
     """
+
+    FILE: ClassVar[str] = "recipe.json"
+    """Name of a recipe in a folder or a bundle that has one."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     model: ModelReference
@@ -141,15 +145,33 @@ class Recipe(Frozen):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
-        """Read and validate a recipe.
+        """Read and validate a recipe, of a file, of a bundle (a zip file), or of a folder that has ``recipe.json``.
 
         Raises:
             RecipeNotFoundError: there is no such file.
-            RecipeError: it is not JSON, or has a key or value that a recipe cannot have.
+            RecipeError: it is not JSON, or has a key or value that a recipe cannot have, or a bundle is damaged.
         """
-        where = f"recipe {os.fspath(path)!r}"
-        document = parse_json(read_text(path, "recipe", RecipeError, RecipeNotFoundError), where, RecipeError)
-        return validate(cls, document, where, RecipeError).located(Path(path).parent)
+        where, file = f"recipe {os.fspath(path)!r}", Path(path)
+        if zipfile.is_zipfile(file):
+            return cls._load_bundle(file)
+        if (file / cls.FILE).is_file():
+            file /= cls.FILE
+        document = parse_json(read_text(file, "recipe", RecipeError, RecipeNotFoundError), where, RecipeError)
+        return validate(cls, document, where, RecipeError).located(file.parent)
+
+    @classmethod
+    def _load_bundle(cls, path: Path) -> Recipe:
+        """Unpack a bundle into a temporary folder that lives as long as the recipe."""
+        folder = TemporaryFolder()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(folder.path)
+            recipe = cls.load(folder.path / cls.FILE)
+        except (OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+            raise RecipeError(
+                f"{os.fspath(path)!r} is no bundle, or a damaged one: {error}; export it again"
+            ) from error
+        return recipe.located(recipe.folder, folder)
 
 
 def hash_sites(sites: Mapping[str, SiteConfig]) -> str:

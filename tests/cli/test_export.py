@@ -28,11 +28,12 @@ def test_export(command: Command, run: Path, tmp_path: Path) -> None:
 
 
 def test_an_exported_recipe_scores_the_same_without_the_run(command: Command, run: Path, tmp_path: Path) -> None:
-    document = one_json(command("export", run, "-o", tmp_path / "best.json", "--json"))
-    measured = one_json(command("evaluate", tmp_path / "best.json", "--json"))
-    score = Recipe.load(run / "recipes" / f"{document['id']}.json").score
-    assert score is not None
-    assert measured["kl_nats"] == score.kl_nats
+    for format_, name in (("recipe", "best.json"), ("bundle", "best.zip")):
+        document = one_json(command("export", run, "--format", format_, "-o", tmp_path / name, "--json"))
+        measured = one_json(command("evaluate", tmp_path / name, "--json"))
+        score = Recipe.load(run / "recipes" / f"{document['id']}.json").score
+        assert score is not None
+        assert measured["kl_nats"] == score.kl_nats
 
 
 def test_a_recipe_and_a_folder_with_one(command: Command, run: Path, tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_a_recipe_and_a_folder_with_one(command: Command, run: Path, tmp_path: P
     shutil.copy(recipe, tmp_path / "quantized" / "recipe.json")
     shutil.copytree(run / "bank", tmp_path / "quantized" / "bank")
     document = one_json(command("export", tmp_path / "quantized", "-o", tmp_path / "again.json", "--json"))
-    assert (document["id"], document["version"]) == ("recipe.json", "")
+    assert (document["id"], document["version"]) == ("quantized", "")
     assert "has one recipe" in refusal(command, "export", recipe, "--pick", "knee", "-o", "x")
 
 
