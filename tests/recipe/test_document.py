@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from autoq.recipe import ModelReference, OperandConfig, Recipe, hash_sites
+from autoq.recipe import ModelReference, OperandConfig, OperandsReference, Recipe, hash_sites
 from tests.recipe.recipes import GROUPS, LOG, RECONSTRUCTED, WEIGHT, complaint, document, make_recipe, saved
 
 
@@ -80,6 +80,17 @@ def test_reconstructed_weights_are_part_of_the_content() -> None:
     assert len({recipe.content_hash, first.content_hash, other.content_hash}) == 3
     more = make_recipe(reconstruction=RECONSTRUCTED.model_copy(update={"iterations": 3}))
     assert more.content_hash == first.content_hash, "that is a record"
+
+
+def test_where_operands_lie_is_no_part_of_the_content(tmp_path: Path) -> None:
+    recipe = make_recipe()
+    exported = recipe.model_copy(update={"operands": OperandsReference(file="mine.safetensors", sha256="0" * 64)})
+    assert exported.content_hash == recipe.content_hash
+    assert exported.solved is not None
+    assert exported.improved is None
+    exported.save(tmp_path / "recipe.json")
+    assert Recipe.load(tmp_path) == exported, "a folder that has one"
+    assert Recipe.load(tmp_path).folder == tmp_path
 
 
 def test_hash_does_not_change_between_versions() -> None:
