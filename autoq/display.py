@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from autoq.units import format_digits, format_kl, format_seconds
+from autoq.sensitivity.proxies import PROXIES
+from autoq.units import format_digits, format_seconds
 
 if TYPE_CHECKING:
     from autoq.events import BlockAdvanced, BlockFinished, Event
@@ -29,7 +30,6 @@ _NAMES = {
     "score": "comparing predictions",
     "accuracy": "measuring accuracy",
 }
-_LOSSES = {"kl": ("KL", " nats"), "mse": ("output MSE", ""), "agreement": ("disagreement", " %")}
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -82,8 +82,9 @@ class RunDisplay:
         elif isinstance(event, BlockFinished):
             self._finish_block(event)
         else:
-            name, unit = _LOSSES.get(event.proxy, (event.proxy, ""))
-            best = "none yet" if event.best_loss is None else f"{format_kl(event.best_loss)}{unit}"
+            proxy = PROXIES[event.proxy]
+            name = event.proxy if proxy.is_additive else proxy.loss.title
+            best = "none yet" if event.best_loss is None else proxy.loss.format(event.best_loss)
             left = "" if event.seconds_left is None else f", {event.seconds_left:.0f} s left"
             if event.seconds_after:
                 left += f", then about {format_seconds(event.seconds_after)} of accuracy"

@@ -104,3 +104,36 @@ class Metric:
     def format_difference(self, value: float) -> str:
         """Write how far two values are apart: percentages by points."""
         return f"{value:.1f} points" if self.unit == "%" else format_digits(value)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a search minimises and chooses recipes by, as tables and pictures name it.
+
+    >>> Loss("output_mse", "output MSE", "mean squared error of the output").format(0.0123)
+    '0.012'
+
+    Attributes:
+        name: in tables.
+        title: in a sentence.
+        description: in full, without the unit.
+        unit: of the number; empty if it is that of the model's output, squared.
+    """
+
+    name: str
+    title: str
+    description: str
+    unit: Literal["nats", "%", ""] = ""
+
+    @property
+    def axis_label(self) -> str:
+        """The description with the unit, if there is one."""
+        return f"{self.description} ({self.unit})" if self.unit else self.description
+
+    def format(self, value: float) -> str:
+        """Write a value with its unit, at two significant digits."""
+        return " ".join(filter(None, (format_kl(value), self.unit)))
+
+
+KL_LOSS = Loss("kl_nats", "KL", "KL from full precision", "nats")
+"""The loss of most searches."""

@@ -222,7 +222,7 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, fast: bool
     if summary.accuracy_left_out:
         typer.echo(left_out(summary))
     for improved in summary.improved:
-        typer.echo(improvement(improved, summary.metric))
+        typer.echo(improvement(improved, summary))
     typer.echo(f"page:   {out / 'report.html'}")
     if result.best is not None:
         typer.echo(f"recipe: {out / 'recipes' / f'{result.best}.json'}")

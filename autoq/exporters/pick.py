@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from autoq.cost import Budget
 from autoq.errors import BudgetError, RecipeError, RunDirectoryError
-from autoq.optimization.front import best_within, knee
-from autoq.optimization.trials import shown_trials
+from autoq.optimization.trials import best_trial, knee_trial, shown_trials
 from autoq.recipe import Recipe
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import RunRecord
+from autoq.sensitivity.proxies import PROXIES, Proxy
 from autoq.units import format_bops
 from autoq.validation import did_you_mean
 
@@ -44,7 +44,7 @@ def pick(directory: str | os.PathLike[str], choice: str, *, version: str | None 
 
     Args:
         directory: of the run.
-        choice: ``best`` (least discrepancy within the run's budget), ``knee``, the id of a front or uniform point
+        choice: ``best`` (least loss within the run's budget), ``knee``, the id of a front or uniform point
             (``trial-137``, ``w4a4``) or of a published method (``repq-vit-w4a4``), or a smaller budget (``10G``,
             ``w3a3``, ``40%``).
         version: ``searched``, ``finished`` or ``reconstructed``; None: that of least discrepancy among those there are.
@@ -65,15 +65,16 @@ def pick(directory: str | os.PathLike[str], choice: str, *, version: str | None 
     paths = _versions(run, record, chosen)
     if version is None:
         recipes = {name: Recipe.load(path) for name, path in paths.items()}
-        version = min(reversed(recipes), key=lambda name: _kl_nats(recipes[name]))
+        proxy = PROXIES[record.settings.proxy]
+        version = min(reversed(recipes), key=lambda name: _loss(recipes[name], proxy))
         return Picked(chosen, recipes[version], version)
     if version not in paths:
         raise RunDirectoryError(_missing(record, chosen, version))
     return Picked(chosen, Recipe.load(paths[version]), version)
 
 
-def _kl_nats(recipe: Recipe) -> float:
-    return float("inf") if recipe.score is None else recipe.score.kl_nats
+def _loss(recipe: Recipe, proxy: Proxy) -> float:
+    return float("inf") if recipe.score is None else proxy.loss_of(recipe.score)
 
 
 def _versions(run: SearchDirectory, record: RunRecord, chosen: str) -> dict[str, Path]:
@@ -102,22 +103,22 @@ def _choose(run: SearchDirectory, record: RunRecord, choice: str) -> str:
         return choice
     if not front:
         raise RunDirectoryError(f"run {os.fspath(run.path)!r} has no recipe within its budget yet: let it go on")
-    points = [(float(trial.cost.bops), trial.score.kl_nats) for trial in front]
     if choice == "knee":
-        index: int | None = knee(points)
-    else:
-        limit = record.budget_bops
-        if choice != "best":
-            limit = _limit(choice, record.uniform_bops, ids)
-        index = best_within(points, limit)
-        if index is None:
-            cheapest = front[0]
-            raise BudgetError(
-                f"nothing on the front costs {format_bops(limit)} or less; the cheapest is {cheapest.id} at "
-                f"{format_bops(cheapest.cost.bops)}"
-            )
-    assert index is not None  # noqa: S101 - the front is not empty
-    return front[index].id
+        return knee_trial(front).id
+    limit = record.budget_bops if choice == "best" else _limit(choice, record.uniform_bops, ids)
+    chosen = best_trial(front, limit)
+    if chosen is None:
+        cheapest = front[0]
+        raise BudgetError(
+            f"nothing on the front costs {format_bops(limit)} or less; the cheapest is {cheapest.id} at "
+            f"{format_bops(cheapest.cost.bops)}: pick that, or a larger budget.{_trial_of_number(choice, ids)}"
+        )
+    return chosen.id
+
+
+def _trial_of_number(choice: str, ids: list[str]) -> str:
+    """Suggest the trial of a number that was taken for a budget."""
+    return f" Did you mean 'trial-{choice}'?" if f"trial-{choice}" in ids else ""
 
 
 def _limit(choice: str, uniform_cost: Callable[[int, int], int], ids: list[str]) -> int:

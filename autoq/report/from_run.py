@@ -14,8 +14,9 @@ from autoq.recipe import CostRecord, ScoreRecord
 from autoq.report.summary import PUBLISHED, Improved, Meaning, Point, RunSummary, SiteRow
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import ImprovedEntry, ImprovedKind, RunRecord
+from autoq.sensitivity.proxies import PROXIES
 from autoq.tasks import task_from_record
-from autoq.units import format_bops, format_kl
+from autoq.units import KL_LOSS, format_bops
 
 
 def summarize(directory: str | os.PathLike[str]) -> RunSummary:
@@ -32,11 +33,13 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
     best = best_trial(front, record.budget_bops)
     front_ids = {trial.id for trial in front}
     shown = front_ids | {trial.id for trial in uniform}
-    worst = max((trial.score.kl_nats for trial in uniform), default=None)
+    proxy = PROXIES[record.settings.proxy]
+    worst = max((trial.loss for trial in uniform), default=None)
     volume = None
     if worst is not None and front:
-        points = [(float(t.cost.bops), t.score.kl_nats) for t in front]
-        volume = hypervolume(points, (record.uniform_8_8_bops, worst)) / record.uniform_8_8_bops
+        volume = (
+            hypervolume([trial.point for trial in front], (record.uniform_8_8_bops, worst)) / record.uniform_8_8_bops
+        )
     full, task = record.full_precision, task_from_record(record.task)
     found = tuple(_point(run, record, trial, front_ids, shown) for trial in trials)
     return RunSummary(
@@ -54,7 +57,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
         full_precision_bops=record.full_precision_bops,
         macs=record.macs,
         full_precision_metric=full.metrics.get(task.main_metric.name) if full else None,
-        meaning=Meaning.of(task),
+        meaning=Meaning.of(task, proxy.loss),
         eval_data=record.settings.labelled_data if full else None,
         eval_images=full.images if full else None,
         labels_by=record.labels_by,
@@ -76,7 +79,7 @@ def _point(run: SearchDirectory, record: RunRecord, trial: EvaluatedTrial, front
         id=trial.id,
         origin=trial.origin,
         label=trial.label,
-        **_figures(trial.cost, trial.score),
+        **_figures(record, trial.cost, trial.score),
         calibration_kl_nats=record.calibration_kl_nats.get(trial.id),
         metric=accuracy.metrics.get(metric) if accuracy else None,
         feasible=trial.cost.bops <= record.budget_bops,
@@ -93,7 +96,7 @@ def _published(run: SearchDirectory, record: RunRecord, name: str) -> Point:
         id=name,
         origin=PUBLISHED,
         label=entry.label,
-        **_figures(entry.cost, entry.score),
+        **_figures(record, entry.cost, entry.score),
         calibration_kl_nats=entry.score.calibration_kl_nats,
         metric=entry.score.metrics.get(metric),
         feasible=entry.cost.bops <= record.budget_bops,
@@ -102,9 +105,19 @@ def _published(run: SearchDirectory, record: RunRecord, name: str) -> Point:
     )
 
 
-def _figures(cost: CostRecord, score: ScoreRecord) -> dict[str, Any]:
+def _figures(record: RunRecord, cost: CostRecord, score: ScoreRecord) -> dict[str, Any]:
     """Return what a point has of its recipe's cost and score, by the names of its fields."""
-    return {**cost.model_dump(), **score.model_dump(include={"kl_nats", "agreement_percent", "sqnr_db"})}
+    return {
+        **cost.model_dump(),
+        "other_loss": _other_loss(record, score),
+        **score.model_dump(include={"kl_nats", "agreement_percent", "sqnr_db"}),
+    }
+
+
+def _other_loss(record: RunRecord, score: ScoreRecord) -> float | None:
+    """Return the loss that recipes are chosen by, if that is not the KL divergence."""
+    proxy = PROXIES[record.settings.proxy]
+    return None if proxy.loss == KL_LOSS else proxy.loss_of(score)
 
 
 def _read_recipe(path: Path) -> dict[str, Any] | None:
@@ -129,6 +142,7 @@ def _improved(record: RunRecord, kind: ImprovedKind, points: tuple[Point, ...]) 
             kind=kind,
             point=point,
             kl_nats=entry.score.kl_nats,
+            other_loss=_other_loss(record, entry.score),
             agreement_percent=entry.score.agreement_percent,
             sqnr_db=entry.score.sqnr_db,
             metric=entry.score.metrics.get(metric),
@@ -141,9 +155,9 @@ def _improved(record: RunRecord, kind: ImprovedKind, points: tuple[Point, ...]) 
     return sorted(found, key=lambda each: (each.bops, each.point.id))
 
 
-def _reference(record: RunRecord, worst_kl_nats: float) -> str:
-    eight = format_bops(record.uniform_8_8_bops)
-    return f"share of {eight} (uniform 8/8) × decades of KL below {format_kl(worst_kl_nats)} nats"
+def _reference(record: RunRecord, worst: float) -> str:
+    eight, loss = format_bops(record.uniform_8_8_bops), PROXIES[record.settings.proxy].loss
+    return f"share of {eight} (uniform 8/8) × decades of {loss.title} below {loss.format(worst)}"
 
 
 def _settings(record: RunRecord, trials: int) -> dict[str, str]:
@@ -152,6 +166,7 @@ def _settings(record: RunRecord, trials: int) -> dict[str, str]:
         **({"task": " of output ".join(filter(None, (settings.task, settings.output)))} if record.task else {}),
         "search space": settings.space,
         "sampler": settings.sampler,
+        "proxy": settings.proxy,
         "trials": str(trials),
         "seed": str(settings.seed),
         "range observer": settings.observer

@@ -15,7 +15,7 @@ from autoq.recipe import OperandConfig
 from autoq.report.scales import Quantity, make_scale
 from autoq.report.summary import Improved, Point, RunSummary
 from autoq.report.words import headline, labelled_on, left_out, measured_on
-from autoq.units import format_bops, format_digits, readable_budget
+from autoq.units import KL_LOSS, format_bops, format_digits, readable_budget
 
 _QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 _AGREEMENT = (
@@ -34,6 +34,7 @@ def render_page(summary: RunSummary) -> str:
         "hypervolume": html.escape(_hypervolume(summary)),
         "settings": _settings(summary),
         "metric": html.escape(summary.metric.title),
+        "loss": html.escape(summary.loss.title),
         "kl_images": "images that did not calibrate" if summary.scoring_images else "the calibration images",
         "divergence": html.escape(summary.meaning.divergence),
         "agreement": _AGREEMENT if summary.meaning.has_agreement else "",
@@ -63,6 +64,12 @@ def _page_data(summary: RunSummary) -> dict[str, Any]:
             "axis": metric.axis_label,
             "is_percentage": metric.unit == "%",
         },
+        "loss": {
+            "title": summary.loss.title,
+            "unit": summary.loss.unit,
+            "axis": summary.loss.axis_label,
+            "is_kl": summary.loss == KL_LOSS,
+        },
         "full_precision_metric": summary.full_precision_metric,
         "scales": {quantity: asdict(make_scale(summary, quantity)) for quantity in _QUANTITIES},
         "points": [_point_data(point) for point in summary.compared],
@@ -74,6 +81,7 @@ def _page_data(summary: RunSummary) -> dict[str, Any]:
 def _point_data(point: Point) -> dict[str, Any]:
     names = (
         *("id", "origin", "label", "bops", "group_bops", "weight_bytes", "kl_nats", "agreement_percent", "sqnr_db"),
+        "loss",
         *("calibration_kl_nats", "metric", "feasible", "on_front"),
     )
     data = {name: getattr(point, name) for name in names} | {
@@ -98,7 +106,18 @@ def _log_bases(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, st
 
 
 def _improved_data(found: Improved) -> dict[str, Any]:
-    names = ("kind", "bops", "kl_nats", "agreement_percent", "sqnr_db", "metric", "iterations", "images", "recipe_path")
+    names = (
+        "kind",
+        "bops",
+        "kl_nats",
+        "loss",
+        "agreement_percent",
+        "sqnr_db",
+        "metric",
+        "iterations",
+        "images",
+        "recipe_path",
+    )
     return {"id": found.point.id} | {name: getattr(found, name) for name in names}
 
 

@@ -46,7 +46,8 @@ def plot_pareto(summary: RunSummary, measure: str | None = None, ax: Axes | None
 
     Args:
         summary: of the run.
-        measure: what to draw against BOPs: ``kl_nats``, or the name of the task's main metric; None: discrepancy.
+        measure: what to draw against BOPs: the name of the loss that recipes are chosen by (mostly ``kl_nats``), or of
+            the task's main metric; None: the loss.
         ax: where to draw; None: on a figure of its own, made by pyplot, so that notebooks show it.
 
     Raises:
@@ -54,7 +55,8 @@ def plot_pareto(summary: RunSummary, measure: str | None = None, ax: Axes | None
     """
     import matplotlib.pyplot as plt
 
-    known = {summary.metric.name if each == "metric" else each: each for each in _quantities(summary)}
+    names = {"loss": summary.loss.name, "metric": summary.metric.name}
+    known = {names[each]: each for each in _quantities(summary)}
     chosen = _quantities(summary)[0] if measure is None else known.get(measure)
     if chosen is None:
         raise InputError(f"{measure!r} was not measured, {', '.join(known)} was: search with labelled images")
@@ -91,7 +93,7 @@ def _make_figure(summary: RunSummary) -> Figure:
 
 
 def _quantities(summary: RunSummary) -> tuple[Quantity, ...]:
-    return ("kl_nats", "metric") if summary.has_labels else ("kl_nats",)
+    return ("loss", "metric") if summary.has_labels else ("loss",)
 
 
 def _title(summary: RunSummary) -> str:
@@ -105,9 +107,9 @@ def _draw_panel(axes: Axes, summary: RunSummary, scale: Scale) -> None:
     others = [point for point in summary.points if not point.on_front and not point.is_uniform]
     if drawn := _coordinates(others, scale):
         axes.scatter(*drawn, s=12, color=SOFT, alpha=0.3, linewidths=0, label="other trials")
-    shown = [point for point in summary.front if scale.quantity == "kl_nats" or not scale.is_below(point)]
+    shown = [point for point in summary.front if scale.quantity == "loss" or not scale.is_below(point)]
     if drawn := _coordinates(shown, scale):
-        axes.plot(*(_stairs(*drawn) if scale.quantity == "kl_nats" else drawn), color=BLUE, linewidth=1.3, zorder=3)
+        axes.plot(*(_stairs(*drawn) if scale.quantity == "loss" else drawn), color=BLUE, linewidth=1.3, zorder=3)
     for points, marker, color, size, label in (
         (summary.front, "o", BLUE, 42, "Pareto front"),
         (summary.uniform, "D", VERMILION, 48, "uniform bits"),
@@ -161,7 +163,7 @@ def _dress(axes: Axes, summary: RunSummary, scale: Scale) -> None:
         images = f"mean over {summary.scoring_images} images that did not calibrate"
     if scale.quantity == "metric":
         images = f"on {summary.eval_images} labelled images" if summary.eval_images else "on labelled images"
-    name = f"KL from full precision (nats){zero}" if scale.quantity == "kl_nats" else summary.metric.axis_label
+    name = f"{summary.loss.axis_label}{zero}" if scale.quantity == "loss" else summary.metric.axis_label
     axes.set_ylabel(f"{name}\n{images}", fontsize=10.5, labelpad=6)
     axes.set_title(" ", fontsize=16)  # keeps the title of the figure off the label of the budget
     axes.grid(visible=True, which="major", color=GRID, linewidth=0.8)

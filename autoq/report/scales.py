@@ -9,7 +9,7 @@ from typing import Literal
 
 from autoq.report.summary import Improved, Point, RunSummary
 
-Quantity = Literal["kl_nats", "metric"]
+Quantity = Literal["loss", "metric"]
 """What an axis shows of a point: the attribute."""
 
 
@@ -49,20 +49,20 @@ def make_scale(summary: RunSummary, quantity: Quantity) -> Scale:
     """Make the axis that shows ``quantity`` for all points of a run and what was made of them after the search."""
     points = (*summary.compared, *summary.improved)
     values = [value for point in points if (value := getattr(point, quantity)) is not None]
-    if quantity == "kl_nats":
-        return _kl_scale(values)
+    if quantity == "loss":
+        return _loss_scale(values)
     if (full := summary.full_precision_metric) is not None:
         values.append(full)
     return _percent_scale(values) if summary.metric.unit == "%" else _error_scale(values)
 
 
-def _kl_scale(values: Sequence[float]) -> Scale:
+def _loss_scale(values: Sequence[float]) -> Scale:
     positive = [value for value in values if value > 0]
     if not positive:
-        return Scale("kl_nats", 0.0, 1.0)
+        return Scale("loss", 0.0, 1.0)
     # Zero has no place on a logarithmic axis: it is drawn at the bottom, below all others.
     low = min(positive) / (4 if len(positive) < len(values) else 1)
-    return Scale("kl_nats", low, max(positive), log=True)
+    return Scale("loss", low, max(positive), log=True)
 
 
 def _percent_scale(values: Sequence[float]) -> Scale:

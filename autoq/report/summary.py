@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from autoq.units import Metric
+from autoq.units import KL_LOSS, Loss, Metric
 
 if TYPE_CHECKING:
     from autoq.recipe import LabelsBy
@@ -35,9 +35,10 @@ class Point:
         agreement_percent: images on which the prediction is full precision's; None for tasks that do not say so.
         sqnr_db: signal to quantization noise ratio of the output; infinite when outputs are equal.
         calibration_kl_nats: discrepancy on the calibration images, where ``kl_nats`` is on others and it was measured.
+        other_loss: what recipes are chosen by; None: ``kl_nats``.
         metric: the task's main metric, where labels exist and the point was measured.
         feasible: whether it is within the budget.
-        on_front: whether no completed trial is better in both BOPs and KL.
+        on_front: whether no completed trial is better in both BOPs and loss.
         recipe: the recipe as JSON data, for front and uniform points; others cannot be picked on the page.
         recipe_path: where the recipe lies, relative to the run directory.
     """
@@ -53,11 +54,17 @@ class Point:
     agreement_percent: float | None
     sqnr_db: float
     calibration_kl_nats: float | None = None
+    other_loss: float | None = None
     metric: float | None = None
     feasible: bool = True
     on_front: bool = False
     recipe: Mapping[str, Any] | None = None
     recipe_path: str | None = None
+
+    @property
+    def loss(self) -> float:
+        """What recipes are chosen by."""
+        return self.kl_nats if self.other_loss is None else self.other_loss
 
     @property
     def is_uniform(self) -> bool:
@@ -84,6 +91,7 @@ class Improved:
         iterations: training steps of each block; None where nothing is trained.
         images: that it learned from.
         recipe_path: where the improved recipe lies, relative to the run directory.
+        other_loss: what recipes are chosen by, since; None: ``kl_nats``.
     """
 
     kind: ImprovedKind
@@ -95,6 +103,12 @@ class Improved:
     iterations: int | None
     images: int
     recipe_path: str
+    other_loss: float | None = None
+
+    @property
+    def loss(self) -> float:
+        """What recipes are chosen by, since."""
+        return self.kl_nats if self.other_loss is None else self.other_loss
 
     @property
     def bops(self) -> int:
@@ -126,6 +140,7 @@ class Meaning:
     Attributes:
         metric: the task's main one.
         divergence: what the discrepancy is, in words.
+        loss: what recipes are chosen by.
         element: what one number of the model's output is called.
         has_agreement: whether predictions can be the same.
     """
@@ -134,11 +149,12 @@ class Meaning:
     divergence: str
     element: str
     has_agreement: bool
+    loss: Loss = KL_LOSS
 
     @classmethod
-    def of(cls, task: BaseTask) -> Meaning:
-        """Read what a task says."""
-        return cls(task.main_metric, task.divergence_in_words, task.element, task.has_agreement)
+    def of(cls, task: BaseTask, loss: Loss = KL_LOSS) -> Meaning:
+        """Read what a task says, in a search that chooses by ``loss``."""
+        return cls(task.main_metric, task.divergence_in_words, task.element, task.has_agreement, loss)
 
 
 @dataclass(frozen=True)
@@ -211,9 +227,9 @@ class RunSummary:
         if self.best_id is not None and self.best_id not in ids:
             raise ValueError(f"best_id {self.best_id!r} is not the id of a point")
         for point in self.compared:
-            if not math.isfinite(point.kl_nats) or point.bops <= 0:
+            if not math.isfinite(point.loss) or point.bops <= 0:
                 raise ValueError(
-                    f"point {point.id!r} has kl_nats {point.kl_nats} and bops {point.bops}; "
+                    f"point {point.id!r} has loss {point.loss} and bops {point.bops}; "
                     "leave failed trials out of the summary"
                 )
 
@@ -221,6 +237,11 @@ class RunSummary:
     def metric(self) -> Metric:
         """The metric that tables and pictures show beside the discrepancy."""
         return self.meaning.metric
+
+    @property
+    def loss(self) -> Loss:
+        """What recipes are chosen by."""
+        return self.meaning.loss
 
     @property
     def best(self) -> Point | None:
@@ -247,7 +268,7 @@ class RunSummary:
         wanted = None if self.baseline_bits is None else "w{}a{}".format(*self.baseline_bits)
         uniform = [point for point in self.uniform if point.label == wanted]
         uniform = uniform or [point for point in self.uniform if point.bops <= self.budget_bops]
-        return min((*uniform, *self.published), key=lambda point: (point.kl_nats, point.bops), default=None)
+        return min((*uniform, *self.published), key=lambda point: (point.loss, point.bops), default=None)
 
     @property
     def compared(self) -> tuple[Point, ...]:

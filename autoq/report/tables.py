@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from autoq.report.summary import Point, RunSummary
+from autoq.units import KL_LOSS
 
-_METRIC = "metric"
-"""Attribute of the task's main metric, whose column has the metric's own name."""
+_METRIC, _LOSS = "metric", "loss"
+"""Attributes of the task's main metric and of what recipes are chosen by, whose columns have names of their own."""
 _COLUMNS = (
     "id",
     "label",
@@ -21,12 +22,13 @@ _COLUMNS = (
     "weight_bytes",
     "kl_nats",
     "calibration_kl_nats",
+    _LOSS,
     "agreement_percent",
     "sqnr_db",
     _METRIC,
     "feasible",
 )
-_COMPARED = ("kl_nats", "agreement_percent", _METRIC)
+_COMPARED = ("kl_nats", _LOSS, "agreement_percent", _METRIC)
 """Columns of an improved recipe that are written before and after."""
 
 
@@ -48,12 +50,12 @@ def baselines_csv(summary: RunSummary) -> str:
 
 def improved_csv(summary: RunSummary) -> str:
     """Format the recipes that were finished or reconstructed after the search, as searched and since."""
-    names = [_named(attribute, summary) for attribute in _COMPARED]
-    pairs = [column for name in names for column in (f"{name}_before", name)]
+    compared = _without_twins(_COMPARED, summary)
+    pairs = [column for name in (_named(each, summary) for each in compared) for column in (f"{name}_before", name)]
     rows = (
         [
             *(found.point.id, found.kind, found.point.label, found.bops),
-            *(getattr(side, attribute) for attribute in _COMPARED for side in (found.point, found)),
+            *(getattr(side, attribute) for attribute in compared for side in (found.point, found)),
             *(found.iterations, found.images, found.recipe_path),
         ]
         for found in summary.improved
@@ -62,12 +64,18 @@ def improved_csv(summary: RunSummary) -> str:
 
 
 def _csv(summary: RunSummary, points: Iterable[Point], attributes: tuple[str, ...]) -> str:
-    rows = ([getattr(point, attribute) for attribute in attributes] for point in points)
-    return _write(rows, [_named(attribute, summary) for attribute in attributes])
+    shown = _without_twins(attributes, summary)
+    rows = ([getattr(point, attribute) for attribute in shown] for point in points)
+    return _write(rows, [_named(attribute, summary) for attribute in shown])
+
+
+def _without_twins(attributes: tuple[str, ...], summary: RunSummary) -> list[str]:
+    """Leave the loss out where it is the KL divergence, which has a column anyway."""
+    return [attribute for attribute in attributes if attribute != _LOSS or summary.loss != KL_LOSS]
 
 
 def _named(attribute: str, summary: RunSummary) -> str:
-    return summary.metric.name if attribute == _METRIC else attribute
+    return {_METRIC: summary.metric.name, _LOSS: summary.loss.name}.get(attribute, attribute)
 
 
 def _write(rows: Iterable[list[Any]], columns: Sequence[str]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from autoq.report.scales import Quantity
 from autoq.report.summary import Improved, Point, RunSummary
-from autoq.units import LABELS_BY, Metric, format_bops, format_digits, format_kl, readable_budget, readable_label
+from autoq.units import LABELS_BY, format_bops, format_digits, format_kl, readable_budget, readable_label
 
 
 def headline(summary: RunSummary) -> str:
     """Compare, in a sentence, the chosen recipe with the uniform one that the same budget buys."""
     asked = readable_budget(summary.budget_text)
     within = f"{format_bops(summary.budget_bops)}{f' ({asked})' if asked else ''}"
-    best, baseline = summary.best, summary.baseline
+    best, baseline, loss = summary.best, summary.baseline, summary.loss
     if not summary.points:
         return f"No trial has completed yet; the budget is {within}."
     if best is None:
@@ -21,20 +21,22 @@ def headline(summary: RunSummary) -> str:
             "Allow more BOPs, or a search space with fewer bits."
         )
     if baseline is None or best is baseline:
-        rest = f"is the best of {_recipes(summary)}: KL {format_kl(best.kl_nats)} nats{_accuracy(summary, best, None)}."
+        lost = f"{loss.title} {loss.format(best.loss)}"
+        rest = f"is the best of {_recipes(summary)}: {lost}{_accuracy(summary, best, None)}."
         return f"Within {within}, {readable_label(best.label)} {rest}"
     return (
-        f"Within {within}, {readable_label(best.label)} has KL {format_kl(best.kl_nats)} nats against "
-        f"{format_kl(baseline.kl_nats)} for {_named(summary, baseline)}{_accuracy(summary, best, baseline)}."
+        f"Within {within}, {readable_label(best.label)} has {loss.title} {loss.format(best.loss)} against "
+        f"{format_kl(baseline.loss)} for {_named(summary, baseline)}{_accuracy(summary, best, baseline)}."
     )
 
 
 def measured_on(summary: RunSummary) -> str:
     """State which images recipes were calibrated and scored on."""
+    title = f"{summary.loss.title[0].upper()}{summary.loss.title[1:]}"
     calibrated = f"{summary.images:,} images of {summary.data}"
     if summary.scoring_images:
-        return f"KL over {summary.scoring_images:,} images that did not calibrate; calibrated on {calibrated}"
-    return f"KL over the {calibrated} that calibrated, as there are too few others: on others it is larger"
+        return f"{title} over {summary.scoring_images:,} images that did not calibrate; calibrated on {calibrated}"
+    return f"{title} over the {calibrated} that calibrated, as there are too few others: on others it is larger"
 
 
 def labelled_on(summary: RunSummary) -> str:
@@ -51,15 +53,15 @@ def left_out(summary: RunSummary) -> str:
     return f"The time limit left none to measure {summary.metric.title} of {recipes}; the same search with more does."
 
 
-def improvement(found: Improved, metric: Metric) -> str:
-    """Compare, in a sentence, a recipe as searched with what was made of it, by KL and by the task's main metric."""
-    before, accuracy = found.point, ""
+def improvement(found: Improved, summary: RunSummary) -> str:
+    """Compare, in a sentence, a recipe as searched with what was made of it, by loss and the task's main metric."""
+    before, accuracy, metric, loss = found.point, "", summary.metric, summary.loss
     if found.metric is not None:
         earlier = "" if before.metric is None else f"{metric.format_number(before.metric)} -> "
         accuracy = f"; {metric.title} {earlier}{metric.format(found.metric)}"
     return (
-        f"{found.kind.capitalize()}, {readable_label(before.label)} has KL {format_kl(before.kl_nats)} -> "
-        f"{format_kl(found.kl_nats)} nats{accuracy}."
+        f"{found.kind.capitalize()}, {readable_label(before.label)} has {loss.title} {format_kl(before.loss)} -> "
+        f"{loss.format(found.loss)}{accuracy}."
     )
 
 
@@ -67,11 +69,12 @@ def note(summary: RunSummary, best: Point, quantity: Quantity) -> str:
     """State the chosen recipe in one quantity, and its gain over the uniform one, for a corner of a picture."""
     baseline = summary.baseline if best is not summary.baseline else None
     lines, found, metric = [readable_label(best.label)], summary.improved_from(best), summary.metric
-    if quantity == "kl_nats":
-        lines.append(f"KL {format_kl(best.kl_nats)} nats at {format_bops(best.bops)}")
+    loss = summary.loss
+    if quantity == "loss":
+        lines.append(f"{loss.title} {loss.format(best.loss)} at {format_bops(best.bops)}")
         if baseline:
             lines.append(_ratio(best, baseline))
-        lines += [f"{each.kind}: {format_kl(each.kl_nats)} nats" for each in found]
+        lines += [f"{each.kind}: {loss.format(each.loss)}" for each in found]
     elif best.metric is not None:
         lines.append(f"{metric.title} {metric.format(best.metric)} at {format_bops(best.bops)}")
         if baseline and baseline.metric is not None:
@@ -91,9 +94,9 @@ def _named(summary: RunSummary, baseline: Point) -> str:
 
 def _ratio(best: Point, baseline: Point) -> str:
     against = readable_label(baseline.label)
-    if best.kl_nats <= 0 or baseline.kl_nats <= 0:
-        return f"against {format_kl(baseline.kl_nats)} for {against}"
-    ratio = best.kl_nats / baseline.kl_nats
+    if best.loss <= 0 or baseline.loss <= 0:
+        return f"against {format_kl(baseline.loss)} for {against}"
+    ratio = best.loss / baseline.loss
     if ratio <= 0.5:
         return f"{format_digits(1 / ratio, 2)}× less than {against}"
     return f"{abs(1 - ratio):.0%} {'less' if ratio < 1 else 'more'} than {against}".replace("%", " %")

@@ -17,6 +17,7 @@ from autoq.recipe import OperandConfig
 from autoq.runs.directory import BaseSettingsDirectory, SettingsRecordT
 from autoq.runs.images import CalibrationImages, LabelledImages, most_held_out
 from autoq.runs.labels import warn_of_shared_images
+from autoq.runs.reference import check_reference
 from autoq.runs.session import Session
 from autoq.runs.settings import CalibrationChoices
 
@@ -179,11 +180,12 @@ def open_bank(
         progress: told when activations are observed.
 
     Raises:
-        TaskError: the model has no output such as its task compares.
+        TaskError: the model has no output such as its task compares, or one that does not depend on the image.
         RunDirectoryError: the bank there was solved for something else.
     """
     observed = ObservedImages(len(images.tensor), progress)
     session = session.fitted(lambda: images)
+    check_reference(session, images)
     if settings.rotate:
         session = session.rotated_for(lambda: images, directory)
     if settings.reparameterize:

@@ -21,6 +21,7 @@ from autoq.runs.opening import ObservedImages, solve_bank
 from autoq.runs.recipes import options_of
 from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from autoq.runs.reconstruction_directory import ReconstructionDirectory
+from autoq.runs.reference import check_reference
 from autoq.runs.relu_model import open_relu_model
 from autoq.runs.session import Session
 from autoq.scoring.sources import SolvedSource
@@ -91,6 +92,7 @@ def quantize(
         progress(PhaseStarted("images", count, settings.data if isinstance(settings.data, str) else ""))
         images = session.calibration_images(settings.data, count, settings.seed)
         session = session.fitted(lambda: images)
+        check_reference(session, images)
         enter()
         if mlps is not None:
             session = open_relu_model(session, images, mlps, directory.path, on_disk, progress)

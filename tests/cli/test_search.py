@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_search_json(command: Command, tmp_path: Path) -> None:
     assert document["out"] == str(out)
     assert document["budget_bops"] == SearchDirectory(out).require().budget_bops
     for point in document["front"]:
-        assert point.keys() == {"id", "bops", "kl_nats", "calibration_kl_nats", "recipe"}
+        assert point.keys() == {"id", "bops", "kl_nats", "loss", "calibration_kl_nats", "recipe"}
         recipe = Recipe.load(point["recipe"])
         assert recipe.cost is not None
         assert recipe.cost.bops == point["bops"] <= document["budget_bops"]
@@ -45,7 +46,8 @@ def test_search_for_people(command: Command, tmp_path: Path) -> None:
     assert outcome.status == 0
     out = Path("autoq-runs/vit_digits-25")
     assert SearchDirectory(out).require().state == "finished"
-    headline, images, page, recipe = outcome.out.splitlines()
+    headline, images, labelled, page, recipe = outcome.out.splitlines()
+    assert re.fullmatch(r"Top-1 over 24 labelled images of .*photos, matched with outputs by name\.", labelled)
     assert images == "KL over 32 images that did not calibrate; calibrated on 16 images of digits."
     assert "KL" in headline
     assert page == f"page:   {out}/report.html"

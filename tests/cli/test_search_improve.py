@@ -90,7 +90,7 @@ def test_from_search_to_export(command: Command, out: Path, tmp_path: Path) -> N
 def test_for_people(command: Command, out: Path, options: tuple[object, ...], kind: str, shown: str) -> None:
     outcome = command(*search(out), *options)
     assert (outcome.status, outcome.complaints) == (0, [])
-    _, _, *sentences, page, recipe, first, second = outcome.out.splitlines()
+    _, _, _, *sentences, page, recipe, first, second = outcome.out.splitlines()
     assert len(sentences) == len(getattr(SearchDirectory(out).require(), kind)) == 2
     for sentence, path in zip(sentences, (first, second), strict=True):
         assert sentence.startswith(f"{kind.capitalize()}, trial ")

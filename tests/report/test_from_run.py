@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from autoq.errors import RunDirectoryError
 from autoq.events import Event, PhaseStarted, TrialFinished
 from autoq.optimization.front import hypervolume
-from autoq.report import write_report
+from autoq.report import render_page, write_report
 from autoq.report.from_run import summarize
+from autoq.report.tables import pareto_csv
 from autoq.report.words import headline
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.run import run_search
@@ -118,3 +120,25 @@ def test_no_run_and_damaged_runs(run: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "study.log").write_text('{"op_code":\n')
     with pytest.raises(RunDirectoryError, match="damaged"):
         summarize(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("proxy", "attribute"), [("mse", "output_mse"), ("agreement", "disagreement_percent")])
+def test_a_search_by_another_loss_is_told_by_that(tmp_path: Path, proxy: str, attribute: str) -> None:
+    """Front, best, headline, tables and page; the KL stays beside it."""
+    shutil.copytree(finished_run(), tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    path.write_text(path.read_text().replace('"proxy": "kl"', f'"proxy": "{proxy}"'))
+    summary = summarize(tmp_path / "run")
+    assert summary.loss.name == attribute
+    front = summary.front
+    assert [point.loss for point in front] == sorted((point.loss for point in front), reverse=True)
+    assert summary.best is not None
+    assert summary.best.loss == min(point.loss for point in summary.points if point.feasible)
+    assert any(point.loss != point.kl_nats for point in front)
+    assert f"{summary.loss.title} {summary.loss.format(summary.best.loss)}" in headline(summary)
+    rows = list(csv.DictReader(io.StringIO(pareto_csv(summary))))
+    assert [float(row[attribute]) for row in rows] == [point.loss for point in front]
+    assert [float(row["kl_nats"]) for row in rows] == [point.kl_nats for point in front]
+    page = render_page(summary)
+    assert f'value="loss" checked> {summary.loss.title}</label>' in page
+    assert '"is_kl":false' in page

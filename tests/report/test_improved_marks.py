@@ -27,7 +27,7 @@ def test_reconstructed_recipes_have_a_marker_and_an_arrow(tmp_path: Path, labels
 
     figure = _make_figure(summary)
     assert len(figure.axes) == 1 + labels
-    for axes, measure in zip(figure.axes, ("kl_nats", "metric"), strict=False):
+    for axes, measure in zip(figure.axes, ("loss", "metric"), strict=False):
         scale = make_scale(summary, measure)  # type: ignore[arg-type]
         arrows = [note for note in axes.texts if isinstance(note, Annotation) and note.get_text() == ""]
         shown = [found for found in summary.improved if not scale.is_below(found)]

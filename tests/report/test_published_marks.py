@@ -21,7 +21,7 @@ def test_published_methods_have_a_marker_and_a_name(tmp_path: Path) -> None:
     draw_pareto(summary, tmp_path / "pareto.png")
     assert has_color(pixels_of(tmp_path / "pareto.png"), PURPLE)
     color = matplotlib.colors.to_rgba(PURPLE)
-    for axes, measure in zip(_make_figure(summary).axes, ("kl_nats", "metric"), strict=True):
+    for axes, measure in zip(_make_figure(summary).axes, ("loss", "metric"), strict=True):
         drawn = [c for c in axes.collections if tuple(c.get_facecolor()[0]) == color and len(c.get_offsets())]
         places = [tuple(mark.get_offsets()[0]) for mark in drawn]
         assert places == [(point.bops, getattr(point, measure)) for point in summary.published]

@@ -33,15 +33,15 @@ def test_errors_have_a_scale_without_a_floor(summary: RunSummary) -> None:
 
 
 def test_zero_lies_below_all_others_on_a_logarithmic_axis(summary: RunSummary) -> None:
-    scale = make_scale(summary, "kl_nats")
+    scale = make_scale(summary, "loss")
     values = [point.kl_nats for point in summary.points]
     assert (scale.low, scale.high, scale.log) == (min(values), max(values), True)
     lossless = replace(summary.points[-1], kl_nats=0.0)
-    scale = make_scale(replace(summary, points=(*summary.points[:-1], lossless)), "kl_nats")
+    scale = make_scale(replace(summary, points=(*summary.points[:-1], lossless)), "loss")
     assert scale.is_below(lossless)
     assert scale.height(lossless) == scale.low < min(values)
     nothing_lost = replace(summary, points=(lossless,), best_id=None)
-    assert not make_scale(nothing_lost, "kl_nats").log
+    assert not make_scale(nothing_lost, "loss").log
 
 
 def test_what_was_not_measured_has_no_place(summary: RunSummary) -> None:

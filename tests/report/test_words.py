@@ -6,11 +6,8 @@ from dataclasses import replace
 
 from autoq.report import RunSummary
 from autoq.report.words import headline, improvement, left_out, measured_on, note
-from autoq.tasks import CLASSIFICATION
 from autoq.units import format_bops
 from tests.report.synthetic import as_dense, with_improved, with_points, with_published
-
-TOP1 = CLASSIFICATION.main_metric
 
 
 def test_headline_sets_the_chosen_recipe_against_uniform(summary: RunSummary) -> None:
@@ -24,7 +21,7 @@ def test_headline_sets_the_chosen_recipe_against_uniform(summary: RunSummary) ->
         f"Within 931 M BOPs (the cost of uniform 4/4), {best.label} has KL 0.031 nats against 0.12 for uniform 4/4; "
         "top-1 96.8 % against 94.1 %, full precision 97.9 %."
     )
-    assert note(run, known, "kl_nats").endswith("3.8× less than uniform 4/4")
+    assert note(run, known, "loss").endswith("3.8× less than uniform 4/4")
     assert note(run, known, "metric").endswith("2.7 points above uniform 4/4")
 
 
@@ -35,7 +32,7 @@ def test_headline_names_the_best_baseline_and_what_it_costs(summary: RunSummary)
     assert baseline is not None
     cost = format_bops(baseline.bops)
     assert f" for igq-vit 4/4 at {cost}, the best of 3 baselines; top-1 " in headline(run)
-    assert note(run, best, "kl_nats").endswith("less than igq-vit 4/4")
+    assert note(run, best, "loss").endswith("less than igq-vit 4/4")
     dear = replace(run, published=run.published[:1])
     assert " for repq-vit 4/4, the best of 2 baselines; top-1 " in headline(dear), "within the budget"
 
@@ -56,14 +53,14 @@ def test_what_was_improved_in_words(summary: RunSummary) -> None:
     assert run.improved_from(best)[-1] is found
     assert run.improved_from(summary.uniform[-1]) == []
     known = replace(found, point=replace(best, label="w3a3", kl_nats=0.0312, metric=90.0), kl_nats=0.011)
-    assert improvement(replace(known, metric=94.5), TOP1) == (
+    assert improvement(replace(known, metric=94.5), run) == (
         "Reconstructed, uniform 3/3 has KL 0.031 -> 0.011 nats; top-1 90.0 -> 94.5 %."
     )
     unmeasured = replace(known, point=replace(known.point, metric=None))
-    assert improvement(replace(unmeasured, metric=94.5), TOP1).endswith("nats; top-1 94.5 %.")
-    assert improvement(replace(unmeasured, metric=None), TOP1).endswith("0.011 nats.")
-    assert improvement(replace(known, kind="finished"), TOP1).startswith("Finished, uniform 3/3 has KL 0.031 -> 0.011")
-    assert [line.partition(" ")[0] for line in note(run, best, "kl_nats").splitlines()[-2:]] == [
+    assert improvement(replace(unmeasured, metric=94.5), run).endswith("nats; top-1 94.5 %.")
+    assert improvement(replace(unmeasured, metric=None), run).endswith("0.011 nats.")
+    assert improvement(replace(known, kind="finished"), run).startswith("Finished, uniform 3/3 has KL 0.031 -> 0.011")
+    assert [line.partition(" ")[0] for line in note(run, best, "loss").splitlines()[-2:]] == [
         "finished:",
         "reconstructed:",
     ]
@@ -76,7 +73,7 @@ def test_a_worse_recipe_is_not_praised(summary: RunSummary) -> None:
     assert summary.baseline is not None
     worse = replace(summary.best, kl_nats=2 * summary.baseline.kl_nats, metric=50.0)
     run = replace(summary, points=(summary.baseline, worse))
-    assert note(run, worse, "kl_nats").endswith("100 % more than uniform 4/4")
+    assert note(run, worse, "loss").endswith("100 % more than uniform 4/4")
     assert note(run, worse, "metric").endswith("points below uniform 4/4")
 
 
@@ -93,7 +90,7 @@ def test_other_metrics_are_told_in_their_own_unit(summary: RunSummary) -> None:
         "0.0129 below uniform 4/4",
     ]
     found = replace(run.improved[0], point=known, metric=0.04)
-    assert improvement(found, run.metric).endswith(" nats; RMSE 0.0432 -> 0.04.")
+    assert improvement(found, run).endswith(" nats; RMSE 0.0432 -> 0.04.")
 
 
 def test_which_images_were_scored_on(summary: RunSummary) -> None:

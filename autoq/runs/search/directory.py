@@ -62,9 +62,12 @@ class SearchDirectory(BaseSettingsDirectory[RunRecord]):
         """Return the completed trials of the study, which may be in use; none before the first.
 
         Raises:
-            RunDirectoryError: the study is damaged.
+            RunDirectoryError: the study or the record is damaged.
         """
-        return evaluated_trials(load_trials(self.study, STUDY_NAME)) if self.study.exists() else []
+        record = self.load()
+        if record is None or not self.study.exists():
+            return []
+        return evaluated_trials(load_trials(self.study, STUDY_NAME), record.settings.proxy)
 
     def fingerprints_of(self, record: RunRecord) -> Mapping[str, str]:
         """Return the fingerprints of what the settings of an earlier run named, the model's weights included."""

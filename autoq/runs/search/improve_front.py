@@ -8,8 +8,7 @@ from pathlib import Path
 
 from autoq.calibration import Bank
 from autoq.events import Event, PhaseStarted, Progress, ignore
-from autoq.optimization.front import knee
-from autoq.optimization.trials import EvaluatedTrial, best_trial
+from autoq.optimization.trials import EvaluatedTrial, best_trial, knee_trial
 from autoq.recipe import Recipe
 from autoq.reconstruction.finishing import FinishingSettings
 from autoq.reconstruction.settings import ReconstructionSettings
@@ -36,7 +35,7 @@ def chosen_trials(front: list[EvaluatedTrial], budget_bops: int) -> list[Evaluat
     best = best_trial(front, budget_bops)
     if best is None:
         return []
-    bend = front[knee([(float(trial.cost.bops), trial.score.kl_nats) for trial in front])]
+    bend = knee_trial(front)
     return [best] if bend.id == best.id else [best, bend]
 
 

@@ -96,7 +96,7 @@ class SearchRun:
             meter = None if labelled is None else AccuracyMeter(evaluator, labelled, self.record.accuracy_seconds)
             self._measure_baselines()
             self._run_study(store, evaluator, meter)
-            self.trials = evaluated_trials(store.load_trials())
+            self.trials = evaluated_trials(store.load_trials(), self.record.settings.proxy)
             self._score_on_calibration()
             self._measure_accuracy(meter)
         self.writer.write_all(self.trials, self.record)

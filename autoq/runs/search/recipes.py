@@ -13,6 +13,7 @@ from autoq.recipe import CalibrationReference, Recipe
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import RunRecord
 from autoq.runs.session import Session
+from autoq.sensitivity.proxies import KL
 from autoq.tasks import task_to_record
 
 
@@ -27,6 +28,7 @@ class RecipeWriter:
         space: from which trials are made.
         calibration: how recipes name their calibration.
         budget_bops: the budget of the search.
+        proxy: what the search minimises.
         kept: trials whose recipes were written by :meth:`keep_if_on_front`.
     """
 
@@ -36,11 +38,12 @@ class RecipeWriter:
     space: ResolvedSpace
     calibration: CalibrationReference
     budget_bops: int
+    proxy: str = KL
     kept: list[EvaluatedTrial] = field(default_factory=list)
 
     def keep_if_on_front(self, frozen: FrozenTrial) -> None:
         """Write the recipe of a trial that nothing beats so far, so that a killed run can be picked from."""
-        for trial in evaluated_trials([frozen]):
+        for trial in evaluated_trials([frozen], self.proxy):
             front, _ = shown_trials([*self.kept, trial], self.budget_bops)
             if trial.origin == UNIFORM or trial in front:
                 self.kept = [*(t for t in self.kept if t.origin == UNIFORM or t in front), trial]

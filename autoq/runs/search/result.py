@@ -19,6 +19,7 @@ class FrontPoint:
         id: of its trial.
         bops: cost per image.
         kl_nats: discrepancy from full precision.
+        loss: what recipes are chosen by: ``kl_nats``, or what else the search minimises.
         calibration_kl_nats: the same on the images that calibrated, where recipes were scored on others.
         recipe: path of the recipe.
     """
@@ -26,6 +27,7 @@ class FrontPoint:
     id: str
     bops: int
     kl_nats: float
+    loss: float
     calibration_kl_nats: float | None
     recipe: str
 
@@ -56,7 +58,7 @@ class SearchOutcome:
     Attributes:
         out: the run directory.
         front: recipes within the budget that nothing within it beats, cheapest first; as searched.
-        best: id of the least discrepancy within the budget, or None.
+        best: id of the least loss within the budget, or None.
         budget_bops: the budget.
         finished: what was finished in closed form, now or by an earlier run, cheapest first.
         reconstructed: what was reconstructed, likewise.
@@ -87,6 +89,7 @@ def make_result(directory: SearchDirectory, record: RunRecord, trials: list[Eval
                 id=trial.id,
                 bops=trial.cost.bops,
                 kl_nats=trial.score.kl_nats,
+                loss=trial.loss,
                 calibration_kl_nats=record.calibration_kl_nats.get(trial.id),
                 recipe=os.fspath(directory.recipe_path(trial.id)),
             )
