@@ -37,17 +37,22 @@ class OnnxExporter(BaseExporter):
         import onnx
 
         quantized, plain = split_operands(source)
+        # onnxruntime would round the inputs of such weights, too, if they were DequantizeLinear nodes (MatMulNBits).
+        alone = {key for key in quantized if key[1] == "weight" and (key[0], "input") not in quantized}
         model, numbers = export_marked(source, quantized)
         nodes = _Nodes(model)
 
         def make(key: OperandKey, tensor: str, result: str, transposed: bool) -> list[NodeProto]:
-            return nodes.make(f"{key[0]}:{key[1]}", quantized[key], tensor, result, transposed=transposed)
+            name, operand = f"{key[0]}:{key[1]}", quantized[key]
+            if operand.codes is None:
+                return nodes.activation(name, operand, tensor, result)
+            return nodes.weight(name, operand, result, transposed=transposed, is_fused=key not in alone)
 
         Markers(model, numbers).replace_(make)
         onnx.helper.set_model_props(model, source.metadata)
         onnx.checker.check_model(model)
         onnx.save(model, path)
-        return Written(plain)
+        return Written(plain | dict.fromkeys(alone, "stored as codes: its input has no integers"))
 
     def load(self, source: ExportSource, path: Path) -> Runner:  # noqa: ARG002
         """Open a session with onnxruntime's default optimizations."""
@@ -83,37 +88,64 @@ class _Nodes:
     def __init__(self, model: ModelProto) -> None:
         self._graph = model.graph
 
-    def make(self, name: str, operand: AffineCodes, tensor: str, result: str, *, transposed: bool) -> list[NodeProto]:
+    def activation(self, name: str, operand: AffineCodes, tensor: str, result: str) -> list[NodeProto]:
+        """Quantize, clip to the codes that there are, and dequantize."""
         from onnx import helper
 
-        scale = self._constant(f"{name}.scale", operand.scale.numpy())
-        zero_point = self._constant(f"{name}.zero_point", operand.zero_point.numpy())
-        axis: dict[str, Any] = {}
-        if operand.codes is not None:
-            codes = operand.codes.numpy()
-            axis = {"axis": 1 if transposed else 0} if operand.scale.numel() > 1 else {}
-            nodes = []
-            tensor = self._constant(f"{name}.codes", codes.T if transposed else codes, is_scalar=False)
-        else:
-            nodes = [helper.make_node("QuantizeLinear", [tensor, scale, zero_point], [f"{name}.code"])]
-            tensor = f"{name}.code"
-            if operand.is_clipped:
-                kind = np.dtype(operand.container)
-                bounds = [
-                    self._constant(f"{name}.{which}", np.array([bound], kind))
-                    for which, bound in (("least", operand.least), ("greatest", operand.greatest))
-                ]
-                nodes.append(helper.make_node("Clip", [tensor, *bounds], [f"{name}.clipped"]))
-                tensor = f"{name}.clipped"
-        nodes.append(helper.make_node("DequantizeLinear", [tensor, scale, zero_point], [result], **axis))
-        for node in nodes:
-            node.name = f"{name}.{node.op_type}"
-        return nodes
+        scale, zero_point = self._parameters(name, operand)
+        nodes = [helper.make_node("QuantizeLinear", [tensor, scale, zero_point], [f"{name}.code"])]
+        code = f"{name}.code"
+        if operand.is_clipped:
+            kind = np.dtype(operand.container)
+            bounds = [
+                self._constant(f"{name}.{which}", np.array(bound, kind))
+                for which, bound in (("least", operand.least), ("greatest", operand.greatest))
+            ]
+            nodes.append(helper.make_node("Clip", [code, *bounds], [f"{name}.clipped"]))
+            code = f"{name}.clipped"
+        nodes.append(helper.make_node("DequantizeLinear", [code, scale, zero_point], [result]))
+        return _named(name, nodes)
 
-    def _constant(self, name: str, value: np.ndarray, *, is_scalar: bool = True) -> str:
-        """Add an initializer, of no dimensions if it has one entry and is a parameter."""
+    def weight(
+        self, name: str, operand: AffineCodes, result: str, *, transposed: bool, is_fused: bool
+    ) -> list[NodeProto]:
+        """Dequantize codes, by one node that runtimes fuse into a product, or by ordinary operators."""
+        from onnx import TensorProto, helper
+
+        assert operand.codes is not None  # noqa: S101 - it is a weight
+        axis = operand.codes.ndim - 1 if transposed else 0
+        codes = operand.codes.numpy().T if transposed else operand.codes.numpy()
+        stored = self._constant(f"{name}.codes", codes)
+        if is_fused:
+            scale, zero_point = self._parameters(name, operand)
+            along: dict[str, Any] = {"axis": axis} if operand.scale.numel() > 1 else {}
+            return _named(name, [helper.make_node("DequantizeLinear", [stored, scale, zero_point], [result], **along)])
+        shape = [-1 if each == axis else 1 for each in range(codes.ndim)]
+        scale = self._constant(f"{name}.scale", operand.scale.numpy().reshape(shape))
+        zero_point = self._constant(f"{name}.zero_point", operand.zero_point.numpy().astype(np.float32).reshape(shape))
+        nodes = [
+            helper.make_node("Cast", [stored], [f"{name}.code"], to=TensorProto.FLOAT),
+            helper.make_node("Sub", [f"{name}.code", zero_point], [f"{name}.steps"]),
+            helper.make_node("Mul", [f"{name}.steps", scale], [result]),
+        ]
+        return _named(name, nodes)
+
+    def _parameters(self, name: str, operand: AffineCodes) -> tuple[str, str]:
+        """Add scale and zero point, without dimensions if they are one number."""
+        shape = () if operand.scale.numel() == 1 else (-1,)
+        scale = self._constant(f"{name}.scale", operand.scale.numpy().reshape(shape))
+        return scale, self._constant(f"{name}.zero_point", operand.zero_point.numpy().reshape(shape))
+
+    def _constant(self, name: str, value: np.ndarray) -> str:
+        """Add an initializer."""
         from onnx import numpy_helper
 
-        value = value.reshape(()) if is_scalar and value.size == 1 else value
-        self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name))
         return name
+
+
+def _named(name: str, nodes: list[NodeProto]) -> list[NodeProto]:
+    """Name nodes after their operand."""
+    for node in nodes:
+        node.name = f"{name}.{node.op_type}"
+    return nodes

@@ -91,4 +91,10 @@ logits = session.run(["logits"], {"x": images})[0]
         report = self.write(source_of("mixed"), self.path(tmp_path))
         assert report.plain_operators["av:lhs"] == "scheme adalog"
         assert report.plain_operators["qk:lhs"] == "one scale a head"
+        assert report.plain_operators["fc1:weight"] == "stored as codes: its input has no integers"
+        optimized = tmp_path / "optimized.onnx"
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(optimized)
+        onnxruntime.InferenceSession(self.path(tmp_path), options)
+        assert "MatMulNBits" not in {node.op_type for node in onnx.load(optimized).graph.node}, "it rounds the input"
         assert "fc2:input" not in report.plain_operators, "the transform is ordinary operators, the product integers"
