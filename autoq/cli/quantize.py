@@ -93,11 +93,14 @@ def quantize(
     try:
         with RunDisplay() as display:
             from autoq.events import PhaseStarted
-            from autoq.runs.quantize import QuantizeSettings
+            from autoq.runs.labels import check_named
+            from autoq.runs.quantize import QuantizedDirectory, QuantizeSettings
             from autoq.runs.quantize import quantize as run
             from autoq.runs.session import Session
             from autoq.tasks import make_task
 
+            check_named((data, "calibration"), (eval_data, "evaluation"))
+            QuantizedDirectory(folder).refuse_unwritable()
             display(PhaseStarted("model", detail=model))
             session = Session.open(model, pretrained, device, make_task(task, output=output))
             recipe = run(

@@ -163,5 +163,12 @@ def input_size_of(transform: Callable[[Image.Image], Tensor], shown: str) -> tup
     try:
         return tuple(transform(Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE))).shape)
     except Exception as error:  # whatever the user's code raises
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{shown} cannot preprocess an image: {reason.rstrip('.')}; correct it") from error
+        raise ModelError(
+            f"{shown} cannot preprocess an image: {first_line(error)}; correct its preprocessing"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """Return what an exception of another library says first, without a full stop."""
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__

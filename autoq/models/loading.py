@@ -7,6 +7,7 @@ from pathlib import Path
 from autoq.errors import ModelError, ModelNotFoundError
 from autoq.models.loaded import IN_MEMORY, LoadedModel
 from autoq.python_names import is_python_name
+from autoq.validation import check_decodable
 
 
 def load_model(name: str, pretrained: bool = True, num_classes: int | None = None, seed: int = 0) -> LoadedModel:
@@ -29,6 +30,7 @@ def load_model(name: str, pretrained: bool = True, num_classes: int | None = Non
     >>> load_model("vit_digits").input_size
     (1, 8, 8)
     """
+    check_decodable(name, "model", ModelError)
     if name.startswith(IN_MEMORY):
         kind = name.removeprefix(IN_MEMORY)
         raise ModelNotFoundError(

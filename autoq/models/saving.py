@@ -16,6 +16,7 @@ from torch import nn
 
 from autoq.errors import ModelError
 from autoq.files import atomic_path, write_text
+from autoq.models.data_config import normalisation
 
 _SOURCE_KEYS = frozenset({"architecture", "file", "hf_hub_filename", "hf_hub_id", "source", "state_dict", "tag", "url"})
 
@@ -58,6 +59,11 @@ def save_model(
     pretrained_config = {key: value for key, value in dict(own_config).items() if key not in _SOURCE_KEYS}
     # Weights are written as timm holds them, whatever format they once came in.
     pretrained_config |= {"custom_load": False, "num_classes": num_classes} | dict(data_config or {})
+    channels = int(next(iter(pretrained_config.get("input_size") or (3,))))
+    for key in ("mean", "std"):  # timm remembers those of the pretrained weights, which are of three channels
+        if pretrained_config.get(key) is not None:
+            name = str(own_config["architecture"])
+            pretrained_config[key] = normalisation(name, key, pretrained_config[key], channels)
     if label_names is not None:
         pretrained_config["label_names"] = list(label_names)
     document: dict[str, Any] = {

@@ -12,9 +12,11 @@ from torch import nn
 
 from autoq.errors import ModelError, ModelNotFoundError
 from autoq.files import sha256_hex
+from autoq.models.data_config import check_forward, normalisation
 from autoq.models.hub import is_network_failure, quick_hub, quiet
-from autoq.models.loaded import EvaluationTransform, LoadedModel, weights_sha256
+from autoq.models.loaded import EvaluationTransform, LoadedModel, input_size_of, weights_sha256
 from autoq.models.saving import relu_paths, replaced_by_relu, use_relu_
+from autoq.models.weight_files import WEIGHT_SUFFIXES, check_weight_files
 from autoq.validation import did_you_mean
 
 BUNDLED_MODEL = "vit_digits"
@@ -22,7 +24,6 @@ BUNDLED_MODEL = "vit_digits"
 
 _BUNDLED_FOLDER = Path(__file__).parent / BUNDLED_MODEL
 _LOCAL = "local-dir:"
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pth.tar")
 IMAGE_MODES = {1: "L", 3: "RGB"}
 _LONGEST_REASON = 200
 
@@ -69,10 +70,12 @@ def load_timm_model(
         use_relu_(module, relu_paths(config or {}))
     except ModelError as error:
         raise ModelError(f"model {name!r}: {error}; correct its config.json") from error
-    transform, input_size = timm_input(name, module)
+    transform, input_size = timm_input(name, module.eval())
+    if config is not None:
+        check_forward(name, module, input_size)
     return LoadedModel(
         name=name,
-        module=module.eval(),
+        module=module,
         transform=transform,
         input_size=input_size,
         num_classes=module.num_classes,
@@ -94,13 +97,24 @@ def timm_input(name: str, module: nn.Module) -> tuple[EvaluationTransform, tuple
     timm = _timm()
     try:
         data_config = timm.data.resolve_model_data_config(module)
+        channels, height, width = (int(side) for side in data_config["input_size"])
+    except Exception as error:  # whatever a wrong entry leads to
+        raise explain_failure(name, error) from error
+    if channels not in IMAGE_MODES:
+        raise ModelError(f"model {name!r} takes {channels} channels: images have 1 or 3, choose another model")
+    data_config |= {key: normalisation(name, key, data_config[key], channels) for key in ("mean", "std")}
+    try:
         pipeline = timm.data.create_transform(**data_config, is_training=False)
     except Exception as error:  # whatever a wrong entry leads to
         raise explain_failure(name, error) from error
-    channels, height, width = data_config["input_size"]
-    if channels not in IMAGE_MODES:
-        raise ModelError(f"model {name!r} takes {channels} channels: images have 1 or 3, choose another model")
-    return EvaluationTransform(IMAGE_MODES[channels], pipeline, data_config), (channels, height, width)
+    transform = EvaluationTransform(IMAGE_MODES[channels], pipeline, data_config)
+    found = input_size_of(transform, f"model {name!r}")
+    if found != (channels, height, width):
+        raise ModelError(
+            f"model {name!r}: an image becomes {found}, but input_size in its config.json is "
+            f"{(channels, height, width)}: correct input_size, crop_mode or crop_pct."
+        )
+    return transform, (channels, height, width)
 
 
 def model_sha256(module: Any) -> str:
@@ -143,10 +157,7 @@ def _check_folder(name: str, folder: Path, pretrained: bool) -> dict[str, Any]:
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(f"model {name!r}: {str(folder)!r} has no config.json, so it is not in timm's hub format")
-    try:
-        document = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model {name!r}: {str(config)!r} is not JSON: {error}") from error
+    document = _read_config(name, config)
     architecture = document.get("architecture") if isinstance(document, dict) else None
     if not isinstance(architecture, str):
         raise ModelError(f"model {name!r}: {str(config)!r} has no 'architecture': give it a timm name")
@@ -155,12 +166,31 @@ def _check_folder(name: str, folder: Path, pretrained: bool) -> dict[str, Any]:
         raise ModelError(
             f"model {name!r}: {str(config)!r} names an architecture unknown to timm, {architecture!r}.{hint}"
         )
-    if pretrained and not any(entry.name.endswith(_WEIGHT_SUFFIXES) for entry in folder.iterdir()):
+    if pretrained and not any(entry.name.endswith(WEIGHT_SUFFIXES) for entry in folder.iterdir()):
         raise ModelError(
             f"model {name!r}: {str(folder)!r} has no weights (model.safetensors): add them, or use --no-pretrained"
         )
+    if pretrained:
+        check_weight_files(name, folder)
     assert isinstance(document, dict)  # noqa: S101 - it has an architecture
     return document
+
+
+def _read_config(name: str, path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"model {name!r}: cannot read {str(path)!r}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"model {name!r}: {str(path)!r} is not UTF-8: save it as UTF-8.") from error
+    if text.startswith("\ufeff"):
+        raise ModelError(
+            f"model {name!r}: {str(path)!r} begins with a byte order mark, which timm does not read: save it without."
+        )
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ModelError(f"model {name!r}: {str(path)!r} is not JSON: {error}; correct it.") from error
 
 
 def _check_timm_name(name: str, pretrained: bool) -> None:
@@ -214,4 +244,9 @@ def timm_label_names(module: Any) -> tuple[str, ...] | None:
     if not names:
         subset = timm.data.infer_imagenet_subset(module)
         names = timm.data.ImageNetInfo(subset).label_names() if subset else []
+    if names and len(names) != module.num_classes == module.pretrained_cfg.get("num_classes"):
+        raise ModelError(
+            f"the model has {module.num_classes} outputs, but label_names in its config.json has {len(names)} names: "
+            "give one for each output."
+        )
     return tuple(map(str, names)) if names and len(names) == module.num_classes else None

@@ -16,6 +16,7 @@ from autoq.models.hub import quick_hub, quiet
 from autoq.models.loaded import LoadedModel, input_size_of, make_transform
 from autoq.models.python_models import transformers_label_names
 from autoq.models.timm_models import explain_failure, model_sha256
+from autoq.models.weight_files import check_weight_files
 from autoq.validation import did_you_mean
 
 _DEFAULT_CLASS = "AutoModelForImageClassification"
@@ -44,6 +45,8 @@ def load_transformers_folder(name: str, folder: Path, pretrained: bool, seed: in
         raise ModelError(f"model {name!r} is in timm's format: write 'local-dir:{folder}'")
     if not isinstance(config, dict) or "model_type" not in config:
         raise ModelError(f"model {name!r}: {str(path)!r} has no 'model_type': give a folder that save_pretrained wrote")
+    if pretrained:
+        check_weight_files(name, folder)
     return _load(name, str(folder), config, pretrained, seed, local=True)
 
 

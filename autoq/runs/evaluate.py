@@ -12,6 +12,7 @@ from torch import Tensor
 from autoq.cost import ModelCost, model_cost
 from autoq.graph.insert import QuantizedModel
 from autoq.recipe import LabelsBy, Recipe, SiteConfig
+from autoq.runs.labels import check_named
 from autoq.runs.recipes import calibrated_on, find_quantizers, open_model, own_images
 from autoq.runs.session import Session
 from autoq.scoring.discrepancy import Discrepancy, Score
@@ -65,6 +66,7 @@ def evaluate_recipe(
         InputError: the recipe, its model or the images do not fit together.
         NonFiniteError: the quantized model produces NaN or infinity.
     """
+    check_named((data, "evaluation"), (calib_data, "calibration"))
     if session is None:
         session = open_model(recipe, model, device)
     else:

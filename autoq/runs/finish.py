@@ -77,6 +77,7 @@ def finish_recipe(
     directory = FinishingDirectory(settings.out)
     work = RecipeWork(settings.data, settings.images, settings.seed, settings.eval_data, calib_data)
     with directory.opened({}) as enter:
+        work.check_named()
         session = open_session(recipe, model, device, session, progress)
         calibrated, images = work.open(session, recipe, enter, progress)
         return finish_calibrated(calibrated, images, directory.path, settings.solving, progress)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from autoq.data import BaseFileSource, ImageSource, check_headers, class_indices, open_source, shared_images
+from autoq.data import BaseFileSource, ImageSource, Role, check_headers, class_indices, open_source, shared_images
+from autoq.data.given import IN_MEMORY
 from autoq.errors import DataError
 from autoq.models import LoadedModel
 from autoq.models.label_names import alternative_names
@@ -63,6 +64,20 @@ def match_labels(source: ImageSource, loaded: LoadedModel, num_classes: int) -> 
     indices = [index for index, _ in known]
     check_headers(source, indices)
     return MatchedLabels(indices, [output for _, output in known], mapping.by)
+
+
+def check_named(*named: tuple[object, Role]) -> None:
+    """Refuse data that cannot be opened, before anything takes time; images given as objects pass.
+
+    Args:
+        named: data, by name or as in ``GivenImages`` or None, and what it is for.
+
+    Raises:
+        DataError: there are no such images.
+    """
+    for data, role in named:
+        if isinstance(data, str) and not data.startswith(IN_MEMORY) and not is_python_name(data):
+            open_source(data, role)
 
 
 def warn_of_shared_images(data: object, eval_data: object) -> None:

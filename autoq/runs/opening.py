@@ -16,7 +16,7 @@ from autoq.optimization.space import ResolvedSpace, load_space, resolve_space
 from autoq.recipe import OperandConfig
 from autoq.runs.directory import BaseSettingsDirectory, SettingsRecordT
 from autoq.runs.images import CalibrationImages, LabelledImages, most_held_out
-from autoq.runs.labels import warn_of_shared_images
+from autoq.runs.labels import check_named, warn_of_shared_images
 from autoq.runs.reference import check_reference
 from autoq.runs.session import Session
 from autoq.runs.settings import CalibrationChoices
@@ -74,6 +74,16 @@ class GivenObjects:
         """
         data = name if self.eval_data is None else self.eval_data
         return None if data is None else session.labelled_images(data, required=required)
+
+    def check_named(self, settings: CalibrationChoices, eval_data: str | None) -> None:
+        """Refuse names of images that cannot be opened, before the model is loaded.
+
+        Raises:
+            DataError: there are no such images.
+        """
+        data = settings.data if self.data is None else self.data
+        labelled = eval_data if self.eval_data is None else self.eval_data
+        check_named((data, "calibration"), (labelled, "evaluation"))
 
     def warn_of_shared_images(self, settings: CalibrationChoices, eval_data: str | None) -> None:
         """Say in a warning if labelled images are among those to calibrate on.
@@ -147,6 +157,7 @@ def open_run(
     """
     given = GivenObjects() if given is None else given
     space = load_space(settings.space)
+    given.check_named(settings, eval_data)
     with directory.opened(directory.identity_of_settings(settings)) as enter:
         session = given.open_session(settings, progress)
         resolved = resolve_space(space, session.traced.sites)

@@ -11,7 +11,7 @@ from autoq.events import PhaseAdvanced, PhaseStarted, Progress
 from autoq.recipe import Recipe
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.images import CalibrationImages, LabelledImages, to_learn_from
-from autoq.runs.labels import warn_of_shared_images
+from autoq.runs.labels import check_named, warn_of_shared_images
 from autoq.runs.recipes import (
     OwnImages,
     calibrated_on,
@@ -84,6 +84,14 @@ class RecipeWork:
     seed: int
     eval_data: object = None
     calib_data: object = None
+
+    def check_named(self) -> None:
+        """Refuse names of images that cannot be opened, before the model is loaded.
+
+        Raises:
+            DataError: there are no such images.
+        """
+        check_named((self.data, "calibration"), (self.calib_data, "calibration"), (self.eval_data, "evaluation"))
 
     def open(
         self, session: Session, recipe: Recipe, enter: Callable[[], object], progress: Progress

@@ -73,6 +73,7 @@ def reconstruct_recipe(
     directory = ReconstructionDirectory(settings.out)
     work = RecipeWork(settings.data, settings.images, settings.training.seed, settings.eval_data, calib_data)
     with directory.opened({}) as enter:
+        work.check_named()
         session = open_session(recipe, model, device, session, progress)
         choose_blocks(find_blocks(session.model), settings.blocks)
         calibrated, images = work.open(session, recipe, enter, progress)

@@ -57,3 +57,13 @@ def test_quantize_says_where_the_recipe_is(command: Command, tmp_path: Path) -> 
 )
 def test_quantize(command: Command, options: tuple[object, ...], expected: str) -> None:
     assert expected in refusal(command, "quantize", *options)
+
+
+def test_what_is_not_there_is_refused_before_the_model_is_loaded(command: Command, tmp_path: Path) -> None:
+    method = ("quantize", "--method", "rtn", "--bits", "w4a4")
+    (tmp_path / "file").write_text("")
+    for options in (("--data", "absent"), ("--eval-data", "absent"), ("--out", "file/out")):
+        for arguments in ((*method, *options), ("search", *options)):
+            outcome = command(*arguments)
+            assert (outcome.status, options[1].partition("/")[0] in outcome.err) == (2, True)
+            assert "loading and tracing" not in outcome.err

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autoq.calibration import Bank
+from autoq.errors import InputError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress
 from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.objective import AdditiveObjective, JointObjective
@@ -31,6 +33,8 @@ from autoq.scoring.threads import fastest_threads
 from autoq.sensitivity.proxies import FISHER, KL, PROXIES
 from autoq.sensitivity.table import SensitivityTable
 from autoq.units import format_seconds
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -98,7 +102,10 @@ class SearchRun:
             self._run_study(store, evaluator, meter)
             self.trials = evaluated_trials(store.load_trials(), self.record.settings.proxy)
             self._score_on_calibration()
-            self._measure_accuracy(meter)
+            try:
+                self._measure_accuracy(meter)
+            except InputError as error:  # hours of search are not lost for an image
+                _logger.warning("accuracy is not measured any further: %s", error)
         self.writer.write_all(self.trials, self.record)
         self.keep(state="finished", seconds=self._seconds())
 

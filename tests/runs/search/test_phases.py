@@ -161,3 +161,15 @@ def test_a_run_is_left_with_what_it_has(tmp_path: Path) -> None:
         run.leave()
         assert run.directory.require().state == "finished"
         assert (run.directory.bank / "bank.json").exists()
+
+
+def test_an_image_that_is_gone_does_not_cost_the_search(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def remove_a_photo(event: Event) -> None:
+        if isinstance(event, PhaseStarted) and event.phase == "front":
+            next((tmp_path / "photos").rglob("*.png")).unlink()
+
+    with begun(tmp_path, remove_a_photo) as run:
+        run.search()
+    assert run.record.state == "finished"
+    assert run.record.full_precision is not None
+    assert "accuracy is not measured any further: cannot read image" in caplog.text
