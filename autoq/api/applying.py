@@ -115,7 +115,7 @@ def apply_recipe(session: Session, recipe: Recipe, images: object) -> QuantizedM
         operands,
         recipe,
         input_name,
-        factors=session.factors,
+        folded=session.folded,
         preprocessing=session.loaded.preprocessing,
     )
 

@@ -34,6 +34,7 @@ def search(
     observer: str = "mse",
     fast: bool = False,
     rotate: bool | None = None,
+    centre_keys: bool | None = None,
     reparameterize: bool | None = None,
     second_order: bool | None = None,
     sampler: str = "progressive",
@@ -80,9 +81,10 @@ def search(
         calib_images: how many of ``images`` calibrate, a seeded subset where it can be chosen. As many others score
             recipes, or as many as there are; where fewer than a quarter, or than 32, are left, the same ones.
         observer: how quantizer ranges are found; ``"fpcs"``, by the error of each layer's output, is the most careful.
-        fast: take least time: of the six arguments that may be None, those that are: no rotation, reparameterization,
-            second-order rounding and finishing, baselines of the space alone, 60 trials.
+        fast: take least time: of the seven arguments that may be None, those that are: no rotation, centring,
+            reparameterization, second-order rounding and finishing, baselines of the space alone, 60 trials.
         rotate: rotate channels first, where that can be folded into weights and helps (QuaRot); None: yes.
+        centre_keys: move attention keys around zero first, where that can be folded into weights and helps; None: yes.
         reparameterize: rescale LayerNorm outputs channel by channel first (RepQ-ViT); None: yes.
         second_order: round weights by the error of each layer's output (GPTQ) rather than to nearest; None: yes.
         sampler: how recipes are proposed.
@@ -146,6 +148,7 @@ def search(
     chosen = {
         "trials": trials,
         "rotate": rotate,
+        "centre_keys": centre_keys,
         "reparameterize": reparameterize,
         "second_order": second_order,
         "baselines": baselines,

@@ -11,6 +11,7 @@ import typer
 
 from autoq.cli.options import (
     CalibImages,
+    CentreKeys,
     Data,
     Device,
     Interrupted,
@@ -48,6 +49,7 @@ def check_proxy(
     calib_images: CalibImages = 128,
     observer: Observer = "mse",
     rotate: Rotate = True,
+    centre_keys: CentreKeys = True,
     reparameterize: Reparameterize = True,
     second_order: SecondOrder = True,
     device: Device = "auto",
@@ -77,6 +79,7 @@ def check_proxy(
         calib_images=calib_images,
         observer=observer,
         rotate=rotate,
+        centre_keys=centre_keys,
         reparameterize=reparameterize,
         second_order=second_order,
         device=device,

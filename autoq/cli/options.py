@@ -47,6 +47,8 @@ Rotate = Annotated[
     bool,
     typer.Option("--rotate/--no-rotate", help="Rotate channels first, where weights can take it up and it helps."),
 ]
+CENTRE_KEYS_HELP = "Centre attention keys first, where weights can take it up and it helps."
+CentreKeys = Annotated[bool, typer.Option("--centre-keys/--no-centre-keys", help=CENTRE_KEYS_HELP)]
 Reparameterize = Annotated[
     bool,
     typer.Option("--reparameterize/--no-reparameterize", help="Rescale LayerNorm outputs first, as RepQ-ViT does."),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoq.cli.options import (
+    CENTRE_KEYS_HELP,
     DATA_HELP,
     MODEL_HELP,
     OUTPUT_HELP,
@@ -101,6 +102,7 @@ def search(
         bool | None,
         typer.Option("--rotate/--no-rotate", help="Rotate channels first, where weights can take it up and it helps."),
     ] = None,
+    centre_keys: Annotated[bool | None, typer.Option("--centre-keys/--no-centre-keys", help=CENTRE_KEYS_HELP)] = None,
     reparameterize: Annotated[
         bool | None,
         typer.Option("--reparameterize/--no-reparameterize", help="Rescale LayerNorm outputs first, as RepQ-ViT does."),
@@ -112,8 +114,8 @@ def search(
         bool,
         typer.Option(
             "--fast",
-            help="Least time rather than the best recipe: --no-rotate --no-reparameterize --no-second-order "
-            "--no-finish --baselines uniform --trials 60, but for what else is given.",
+            help="Least time rather than the best recipe: --no-rotate --no-centre-keys --no-reparameterize "
+            "--no-second-order --no-finish --baselines uniform --trials 60, but for what else is given.",
         ),
     ] = False,
     calib_images: Annotated[
@@ -171,6 +173,7 @@ def search(
         "baselines": baselines,
         "observer": observer,
         "rotate": rotate,
+        "centre_keys": centre_keys,
         "reparameterize": reparameterize,
         "second_order": second_order,
         "calib_images": calib_images,

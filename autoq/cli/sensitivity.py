@@ -9,6 +9,7 @@ import typer
 
 from autoq.cli.options import (
     CalibImages,
+    CentreKeys,
     Data,
     Device,
     Interrupted,
@@ -45,6 +46,7 @@ def sensitivity(
     proxy: Annotated[str, typer.Option(metavar="NAME", help=f"What is lost: {named(PROXIES)}.")] = "kl",
     observer: Observer = "mse",
     rotate: Rotate = True,
+    centre_keys: CentreKeys = True,
     reparameterize: Reparameterize = True,
     second_order: SecondOrder = True,
     calib_images: CalibImages = 128,
@@ -82,6 +84,7 @@ def sensitivity(
         proxy=proxy,
         observer=observer,
         rotate=rotate,
+        centre_keys=centre_keys,
         reparameterize=reparameterize,
         second_order=second_order,
         calib_images=calib_images,

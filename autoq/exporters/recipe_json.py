@@ -78,7 +78,7 @@ def write_with_operands(source: ExportSource, path: Path, operands: Path) -> Non
         module = source.module
         recipe = module.recipe
         solved = SolvedOperands(module.quantizers, module.codes)
-        write_operands(operands, solved, module.factors, {"rotated": recipe.rotated})
+        write_operands(operands, solved, module.folded, {"rotated": recipe.rotated})
     _referring(recipe, operands).save(path)
 
 

@@ -36,6 +36,7 @@ class Recipe(Frozen):
         model: the model this recipe belongs to.
         sites: site name to operand configurations.
         rotated: channel spaces rotated first, streams and heads, by the matrices of these seeds.
+        centred: products of queries and keys whose keys were centred next; the bank has the centres.
         reparameterized: LayerNorm sites rescaled channel by channel (RepQ-ViT) for these bits; the bank has factors.
         method: the published method that made this recipe, for people to read.
         calibration: what made the quantizer parameters.
@@ -59,6 +60,7 @@ class Recipe(Frozen):
     model: ModelReference
     sites: dict[str, SiteConfig]
     rotated: dict[str, int] = Field(default_factory=dict)
+    centred: tuple[str, ...] = ()
     reparameterized: dict[str, int] = Field(default_factory=dict)
     method: str | None = None
     calibration: CalibrationReference | None = None
@@ -117,6 +119,8 @@ class Recipe(Frozen):
         parts = [hash_sites(self.sites)]
         if self.rotated:
             parts.append(json.dumps({"rotated": self.rotated}, sort_keys=True))
+        if self.centred:
+            parts.append(json.dumps({"centred": self.centred}))
         if self.reparameterized:
             parts.append(json.dumps(self.reparameterized, sort_keys=True))
         if self.improved is not None:
@@ -125,7 +129,7 @@ class Recipe(Frozen):
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, defaults left out of the operands."""
-        document = {k: v for k, v in self.model_dump(exclude={"sites"}, exclude_none=True).items() if v != {}}
+        document = {k: v for k, v in self.model_dump(exclude={"sites"}, exclude_none=True).items() if v not in ({}, ())}
         if self.model.pretrained:
             del document["model"]["pretrained"]
         for name in ("settings", "scoring_images"):

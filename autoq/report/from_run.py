@@ -171,6 +171,7 @@ def _settings(record: RunRecord, trials: int) -> dict[str, str]:
         "seed": str(settings.seed),
         "range observer": settings.observer
         + (", rotated channels" if settings.rotate else "")
+        + (", centred keys" if settings.centre_keys else "")
         + (", reparameterized LayerNorms" if settings.reparameterize else ""),
         "weights rounded": "by layer output (GPTQ)" if settings.second_order else "to nearest",
         "wall time": f"{record.seconds:.0f} s",

@@ -95,13 +95,14 @@ class CalibratedRecipe:
         Args:
             images: that are worked on.
         """
-        rotated = {"rotated": dict(self.session.rotated)} if self.session.rotated else {}
+        session = self.session
+        changes = {"rotated": dict(session.rotated), "centred": list(session.folded.centres)}
         return {
             "recipe_sha256": self.recipe.content_hash,
             "weights_sha256": self.session.loaded.weights_sha256,
             "bank_fingerprint": self.origin,
             "images_sha256": images.sha256,
-            **rotated,
+            **{name: value for name, value in changes.items() if value},
         }
 
     def score(self, source: QuantizerSource, progress: Progress) -> ScoreRecord:

@@ -112,7 +112,7 @@ def finish_calibrated(
     if not directory.is_finished:
         directory.save(identity)
         operands, reports = _solve(calibrated, images, solving, progress)
-        write_operands(directory.operands, operands, session.factors, identity)
+        write_operands(directory.operands, operands, session.folded, identity)
         directory.write_table(reports)
     operands = read_operands(directory.operands, session.model).operands
     score = calibrated.score(SolvedSource(session.model, operands), progress)

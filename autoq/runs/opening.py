@@ -179,7 +179,7 @@ def open_bank(
     directory: str | os.PathLike[str],
     progress: Progress = ignore,
 ) -> tuple[Session, Bank]:
-    """Return the session, rotated and rescaled if that is asked for, and its bank with what a directory has of it.
+    """Return the session, changed as is asked for, and its bank with what a directory has of it.
 
     The session's task is fitted to the images.
 
@@ -199,6 +199,8 @@ def open_bank(
     check_reference(session, images)
     if settings.rotate:
         session = session.rotated_for(lambda: images, directory)
+    if settings.centre_keys:
+        session = session.centred_for(lambda: images, directory)
     if settings.reparameterize:
         norms = dict.fromkeys(rewritable_norms(session.traced), _RESCALED_FOR_BITS)
         session = session.rescaled(norms, lambda: images, directory)

@@ -135,10 +135,13 @@ def read_solved(session: Session, recipe: Recipe) -> tuple[Session, SolvedOperan
             f"the recipe's rotations are not those that {str(path)!r} was reconstructed for: undo the changes, or "
             "reconstruct the recipe again"
         )
-    if found.factors.keys() != recipe.reparameterized.keys():
+    if found.folded.factors.keys() != recipe.reparameterized.keys():
         raise RecipeError(f"{str(path)!r} has no factors for the recipe's LayerNorms: reconstruct the recipe again")
+    if tuple(found.folded.centres) != recipe.centred:
+        raise RecipeError(f"{str(path)!r} has no centres for the recipe's keys: reconstruct the recipe again")
     try:
-        return session.rescaled_by(recipe.reparameterized, found.factors), found.operands
+        session = session.centred_by(found.folded.centres)
+        return session.rescaled_by(recipe.reparameterized, found.folded.factors), found.operands
     except CalibrationError as error:
         raise RecipeError(f"{str(path)!r} does not fit the model: {error}; reconstruct the recipe again") from error
 
@@ -153,6 +156,25 @@ def _rotated(session: Session, recipe: Recipe) -> Session:
         return session.rotated_by(recipe.rotated)
     except CalibrationError as error:
         raise RecipeError(f"the recipe's rotations do not fit the model: {error}") from error
+
+
+def _centred(
+    session: Session, recipe: Recipe, images: Callable[[], CalibrationImages], bank: Path | None = None
+) -> Session:
+    """Return the session with the recipe's keys centred, by a bank's centres or by what the images say.
+
+    Raises:
+        RecipeError: other keys than the recipe's are worth it.
+    """
+    if not recipe.centred:
+        return session
+    centred = session.centred_for(images, bank)
+    if tuple(centred.folded.centres) != recipe.centred:
+        raise RecipeError(
+            "the attention keys that are centred are others than the recipe's: the calibration images or autoq have "
+            "changed since; keep its bank beside it, or search again"
+        )
+    return centred
 
 
 def find_bank(session: Session, recipe: Recipe, images: Callable[[], CalibrationImages]) -> tuple[Session, Bank]:
@@ -171,6 +193,7 @@ def find_bank(session: Session, recipe: Recipe, images: Callable[[], Calibration
     for directory in _beside(recipe, "bank"):
         content = read_bank(directory) if calibration.bank_fingerprint else None
         if content is not None and content.fingerprint == calibration.bank_fingerprint:
+            session = _centred(session, recipe, images, directory)
             session = session.rescaled(recipe.reparameterized, images, directory)
             sha256 = content.description["images_sha256"]
             bank = session.bank(images, sha256, settings, recipe_sites=recipe.sites)
@@ -178,7 +201,7 @@ def find_bank(session: Session, recipe: Recipe, images: Callable[[], Calibration
             return session, bank
     if calibration.bank_fingerprint:
         _logger.warning("the recipe's bank is not beside it: solving it again from %s", calibration.data)
-    session = session.rescaled(recipe.reparameterized, images)
+    session = _centred(session, recipe, images).rescaled(recipe.reparameterized, images)
     bank = session.bank(images, images().sha256, settings, recipe_sites=recipe.sites)
     if calibration.bank_fingerprint not in ("", bank.fingerprint):
         _logger.warning("the images or autoq have changed since the recipe was calibrated: expect another score")

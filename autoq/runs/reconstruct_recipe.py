@@ -137,7 +137,7 @@ def _train(
         on_iteration=watch.advance,
         on_block=watch.finish,
     )
-    write_operands(directory.operands, operands, session.factors, identity)
+    write_operands(directory.operands, operands, session.folded, identity)
     directory.write_table(reports)
 
 

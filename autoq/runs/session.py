@@ -13,6 +13,9 @@ from torch import Tensor
 
 from autoq.calibration import Bank, CalibrationSettings
 from autoq.calibration.bank.files import read_bank
+from autoq.calibration.transforms.centring.centre import centre_keys
+from autoq.calibration.transforms.centring.choose import choose_centres
+from autoq.calibration.transforms.folded import FoldedTransforms
 from autoq.calibration.transforms.reparameterization import ChannelFactors, observe_factors, reparameterize
 from autoq.calibration.transforms.rotation.choose import choose_rotations
 from autoq.calibration.transforms.rotation.rotate import rotate
@@ -40,7 +43,7 @@ class Session:
         device: where it runs.
         rotated: channel spaces that were rotated, and the seeds of their matrices.
         reparameterized: LayerNorm sites that were rescaled, and the bits for which they were.
-        factors: by which they were.
+        folded: by which factors they were, and the centres that were taken away from attention keys.
         task: what the model's output means.
     """
 
@@ -51,7 +54,7 @@ class Session:
     device: torch.device
     rotated: Mapping[str, int] = field(default_factory=dict)
     reparameterized: Mapping[str, int] = field(default_factory=dict)
-    factors: Mapping[str, ChannelFactors] = field(default_factory=dict)
+    folded: FoldedTransforms = field(default_factory=FoldedTransforms)
     task: BaseTask = CLASSIFICATION
 
     @classmethod
@@ -198,6 +201,39 @@ class Session:
         traced = rotate(self.traced, rotated)
         return replace(self, traced=traced, model=QuantizedModel(traced).to(self.device), rotated=dict(rotated))
 
+    def centred_for(
+        self,
+        images: Callable[[], CalibrationImages],
+        bank: str | os.PathLike[str] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Session:
+        """Return the model with attention keys centred where that helps on these images; full precision is unchanged.
+
+        Args:
+            images: gives the calibration images; one full-precision pass over them finds the centres,
+            bank: unless the bank in this directory has them.
+            progress: called with the number of images of each batch that is observed.
+        """
+        content = None if bank is None else read_bank(bank)
+        described = {} if content is None else content.description
+        is_known = "centred" in described and described["weights_sha256"] == self.loaded.weights_sha256
+        if content is not None and is_known:
+            return self.centred_by(content.folded.centres)
+        batches = torch.split(images().tensor, choose_batch_size(self.traced))
+        return self.centred_by(choose_centres(self.model, batches, progress))
+
+    def centred_by(self, centres: Mapping[str, Tensor]) -> Session:
+        """Return the model with attention keys centred by known vectors, before it is rescaled.
+
+        Raises:
+            CalibrationError: there are no such keys, or the centres do not fit.
+        """
+        if not centres:
+            return self
+        traced = centre_keys(self.traced, centres)
+        folded = replace(self.folded, centres=dict(centres))
+        return replace(self, traced=traced, model=QuantizedModel(traced).to(self.device), folded=folded)
+
     def rescaled(
         self,
         norms: Mapping[str, int],
@@ -219,8 +255,8 @@ class Session:
         if not norms:
             return self
         content = None if bank is None else read_bank(bank)
-        if content is not None and content.factors.keys() == norms.keys():
-            factors = content.factors
+        if content is not None and content.folded.factors.keys() == norms.keys():
+            factors = content.folded.factors
         else:
             batches = torch.split(images().tensor, choose_batch_size(self.traced))
             factors = observe_factors(self.model, batches, norms, progress)
@@ -236,7 +272,8 @@ class Session:
             return self
         traced = reparameterize(self.traced, factors)
         model = QuantizedModel(traced).to(self.device)
-        return replace(self, traced=traced, model=model, reparameterized=dict(norms), factors=dict(factors))
+        folded = replace(self.folded, factors=dict(factors))
+        return replace(self, traced=traced, model=model, reparameterized=dict(norms), folded=folded)
 
     def bank(
         self,
@@ -256,14 +293,18 @@ class Session:
             recipe_sites: the recipe that is solved, where ``settings.observer`` solves sites and not operands.
         """
         description = {"weights_sha256": self.loaded.weights_sha256, "images_sha256": images_sha256}
-        changes = {"rotated": dict(self.rotated), "reparameterized": dict(self.reparameterized)}
+        changes = {
+            "rotated": dict(self.rotated),
+            "centred": list(self.folded.centres),
+            "reparameterized": dict(self.reparameterized),
+        }
         return Bank(
             self.model,
             lambda: images().tensor,
             settings,
             description | {key: value for key, value in changes.items() if value},
             batch_size=choose_batch_size(self.traced),
-            factors=self.factors,
+            folded=self.folded,
             recipe_sites=recipe_sites,
             capture_progress=progress,
         )

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from autoq.tasks import BaseTask
 
 
-PLAIN_CALIBRATION: Mapping[str, Any] = {"rotate": False, "reparameterize": False, "second_order": False}
+PLAIN_CALIBRATION: Mapping[str, Any] = {
+    "rotate": False,
+    "centre_keys": False,
+    "reparameterize": False,
+    "second_order": False,
+}
 """Settings of the calibration that takes least time: the model as it is, weights rounded to nearest."""
 
 
@@ -28,6 +33,7 @@ class CalibrationChoices(BaseModel):
         observer: how quantizer ranges are chosen; ``fpcs``, by the error of each layer's output, is the most careful
             one and takes longest.
         rotate: whether channels are rotated first, where that can be folded into weights and helps.
+        centre_keys: whether attention keys are moved around zero first, where weights can take it up and it helps.
         reparameterize: whether LayerNorm outputs are rescaled channel by channel first (RepQ-ViT).
         second_order: whether weights are rounded by the error of each layer's output (GPTQ) rather than to nearest.
         calib_images: images to calibrate on; a search scores on as many others, if there are.
@@ -45,6 +51,7 @@ class CalibrationChoices(BaseModel):
     space: str = "vit_w2-8"
     observer: str = "mse"
     rotate: bool = True
+    centre_keys: bool = True
     reparameterize: bool = True
     second_order: bool = True
     calib_images: int = Field(default=128, ge=1)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from autoq.calibration.transforms.folded import FoldedTransforms
 from autoq.calibration.transforms.integer_operations import integer_operations
-from autoq.calibration.transforms.reparameterization import ChannelFactors
 from autoq.graph.insert import OperandKey, replace_argument_
 from autoq.graph.outputs import output_spec
 from autoq.graph.trace import TracedModel
@@ -89,7 +89,7 @@ class QuantizedModule(nn.Module):
         recipe: how each operand is quantized.
         model: the model, as a graph of ATen operators with quantizers in it.
         input_name: what the original calls its input.
-        factors: by which LayerNorms were reparameterized, by site.
+        folded: what was folded into the model's weights.
         preprocessing: how an image becomes the input, as plain JSON; None where only code says so.
 
     >>> import autoq
@@ -106,17 +106,17 @@ class QuantizedModule(nn.Module):
         recipe: Recipe,
         input_name: str = "x",
         *,
-        factors: Mapping[str, ChannelFactors] | None = None,
+        folded: FoldedTransforms | None = None,
         preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
         """Copy a traced model and put quantizers in.
 
         Args:
-            traced: the model, with its LayerNorms reparameterized if the recipe has that.
+            traced: the model, changed as the recipe says.
             operands: the quantizers of all operands of the recipe.
             recipe: what they make up.
             input_name: what the original calls its input, for callers that name it.
-            factors: by which the LayerNorms of ``traced`` were reparameterized.
+            folded: what was folded into the weights of ``traced``.
             preprocessing: how an image becomes the input, as plain JSON.
 
         Raises:
@@ -124,7 +124,7 @@ class QuantizedModule(nn.Module):
         """
         super().__init__()
         self.recipe, self.input_name = recipe, input_name
-        self.factors = dict(factors or {})
+        self.folded = folded or FoldedTransforms()
         self.preprocessing = None if preprocessing is None else dict(preprocessing)
         self._quantizers = dict.fromkeys(operands.quantizers)
         self.model = _quantized_graph(traced, operands)

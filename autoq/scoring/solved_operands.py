@@ -15,8 +15,8 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from autoq.calibration import Bank
+from autoq.calibration.transforms.folded import FoldedTransforms
 from autoq.calibration.transforms.integer_operations import integer_operations
-from autoq.calibration.transforms.reparameterization import ChannelFactors
 from autoq.errors import CalibrationError, RecipeError
 from autoq.files import atomic_path, sha256_hex
 from autoq.graph.bases import check_bases
@@ -113,7 +113,7 @@ class SolvedOperands:
 def write_operands(
     path: str | os.PathLike[str],
     operands: SolvedOperands,
-    factors: Mapping[str, ChannelFactors] | None = None,
+    folded: FoldedTransforms | None = None,
     description: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a safetensors file, atomically: ``SITE:OPERAND.codes`` and ``SITE:OPERAND.PARAMETER``.
@@ -123,7 +123,7 @@ def write_operands(
     Args:
         path: the file.
         operands: what to write.
-        factors: by which LayerNorms were reparameterized: ``SITE.ratio``, ``SITE.offset``.
+        folded: what was folded into the model's weights.
         description: plain JSON to keep with it.
 
     Raises:
@@ -138,9 +138,9 @@ def write_operands(
     for (site, operand), codes in operands.codes.items():
         wide = operands.quantizers[site, operand].config.bits > 8
         tensors[f"{site}:{operand}.codes"] = codes.to(torch.int32 if wide else torch.uint8)
-    for site, factor in (factors or {}).items():
-        tensors |= {f"{site}.ratio": factor.ratio, f"{site}.offset": factor.offset}
-    document = {"operands": configs, "reparameterized": list(factors or {}), "description": dict(description or {})}
+    folded = folded or FoldedTransforms()
+    tensors |= folded.tensors()
+    document = {"operands": configs, "description": dict(description or {})} | folded.document()
     content = to_safetensors(
         {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()},
         metadata={"reconstruction": json.dumps(document, sort_keys=True)},
@@ -155,13 +155,13 @@ class OperandsFile:
 
     Attributes:
         operands: of which model they are is not checked but for names and shapes.
-        factors: by which LayerNorms were reparameterized.
+        folded: what was folded into the model's weights.
         description: as it was written.
         sha256: of the file.
     """
 
     operands: SolvedOperands
-    factors: dict[str, ChannelFactors]
+    folded: FoldedTransforms
     description: dict[str, Any]
     sha256: str
 
@@ -206,10 +206,7 @@ def read_operands(path: str | os.PathLike[str], model: QuantizedModel) -> Operan
             config = OperandConfig.model_validate(entry)
             layout = model.traced.sites_by_name[site].operand(operand).layout
             quantizers[site, operand] = create_quantizer(config, layout, own).to(device)
-        factors = {
-            site: ChannelFactors(tensors[f"{site}.ratio"], tensors[f"{site}.offset"])
-            for site in document["reparameterized"]
-        }
+        folded = FoldedTransforms.read(document, tensors)
     except (CalibrationError, ValueError, KeyError) as error:
         raise RecipeError(f"{shown!r} does not fit the model: {error}; reconstruct the recipe again") from error
-    return OperandsFile(SolvedOperands(quantizers, codes), factors, document["description"], sha256)
+    return OperandsFile(SolvedOperands(quantizers, codes), folded, document["description"], sha256)

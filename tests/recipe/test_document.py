@@ -66,7 +66,11 @@ def test_hash_is_of_the_operands_alone() -> None:
 def test_rotations_are_part_of_the_content(tmp_path: Path) -> None:
     rotated = [make_recipe(rotated={"embed": seed}) for seed in (0, 1)]
     rescaled = make_recipe(reparameterized={"embed": 0})
-    assert len({recipe.content_hash for recipe in (make_recipe(), rescaled, *rotated)}) == 4
+    centred = make_recipe(centred=("embed",))
+    assert len({recipe.content_hash for recipe in (make_recipe(), rescaled, centred, *rotated)}) == 5
+    centred.save(tmp_path / "centred.json")
+    assert Recipe.load(tmp_path / "centred.json") == centred
+    assert "centred" not in make_recipe().to_json()
     rotated[0].save(tmp_path / "a.json")
     assert Recipe.load(tmp_path / "a.json") == rotated[0]
     assert '"rotated": {"embed": 0}' in (tmp_path / "a.json").read_text()

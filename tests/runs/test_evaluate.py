@@ -225,11 +225,16 @@ def reconstructed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = session.calibration_images("digits", 16, 0)
     sites, norms = method.sites(session.traced, bits), method.reparameterized(session.traced, bits)
     rotated = {"patch_embed.proj": 3, "blocks.0.attn.qk": 0, "blocks.1.attn.av": 5}
-    session = session.rotated_by(rotated).rescaled(norms, lambda: images)
+    session = session.rotated_by(rotated).centred_for(lambda: images).rescaled(norms, lambda: images)
     bank = session.bank(lambda: images, images.sha256, method.settings(0), recipe_sites=sites)
     calibration = session.calibration_reference(images, bank)
     recipe = Recipe(
-        model=session.reference, sites=sites, rotated=rotated, reparameterized=norms, calibration=calibration
+        model=session.reference,
+        sites=sites,
+        rotated=rotated,
+        centred=tuple(session.folded.centres),
+        reparameterized=norms,
+        calibration=calibration,
     )
     training = ReconstructionSettings(iterations=2, batch=8, importance_images=8)
     reconstruct_calibrated(CalibratedRecipe.from_bank(session, bank, recipe, images), images, folder, training)
@@ -282,6 +287,9 @@ def test_reconstructed_weights_that_are_refused(reconstructed: Path, tmp_path: P
     assert "the recipe's sites are not those" in refusal(recipe.model_copy(update={"sites": sites}), tmp_path)
     message = refusal(recipe.model_copy(update={"reparameterized": {}}), tmp_path)
     assert "LayerNorms" in message
+    assert recipe.centred
+    message = refusal(recipe.model_copy(update={"centred": ()}), tmp_path)
+    assert "has no centres for the recipe's keys" in message
     message = refusal(recipe.model_copy(update={"rotated": recipe.rotated | {"blocks.0.attn.qk": 1}}), tmp_path)
     assert "the recipe's rotations are not those" in message
     message = refusal(recipe.model_copy(update={"rotated": {"blocks.0.attn.qkk": 0}}), tmp_path)

@@ -142,8 +142,15 @@ def test_a_bank_is_kept_and_reparameterized_ones_are_others(tmp_path: Path) -> N
     assert rotated.reparameterized == rescaled.reparameterized
     assert third.description["rotated"] == rotated.rotated
     assert not torch.equal(
-        rotated.factors["blocks.0.norm1"].ratio, rescaled.factors["blocks.0.norm1"].ratio
+        rotated.folded.factors["blocks.0.norm1"].ratio, rescaled.folded.factors["blocks.0.norm1"].ratio
     )  # of what the rotated model has there
+    centred, fourth = open_bank(session, images, settings(centre_keys=True), tmp_path / "fourth")
+    assert fourth.description["centred"] == list(centred.folded.centres)
+    assert "blocks.0.attn.qk" in centred.folded.centres
+    solve_bank(fourth, options, tmp_path / "fourth")
+    again, _ = open_bank(session, images, settings(centre_keys=True), tmp_path / "fourth")
+    assert again.folded.centres.keys() == centred.folded.centres.keys()
+    assert all(torch.equal(centre, centred.folded.centres[name]) for name, centre in again.folded.centres.items())
     with pytest.raises(RunDirectoryError, match=r"stale: it differs in .*images_sha256"):
         open_bank(session, session.calibration_images("digits", IMAGES, 1), choices, tmp_path / "bank")
 

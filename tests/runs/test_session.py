@@ -70,12 +70,12 @@ def test_reparameterized_layer_norms_change_the_graph_alone() -> None:
     seen: list[int] = []
     rescaled = session.rescaled(norms, lambda: images, progress=seen.append)
     assert sum(seen) == 8
-    assert (rescaled.reparameterized, set(rescaled.factors)) == (norms, set(norms))
+    assert (rescaled.reparameterized, set(rescaled.folded.factors)) == (norms, set(norms))
     site = "blocks.0.attn.qkv"
     assert not torch.equal(rescaled.traced.weight(site), session.traced.weight(site))
     with torch.inference_mode():
         assert torch.allclose(rescaled.model.run(images.tensor)[0], session.model.run(images.tensor)[0], atol=1e-4)
-    again = session.rescaled_by(norms, rescaled.factors)
+    again = session.rescaled_by(norms, rescaled.folded.factors)
     assert torch.equal(again.traced.weight(site), rescaled.traced.weight(site))
     assert session.bank(lambda: images, images.sha256, SETTINGS).fingerprint != (
         rescaled.bank(lambda: images, images.sha256, SETTINGS).fingerprint
@@ -124,7 +124,7 @@ def test_factors_are_read_from_a_bank(tmp_path: Path) -> None:
     read = session.rescaled({"blocks.0.norm1": 4}, not_needed, tmp_path)
     assert torch.equal(read.traced.weight("blocks.0.attn.qkv"), rescaled.traced.weight("blocks.0.attn.qkv"))
     other = session.rescaled({"blocks.1.norm1": 4}, lambda: images, tmp_path)
-    assert set(other.factors) == {"blocks.1.norm1"}
+    assert set(other.folded.factors) == {"blocks.1.norm1"}
 
 
 def test_tasks_learn_what_they_need_once() -> None:

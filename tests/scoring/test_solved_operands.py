@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from autoq.calibration import Bank, CalibrationSettings
+from autoq.calibration.transforms.folded import FoldedTransforms
 from autoq.calibration.transforms.reparameterization import ChannelFactors
 from autoq.errors import RecipeError
 from autoq.graph.insert import FixedTensor, QuantizedModel
@@ -57,13 +58,13 @@ def test_a_banks_codes_are_taken_over(model: QuantizedModel) -> None:
 
 
 def test_what_is_written_is_read_again(model: QuantizedModel, operands: SolvedOperands, tmp_path: Path) -> None:
-    factors = {"norm": ChannelFactors(torch.rand(8), torch.randn(8))}
-    write_operands(tmp_path / "recipe.safetensors", operands, factors, {"images": 3})
+    folded = FoldedTransforms({"norm": ChannelFactors(torch.rand(8), torch.randn(8))}, {"qk": torch.rand(2, 4)})
+    write_operands(tmp_path / "recipe.safetensors", operands, folded, {"images": 3})
     found = read_operands(tmp_path / "recipe.safetensors", model)
     assert found.operands.sites == operands.sites
     assert found.description == {"images": 3}
-    assert torch.equal(found.factors["norm"].ratio, factors["norm"].ratio)
-    assert torch.equal(found.factors["norm"].offset, factors["norm"].offset)
+    assert found.folded.document() == folded.document()
+    assert all(torch.equal(value, folded.tensors()[name]) for name, value in found.folded.tensors().items())
     data = images(4, seed=1)
     outputs = []
     for each in (operands, found.operands):

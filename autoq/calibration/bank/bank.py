@@ -22,8 +22,8 @@ from autoq.calibration.bank.quantized_weights import QuantizedWeights
 from autoq.calibration.bank.solving import OptionSolver
 from autoq.calibration.observers import OBSERVERS
 from autoq.calibration.settings import CalibrationSettings
+from autoq.calibration.transforms.folded import FoldedTransforms
 from autoq.calibration.transforms.integer_operations import integer_operations
-from autoq.calibration.transforms.reparameterization import ChannelFactors
 from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.bases import check_bases
 from autoq.graph.insert import FixedTensor, QuantizedModel
@@ -65,7 +65,7 @@ class Bank:
         description: Mapping[str, Any],
         *,
         batch_size: int = 32,
-        factors: Mapping[str, ChannelFactors] | None = None,
+        folded: FoldedTransforms | None = None,
         recipe_sites: Mapping[str, SiteConfig] | None = None,
         capture_progress: Callable[[int], None] | None = None,
         cached_weight_bytes: int = 1 << 28,
@@ -79,7 +79,7 @@ class Bank:
             settings: how parameters are chosen.
             description: identifies model weights and calibration images; plain JSON.
             batch_size: images that run at a time.
-            factors: by which the model's LayerNorms were reparameterized; kept with the parameters.
+            folded: what was folded into the model's weights; kept with the parameters.
             recipe_sites: what ``fpcs`` solves jointly.
             capture_progress: gets the number of images of each batch that is observed.
             cached_weight_bytes: most memory for codes of quantized weights.
@@ -93,7 +93,7 @@ class Bank:
             described["solved_for"] = hash_sites(together)[:16]
         # As it comes back from a file: tuples are lists there.
         self.description: dict[str, Any] = json.loads(json.dumps(described))
-        self._factors = dict(factors or {})
+        self._folded = folded or FoldedTransforms()
         self._solver = OptionSolver(
             model,
             images,
@@ -245,7 +245,7 @@ class Bank:
             OSError: they cannot be written; what was there before is still there.
         """
         if self._unsaved:
-            write_bank(directory, self.description, self._options, self._factors)
+            write_bank(directory, self.description, self._options, self._folded)
             self._unsaved = False
 
     def load(self, directory: str | os.PathLike[str]) -> bool:

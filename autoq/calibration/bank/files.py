@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from autoq.calibration.transforms.reparameterization import ChannelFactors
+from autoq.calibration.transforms.folded import FoldedTransforms
 from autoq.errors import RunDirectoryError
 from autoq.files import atomic_path, sha256_hex, write_text
 from autoq.identity import describe_changes, fingerprint_of
@@ -27,6 +27,8 @@ SolvedKey = tuple[str, str, OperandConfig]
 """(site, operand, configuration)."""
 _CODES = "codes"
 """Name of a weight's codes among its parameters."""
+_FOLDED = "folded"
+"""Stands before the names of what was folded into weights, where options have their numbers."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +53,21 @@ class BankContent:
         fingerprint: of the description.
         qparams: parameters by operand and configuration.
         codes: packed codes of weights that are not rounded to nearest, likewise.
-        factors: of reparameterized LayerNorms, by site.
+        folded: what was folded into the weights of the model.
     """
 
     description: dict[str, Any]
     fingerprint: str
     qparams: dict[SolvedKey, dict[str, Tensor]]
     codes: dict[SolvedKey, Tensor]
-    factors: dict[str, ChannelFactors]
+    folded: FoldedTransforms
 
 
 def write_bank(
     directory: str | os.PathLike[str],
     description: Mapping[str, Any],
     options: Mapping[SolvedKey, SolvedOption],
-    factors: Mapping[str, ChannelFactors],
+    folded: FoldedTransforms,
 ) -> None:
     """Write both files; what was there before is still there if that fails.
 
@@ -81,8 +83,7 @@ def write_bank(
         tensors |= {f"{index}.{name}": value for name, value in solved.quantizer.qparams().items()}
         if solved.codes is not None:
             tensors[f"{index}.{_CODES}"] = solved.codes
-    for site, factor in factors.items():
-        tensors |= {f"ratio.{site}": factor.ratio, f"offset.{site}": factor.offset}
+    tensors |= {f"{_FOLDED}.{name}": value for name, value in folded.tensors().items()}
     # Not safetensors' save_file, whose errors are no OSError.
     content = to_safetensors(
         {name: value.cpu().contiguous().clone() for name, value in tensors.items()},
@@ -93,7 +94,7 @@ def write_bank(
     document = {
         "fingerprint": fingerprint_of(description),
         "description": dict(description),
-        "reparameterized": list(factors),
+        **folded.document(),
         "entries": entries,
     }
     write_text(target / "bank.json", json.dumps(document, indent=1))
@@ -115,10 +116,9 @@ def read_bank(directory: str | os.PathLike[str]) -> BankContent | None:
             fingerprint=document["fingerprint"],
             codes={key: own.pop(_CODES) for key, own in qparams.items() if _CODES in own},
             qparams=qparams,
-            factors={
-                site: ChannelFactors(tensors[f"ratio.{site}"], tensors[f"offset.{site}"])
-                for site in document["reparameterized"]
-            },
+            folded=FoldedTransforms.read(
+                document, {name.removeprefix(f"{_FOLDED}."): value for name, value in tensors.items()}
+            ),
         )
     except (FileNotFoundError, NotADirectoryError):
         return None

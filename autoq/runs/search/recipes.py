@@ -78,6 +78,7 @@ class RecipeWriter:
             model=self.session.reference,
             sites=self.bank.resolve(self.space.sites_for(trial.assignment)),
             rotated=dict(self.session.rotated),
+            centred=tuple(self.session.folded.centres),
             reparameterized=dict(self.session.reparameterized),
             calibration=self.calibration,
             cost=trial.cost,

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from autoq.calibration.bank.files import SolvedKey, SolvedOption, read_bank, refuse_stale, write_bank
+from autoq.calibration.transforms.folded import FoldedTransforms
 from autoq.calibration.transforms.reparameterization import ChannelFactors
 from autoq.errors import RunDirectoryError
 from autoq.identity import fingerprint_of
@@ -32,8 +33,8 @@ def options(*bits: int) -> dict[SolvedKey, SolvedOption]:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    factors = {"norm.1": ChannelFactors(torch.rand(8), torch.randn(8))}
-    write_bank(tmp_path / "a" / "bank", DESCRIPTION, options(3, 4), factors)
+    folded = FoldedTransforms({"norm.1": ChannelFactors(torch.rand(8), torch.randn(8))}, {"0": torch.rand(2, 3)})
+    write_bank(tmp_path / "a" / "bank", DESCRIPTION, options(3, 4), folded)
     content = read_bank(tmp_path / "a" / "bank")
     assert content is not None
     assert (content.description, content.fingerprint) == (DESCRIPTION, fingerprint_of(DESCRIPTION))
@@ -43,15 +44,16 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         expected = solved.quantizer.qparams()
         assert content.qparams[key].keys() == expected.keys()
         assert all(torch.equal(content.qparams[key][name], expected[name]) for name in expected)
-    assert content.factors.keys() == factors.keys()
-    assert torch.equal(content.factors["norm.1"].ratio, factors["norm.1"].ratio)
-    assert torch.equal(content.factors["norm.1"].offset, factors["norm.1"].offset)
+    assert content.folded.document() == folded.document()
+    assert all(torch.equal(value, folded.tensors()[name]) for name, value in content.folded.tensors().items())
 
 
 def test_codes_are_kept_apart_from_parameters(tmp_path: Path) -> None:
     packed = torch.tensor([7, 0, 255], dtype=torch.uint8)
     (first, solved), *rest = options(3, 4).items()
-    write_bank(tmp_path, DESCRIPTION, dict([(first, SolvedOption(solved.quantizer, packed)), *rest]), {})
+    write_bank(
+        tmp_path, DESCRIPTION, dict([(first, SolvedOption(solved.quantizer, packed)), *rest]), FoldedTransforms()
+    )
     content = read_bank(tmp_path)
     assert content is not None
     assert content.codes.keys() == {first}
@@ -63,12 +65,13 @@ def test_codes_are_kept_apart_from_parameters(tmp_path: Path) -> None:
 
 
 def test_files_say_what_they_hold(tmp_path: Path) -> None:
-    write_bank(tmp_path, DESCRIPTION, options(4), {})
+    write_bank(tmp_path, DESCRIPTION, options(4), FoldedTransforms())
     assert {entry.name for entry in tmp_path.iterdir()} == {"bank.json", "bank.safetensors"}
     assert json.loads((tmp_path / "bank.json").read_text()) == {
         "fingerprint": fingerprint_of(DESCRIPTION),
         "description": DESCRIPTION,
         "reparameterized": [],
+        "centred": [],
         "entries": [
             {"site": "fc1", "operand": "input", "config": {"scheme": scheme, "bits": 4}}
             for scheme in ("uniform", "adalog")
@@ -78,7 +81,7 @@ def test_files_say_what_they_hold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["torn json", "torn tensors", "json is a list", "entry", "no entries"])
 def test_what_cannot_be_read_is_no_bank(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
-    write_bank(tmp_path, DESCRIPTION, options(4), {})
+    write_bank(tmp_path, DESCRIPTION, options(4), FoldedTransforms())
     document, tensors = tmp_path / "bank.json", tmp_path / "bank.safetensors"
     if damage == "json is a list":
         document.write_text("[]")
@@ -97,7 +100,7 @@ def test_what_cannot_be_read_is_no_bank(tmp_path: Path, caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("missing", ["bank.json", "bank.safetensors"])
 def test_one_file_alone_is_no_bank(tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: str) -> None:
-    write_bank(tmp_path, DESCRIPTION, options(4), {})
+    write_bank(tmp_path, DESCRIPTION, options(4), FoldedTransforms())
     (tmp_path / missing).unlink()
     assert read_bank(tmp_path) is None
     assert read_bank(tmp_path / "nowhere") is None
@@ -105,9 +108,9 @@ def test_one_file_alone_is_no_bank(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_files_of_two_saves_are_not_mixed(tmp_path: Path) -> None:
-    write_bank(tmp_path, DESCRIPTION, options(4), {})
+    write_bank(tmp_path, DESCRIPTION, options(4), FoldedTransforms())
     old = (tmp_path / "bank.json").read_bytes()
-    write_bank(tmp_path, DESCRIPTION, options(5), {})
+    write_bank(tmp_path, DESCRIPTION, options(5), FoldedTransforms())
     (tmp_path / "bank.json").write_bytes(old)
     assert read_bank(tmp_path) is None
 

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoq.calibration.capture import run_observed
 from autoq.calibration.transforms.rewriting import ParameterRewriter
 from autoq.calibration.transforms.rotation.find import find_spaces
 from autoq.calibration.transforms.rotation.rotate import affine_of, fold_, matrix_of
 from autoq.calibration.transforms.rotation.spaces import LayerChannels, RotatableSpace
-from autoq.errors import CalibrationError
+from autoq.calibration.transforms.sampled_errors import (
+    TokenSample,
+    WindowSample,
+    output_gram,
+    quantized_to_4_bits,
+    relative_error,
+)
 from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.graph.trace import TracedModel
-from autoq.quantizers._affine import affine_fake_quantize, choose_affine_qparams
 
 SEEDS = tuple(range(8))
 """Seeds that are tried for each space."""
-_BITS = 4
-_SHRINKS = (1.0, 0.8, 0.6, 0.4, 0.25)
-"""Parts of the observed range that are tried for least squared error."""
 _IMAGES = 16
-_TOKENS = 128
-_ELEMENTS = 1 << 16
-"""Most elements of an operand of a product that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +91,13 @@ def rotation_errors(
         fold_(rewriter, space)
     folded = rewriter.result()
     sites = {edge.node: site for (site, _), edge in traced.edges.items()}
-    samples: dict[OperandKey, _TokenSample | _WindowSample] = {}
+    samples: dict[OperandKey, TokenSample | WindowSample] = {}
     for space in spaces.values():
         if space.kind == "heads":
-            samples |= {(space.name, operand): _WindowSample() for operand in ("lhs", "rhs")}
+            samples |= {(space.name, operand): WindowSample() for operand in ("lhs", "rhs")}
             continue
         for site in (sites[layer.node] for layer in space.readers):
-            samples[site, "input"] = _TokenSample(traced.weight(site).ndim)
+            samples[site, "input"] = TokenSample(traced.weight(site).ndim)
     run_observed(QuantizedModel(folded), samples, _first(batches, _IMAGES), progress)
     kept = {key: sample.values(key) for key, sample in samples.items()}
     errors = {}
@@ -119,52 +117,6 @@ def _first(batches: Iterable[Tensor], count: int) -> Iterator[Tensor]:
         count -= len(batch)
 
 
-class _TokenSample(nn.Module):
-    """Sits in the slot of a layer's input and keeps some tokens of each batch."""
-
-    def __init__(self, weight_ndim: int) -> None:
-        super().__init__()
-        self._axis = 1 - weight_ndim
-        self._seen: list[Tensor] = []
-        self._generator = torch.Generator().manual_seed(0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = x.movedim(self._axis, -1).flatten(0, -2)
-        chosen = torch.randperm(len(tokens), generator=self._generator)[:_TOKENS]
-        self._seen.append(tokens[chosen.to(x.device)].float())
-        return x
-
-    def values(self, key: OperandKey) -> Tensor:
-        """Return tokens, of shape (tokens, channels)."""
-        return _finite(self._seen, key)[:_TOKENS]
-
-
-class _WindowSample(nn.Module):
-    """Sits in the slot of a product's operand and keeps the first entries of its leading axis."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._seen: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self._seen:
-            self._seen.append(x[: max(1, _ELEMENTS * len(x) // x.numel())].float().clone())
-        return x
-
-    def values(self, key: OperandKey) -> Tensor:
-        """Return the operand of some windows."""
-        return _finite(self._seen, key)
-
-
-def _finite(seen: Sequence[Tensor], key: OperandKey) -> Tensor:
-    if not seen:
-        raise CalibrationError("there are no calibration images")
-    values = torch.cat(list(seen))
-    if not torch.isfinite(values).all():
-        raise CalibrationError(f"{key[0]}:{key[1]} has NaN or infinite values in full precision: check the weights")
-    return values
-
-
 def _stream_errors(
     space: RotatableSpace,
     sites: dict[str, str],
@@ -178,7 +130,7 @@ def _stream_errors(
     for layer in space.readers:
         site = sites[layer.node]
         tokens = kept[site, "input"]  # (tokens, copies · width), LayerNorms without scale and shift
-        own, folded = (_gram(model.weight(site)) for model in models)
+        own, folded = (output_gram(model.weight(site)) for model in models)
         power = float((tokens @ folded * tokens).sum())
         if power == 0:
             continue
@@ -187,7 +139,7 @@ def _stream_errors(
         vectors = tokens.view(len(tokens), -1, space.width)
         for index, matrix in enumerate(matrices):
             turned = matrix.to(tokens)
-            error = _quantized(vectors @ turned.T, ()) - vectors @ turned.T
+            error = quantized_to_4_bits(vectors @ turned.T, ()) - vectors @ turned.T
             back = (error @ turned).flatten(1)
             rotated[index] += float((back @ folded * back).sum()) / power
     return RotationErrors(unrotated, tuple(rotated))
@@ -201,14 +153,8 @@ def _with_norms(tokens: Tensor, rewriter: ParameterRewriter, layer: LayerChannel
     return tokens * scale.to(tokens) + shift.to(tokens)
 
 
-def _gram(weight: Tensor) -> Tensor:
-    """WᵀW over the outputs, and places of a kernel, of shape (inputs, inputs)."""
-    columns = weight.float().movedim(1, -1).flatten(0, -2)
-    return columns.T @ columns
-
-
 def _weighted_error(x: Tensor, gram: Tensor) -> float:
-    error = _quantized(x, ()) - x
+    error = quantized_to_4_bits(x, ()) - x
     return float((error @ gram * error).sum())
 
 
@@ -225,11 +171,13 @@ def _head_errors(space: RotatableSpace, traced: TracedModel, kept: dict[OperandK
     def error(matrix: Tensor | None) -> float:
         turned = {name: _turned(value, matrix, axes.get(name)) for name, value in operands.items()}
         exact = turned["lhs"] @ turned["rhs"]
-        rounded = {name: _quantized(value, heads[name]) if name in axes else value for name, value in turned.items()}
+        rounded = {
+            name: quantized_to_4_bits(value, heads[name]) if name in axes else value for name, value in turned.items()
+        }
         product = rounded["lhs"] @ rounded["rhs"]
         if not space.readers:
-            return _relative(*(value - value.mean(-1, keepdim=True) for value in (product, exact)))
-        return _relative(product, exact) + _relative(_quantized(exact, ()), exact)
+            return relative_error(*(value - value.mean(-1, keepdim=True) for value in (product, exact)))
+        return relative_error(product, exact) + relative_error(quantized_to_4_bits(exact, ()), exact)
 
     return RotationErrors(error(None), tuple(error(matrix_of(space, seed)) for seed in SEEDS))
 
@@ -238,22 +186,3 @@ def _turned(value: Tensor, matrix: Tensor | None, axis: int | None) -> Tensor:
     if matrix is None or axis is None:
         return value
     return (value.movedim(axis, -1) @ matrix.to(value).T).movedim(-1, axis)
-
-
-def _relative(actual: Tensor, expected: Tensor) -> float:
-    power = float(expected.square().sum())
-    return float((actual - expected).square().sum()) / power if power else 0.0
-
-
-def _quantized(x: Tensor, kept: tuple[int, ...]) -> Tensor:
-    """Round to 4 bits, uniformly, in the range of least squared error for each entry of the kept axes."""
-    others = [axis for axis in range(-x.ndim, 0) if axis not in kept]
-    lower, upper = x.amin(others, keepdim=True), x.amax(others, keepdim=True)
-    best, least = x, torch.full_like(lower, torch.inf)
-    for shrink in _SHRINKS:
-        scale, zero_point = choose_affine_qparams(shrink * lower, shrink * upper, _BITS, include_zero=True)
-        rounded = affine_fake_quantize(x, scale, zero_point, _BITS)
-        error = (rounded - x).square().sum(others, keepdim=True)
-        best = torch.where(error < least, rounded, best)
-        least = torch.minimum(error, least)
-    return best

@@ -135,9 +135,10 @@ class HeadProbe(BaseProbe):
         if isinstance(factor, Tensor):
             if other in self._channels or result.shape != channels.numbers.shape:
                 return False
-            wide = factor.expand(result.shape)
-            even = [axis for axis in range(-result.ndim, 0) if wide.stride(axis) == 0 or result.shape[axis] == 1]
-            self._require_whole(channels, [vectors_along(channels, axis) for axis in even])
+            if factor.numel() > 1:
+                wide = factor.expand(result.shape)
+                even = [axis for axis in range(-result.ndim, 0) if wide.stride(axis) == 0 or result.shape[axis] == 1]
+                self._require_whole(channels, [vectors_along(channels, axis) for axis in even])
         self._channels[n] = replace(channels, numbers=numbered_like(result, channels.numbers))
         return True
 
@@ -237,9 +238,11 @@ def _written(probe: HeadProbe, product: fx.Node, index: int, axis: int) -> Layer
         if table is None or table.shape[1] < 2:
             return None
         strangers = [reading for reading in readings if reading is not own[0] and _overlap(reading.read, table)]
-        if strangers or not all(_is_whole(table, tables) for tables in probe.scalings.get(source, [])):
+        scalings = probe.scalings.get(source, [])
+        if strangers or not all(_is_whole(table, tables) for tables in scalings):
             return None
-        return LayerChannels(source.name, table.cpu())
+        is_scaled = any(bool(torch.isin(rows, table).any()) for tables in scalings for rows in tables)
+        return LayerChannels(source.name, table.cpu(), is_scaled=is_scaled)
     return None
 
 

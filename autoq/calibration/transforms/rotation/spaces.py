@@ -20,11 +20,13 @@ class LayerChannels:
         numbers: shape (vectors, width); the channels of each vector that is rotated, in the space's order.
         norms: names of the LayerNorm nodes whose scale and shift are folded into these columns; one after the other
             they cover all of them.
+        is_scaled: whether vectors are divided by their norms, or multiplied by more than a number, on their way.
     """
 
     node: str
     numbers: Tensor
     norms: tuple[str, ...] = ()
+    is_scaled: bool = False
 
 
 @dataclass(frozen=True)
