@@ -12,6 +12,7 @@
 ``reconstruct``      train the rounding and the scales of a recipe on unlabelled images
 ``export``           write a quantized model in another format, and compare what was written
 ``sites``            list what of a model can be quantized
+``load_quantized``   load a quantized model from a folder that ``export`` wrote
 ``load_recipe``      read a recipe
 ``Recipe``           how every operand of a model is quantized
 ``SearchResult``     the front as a table, recipes, pictures, the run directory
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from autoq.api.reconstructing import reconstruct
     from autoq.api.result import SearchResult
     from autoq.api.searching import search
-    from autoq.exporters import ExportReport
+    from autoq.exporters import ExportReport, load_quantized
     from autoq.recipe import Recipe
     from autoq.scoring.quantized_module import QuantizedModule
 
@@ -54,6 +55,7 @@ _HOMES = {
     "errors": "autoq.errors",
     "evaluate": "autoq.api.evaluating",
     "export": "autoq.api.exporting",
+    "load_quantized": "autoq.exporters",
     "load_recipe": "autoq.api.inspecting",
     "quantize": "autoq.api.applying",
     "finish": "autoq.api.finishing",
@@ -74,6 +76,7 @@ __all__ = [
     "evaluate",
     "export",
     "finish",
+    "load_quantized",
     "load_recipe",
     "quantize",
     "reconstruct",

@@ -46,6 +46,11 @@ recipe = autoq.load_recipe(path)
 with torch.no_grad():
     logits = autoq.quantize(recipe.model.name, recipe, device="cpu")(torch.from_numpy(images)).numpy()
 """
+_BY_LOAD_QUANTIZED = """
+import autoq, torch
+with torch.no_grad():
+    logits = autoq.load_quantized(path)(torch.from_numpy(images)).numpy()
+"""
 _BY_ONNXRUNTIME = """
 import onnxruntime
 session = onnxruntime.InferenceSession(path)
@@ -60,6 +65,7 @@ READERS = {
     "recipe": (_BY_AUTOQ, ()),
     "bundle": (_BY_AUTOQ, ()),
     "pt2": (_BY_TORCH, ("autoq", "timm")),
+    "torch": (_BY_LOAD_QUANTIZED, ()),
     "onnx": (_BY_ONNXRUNTIME, ("autoq", "timm", "torch")),
 }
 """Formats, the code that makes ``logits`` of the file ``path`` and of ``images``, and what it may not import."""

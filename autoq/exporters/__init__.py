@@ -13,11 +13,26 @@ from autoq.exporters.onnx_qcdq import OnnxExporter
 from autoq.exporters.pick import VERSIONS, Picked, pick
 from autoq.exporters.pt2 import Pt2Exporter
 from autoq.exporters.recipe_json import RecipeExporter
+from autoq.exporters.tables import CsvExporter, MarkdownExporter
+from autoq.exporters.torch_folder import TorchExporter, load_quantized
 from autoq.exporters.writing import ExportReport, write_export
 from autoq.registry import Registry
 
 EXPORTERS: Registry[type[BaseExporter]] = Registry(
-    "format", ExportError, {cls.name: cls for cls in (RecipeExporter, BundleExporter, Pt2Exporter, OnnxExporter)}
+    "format",
+    ExportError,
+    {
+        cls.name: cls
+        for cls in (
+            RecipeExporter,
+            BundleExporter,
+            Pt2Exporter,
+            TorchExporter,
+            OnnxExporter,
+            CsvExporter,
+            MarkdownExporter,
+        )
+    },
 )
 """``--format`` to the class that writes it."""
 
@@ -31,6 +46,7 @@ __all__ = [
     "Picked",
     "RecipeExporter",
     "Written",
+    "load_quantized",
     "pick",
     "write_export",
 ]

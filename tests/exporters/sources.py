@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
+from torch import Tensor, nn
+
 from autoq.calibration import Bank, CalibrationSettings
 from autoq.exporters import ExportSource
 from autoq.graph.bases import share_basis
@@ -18,6 +20,7 @@ from autoq.scoring.quantized_module import QuantizedModule
 from autoq.scoring.solved_operands import SolvedOperands, read_operands
 from tests.api.models import IMAGES, make
 
+NAME = "python:tests.exporters.sources:make_fed"
 PREPROCESSING = {"input_size": [3, 16, 16], "mean": [0.5]}
 
 
@@ -75,6 +78,11 @@ CASES: dict[str, Callable[[Site, Operand], OperandConfig | None]] = {
 """Recipes by name: what each operand gets; None: floating point."""
 
 
+def make_fed() -> tuple[nn.Module, Tensor]:
+    """The model and an example of its input, as a name loads them."""
+    return make(), IMAGES[:1]
+
+
 @cache
 def small_model() -> QuantizedModel:
     """Traced once; its slots are emptied by calibration."""
@@ -105,7 +113,7 @@ def module_of(recipe: Recipe, operands: SolvedOperands) -> QuantizedModule:
 
 def source_of(case: str) -> ExportSource:
     """A source of ``CASES``, whose recipes can be read back."""
-    recipe = Recipe(model=ModelReference(name="small", weights_sha256="0" * 64), sites=sites_of(case))
+    recipe = Recipe(model=ModelReference(name=NAME, weights_sha256="0" * 64), sites=sites_of(case))
 
     def reopen(changed: Recipe) -> QuantizedModule:
         assert changed.operands is not None
