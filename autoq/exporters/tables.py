@@ -99,6 +99,8 @@ def _header(source: ExportSource) -> list[str]:
         lines += [f"- {name}: {value:.2f}" for name, value in recipe.score.metrics.items()]
     if recipe.rotated:
         lines.append(f"- rotated: {', '.join(recipe.rotated)}")
+    if recipe.centred:
+        lines.append(f"- centred: {', '.join(recipe.centred)}")
     if recipe.reparameterized:
         lines.append(f"- rescaled: {', '.join(recipe.reparameterized)}")
     return lines

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from autoq.calibration.transforms.reparameterization import ChannelFactors
+from autoq.calibration.transforms.folded import FoldedTransforms
 from autoq.errors import CalibrationError, ExportError, RecipeError
 from autoq.exporters._base import BaseExporter, ExportSource, Runner, Written, tensors_of
 from autoq.graph.insert import OperandKey
@@ -27,6 +27,7 @@ from autoq.scoring.quantized_module import QuantizedModule, path_of
 from autoq.scoring.solved_operands import SolvedOperands
 
 _STATE = "quantized.safetensors"
+_FOLDED = "folded."
 _CONFIGS = {"local-dir:": ("config.json",), "hf-dir:": ("config.json", "preprocessor_config.json")}
 """Prefixes of models in folders, and the files there that describe the architecture."""
 
@@ -58,8 +59,7 @@ class TorchExporter(BaseExporter):
         module, name = source.module, source.recipe.model.name
         path.mkdir()
         state = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
-        for site, factors in module.factors.items():
-            state |= {f"factors.{site}.ratio": factors.ratio, f"factors.{site}.offset": factors.offset}
+        state |= {f"{_FOLDED}{key}": value.cpu().clone() for key, value in module.folded.tensors().items()}
         save_file(state, path / _STATE, metadata={"autoq_version": source.metadata["autoq_version"]})
         module.recipe.save(path / Recipe.FILE)
         preprocessing = json.dumps(module.preprocessing, indent=2)
@@ -98,13 +98,12 @@ def load_quantized(folder: str | os.PathLike[str]) -> QuantizedModule:
     """
     path = Path(folder)
     recipe, state = Recipe.load(path / Recipe.FILE), _read_state(path / _STATE)
-    factors = {
-        site: ChannelFactors(state.pop(f"factors.{site}.ratio"), state.pop(f"factors.{site}.offset"))
-        for site in recipe.reparameterized
-        if f"factors.{site}.ratio" in state
-    }
+    kept = {key.removeprefix(_FOLDED): state.pop(key) for key in list(state) if key.startswith(_FOLDED)}
     try:
-        session = _session(path, recipe).rotated_by(recipe.rotated).rescaled_by(recipe.reparameterized, factors)
+        named = {"reparameterized": list(recipe.reparameterized), "centred": list(recipe.centred)}
+        folded = FoldedTransforms.read(named, kept)
+        session = _session(path, recipe).rotated_by(recipe.rotated).centred_by(folded.centres)
+        session = session.rescaled_by(recipe.reparameterized, folded.factors)
         operands = _operands(session, recipe, state)
         input_name = next(iter(inspect.signature(session.loaded.module.forward).parameters), "x")
         module = QuantizedModule(
@@ -112,7 +111,7 @@ def load_quantized(folder: str | os.PathLike[str]) -> QuantizedModule:
             operands,
             recipe,
             input_name,
-            factors=factors,
+            folded=folded,
             preprocessing=json.loads((path / "preprocessing.json").read_text(encoding="utf-8")),
         )
         module.load_state_dict(state)
