@@ -20,6 +20,8 @@ _MOST_REFINED_BITS = 4
 """Above, what refining gains does not show in a model's predictions."""
 _REFINEMENTS = 2
 """Turns of scales and codes."""
+_STARTS = (0.6, 0.7, 0.8, 0.9, 1.1, 1.2, 1.3, 1.4)
+"""Scales to start from, in parts of the given one, which has least error when all codes are the nearest ones."""
 
 
 def is_rounded(config: OperandConfig) -> bool:
@@ -70,8 +72,9 @@ class LayerRounding:
         A weight that is quantized in another basis is rounded there: W B, by the Gram matrix of X B.
 
         Each output channel starts from the codes that lose less, those of this rounding or the nearest. With up to 4
-        bits, codes and (one an output channel, or one in all) scales are then improved in turns. No output channel
-        loses more than by rounding to nearest; with one scale in all, the layer does not.
+        bits, and one scale an output channel or in all, several scales are tried, and the best one's codes and scales
+        improved in turns. No output channel loses more than by rounding to nearest; with one scale in all, the layer
+        does not.
 
         Returns:
             None where rounding to nearest is as good, and for options that :func:`is_rounded` denies.
@@ -85,18 +88,16 @@ class LayerRounding:
         codes = round_to_grid(inputs.weight, scale, zero_point, most, inputs.factor)
         nearest = quantizer.quantize(self._weight).flatten(1).float()
         codes = _better(inputs, scale, zero_point, codes, nearest)
+        if quantizer.config.bits > _MOST_REFINED_BITS and torch.equal(codes, nearest):
+            return None
         if quantizer.config.bits <= _MOST_REFINED_BITS:
-            codes = descend(inputs.weight, codes, scale, zero_point, most, inputs.gram)
-            has_scales = isinstance(quantizer, UniformQuantizer) and scale.shape[1] == 1
-            own = grid[0].flatten(1)  # (outputs, 1), or (1, 1) where all share one
-            for _ in range(_REFINEMENTS if has_scales else 0):
-                own = refit_scale(inputs.weight, codes, own, zero_point[: len(own)], inputs.gram)
+            if isinstance(quantizer, UniformQuantizer) and scale.shape[1] == 1:
+                own = grid[0].flatten(1)  # (outputs, 1), or (1, 1) where all share one
+                own, codes = _refine(inputs, own, zero_point, most, codes)
                 qparams = quantizer.qparams() | {"scale": own.view_as(grid[0])}
                 quantizer = create_quantizer(quantizer.config, quantizer.layout, qparams)
-                scale = own.expand(len(zero_point), 1)
+            else:
                 codes = descend(inputs.weight, codes, scale, zero_point, most, inputs.gram)
-        elif torch.equal(codes, nearest):
-            return None
         return RoundedWeight(quantizer, codes.view(self._weight.shape).to(torch.uint8))
 
     def _inputs_for(self, quantizer: BaseQuantizer) -> _Inputs:
@@ -118,6 +119,33 @@ class LayerRounding:
             return parameter.flatten(1).expand(len(weight), 1)
         assert axis is not None  # noqa: S101 - only groups vary within an output channel
         return expand_groups(parameter, weight.shape[axis], axis).expand_as(weight).flatten(1)
+
+
+def _refine(inputs: _Inputs, scale: Tensor, zero_point: Tensor, most: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Improve scales, of shape (outputs, 1) or (1, 1), and codes in turns, from the start that loses least."""
+    weight, gram, rows = inputs.weight, inputs.gram, len(scale)
+    least = _errors(inputs, scale, zero_point, codes)
+    start = scale
+    for factor in _STARTS:
+        tried = factor * start
+        other = round_to_grid(weight, tried.expand(len(weight), 1), zero_point, most, inputs.factor)
+        tried = refit_scale(weight, other, tried, zero_point[:rows], gram)
+        error = _errors(inputs, tried, zero_point, other)
+        scale = torch.where(error < least, tried, scale)
+        codes = torch.where(error < least, other, codes)
+        least = torch.minimum(error, least)
+    codes = descend(weight, codes, scale.expand(len(weight), 1), zero_point, most, gram)
+    for _ in range(_REFINEMENTS):
+        scale = refit_scale(weight, codes, scale, zero_point[:rows], gram)
+        codes = descend(weight, codes, scale.expand(len(weight), 1), zero_point, most, gram)
+    return scale, codes
+
+
+def _errors(inputs: _Inputs, scale: Tensor, zero_point: Tensor, codes: Tensor) -> Tensor:
+    """Return the error of what shares a scale: of each row, of shape (outputs, 1), or of all, of shape (1, 1)."""
+    change = (codes - zero_point) * scale - inputs.weight
+    errors = ((change @ inputs.gram) * change).sum(1, keepdim=True)
+    return errors if len(scale) > 1 else errors.sum(0, keepdim=True)
 
 
 def _better(inputs: _Inputs, scale: Tensor, zero_point: Tensor, codes: Tensor, nearest: Tensor) -> Tensor:

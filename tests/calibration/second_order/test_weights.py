@@ -97,6 +97,20 @@ def test_no_codes_at_all_do_better_than_the_best() -> None:
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("factor", [0.75, 1.4])
+def test_a_grid_that_is_much_too_coarse_or_fine_is_found_again(granularity: str, factor: float) -> None:
+    """The weight lies on a grid whose scale is another than the one that is given."""
+    codes = torch.randint(0, 8, (6, 24), generator=torch.Generator().manual_seed(0)).float()
+    weight, gram = 0.1 * (codes - 4), gram_of(24)
+    quantizer = quantizer_of(weight, 3, granularity=granularity, symmetric=True)
+    scale = torch.full_like(quantizer.qparams()["scale"], 0.1 * factor)
+    wrong = create_quantizer(quantizer.config, quantizer.layout, quantizer.qparams() | {"scale": scale})
+    rounded = LayerRounding(weight, gram).round(wrong)
+    assert rounded is not None
+    assert torch.allclose(rounded.quantizer.dequantize(rounded.codes), weight, atol=1e-5)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
 def test_scales_of_few_bits_are_refined(granularity: str) -> None:
     """As the least-squares ones for the codes."""
     weight, gram = weight_of(6, 24), gram_of(24)
