@@ -74,7 +74,8 @@ def search(
             8/8), ``"12.5G"``, or a number.
         labelled: labelled images that calibration never sees, to measure accuracy on: (images, labels), a data set or
             an iterable of such batches, or a name.
-        space: a shipped search space (``vit_w2-8``, ``bits_only``, ``groups_only``, ``deployable_4-8``) or a TOML file.
+        space: a shipped search space (``vit_w2-8``, ``bits_only``, ``groups_only``, ``deployable_4-8``,
+            ``onnxruntime_8``, ``fpga_2-8``, ``weights_2-8``) or a TOML file.
         trials: recipes to evaluate; None: 300.
         time_limit_seconds: seconds after which the search is done, accuracy included; not what ``finish`` and
             ``reconstruct`` do after it.

@@ -12,6 +12,7 @@ from autoq.exporters.checking import Agreement
 from autoq.exporters.onnx_qcdq import OnnxExporter
 from autoq.exporters.pick import VERSIONS, Picked, pick
 from autoq.exporters.pt2 import Pt2Exporter
+from autoq.exporters.qonnx import QonnxExporter
 from autoq.exporters.recipe_json import RecipeExporter
 from autoq.exporters.tables import CsvExporter, MarkdownExporter
 from autoq.exporters.torch_folder import TorchExporter, load_quantized
@@ -29,6 +30,7 @@ EXPORTERS: Registry[type[BaseExporter]] = Registry(
             Pt2Exporter,
             TorchExporter,
             OnnxExporter,
+            QonnxExporter,
             CsvExporter,
             MarkdownExporter,
         )

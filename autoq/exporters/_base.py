@@ -98,6 +98,7 @@ class BaseExporter(ABC):
         loses: what is not in the file.
         packages: that are imported to write and run it, beyond those of autoq.
         extra: of autoq, which installs them.
+        most_checked: images that what was written is run on at most, where that is slow.
     """
 
     name: ClassVar[str]
@@ -107,6 +108,7 @@ class BaseExporter(ABC):
     loses: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str | None] = None
+    most_checked: ClassVar[int | None] = None
 
     def require_packages(self) -> None:
         """Check that what the format needs is installed.

@@ -59,12 +59,15 @@ def _marked(x: Tensor, number: int) -> Tensor:
     return made
 
 
-def export_marked(source: ExportSource, keys: Collection[OperandKey]) -> tuple[ModelProto, dict[int, OperandKey]]:
-    """Export a quantized model with a free batch size, operands marked.
+def export_marked(
+    source: ExportSource, keys: Collection[OperandKey], *, free_batch: bool = True
+) -> tuple[ModelProto, dict[int, OperandKey]]:
+    """Export a quantized model, operands marked.
 
     Args:
         source: the model.
         keys: operands to mark; all others become ordinary operators, with the arithmetic of their quantizers.
+        free_batch: whether batches may have any size, or have one image.
 
     Returns:
         The model, and the operands by the numbers of their markers.
@@ -75,7 +78,7 @@ def export_marked(source: ExportSource, keys: Collection[OperandKey]) -> tuple[M
     for number, key in numbers.items():
         is_weight = key in weights
         operands[key] = _WeightMarker(number, weights[key]) if is_weight else _Marker(number, module.quantizers[key])
-    example = source.images[:1].repeat(2, *[1] * (source.images.ndim - 1))
+    example = source.images[:1].repeat(2 if free_batch else 1, *[1] * (source.images.ndim - 1))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of exporter internals
         names = leaf_names(module(example))
@@ -84,7 +87,7 @@ def export_marked(source: ExportSource, keys: Collection[OperandKey]) -> tuple[M
             (example,),
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
+            dynamic_shapes={"x": {0: torch.export.Dim("batch")}} if free_batch else None,
             input_names=[module.input_name],
             output_names=[name or "output" for name in names],
             custom_translation_table={

@@ -115,7 +115,7 @@ def _checked(exporter: BaseExporter, source: ExportSource, path: Path) -> Agreem
     if not exporter.can_run(source):
         return None
     try:
-        return compare(source.module, source.images, exporter.load(source, path))
+        return compare(source.module, source.images[: exporter.most_checked], exporter.load(source, path))
     except AutoqError:
         raise
     except Exception as error:  # whatever a runtime raises

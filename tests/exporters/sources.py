@@ -35,6 +35,14 @@ def uniform(bits: int, *, symmetric: bool = False) -> Callable[[Site, Operand], 
     return configure
 
 
+def fpga(site: Site, operand: Operand) -> OperandConfig | None:
+    """Symmetric, but for the output of a softmax, whose zero point is 0; heads have scales of their own."""
+    config = uniform(9 if site.name == "embed" else 5, symmetric=operand.producer != "softmax")(site, operand)
+    if config is None or operand.layout.head_axis is None or operand.producer == "softmax":
+        return config
+    return config.model_copy(update={"granularity": "head"})
+
+
 def mixed(site: Site, operand: Operand) -> OperandConfig | None:
     """Logarithms, groups, heads, transforms, several widths, and some operands in floating point."""
     if not site.macs or site.name == "head":
@@ -72,6 +80,7 @@ CASES: dict[str, Callable[[Site, Operand], OperandConfig | None]] = {
     "w8a8": uniform(8),
     "w4a4": uniform(4),
     "symmetric": uniform(6, symmetric=True),
+    "fpga": fpga,
     "mixed": mixed,
     "published": published,
 }
