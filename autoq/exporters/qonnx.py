@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class QonnxExporter(BaseExporter):
                 constant(f"{name}.zero_point", torch.tensor(0.0)),
                 constant(f"{name}.bits", torch.tensor(float(quantizer.config.bits))),
             ]
-            settings = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
+            settings: dict[str, Any] = {"signed": int(signed), "narrow": 0, "rounding_mode": "ROUND"}
             return [helper.make_node("Quant", inputs, [result], name=f"{name}.Quant", domain=_DOMAIN, **settings)]
 
         Markers(model, numbers).replace_(make)
