@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from autoq.sensitivity.proxies import PROXIES
 from autoq.units import format_digits, format_seconds
@@ -31,6 +43,30 @@ _NAMES = {
     "accuracy": "measuring accuracy",
 }
 _SECONDS_BETWEEN_LINES = 5.0
+_WIDE = 100
+"""Columns of a terminal from which on bars are long."""
+
+
+class _RateColumn(ProgressColumn):
+    """Steps in a second, or seconds a step."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate in a few characters; nothing where it is not known."""
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{format_digits(speed, 2)}/s" if speed >= 1 else f"{format_digits(1 / speed, 2)} s each")
+
+
+class _Bars(Progress):
+    """Bars, and below each what there is to say of it, broken between words."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Yield the row of each bar, then its detail."""
+        for task in self.tasks:
+            yield self.make_tasks_table([task])
+            if detail := task.fields["detail"]:
+                yield Padding(Text(str(detail)), (0, 0, 0, 2))
 
 
 class RunDisplay:
@@ -40,14 +76,14 @@ class RunDisplay:
         """Draw on ``console``, standard error by default."""
         self._console = console or Console(stderr=True)
         self._live = self._console.is_terminal
-        self._bars = Progress(
-            SpinnerColumn(),
+        self._bars = _Bars(
             TextColumn("{task.description:<22}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]:>11}"),
+            BarColumn(bar_width=10 if self._console.width < _WIDE else 24),
+            TextColumn("{task.fields[count]:>9}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}", markup=False),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            _RateColumn(),
             console=self._console,
         )
         self._task: TaskID | None = None
@@ -135,4 +171,5 @@ class RunDisplay:
 
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
-        self._console.print(f"autoq: {text}", markup=False, highlight=False, soft_wrap=True)
+        clock = "" if self._live else f" [{time.strftime('%H:%M:%S')}]"
+        self._console.print(f"autoq: {text}{clock}", markup=False, highlight=False, soft_wrap=True)

@@ -110,7 +110,7 @@ def first_complaint(error: ValidationError, kind: Any) -> Complaint:
         return Complaint(location, did_you_mean(str(location[-1]), _keys_beside(kind, location)), is_unknown_key=True)
     if first["type"] == "missing":
         return Complaint(location[:-1], f"{location[-1]} is missing")
-    message = str(context["error"]) if first["type"] == "value_error" else first["msg"]
+    message = _reworded(first["type"], context, first["msg"])
     given = repr(first["input"])
     if first["type"] != "json_invalid" and given not in message and len(given) <= _LONGEST_SHOWN:
         message += f" (got {given})"
@@ -120,7 +120,36 @@ def first_complaint(error: ValidationError, kind: Any) -> Complaint:
     return Complaint(location, message)
 
 
-def validate(kind: type[ModelT], values: object, where: str, refusal: type[AutoqError]) -> ModelT:
+_LIMITS = {
+    "greater_than_equal": "give {ge} or more",
+    "greater_than": "give more than {gt:g}",
+    "less_than_equal": "give {le} or less",
+    "less_than": "give less than {lt:g}",
+}
+"""What to do about a number that is out of its range, by pydantic's name of the complaint."""
+
+
+def _reworded(kind: str, context: Mapping[str, Any], message: str) -> str:
+    """Say what would be right in place of what pydantic says."""
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in _LIMITS:
+        return _LIMITS[kind].format(**context)
+    return message.replace("Input should be", "give", 1)
+
+
+def option_name(key: str) -> str:
+    """Return the option of the command line that a setting stands for.
+
+    >>> option_name("time_limit_seconds"), option_name("calib_images")
+    ('--time-limit', '--calib-images')
+    """
+    return "--" + key.removesuffix("_seconds").replace("_", "-")
+
+
+def validate(
+    kind: type[ModelT], values: object, where: str, refusal: type[AutoqError], *, are_options: bool = False
+) -> ModelT:
     """Validate plain data as a pydantic model or a dataclass.
 
     Args:
@@ -128,6 +157,7 @@ def validate(kind: type[ModelT], values: object, where: str, refusal: type[Autoq
         values: what a file or a caller gave.
         where: what messages call it: ``recipe 'a.json'``.
         refusal: what is raised.
+        are_options: whether the keys are options of the command line, which messages then name as they are typed.
 
     Raises:
         AutoqError: of class ``refusal``; names the first wrong key or value, and what would be right.
@@ -137,7 +167,10 @@ def validate(kind: type[ModelT], values: object, where: str, refusal: type[Autoq
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        raise refusal(f"{where}: {first_complaint(error, kind)}") from error
+        complaint = first_complaint(error, kind)
+        if are_options and complaint.location and not complaint.is_unknown_key:
+            raise refusal(f"{option_name(str(complaint.location[0]))}: {complaint.message}") from error
+        raise refusal(f"{where}: {complaint}") from error
 
 
 def read_text(

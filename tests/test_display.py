@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -34,8 +35,15 @@ def show(terminal: bool, events: list[Event]) -> str:
     return stream.getvalue()
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a log, without the time of day that each ends in."""
+    found = [re.fullmatch(r"(.*) \[\d\d:\d\d:\d\d\]", line) for line in text.splitlines()]
+    assert all(found)
+    return [match[1] for match in found if match]
+
+
 def test_lines_where_there_is_no_terminal() -> None:
-    assert show(False, EVENTS).splitlines() == [
+    assert lines_of(show(False, EVENTS)) == [
         "autoq: loading and tracing: vit[digits]",
         "autoq: loading images (16): digits",
         "autoq: calibrating options (3)",
@@ -59,7 +67,7 @@ def test_lines_say_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
         now += 10
         display(PhaseAdvanced("calibration", done))
     display(TrialFinished(3, 3, 0.5, 3, 12.0, seconds_after=150.0))
-    assert stream.getvalue().splitlines()[1:] == [
+    assert lines_of(stream.getvalue())[1:] == [
         "autoq: calibrating options 400/1000",
         "autoq: calibrating options 500/1000, about 50 s more",
         "autoq: calibrating options 700/1000, about 20 s more",
@@ -96,6 +104,22 @@ def test_bars_on_a_terminal() -> None:
     assert text.endswith("\x1b[?25h"), "the cursor is shown again"
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_bar_keeps_its_figures_however_narrow(width: int) -> None:
+    """Bar, count, time and what is left of it in one row of the terminal; the detail below, broken between words."""
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=width, height=40)
+    with RunDisplay(console) as display:
+        display(PhaseStarted("search", 300))
+        display(TrialFinished(137, 300, 0.0521, 14, 31.4, seconds_after=150.0))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).splitlines()
+    (row,) = [line for line in shown[-4:] if "137/300" in line]
+    assert re.match(r"evaluating recipes +\S+ +137/300 +\d:\d\d:\d\d +left ", row)
+    below = " ".join(line.strip() for line in shown[shown.index(row) + 1 :])
+    assert below.strip() == ("best KL within budget 0.052 nats, front 14, 31 s left, then about 2 min of accuracy")
+    assert all(len(line) <= width for line in shown)
+
+
 def test_an_interrupt_leaves_the_terminal_as_it_was() -> None:
     stream = io.StringIO()
 
@@ -123,7 +147,7 @@ TRAINING: list[Event] = [
 def test_blocks_in_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(0, 1000, 10))
     monkeypatch.setattr("autoq.display.time.monotonic", lambda: next(now))
-    assert show(False, TRAINING).splitlines() == [
+    assert lines_of(show(False, TRAINING)) == [
         "autoq: reconstructing blocks (2): 16 images of digits",
         "autoq: reconstructing blocks 1/2: 1/200 of blocks[0], batch loss 1.03",
         "autoq: reconstructing blocks 1/2: 200/200 of blocks[0], batch loss 0.5",

@@ -68,21 +68,21 @@ class Drive:
         (
             Bicycle,
             {"wheels": {"front": [{"spokes": 2}]}},
-            "wheels.front.0.spokes: Input should be greater than or equal to 3 (got 2)",
+            "wheels.front.0.spokes: give 3 or more (got 2)",
         ),
         (
             Bicycle,
             {"wheels": {}, "spare": {"spokes": 3, "tyre": "gravle"}},
-            "spare.tyre: Input should be 'road' or 'gravel' (got 'gravle'). Did you mean 'gravel'?",
+            "spare.tyre: give 'road' or 'gravel' (got 'gravle'). Did you mean 'gravel'?",
         ),
         (Bicycle, {"wheels": {}, "spare": {"tire": 3}}, "unknown key 'spare.tire'. Did you mean 'tyre'?"),
         (Bicycle, {"wheels": {}, "colour": "beige"}, "colour: 'beige' is no colour"),
-        (Bicycle, [], "Input should be a valid dictionary or instance of Bicycle (got [])"),
-        (Bicycle, ["x" * 100], "Input should be a valid dictionary or instance of Bicycle"),
+        (Bicycle, [], "give a valid dictionary or instance of Bicycle (got [])"),
+        (Bicycle, ["x" * 100], "give a valid dictionary or instance of Bicycle"),
         (Drive, {"gear": {"tooth": 3}}, "unknown key 'gear.tooth'. Did you mean 'teeth'?"),
         (Drive, {"chian": 3}, "unknown key 'chian'. Did you mean 'chain'?"),
-        (Drive, {"chain": "bolt"}, "chain: Input should be 'steel' or 'belt' (got 'bolt'). Did you mean 'belt'?"),
-        (Drive, {"chain": 3}, "chain: Input should be 'steel' or 'belt' (got 3)"),
+        (Drive, {"chain": "bolt"}, "chain: give 'steel' or 'belt' (got 'bolt'). Did you mean 'belt'?"),
+        (Drive, {"chain": 3}, "chain: give 'steel' or 'belt' (got 3)"),
     ],
 )
 def test_complaints(kind: type[Any], values: object, expected: str) -> None:
@@ -101,7 +101,7 @@ def test_a_complaint_from_further_in() -> None:
         Bicycle.model_validate({"wheels": {"front": [{"spokes": 2}]}})
     complaint = first_complaint(caught.value, Bicycle)
     assert complaint.location == ("wheels", "front", 0, "spokes")
-    assert str(complaint.below(3)).startswith("spokes: Input should be ")
+    assert str(complaint.below(3)).startswith("spokes: give 3 or more")
 
 
 def test_did_you_mean() -> None:

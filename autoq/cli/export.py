@@ -48,7 +48,10 @@ def export(
         bool, typer.Option("--allow-float", help="Leave operands in floating point that the format cannot hold.")
     ] = False,
     check_images: Annotated[
-        int, typer.Option("--check-images", metavar="N", min=1, help="Calibration images to compare with autoq on.")
+        int,
+        typer.Option(
+            "--check-images", metavar="N", min=1, max=1_000_000, help="Calibration images to compare with autoq on."
+        ),
     ] = 64,
     model: RecipeModel = None,
     calib_data: CalibData = None,
@@ -85,6 +88,10 @@ def export(
         print_json({"id": chosen, "version": taken} | report.to_json())
         return
     typer.echo(f"{chosen}, as {taken} -> {output}" if taken else f"{chosen} -> {output}")
+    if recipe.score is not None and recipe.cost is not None:
+        from autoq.cli.measured import figures_line
+
+        typer.echo(figures_line(recipe))
     for line in _lines(report):
         typer.echo(line)
 

@@ -28,7 +28,7 @@ def finish(
         str | None,
         typer.Option(metavar="DATA", help=f"Unlabelled images: {DATA_HELP} [default: where the recipe was calibrated]"),
     ] = None,
-    images: Annotated[int, typer.Option(metavar="N", min=1, help="How many of them, at most.")] = 512,
+    images: Annotated[int, typer.Option(metavar="N", min=1, max=1_000_000, help="How many of them, at most.")] = 512,
     ridge: Annotated[
         float | None,
         typer.Option(

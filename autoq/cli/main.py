@@ -5,11 +5,15 @@ Exit status: 0 done, 1 failed while running, 2 wrong usage or input, 130 interru
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -17,6 +21,7 @@ import typer
 
 import autoq
 from autoq.cli import check_proxy, evaluate, export, finish, quantize, reconstruct, report, search, sensitivity, sites
+from autoq.cli.help import CONTEXT, GroupedCommand, Verbose, examples, with_verbosity
 from autoq.cli.options import Interrupted
 from autoq.errors import AutoqError, InputError
 
@@ -24,20 +29,78 @@ app = typer.Typer(
     name="autoq",
     help="Find the bits of every layer: mixed-precision quantization search for vision transformers.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings=CONTEXT,
 )
-app.command("search")(search.search)
-app.command("report")(report.report)
-app.command("export")(export.export)
-app.command("evaluate")(evaluate.evaluate)
-app.command("quantize")(quantize.quantize)
-app.command("finish")(finish.finish)
-app.command("reconstruct")(reconstruct.reconstruct)
-app.command("sensitivity")(sensitivity.sensitivity)
-app.command("check-proxy")(check_proxy.check_proxy)
-app.command("sites")(sites.sites)
+
+
+def _add(name: str, function: Callable[..., None], summary: str, *lines: str) -> None:
+    """Add a command with a summary that fits a line of 80 columns, and examples."""
+    register = app.command(
+        name, cls=GroupedCommand, context_settings=CONTEXT, short_help=summary, epilog=examples(*lines)
+    )
+    register(with_verbosity(function))
+
+
+_add(
+    "search",
+    search.search,
+    "Find the best recipe within a budget, and the front around it.",
+    "autoq search --budget-bops w4a4",
+    "autoq search --model deit_tiny_patch16_224 --data imgs/ --time-limit 2h",
+    "autoq search study.toml --eval-data val/ --out runs/1",
+)
+_add("report", report.report, "Redraw tables, plots and the page of a run.", "autoq report runs/1")
+_add(
+    "export",
+    export.export,
+    "Write one recipe in a format, run it, and compare.",
+    "autoq export runs/1 --pick knee --format onnx -o knee.onnx",
+    "autoq export runs/1 --pick trial-137 -o recipe.json",
+)
+_add(
+    "evaluate",
+    evaluate.evaluate,
+    "Measure one recipe: accuracy, discrepancy, BOPs, size.",
+    "autoq evaluate recipe.json --data val/",
+)
+_add(
+    "quantize",
+    quantize.quantize,
+    "Quantize a model by a published method.",
+    "autoq quantize --method repq-vit --bits w4a4 --model MODEL --data imgs/",
+)
+_add(
+    "finish",
+    finish.finish,
+    "Solve a recipe's weights again, in closed form.",
+    "autoq finish recipe.json --data imgs/ --eval-data val/",
+)
+_add(
+    "reconstruct",
+    reconstruct.reconstruct,
+    "Train a recipe's rounding and scales.",
+    "autoq reconstruct recipe.json --data imgs/",
+)
+_add(
+    "sensitivity",
+    sensitivity.sensitivity,
+    "Measure what each operand loses, quantized alone.",
+    "autoq sensitivity --model MODEL --data imgs/",
+)
+_add(
+    "check-proxy",
+    check_proxy.check_proxy,
+    "Test whether a proxy ranks recipes as accuracy does.",
+    "autoq check-proxy --model MODEL --data imgs/ --eval-data val/",
+)
+_add(
+    "sites",
+    sites.sites,
+    "List what can be quantized in a model.",
+    "autoq sites --model deit_tiny_patch16_224 --no-pretrained",
+)
 
 
 def _print_version(wanted: bool) -> None:
@@ -51,18 +114,31 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens in detail.")] = False,
+    verbose: Verbose = False,
 ) -> None:
-    del version
-    logging.basicConfig(stream=sys.stderr, format="autoq: %(message)s", level=logging.WARNING)
-    if verbose:
-        logging.getLogger("autoq").setLevel(logging.INFO)
+    del version, verbose
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(lambda record: record.name.partition(".")[0] == "autoq")  # other libraries' words help nobody
+    logging.basicConfig(handlers=[handler], format="autoq: %(message)s", level=logging.WARNING)
 
 
 def run() -> NoReturn:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # Pillow's, matplotlib's: what matters is an error of ours
+    _open_closed_streams()
     sys.exit(_status())
+
+
+def _open_closed_streams() -> None:
+    """Open what was closed when the process began (``autoq sites >&-``), so that no file takes its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            stream = Path(os.devnull).open("r+" if number == 0 else "w", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, stream)
 
 
 def _status() -> int:
@@ -93,7 +169,7 @@ def _status() -> int:
             sys.stderr.write(f"{error}\n")
             return 2
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # wrong usage, as typer reports it
-            return _fail(f"{error.format_message()} See {_command_path(error)} --help.", 2)
+            return _fail(f"{error.format_message().rstrip('.')}. See {_command_path(error)} --help.", 2)
         logging.getLogger("autoq").info("", exc_info=error)
         return _fail(f"unexpected {type(error).__name__}: {error} (run again with `autoq -v` for details)", 1)
     if status == 130:  # what typer makes of Ctrl-C
@@ -111,7 +187,9 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"autoq: {' '.join(message.split())}\n")
+    text = " ".join(message.split())
+    stop = "." if status in (1, 2) and text[-1:] not in ".?!" else ""
+    sys.stderr.write(f"autoq: {text}{stop}\n")
     try:
         sys.stdout.flush()
     except OSError:  # Python would try again as it exits, complain, and change the status

@@ -34,6 +34,16 @@ def accuracy_line(recipe: Recipe) -> str | None:
     return f"{metric.title} {metric.format(value, 2)}{full}, of {recipe.score.labelled_images} images{matched}"
 
 
+def figures_line(recipe: Recipe) -> str:
+    """Return cost, discrepancy and the main metric of a measured recipe in a line."""
+    from autoq.units import format_bops, format_kl
+
+    cost, score, accuracy = recipe.cost, recipe.score, accuracy_line(recipe)
+    assert cost is not None and score is not None  # noqa: S101, PT018 - as its caller has seen
+    told = f"KL {format_kl(score.kl_nats)} nats over {score.images} images, {format_bops(cost.bops)}"
+    return told if accuracy is None else f"{told}; {accuracy}"
+
+
 def improved_lines(before: Recipe, after: Recipe) -> list[str]:
     """Return what was measured of an improved recipe, beside what the recipe before it had on as many images."""
     from autoq.units import format_bops, format_kl

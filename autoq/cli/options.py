@@ -56,9 +56,9 @@ Reparameterize = Annotated[
 SECOND_ORDER_HELP = "Round weights by the error of each layer's output (GPTQ), or to nearest."
 SecondOrder = Annotated[bool, typer.Option("--second-order/--no-second-order", help=SECOND_ORDER_HELP)]
 CalibImages = Annotated[
-    int, typer.Option("--calib-images", metavar="N", min=1, help="Images to calibrate and score on.")
+    int, typer.Option("--calib-images", metavar="N", min=1, max=1_000_000, help="Images to calibrate and score on.")
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0)]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Of everything that is random.")]
 TASK_HELP = "What the model's output means: classification, or dense for maps and vectors of numbers."
 OUTPUT_HELP = "Leaf of the model's output that is compared. [default: as the task chooses]"
 Task = Annotated[str, typer.Option("--task", metavar="NAME", help=TASK_HELP)]

@@ -38,20 +38,30 @@ def quantize(
     data: Data = "digits",
     eval_data: EvalData = None,
     calib_images: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Images to calibrate on. [default: as in the method's paper]")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=1_000_000, help="Images to calibrate on. [default: as in the method's paper]"
+        ),
     ] = None,
     observer: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="fq-vit: min_max, ema, percentile, omse; igq-vit: percentile, min_max, mse."),
     ] = None,
-    groups: Annotated[int | None, typer.Option(metavar="N", min=1, help="igq-vit: groups. [default: 8]")] = None,
+    groups: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=1_000_000, help="igq-vit: groups. [default: 8]")
+    ] = None,
     ptf: Annotated[
         bool | None, typer.Option("--ptf/--no-ptf", help="fq-vit: integer LayerNorm on power-of-two factors.")
     ] = None,
     lis: Annotated[bool | None, typer.Option("--lis/--no-lis", help="fq-vit: integer softmax to logarithms.")] = None,
     iterations: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="aphq-vit: training steps of each block and each MLP. [default: 1000]"),
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=1_000_000,
+            help="aphq-vit: training steps of each block and each MLP. [default: 1000]",
+        ),
     ] = None,
     mlp: Annotated[
         bool | None,

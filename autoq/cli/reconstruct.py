@@ -31,9 +31,10 @@ def reconstruct(
             help=f"Unlabelled images to learn from: {DATA_HELP} [default: where the recipe was calibrated]",
         ),
     ] = None,
-    images: Annotated[int, typer.Option(metavar="N", min=1, help="How many of them, at most.")] = 1024,
+    images: Annotated[int, typer.Option(metavar="N", min=1, max=1_000_000, help="How many of them, at most.")] = 1024,
     iterations: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Training steps of each block. [default: 1000]")
+        int | None,
+        typer.Option(metavar="N", min=1, max=1_000_000, help="Training steps of each block. [default: 1000]"),
     ] = None,
     blocks: Annotated[
         str | None, typer.Option(metavar="NAMES", help="Only these: blocks.0,blocks.1. [default: all]")
@@ -46,7 +47,9 @@ def reconstruct(
             "gradients) or mse (nothing). [default: aph]",
         ),
     ] = None,
-    batch: Annotated[int | None, typer.Option(metavar="N", min=1, help="Images in a step. [default: 32]")] = None,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=1_000_000, help="Images in a step. [default: 32]")
+    ] = None,
     bfloat16: Annotated[
         bool, typer.Option("--bfloat16", help="Train in bfloat16, which some processors do faster.")
     ] = False,

@@ -191,7 +191,9 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, fast: bool
     from autoq.display import RunDisplay
     from autoq.runs.search.settings import FAST, load_study_file, make_settings
 
-    settings = make_settings({**(FAST if fast else {}), **(load_study_file(study) if study else {}), **given}, "option")
+    settings = make_settings(
+        {**(FAST if fast else {}), **(load_study_file(study) if study else {}), **given}, "option", are_options=True
+    )
     if not settings.reconstruct and (unused := given.keys() & {"reconstruct_iterations", "reconstruct_images"}):
         raise SpaceError(f"--{min(unused).replace('_', '-')} is of no use without --reconstruct: add it")
     out = out or default_out(settings.model, settings.budget_bops.strip().rstrip("%"))

@@ -183,11 +183,17 @@ class StudyDriver:
         """Ask for new recipes until there are enough trials, the deadline passes, or the sampler repeats itself."""
         is_finite = self._settings.sampler.is_finite
         most, repeats = _FINAL_REPEATS if is_finite else _MOST_REPEATS, 0
-        while self._done < trials and self._space.decisions and (deadline is None or time.monotonic() < deadline):
+        # The first proposal, which is the allocated recipe of the budget, is evaluated whatever the time.
+        is_first = all(trial.user_attrs["origin"] == UNIFORM for trial in self._complete)
+        while (
+            self._done < trials
+            and self._space.decisions
+            and (is_first or deadline is None or time.monotonic() < deadline)
+        ):
             # Some samplers repeat themselves long before a space is exhausted.
             proposal = self._ask(at_random=not is_finite and repeats >= _MOST_REPEATS // 2)
             if hash_sites(self._space.sites_for(proposal.assignment)) not in self._seen:
-                repeats = 0
+                repeats, is_first = 0, False
                 yield proposal
                 continue
             repeats += 1

@@ -22,7 +22,7 @@ from autoq.files import check_writable, make_writable, write_text
 from autoq.identity import describe_changes
 from autoq.runs.lock import hold_directory
 from autoq.runs.settings import CalibrationChoices
-from autoq.validation import first_complaint
+from autoq.validation import check_decodable, first_complaint
 
 RecordT = TypeVar("RecordT")
 KINDS: Final = {
@@ -72,6 +72,7 @@ class BaseRunDirectory(Generic[RecordT]):
         Raises:
             RunDirectoryError: the directory, or the nearest parent that exists, is a file or is not writable.
         """
+        check_decodable(self.path, "run directory", RunDirectoryError)
         self._refuse_where_fails(check_writable)
 
     def refuse_foreign(self) -> None:

@@ -74,7 +74,7 @@ def make_sensitivity_settings(**values: Any) -> SensitivitySettings:
     Raises:
         SpaceError: a value is wrong; the message names it.
     """
-    settings = validate(SensitivitySettings, values, "option", SpaceError)
+    settings = validate(SensitivitySettings, values, "option", SpaceError, are_options=True)
     check_proxy_name(settings.proxy, settings.make_task())
     return settings
 

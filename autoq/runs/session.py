@@ -335,7 +335,7 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # which the device "meta" cannot do
     except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"cannot use device {name!r}: use auto, cpu or a CUDA device of this machine") from error
+        raise ModelError(f"cannot use device {name!r}: use auto, cpu or a CUDA device of this machine.") from error
     return device

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from autoq.tasks import BaseTask
 
 
+MOST = 1_000_000
+"""Images, trials or steps that can be asked for: more is a slip of the finger."""
+MOST_SEED = 2**32 - 1
+"""What every library takes for a seed."""
 PLAIN_CALIBRATION: Mapping[str, Any] = {
     "rotate": False,
     "centre_keys": False,
@@ -54,9 +58,9 @@ class CalibrationChoices(BaseModel):
     centre_keys: bool = True
     reparameterize: bool = True
     second_order: bool = True
-    calib_images: int = Field(default=128, ge=1)
+    calib_images: int = Field(default=128, ge=1, le=MOST)
     device: str = "auto"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     task: str = "classification"
     output: str | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -17,8 +18,9 @@ def sites_and_score(path: Path) -> tuple[object, object]:
 
 def test_export(command: Command, run: Path, tmp_path: Path) -> None:
     outcome = command("export", run, "--pick", "w4a4", "-o", tmp_path / "mine.json", "--check-images", 8)
-    first, *rest = outcome.out.splitlines()
+    first, figures, *rest = outcome.out.splitlines()
     assert (outcome.status, first) == (0, f"w4a4, as searched -> {tmp_path / 'mine.json'}")
+    assert re.fullmatch(r"KL \S+ nats over \d+ images, \S+ M BOPs; top-1 .*, full precision .*", figures)
     assert "with autoq on 8 images: the same answer on 100.0 %, mean difference 0 " in rest[1]
     assert sites_and_score(tmp_path / "mine.json") == sites_and_score(run / "recipes" / "w4a4.json")
     document = one_json(command("export", run, "-o", tmp_path / "best.json", "--json"))

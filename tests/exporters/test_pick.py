@@ -144,3 +144,8 @@ def test_the_version_of_least_discrepancy_is_picked(tmp_path: Path, run: Path, m
     assert Recipe.load(tmp_path / "mine.json").content_hash == found.recipe.content_hash
     assert found.recipe.score is not None
     assert evaluate_recipe(Recipe.load(tmp_path / "mine.json")).score.kl_nats == found.recipe.score.kl_nats
+
+
+def test_the_number_of_a_trial_is_not_a_budget(run: Path, front: list[EvaluatedTrial]) -> None:
+    number = next(trial.id for trial in front if trial.id.startswith("trial-")).removeprefix("trial-")
+    assert refusal(run, number).endswith(f"Did you mean 'trial-{number}'?")

@@ -225,9 +225,11 @@ def test_a_space_without_choices_is_one_recipe(tmp_path: Path) -> None:
     assert [trial.user_attrs["label"] for trial in problem.run(50)] == ["w4a4"]
 
 
-def test_uniform_points_are_evaluated_after_the_deadline_and_nothing_else(problem: Problem) -> None:
-    problem.driver().run(100, deadline=time.monotonic() - 1, progress=problem.events.append)
-    assert [trial.user_attrs["label"] for trial in problem.stored()] == UNIFORM_POINTS
+def test_uniform_points_and_one_proposal_are_evaluated_after_the_deadline_and_nothing_else(problem: Problem) -> None:
+    """The first proposal is the allocated recipe of the budget; the same search started again proposes no more."""
+    for _ in range(2):
+        problem.driver().run(100, deadline=time.monotonic() - 1, progress=problem.events.append)
+        assert [trial.user_attrs["label"] for trial in problem.stored()] == [*UNIFORM_POINTS, ""]
     last = problem.events[-1]
     assert isinstance(last, TrialFinished)
     assert last.seconds_left == 0

@@ -43,7 +43,7 @@ def test_an_object_is_left_as_it_is() -> None:
     assert small_session().reference.input_size is None, "a name that loads it again says that"
 
 
-@pytest.mark.parametrize("device", ["tpu9", "cuda:99", ""])
+@pytest.mark.parametrize("device", ["tpu9", "cuda:99", "meta", ""])
 def test_devices_that_do_not_exist(device: str) -> None:
     with pytest.raises(ModelError, match=f"cannot use device '{device}'"):
         Session.open("vit_digits", device=device)

@@ -65,7 +65,7 @@ def make_check_settings(**values: Any) -> ProxyCheckSettings:
     Raises:
         SpaceError: a value is wrong; the message names it.
     """
-    settings = validate(ProxyCheckSettings, values, "option", SpaceError)
+    settings = validate(ProxyCheckSettings, values, "option", SpaceError, are_options=True)
     if not settings.make_task().has_right_answers:
         raise SpaceError(
             f"answers of the task {settings.task!r} are not right or wrong: check proxies on classification"

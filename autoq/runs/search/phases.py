@@ -132,9 +132,11 @@ class SearchRun:
             settings=StudySettings(SAMPLERS[settings.sampler], settings.seed, settings.proxy),
             points=points,
         )
-        self.progress(PhaseStarted("search", settings.trials))
+        self.progress(PhaseStarted("search", settings.trials, _resuming(len(store.load_trials()), settings.trials)))
         last = self.last_proposal(reserved or 0.0)
-        driver.run(settings.trials, last, self.progress, self.writer.keep_if_on_front, reserved)
+        driver.run(
+            0 if self.is_searched else settings.trials, last, self.progress, self.writer.keep_if_on_front, reserved
+        )
         driver.score_front(joint, self.writer.keep_if_on_front)
 
     def _proxy_of_options(self) -> str:
@@ -219,7 +221,7 @@ class SearchRun:
         front, uniform = shown_trials(self.trials, budget)
         best = best_trial(front, budget)
         baseline = [trial for trial in uniform if bits and trial.label == f"w{bits[0]}a{bits[1]}"]
-        picked = chosen_trials(front, budget) if settings.improves else []
+        picked = chosen_trials(front, budget)
         first = {trial.id: trial for trial in [*([best] if best else []), *picked, *baseline]}
         spread = evenly_spread(front, settings.eval_recipes)
         return list((first | {trial.id: trial for trial in [*spread, *uniform]}).values()), len(first)
@@ -256,3 +258,10 @@ class SearchRun:
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
+
+
+def _resuming(found: int, wanted: int) -> str:
+    """Say how far an earlier run came."""
+    if not found:
+        return ""
+    return f"resuming after {found} trials" if found < wanted else f"{found} trials are there: more with --trials"

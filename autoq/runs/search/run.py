@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from autoq.runs.search.result import SearchOutcome, make_result
 from autoq.runs.search.settings import SearchSettings
 from autoq.runs.session import Session
 from autoq.units import format_bops
+
+_logger = logging.getLogger(__name__)
 
 
 def run_search(
@@ -92,6 +95,7 @@ def _begin(
     session, bank = open_bank(inputs.session, images, settings, directory.bank, progress)
     fingerprints["bank_fingerprint"] = bank.fingerprint
     limit = _limit(budget, session)
+    _warn_of_limits(budget, limit, session, settings)
     record = new_record(settings, session, budget, inputs, fingerprints, earlier)
     is_searched = earlier is not None and earlier.only_lacks_improvement(settings)
     calibration = session.calibration_reference(images, bank, inputs.scoring)
@@ -114,6 +118,17 @@ def _begin(
 def _limit(budget: Budget, session: Session) -> int:
     """Return the budget in BOPs per image."""
     return budget.resolve(lambda weights, activations: uniform_bops(session.traced.sites, weights, activations))
+
+
+def _warn_of_limits(budget: Budget, limit: int, session: Session, settings: SearchSettings) -> None:
+    """Say in a warning if the budget limits nothing, and what a time limit does not cover."""
+    eight = uniform_bops(session.traced.sites, 8, 8)
+    if limit > eight and budget.uniform is None:
+        _logger.warning(
+            "budget %r is more than uniform w8a8 costs, which is %s: it limits little", budget.text, format_bops(eight)
+        )
+    if settings.time_limit_seconds is not None and settings.improves:
+        _logger.warning("--time-limit ends the search; finishing and reconstruction follow it (--no-finish leaves out)")
 
 
 def _refuse_unreachable(budget: Budget, session: Session, resolved: ResolvedSpace) -> None:

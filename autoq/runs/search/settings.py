@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from autoq.errors import SpaceError
-from autoq.runs.settings import PLAIN_CALIBRATION, CalibrationChoices
+from autoq.runs.settings import MOST, PLAIN_CALIBRATION, CalibrationChoices
 from autoq.sensitivity.proxies import PROXIES, check_proxy_name
 from autoq.validation import parse_toml, read_text, validate
 
@@ -17,6 +17,8 @@ IMPROVEMENT_SETTINGS = frozenset({"finish", "reconstruct", "reconstruct_iteratio
 """Settings of what follows a search."""
 FAST: Mapping[str, Any] = {**PLAIN_CALIBRATION, "finish": False, "baselines": "uniform", "trials": 60}
 """Settings of the search that takes least time (``--fast``), where nothing else is given."""
+MOST_SECONDS = 366 * 24 * 3600.0
+"""Of a time limit: a year."""
 Baselines = Literal["uniform", "published", "all"]
 
 
@@ -41,18 +43,18 @@ class SearchSettings(CalibrationChoices):
     """
 
     eval_data: str | None = None
-    eval_recipes: int = Field(default=24, ge=1)
+    eval_recipes: int = Field(default=24, ge=1, le=MOST)
     budget_bops: str = "w4a4"
-    trials: int = Field(default=300, ge=1)
-    time_limit_seconds: float | None = Field(default=None, gt=0)
+    trials: int = Field(default=300, ge=1, le=MOST)
+    time_limit_seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS)
     sampler: str = "progressive"
     proxy: str = "kl"
     sensitivity: str = "fisher"
     baselines: Baselines = "published"
     finish: bool = True
     reconstruct: bool = False
-    reconstruct_iterations: int | None = Field(default=None, ge=1)
-    reconstruct_images: int = Field(default=1024, ge=1)
+    reconstruct_iterations: int | None = Field(default=None, ge=1, le=MOST)
+    reconstruct_images: int = Field(default=1024, ge=1, le=MOST)
 
     @field_validator("sampler")
     @classmethod
@@ -108,15 +110,15 @@ def load_study_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     return document
 
 
-def make_settings(values: dict[str, Any], where: str = "settings") -> SearchSettings:
-    """Validate settings; ``where`` is what messages call them.
+def make_settings(values: dict[str, Any], where: str = "settings", *, are_options: bool = False) -> SearchSettings:
+    """Validate settings; ``where`` is what messages call them, options by their names as they are typed.
 
     Raises:
         SpaceError: a key or value is wrong; the message names it and what would be right.
     """
     from autoq.sensitivity.proxies import check_proxy_name
 
-    settings = validate(SearchSettings, values, where, SpaceError)
+    settings = validate(SearchSettings, values, where, SpaceError, are_options=are_options)
     for proxy in (settings.proxy, settings.sensitivity):
         check_proxy_name(proxy, settings.make_task())
     return settings

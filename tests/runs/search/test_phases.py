@@ -12,11 +12,11 @@ import pytest
 
 from autoq.cost import Budget
 from autoq.events import Event, PhaseStarted, Progress, TrialFinished, ignore
-from autoq.optimization.trials import UNIFORM
+from autoq.optimization.trials import UNIFORM, knee_trial, shown_trials
 from autoq.recipe import Recipe
 from autoq.runs.opening import open_bank, open_run
 from autoq.runs.search.directory import SearchDirectory
-from autoq.runs.search.phases import SearchRun
+from autoq.runs.search.phases import SearchRun, _resuming
 from autoq.runs.search.recipes import RecipeWriter
 from autoq.runs.search.record import MeasuredAccuracy, new_record
 from autoq.scoring import Evaluator
@@ -85,13 +85,16 @@ def test_accuracy_has_its_time_within_the_limit(tmp_path: Path) -> None:
         assert last.seconds_after is not None
         assert last.seconds_after > 0
         best = min((t for t in run.trials if t.cost.bops <= run.record.budget_bops), key=lambda t: t.score.kl_nats)
-        assert run.record.accuracy.keys() == {best.id, "w4a4", "w6a6"}, "w6a6 to measure the time"
-        assert run.record.accuracy_left_out == 1
+        front, _ = shown_trials(run.trials, run.record.budget_bops)
+        needed = {best.id, knee_trial(front).id, "w4a4", "w6a6"}
+        assert run.record.accuracy.keys() == needed, "w6a6 to measure the time"
+        everything = {trial.id for trial in front} | {"w3a3", "w4a4", "w6a6"}
+        assert run.record.accuracy_left_out == len(everything - needed) > 0
         assert run.record.full_precision is not None
         limit(run, None)
         run.is_searched = True
         run.search()
-        assert run.record.accuracy.keys() == {"w3a3", "w4a4", "w6a6"}
+        assert run.record.accuracy.keys() == everything
         assert run.record.accuracy_left_out == 0
     details = [event.detail for event in events if isinstance(event, PhaseStarted) and event.phase == "front"]
     assert details[0].startswith("about ")
@@ -173,3 +176,16 @@ def test_an_image_that_is_gone_does_not_cost_the_search(tmp_path: Path, caplog: 
     assert run.record.state == "finished"
     assert run.record.full_precision is not None
     assert "accuracy is not measured any further: cannot read image" in caplog.text
+
+
+def test_the_knee_is_measured_without_being_improved(tmp_path: Path) -> None:
+    with begun(tmp_path, eval_recipes=1) as run:
+        run.search()
+        front, _ = shown_trials(run.trials, run.record.budget_bops)
+        assert knee_trial(front).id in run.record.accuracy
+
+
+def test_what_an_earlier_run_did_is_told() -> None:
+    assert _resuming(0, 300) == ""
+    assert _resuming(137, 300) == "resuming after 137 trials"
+    assert _resuming(300, 300) == "300 trials are there: more with --trials"

@@ -297,9 +297,17 @@ def test_a_run_in_use_is_refused(tmp_path: Path, evaluated: list[str]) -> None:
 
 def test_a_time_limit_leaves_a_finished_run(tmp_path: Path) -> None:
     result = search(tmp_path, time_limit_seconds=1e-3)
-    assert [trial.label for trial in trials_of(tmp_path / "run")] == UNIFORM_POINTS
+    assert [trial.label for trial in trials_of(tmp_path / "run")] == [*UNIFORM_POINTS, "trial 3"]
     assert SearchDirectory(tmp_path / "run").require().state == "finished"
     assert result.best is not None
+
+
+@pytest.mark.parametrize(("budget", "is_told"), [("1T", True), ("w8a8", False), ("50%", False)])
+def test_a_budget_that_limits_nothing_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, budget: str, is_told: bool
+) -> None:
+    search(tmp_path, time_limit_seconds=1e-3, budget_bops=budget)
+    assert ("is more than uniform w8a8 costs, which is 224 M BOPs" in caplog.text) is is_told
 
 
 @pytest.mark.parametrize(
