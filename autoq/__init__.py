@@ -11,6 +11,7 @@
 ``finish``           solve the weights of a recipe again on its own quantized inputs, in closed form
 ``reconstruct``      train the rounding and the scales of a recipe on unlabelled images
 ``export``           write a quantized model in another format, and compare what was written
+``latency``          time quantized models as ONNX against the model in floating point
 ``sites``            list what of a model can be quantized
 ``load_quantized``   load a quantized model from a folder that ``export`` wrote
 ``load_recipe``      read a recipe
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from autoq.api.reconstructing import reconstruct
     from autoq.api.result import SearchResult
     from autoq.api.searching import search
+    from autoq.api.timing import latency
     from autoq.exporters import ExportReport, load_quantized
     from autoq.recipe import Recipe
     from autoq.scoring.quantized_module import QuantizedModule
@@ -55,6 +57,7 @@ _HOMES = {
     "errors": "autoq.errors",
     "evaluate": "autoq.api.evaluating",
     "export": "autoq.api.exporting",
+    "latency": "autoq.api.timing",
     "load_quantized": "autoq.exporters",
     "load_recipe": "autoq.api.inspecting",
     "quantize": "autoq.api.applying",
@@ -76,6 +79,7 @@ __all__ = [
     "evaluate",
     "export",
     "finish",
+    "latency",
     "load_quantized",
     "load_recipe",
     "quantize",

@@ -64,17 +64,24 @@ def export(
     100.0
     """
     exporter = EXPORTERS.lookup(format)()
-    source = _source(quantized, model, images, check_images)
+    source = source_of(quantized, model, images, check_images)
     return write_export(exporter, source, Path(path), allow_float=allow_float)
 
 
-def _source(
+def source_of(
     quantized: QuantizedModule | Recipe | str | os.PathLike[str],
     model: ModelInput | None,
     images: object,
     count: int,
 ) -> ExportSource:
-    """Return what exporters take, nothing of it opened before it is needed."""
+    """Return what exporters take, nothing of it opened before it is needed.
+
+    Args:
+        quantized: a quantized model, a recipe, or the path of one.
+        model: as in :func:`export`.
+        images: as in :func:`export`.
+        count: calibration images to compare on.
+    """
     recipe = quantized.recipe if isinstance(quantized, QuantizedModule) else load(quantized)
 
     @cache

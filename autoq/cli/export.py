@@ -62,7 +62,7 @@ def export(
         _list(as_json)
         return
     if source is None or output is None:
-        raise ExportError("say what to export, and where to: autoq export RUN --format FORMAT -o FILE")
+        raise ExportError("say what to export, and where to: autoq export RUN --format FORMAT --output FILE")
     from autoq.api.exporting import export as write
     from autoq.exporters import EXPORTERS
 

@@ -20,7 +20,19 @@ from typing import Annotated, NoReturn
 import typer
 
 import autoq
-from autoq.cli import check_proxy, evaluate, export, finish, quantize, reconstruct, report, search, sensitivity, sites
+from autoq.cli import (
+    check_proxy,
+    evaluate,
+    export,
+    finish,
+    latency,
+    quantize,
+    reconstruct,
+    report,
+    search,
+    sensitivity,
+    sites,
+)
 from autoq.cli.help import CONTEXT, GroupedCommand, Verbose, examples, with_verbosity
 from autoq.cli.options import Interrupted
 from autoq.errors import AutoqError, InputError
@@ -70,6 +82,12 @@ _add(
     quantize.quantize,
     "Quantize a model by a published method.",
     "autoq quantize --method repq-vit --bits w4a4 --model MODEL --data imgs/",
+)
+_add(
+    "latency",
+    latency.latency,
+    "Time recipes as ONNX against floating point.",
+    "autoq latency runs/1 recipe.json --batch 1 --batch 8",
 )
 _add(
     "finish",

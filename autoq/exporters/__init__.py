@@ -45,6 +45,7 @@ __all__ = [
     "BaseExporter",
     "ExportReport",
     "ExportSource",
+    "OnnxExporter",
     "Picked",
     "RecipeExporter",
     "Written",

@@ -1,0 +1,118 @@
+"""``autoq.latency``."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoq.api.exporting import source_of
+from autoq.api.opening import ModelInput
+from autoq.errors import ArgumentTypeError
+from autoq.exporters import ExportSource, OnnxExporter, pick, write_export
+from autoq.exporters.timing import Timing, describe_machine, open_in, time_in_pairs
+from autoq.recipe import Recipe
+
+_FLOAT = "float"
+_CHECKED = 32
+"""Images that what is timed is compared on."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What recipes and the model in floating point take, as ONNX.
+
+    Attributes:
+        machine: processor, instructions, threads and runtime.
+        timings: by batch size, then by name, the model in floating point first.
+        agreement_percent: of each recipe's file with autoq, in onnxruntime; None for floating point.
+
+    >>> import autoq, tempfile, pathlib
+    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=8)
+    >>> found = autoq.latency([quantized], rounds=2)
+    >>> list(found.timings[1]), found.timings[1]["float"].speedup
+    (['float', 'rtn w8a8'], 1.0)
+    """
+
+    machine: str
+    timings: Mapping[int, Mapping[str, Timing]]
+    agreement_percent: Mapping[str, float | None]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        batches = [
+            {"batch": size, "name": name, "agreement_percent": self.agreement_percent[name], **timing.to_json()}
+            for size, timings in self.timings.items()
+            for name, timing in timings.items()
+        ]
+        return {"machine": self.machine, "timings": batches}
+
+
+def latency(
+    quantized: Sequence[Any],
+    *,
+    batch: Sequence[int] = (1,),
+    threads: int = 1,
+    rounds: int = 50,
+    runtime: str = "onnxruntime",
+    model: ModelInput | None = None,
+    images: object = None,
+) -> Latency:
+    """Time quantized models as ONNX against the model in floating point, in pairs.
+
+    Args:
+        quantized: quantized modules, recipes, paths of them, or run directories (their best recipe), of one model.
+        batch: images at a time.
+        threads: that a runtime may use.
+        rounds: how many; in each, every model runs once, so that what slows the machine down slows all of them.
+        runtime: ``onnxruntime`` or ``openvino``.
+        model: the recipes' model, if it cannot be loaded by its name.
+        images: their calibration images, if they cannot be loaded by their name.
+
+    Raises:
+        ExportError: a package is missing, or there is no such runtime.
+        RunError: a file does not run.
+
+    >>> import autoq
+    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=8)
+    >>> autoq.latency([quantized], batch=[2], rounds=2).timings[2]["rtn w8a8"].rounds
+    2
+    """
+    if not quantized:
+        raise ArgumentTypeError("give one quantized model or recipe at least")
+    open_file, exporter = open_in(runtime), OnnxExporter()
+    exporter.require_packages()
+    with tempfile.TemporaryDirectory(prefix="autoq-latency-") as folder:
+        files: dict[str, Path] = {_FLOAT: Path(folder) / "float.onnx"}
+        agreement: dict[str, float | None] = {_FLOAT: None}
+        first: ExportSource | None = None
+        for number, given in enumerate(quantized):
+            name, source = _named_source(given, number, model, images)
+            name = name if name not in files else f"{name} ({number + 1})"
+            first = first or source
+            files[name] = Path(folder) / f"{number}.onnx"
+            report = write_export(exporter, source, files[name])
+            agreement[name] = None if report.agreement is None else report.agreement.agreement_percent
+        assert first is not None  # noqa: S101 - there is one at least
+        exporter.write(first.without(list(first.module.quantizers)), files[_FLOAT])
+        timings = {}
+        for size in batch:
+            one = first.images[:1].repeat(size, *[1] * (first.images.ndim - 1))
+            models = {name: open_file(path, one, threads) for name, path in files.items()}
+            timings[size] = time_in_pairs(models, rounds)
+    return Latency(describe_machine(runtime, threads), timings, agreement)
+
+
+def _named_source(given: Any, number: int, model: ModelInput | None, images: object) -> tuple[str, ExportSource]:
+    """Return a name for tables, and the source."""
+    if isinstance(given, str | os.PathLike):
+        path = Path(given)
+        if (path / "run.json").exists():
+            chosen, recipe, _ = pick(path, "best")
+            return f"{path.name} {chosen}", source_of(recipe, model, images, _CHECKED)
+        return path.stem, source_of(path, model, images, _CHECKED)
+    recipe = given if isinstance(given, Recipe) else given.recipe
+    return recipe.method or f"recipe {number + 1}", source_of(given, model, images, _CHECKED)
