@@ -40,7 +40,9 @@ def export(
     format_: Annotated[
         str,
         typer.Option(
-            "--format", metavar="FORMAT", help="recipe, bundle, pt2, onnx; --list says what each of them holds."
+            "--format",
+            metavar="FORMAT",
+            help="recipe, bundle, pt2, torch, onnx, qonnx, csv or markdown; --list says more.",
         ),
     ] = "recipe",
     list_: Annotated[bool, typer.Option("--list", help="List the formats, and write nothing.")] = False,
@@ -62,7 +64,7 @@ def export(
         _list(as_json)
         return
     if source is None or output is None:
-        raise ExportError("say what to export, and where to: autoq export RUN --format FORMAT --output FILE")
+        raise ExportError("say what to export, and where to: autoq export RUN --format FORMAT -o FILE")
     from autoq.api.exporting import export as write
     from autoq.exporters import EXPORTERS
 
