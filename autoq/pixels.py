@@ -42,3 +42,18 @@ def eight_bit(image: Image.Image) -> Image.Image:
             "save it with 8 bits, or scale it to that range"
         )
     return Image.fromarray(np.round(values * (255 / white)).astype(np.uint8))
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Convert an image to 8 bits in a mode of Pillow, such as ``RGB``; transparency is dropped.
+
+    Raises:
+        DataError: pixels are outside of the range of their type, or Pillow does not convert this mode.
+    """
+    image = eight_bit(image)
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # else a palette's transparent colour would be lost with a warning
+    try:
+        return image.convert(mode)
+    except ValueError as error:
+        raise DataError(f"an image of mode {image.mode!r} cannot be converted to {mode}: save it as RGB") from error

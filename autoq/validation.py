@@ -53,7 +53,7 @@ def check_decodable(name: str | os.PathLike[str], what: str, refusal: type[Autoq
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        shown = text.encode("utf-8", "backslashreplace").decode().replace("\\udc", "\\x")
         raise refusal(
             f"{what} '{shown}' is not named in UTF-8: rename it, or, if its name looks right, set LC_ALL=C.UTF-8"
         ) from error
@@ -68,6 +68,15 @@ def power_of_two(value: int) -> int:
     if value < 1 or value & (value - 1):
         raise ValueError(f"expected a power of two, such as 128, got {value!r}")
     return value
+
+
+def printable(text: str) -> str:
+    r"""Return a text on one line: what cannot be printed as it is written in Python.
+
+    >>> printable("a\nb")
+    'a\\nb'
+    """
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ class Complaint:
 
     def __str__(self) -> str:
         """Join location and message."""
-        where = ".".join(map(str, self.location))
+        where = printable(".".join(map(str, self.location)))
         if self.is_unknown_key:
             return f"unknown key {where!r}.{self.message}"
         return f"{where}: {self.message}" if where else self.message

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autoq.errors import ArgumentTypeError, DataError, ModelError
 from autoq.files import sha256_hex
-from autoq.pixels import eight_bit
+from autoq.pixels import in_mode
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -78,10 +78,7 @@ class EvaluationTransform:
         Raises:
             DataError: a pixel is outside of the range of its type.
         """
-        image = eight_bit(image)
-        if "transparency" in image.info:
-            image = image.convert("RGBA")  # else a palette's transparent colour would be lost with a warning
-        return self.pipeline(image.convert(self.mode))
+        return self.pipeline(in_mode(image, self.mode))
 
 
 def plain_json(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,7 +124,7 @@ class PreprocessedTransform:
         Raises:
             DataError: the function returns something else, or a pixel is outside of the range of its type.
         """
-        made = self.preprocess(eight_bit(image).convert("RGB"))
+        made = self.preprocess(in_mode(image, "RGB"))
         if isinstance(made, Mapping) and "pixel_values" in made:
             made = made["pixel_values"]
             made = made[0] if isinstance(made, list) else made

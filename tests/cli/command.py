@@ -64,9 +64,7 @@ def environment() -> dict[str, str]:
 
 
 def in_a_process(*arguments: object, cwd: Path) -> Outcome:
-    done = subprocess.run(
-        process_arguments(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run(process_arguments(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 

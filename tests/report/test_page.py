@@ -145,7 +145,7 @@ def _open(page: Path, profile: Path, fragment: str = "") -> tuple[str, str]:
     quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--no-sandbox"]
     quiet += ["--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--v=0"]
     command = [chromium, "--headless", *quiet, f"--user-data-dir={profile}", "--dump-dom", page.as_uri() + fragment]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return re.sub(r"<(style|script)\b.*?</\1>", "", done.stdout, flags=re.DOTALL), done.stderr
 
 

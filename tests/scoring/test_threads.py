@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -21,20 +20,40 @@ def three_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_one_thread_where_more_do_not_help() -> None:
-    with fastest_threads(lambda: time.sleep(0.01), CPU) as chosen:
+class Clock:
+    """Time that passes only where a test says so: no other process makes a run take longer."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def work(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("autoq.scoring.threads.time", clock)
+    return clock
+
+
+def test_one_thread_where_more_do_not_help(clock: Clock) -> None:
+    with fastest_threads(lambda: clock.work(1.0), CPU) as chosen:
         assert chosen == torch.get_num_threads() == 1
     assert torch.get_num_threads() == 3
 
 
-def test_all_threads_where_they_do() -> None:
-    with fastest_threads(lambda: time.sleep(0.03 / torch.get_num_threads()), CPU) as chosen:
+def test_all_threads_where_they_do(clock: Clock) -> None:
+    with fastest_threads(lambda: clock.work(3.0 / torch.get_num_threads()), CPU) as chosen:
         assert chosen == torch.get_num_threads() == 3
     assert torch.get_num_threads() == 3
 
 
 def test_given_back_after_an_error() -> None:
-    with pytest.raises(RuntimeError, match="boom"), fastest_threads(lambda: time.sleep(0.001), CPU):
+    with pytest.raises(RuntimeError, match="boom"), fastest_threads(lambda: None, CPU):
         raise RuntimeError("boom")
     assert torch.get_num_threads() == 3
 
