@@ -12,6 +12,7 @@
 ``reconstruct``      train the rounding and the scales of a recipe on unlabelled images
 ``export``           write a quantized model in another format, and compare what was written
 ``latency``          time quantized models as ONNX against the model in floating point
+``verify``           compute a recipe's products in integers, and how wide their sums get
 ``sites``            list what of a model can be quantized
 ``load_quantized``   load a quantized model from a folder that ``export`` wrote
 ``load_recipe``      read a recipe
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from autoq.api.result import SearchResult
     from autoq.api.searching import search
     from autoq.api.timing import latency
+    from autoq.api.verifying import verify
     from autoq.exporters import ExportReport, load_quantized
     from autoq.recipe import Recipe
     from autoq.scoring.quantized_module import QuantizedModule
@@ -65,6 +67,7 @@ _HOMES = {
     "reconstruct": "autoq.api.reconstructing",
     "search": "autoq.api.searching",
     "sites": "autoq.api.inspecting",
+    "verify": "autoq.api.verifying",
 }
 """The module that each public name is imported from."""
 
@@ -86,6 +89,7 @@ __all__ = [
     "reconstruct",
     "search",
     "sites",
+    "verify",
 ]
 
 

@@ -32,6 +32,7 @@ from autoq.cli import (
     search,
     sensitivity,
     sites,
+    verify,
 )
 from autoq.cli.help import CONTEXT, GroupedCommand, Verbose, examples, with_verbosity
 from autoq.cli.options import Interrupted
@@ -88,6 +89,12 @@ _add(
     latency.latency,
     "Time recipes as ONNX against floating point.",
     "autoq latency runs/1 recipe.json --batch 1 --batch 8",
+)
+_add(
+    "verify",
+    verify.verify,
+    "Compute a recipe's products in integers, and their width.",
+    "autoq verify recipe.json",
 )
 _add(
     "finish",
