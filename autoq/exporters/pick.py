@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from autoq.recipe import Recipe
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import RunRecord
 from autoq.sensitivity.proxies import PROXIES, Proxy
-from autoq.units import format_bops
+from autoq.units import KL_LOSS, format_bops
 from autoq.validation import did_you_mean
 
 PUBLISHED = "published"
@@ -65,16 +66,22 @@ def pick(directory: str | os.PathLike[str], choice: str, *, version: str | None 
     paths = _versions(run, record, chosen)
     if version is None:
         recipes = {name: Recipe.load(path) for name, path in paths.items()}
-        proxy = PROXIES[record.settings.proxy]
-        version = min(reversed(recipes), key=lambda name: _loss(recipes[name], proxy))
+        losses = _losses(recipes, PROXIES[record.settings.proxy])
+        version = min(reversed(recipes), key=lambda name: losses[name])
         return Picked(chosen, recipes[version], version)
     if version not in paths:
         raise RunDirectoryError(_missing(record, chosen, version))
     return Picked(chosen, Recipe.load(paths[version]), version)
 
 
-def _loss(recipe: Recipe, proxy: Proxy) -> float:
-    return float("inf") if recipe.score is None else proxy.loss_of(recipe.score)
+def _losses(recipes: Mapping[str, Recipe], proxy: Proxy) -> dict[str, float]:
+    """Return the losses of a recipe's versions; on labelled images, which chose none, if all are known there."""
+    scores = {name: recipe.score for name, recipe in recipes.items()}
+    labelled = {name: None if score is None else score.labelled_kl_nats for name, score in scores.items()}
+    known = {name: loss for name, loss in labelled.items() if loss is not None}
+    if proxy.loss == KL_LOSS and len(known) == len(recipes):
+        return known
+    return {name: math.inf if score is None else proxy.loss_of(score) for name, score in scores.items()}
 
 
 def _versions(run: SearchDirectory, record: RunRecord, chosen: str) -> dict[str, Path]:

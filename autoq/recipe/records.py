@@ -23,7 +23,7 @@ class CostRecord(Frozen):
     weight_bytes: int
 
 
-OF_LABELS = ("labelled_images", "labels_by", "full_precision")
+OF_LABELS = ("labelled_images", "labels_by", "labelled_kl_nats", "full_precision")
 """Fields of a score that are there where metrics are."""
 
 
@@ -42,6 +42,7 @@ class ScoreRecord(BaseModel):
         calibration_kl_nats: ``kl_nats`` on the images that calibrated, where these are others.
         labelled_images: that the metrics are measured on; None where there were no labels.
         labels_by: how the labels were matched with the model's outputs, likewise.
+        labelled_kl_nats: ``kl_nats`` on the same labelled images, which neither calibrated nor chose the recipe.
         full_precision: the task's metrics of the model in full precision on the same labelled images.
     """
 
@@ -56,6 +57,7 @@ class ScoreRecord(BaseModel):
     calibration_kl_nats: float | None = None
     labelled_images: int | None = None
     labels_by: LabelsBy | None = None
+    labelled_kl_nats: float | None = None
     full_precision: dict[str, float] | None = None
 
     @property
@@ -69,10 +71,16 @@ class ScoreRecord(BaseModel):
         images: int,
         labels_by: LabelsBy | None,
         full_precision: Mapping[str, float] | None,
+        labelled_kl_nats: float | None = None,
     ) -> ScoreRecord:
         """Return the score with metrics on labelled images; arguments as in the attributes."""
         full = None if full_precision is None else dict(full_precision)
-        last = {"labelled_images": images, "labels_by": labels_by, "full_precision": full}
+        last = {
+            "labelled_images": images,
+            "labels_by": labels_by,
+            "labelled_kl_nats": labelled_kl_nats,
+            "full_precision": full,
+        }
         return ScoreRecord(**self.without_metrics().model_dump() | dict(metrics) | last)
 
     def without_metrics(self) -> ScoreRecord:

@@ -82,7 +82,7 @@ def _point_data(point: Point) -> dict[str, Any]:
     names = (
         *("id", "origin", "label", "bops", "group_bops", "weight_bytes", "kl_nats", "agreement_percent", "sqnr_db"),
         "loss",
-        *("calibration_kl_nats", "metric", "feasible", "on_front"),
+        *("calibration_kl_nats", "labelled_kl_nats", "metric", "feasible", "on_front"),
     )
     data = {name: getattr(point, name) for name in names} | {
         "uniform": point.is_uniform,

@@ -35,6 +35,7 @@ class Point:
         agreement_percent: images on which the prediction is full precision's; None for tasks that do not say so.
         sqnr_db: signal to quantization noise ratio of the output; infinite when outputs are equal.
         calibration_kl_nats: discrepancy on the calibration images, where ``kl_nats`` is on others and it was measured.
+        labelled_kl_nats: discrepancy on the labelled images, which neither calibrated nor chose, where it was measured.
         other_loss: what recipes are chosen by; None: ``kl_nats``.
         metric: the task's main metric, where labels exist and the point was measured.
         feasible: whether it is within the budget.
@@ -54,6 +55,7 @@ class Point:
     agreement_percent: float | None
     sqnr_db: float
     calibration_kl_nats: float | None = None
+    labelled_kl_nats: float | None = None
     other_loss: float | None = None
     metric: float | None = None
     feasible: bool = True
@@ -92,6 +94,7 @@ class Improved:
         images: that it learned from.
         recipe_path: where the improved recipe lies, relative to the run directory.
         other_loss: what recipes are chosen by, since; None: ``kl_nats``.
+        labelled_kl_nats: discrepancy on the labelled images, since.
     """
 
     kind: ImprovedKind
@@ -104,6 +107,7 @@ class Improved:
     images: int
     recipe_path: str
     other_loss: float | None = None
+    labelled_kl_nats: float | None = None
 
     @property
     def loss(self) -> float:
@@ -269,6 +273,12 @@ class RunSummary:
         uniform = [point for point in self.uniform if point.label == wanted]
         uniform = uniform or [point for point in self.uniform if point.bops <= self.budget_bops]
         return min((*uniform, *self.published), key=lambda point: (point.loss, point.bops), default=None)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the chosen recipe and its baseline were compared on labelled images, which chose neither."""
+        told = [point for point in (self.best, self.baseline) if point is not None]
+        return self.loss == KL_LOSS and bool(told) and all(point.labelled_kl_nats is not None for point in told)
 
     @property
     def compared(self) -> tuple[Point, ...]:

@@ -22,13 +22,14 @@ _COLUMNS = (
     "weight_bytes",
     "kl_nats",
     "calibration_kl_nats",
+    "labelled_kl_nats",
     _LOSS,
     "agreement_percent",
     "sqnr_db",
     _METRIC,
     "feasible",
 )
-_COMPARED = ("kl_nats", _LOSS, "agreement_percent", _METRIC)
+_COMPARED = ("kl_nats", "labelled_kl_nats", _LOSS, "agreement_percent", _METRIC)
 """Columns of an improved recipe that are written before and after."""
 
 

@@ -21,12 +21,12 @@ def headline(summary: RunSummary) -> str:
             "Allow more BOPs, or a search space with fewer bits."
         )
     if baseline is None or best is baseline:
-        lost = f"{loss.title} {loss.format(best.loss)}"
+        lost = f"{loss.title} {loss.format(_judged(summary, best))}"
         rest = f"is the best of {_recipes(summary)}: {lost}{_accuracy(summary, best, None)}."
         return f"Within {within}, {readable_label(best.label)} {rest}"
     return (
-        f"Within {within}, {readable_label(best.label)} has {loss.title} {loss.format(best.loss)} against "
-        f"{format_kl(baseline.loss)} for {_named(summary, baseline)}{_accuracy(summary, best, baseline)}."
+        f"Within {within}, {readable_label(best.label)} has {loss.title} {loss.format(_judged(summary, best))} against "
+        f"{format_kl(_judged(summary, baseline))} for {_named(summary, baseline)}{_accuracy(summary, best, baseline)}."
     )
 
 
@@ -34,6 +34,10 @@ def measured_on(summary: RunSummary) -> str:
     """State which images recipes were calibrated and scored on."""
     title = f"{summary.loss.title[0].upper()}{summary.loss.title[1:]}"
     calibrated = f"{summary.images:,} images of {summary.data}"
+    if summary.is_judged:
+        others = f"{summary.scoring_images:,} others" if summary.scoring_images else "the same"
+        unseen = "labelled images that neither calibrated nor chose"
+        return f"{title} over {unseen}; calibrated on {calibrated}, chosen on {others}"
     if summary.scoring_images:
         return f"{title} over {summary.scoring_images:,} images that did not calibrate; calibrated on {calibrated}"
     return f"{title} over the {calibrated} that calibrated, as there are too few others: on others it is larger"
@@ -56,12 +60,15 @@ def left_out(summary: RunSummary) -> str:
 def improvement(found: Improved, summary: RunSummary) -> str:
     """Compare, in a sentence, a recipe as searched with what was made of it, by loss and the task's main metric."""
     before, accuracy, metric, loss = found.point, "", summary.metric, summary.loss
+    losses = (before.loss, found.loss)
+    if summary.is_judged and before.labelled_kl_nats is not None and found.labelled_kl_nats is not None:
+        losses = (before.labelled_kl_nats, found.labelled_kl_nats)
     if found.metric is not None:
         earlier = "" if before.metric is None else f"{metric.format_number(before.metric)} -> "
         accuracy = f"; {metric.title} {earlier}{metric.format(found.metric)}"
     return (
-        f"{found.kind.capitalize()}, {readable_label(before.label)} has {loss.title} {format_kl(before.loss)} -> "
-        f"{loss.format(found.loss)}{accuracy}."
+        f"{found.kind.capitalize()}, {readable_label(before.label)} has {loss.title} {format_kl(losses[0])} -> "
+        f"{loss.format(losses[1])}{accuracy}."
     )
 
 
@@ -83,6 +90,12 @@ def note(summary: RunSummary, best: Point, quantity: Quantity) -> str:
             lines.append(f"{metric.format_difference(abs(gain))} {side} {readable_label(baseline.label)}")
         lines += [f"{each.kind}: {metric.format(each.metric)}" for each in found if each.metric is not None]
     return "\n".join(lines)
+
+
+def _judged(summary: RunSummary, point: Point) -> float:
+    """Return what a point is judged by: its discrepancy on labelled images, where that is known, or its loss."""
+    known = point.labelled_kl_nats
+    return known if summary.is_judged and known is not None else point.loss
 
 
 def _named(summary: RunSummary, baseline: Point) -> str:

@@ -136,7 +136,8 @@ class CalibratedRecipe:
             done += batch
             progress(PhaseAdvanced("accuracy", done))
 
-        full, accuracy = measure_beside_full_precision(
+        full, accuracy, apart = measure_beside_full_precision(
             model, source, self.recipe.sites, self.labelled.batches(), on_measured, task=evaluator.task
         )
-        return score.with_metrics(accuracy.metrics, accuracy.images, self.labelled.labels_by, full.metrics)
+        labels_by = self.labelled.labels_by
+        return score.with_metrics(accuracy.metrics, accuracy.images, labels_by, full.metrics, apart.kl_nats)

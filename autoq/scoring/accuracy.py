@@ -9,9 +9,10 @@ from torch import Tensor
 
 from autoq.graph.insert import QuantizedModel
 from autoq.recipe import SiteConfig
+from autoq.scoring.discrepancy import Discrepancy, Score
 from autoq.scoring.outputs import predict
 from autoq.scoring.sources import QuantizerSource
-from autoq.tasks import CLASSIFICATION, Accuracy, BaseTask
+from autoq.tasks import CLASSIFICATION, Accuracy, BaseTask, Outputs
 
 
 def measure_accuracy(
@@ -20,6 +21,7 @@ def measure_accuracy(
     progress: Callable[[int], None] | None = None,
     *,
     task: BaseTask = CLASSIFICATION,
+    on_outputs: Callable[[Outputs], None] | None = None,
 ) -> Accuracy:
     """Measure a task's metrics on a model with whatever its slots hold.
 
@@ -29,6 +31,7 @@ def measure_accuracy(
             tensors of the output's shape for dense prediction), on the model's device.
         progress: called with the number of images of each finished batch.
         task: says what the model's output means.
+        on_outputs: gets the compared outputs of each batch.
 
     Raises:
         ValueError: there is no image.
@@ -37,7 +40,10 @@ def measure_accuracy(
     meter = task.meter()
     with torch.no_grad():
         for batch, labels in batches:
-            meter.add(predict(model, batch, task), labels)
+            outputs = predict(model, batch, task)
+            meter.add(outputs, labels)
+            if on_outputs is not None:
+                on_outputs(outputs)
             if progress is not None:
                 progress(len(labels))
     return meter.accuracy()
@@ -51,8 +57,8 @@ def measure_beside_full_precision(
     progress: Callable[[int], None] | None = None,
     *,
     task: BaseTask = CLASSIFICATION,
-) -> tuple[Accuracy, Accuracy]:
-    """Measure a task's metrics in full precision and on a recipe, in one pass over the images.
+) -> tuple[Accuracy, Accuracy, Score]:
+    """Measure a task's metrics in full precision and on a recipe, and how far these are apart, in one pass.
 
     Args:
         model: the model that ``source`` is for.
@@ -63,19 +69,22 @@ def measure_beside_full_precision(
         task: likewise.
 
     Returns:
-        The metrics in full precision, and those of the recipe.
+        The metrics in full precision, those of the recipe, and the recipe's discrepancy on the same images.
 
     Raises:
         ValueError: there is no image.
         TaskError: the labels do not fit the outputs.
     """
-    full, quantized = task.meter(), task.meter()
+    full, quantized, discrepancy = task.meter(), task.meter(), Discrepancy(task)
     with torch.no_grad():
         for batch, labels in batches:
             model.remove_()
-            full.add(predict(model, batch, task), labels)
+            reference = predict(model, batch, task)
+            full.add(reference, labels)
             source.apply_(sites)
-            quantized.add(predict(model, batch, task), labels)
+            outputs = predict(model, batch, task)
+            quantized.add(outputs, labels)
+            discrepancy.add(reference, outputs)
             if progress is not None:
                 progress(len(labels))
-    return full.accuracy(), quantized.accuracy()
+    return full.accuracy(), quantized.accuracy(), discrepancy.score()

@@ -10,14 +10,17 @@ import pytest
 
 from autoq.errors import AutoqError, BudgetError, RecipeError, RunDirectoryError
 from autoq.exporters import RecipeExporter, pick, write_export
+from autoq.exporters.pick import _losses
 from autoq.optimization.front import knee
 from autoq.optimization.storage import load_trials
 from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, shown_trials
-from autoq.recipe import Recipe
+from autoq.recipe import Recipe, ScoreRecord
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
 from autoq.runs.search.run import run_search
+from autoq.sensitivity.proxies import PROXIES
 from tests.exporters.sources import bare
+from tests.recipe.recipes import make_recipe
 from tests.runs.small_run import finished_run, interrupt_at, small_settings, trace_once
 
 
@@ -101,6 +104,27 @@ def test_a_missing_recipe_is_named(tmp_path: Path, run: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "recipes" / "w4a4.json").unlink()
     assert "w4a4.json" in refusal(tmp_path / "run", "w4a4", RecipeError)
+
+
+def test_labelled_images_decide_where_every_version_is_known_there() -> None:
+    """The searched version was chosen by its discrepancy, which flatters it."""
+    searched = make_recipe(score=ScoreRecord(kl_nats=0.1, sqnr_db=1.0, output_mse=2.0, images=4))
+    finished = make_recipe(score=ScoreRecord(kl_nats=0.2, sqnr_db=1.0, output_mse=2.0, images=4))
+
+    def losses(*labelled: float | None, proxy: str = "kl") -> dict[str, float]:
+        versions = {}
+        for name, recipe, known in zip(("searched", "finished"), (searched, finished), labelled, strict=True):
+            assert recipe.score is not None
+            score = recipe.score.with_metrics({"top1_percent": 50.0}, 9, "name", None, known)
+            versions[name] = recipe.model_copy(update={"score": score})
+        return _losses(versions, PROXIES[proxy])
+
+    assert losses(0.4, 0.3) == {"searched": 0.4, "finished": 0.3}
+    assert losses(0.4, None) == losses(None, None) == {"searched": 0.1, "finished": 0.2}
+    assert losses(0.4, 0.3, proxy="mse") == {"searched": 2.0, "finished": 2.0}
+    assert _losses({"searched": searched.model_copy(update={"score": None})}, PROXIES["kl"]) == {
+        "searched": float("inf")
+    }
 
 
 def test_the_version_of_least_discrepancy_is_picked(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,15 @@ def test_trials_round_trip_exactly(summary: RunSummary) -> None:
     frame = pd.read_csv(io.StringIO(trials_csv(summary)))
     assert list(frame.columns) == [
         *("id", "label", "origin", "bops", "group_bops", "weight_layers_only_bops", "weight_bytes", "kl_nats"),
-        *("calibration_kl_nats", "agreement_percent", "sqnr_db", "top1_percent", "feasible", "on_front"),
+        *(
+            "calibration_kl_nats",
+            "labelled_kl_nats",
+            "agreement_percent",
+            "sqnr_db",
+            "top1_percent",
+            "feasible",
+            "on_front",
+        ),
     ]
     assert len(frame) == len(summary.points)
     for column in ("id", "bops", "feasible", "on_front"):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from autoq.report import RunSummary
 from autoq.report.words import headline, improvement, left_out, measured_on, note
-from autoq.units import format_bops
+from autoq.units import format_bops, format_kl
 from tests.report.synthetic import as_dense, with_improved, with_points, with_published
 
 
@@ -23,6 +23,29 @@ def test_headline_sets_the_chosen_recipe_against_uniform(summary: RunSummary) ->
     )
     assert note(run, known, "loss").endswith("3.8× less than uniform 4/4")
     assert note(run, known, "metric").endswith("2.7 points above uniform 4/4")
+
+
+def test_what_labelled_images_say_comes_first(summary: RunSummary) -> None:
+    """They chose no recipe, as the images that score did."""
+    run = with_improved(summary)
+    best, baseline = run.best, run.baseline
+    assert best is not None
+    assert baseline is not None
+    told = {best.id: 0.05, baseline.id: 0.2}
+    points = tuple(replace(point, labelled_kl_nats=told.get(point.id)) for point in run.points)
+    judged = replace(run, points=points)
+    assert judged.is_judged
+    assert "has KL 0.050 nats against 0.20 for " in headline(judged)
+    assert "KL over labelled images that neither calibrated nor chose; calibrated on" in measured_on(judged)
+    assert judged.best is not None
+    found = replace(run.improved[-1], point=judged.best, labelled_kl_nats=0.04)
+    assert "has KL 0.050 -> 0.040 nats" in improvement(found, judged)
+    assert f"has KL {format_kl(best.kl_nats)} -> " in improvement(replace(found, labelled_kl_nats=None), judged)
+    half = replace(
+        run, points=tuple(replace(point, labelled_kl_nats=None if point.id == best.id else 0.1) for point in points)
+    )
+    assert not half.is_judged
+    assert headline(half) == headline(run)
 
 
 def test_headline_names_the_best_baseline_and_what_it_costs(summary: RunSummary) -> None:

@@ -1,15 +1,21 @@
-"""Accuracy on labelled images, and how long that takes."""
+"""Accuracy on labelled images, discrepancy on the same, and how long that takes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from autoq.recipe import SiteConfig
 from autoq.runs.images import LabelledImages
 from autoq.runs.search.record import MeasuredAccuracy
 from autoq.scoring import Evaluator, measure_accuracy
+from autoq.scoring.discrepancy import Discrepancy
+from autoq.tasks import Outputs
+
+_REFERENCE_BYTES = 1 << 28
+"""Most memory for full precision's outputs of labelled images: 64,000 of a thousand classes. Further ones are not
+compared."""
 
 
 @dataclass
@@ -25,12 +31,41 @@ class AccuracyMeter:
     evaluator: Evaluator
     labelled: LabelledImages
     seconds: float | None = None
+    _reference: list[Outputs] = field(default_factory=list)
+
+    def measure_full_precision(self) -> MeasuredAccuracy:
+        """Measure full precision, and keep its outputs for comparison."""
+        kept: list[Outputs] = []
+        left = _REFERENCE_BYTES
+
+        def keep(outputs: Outputs) -> None:
+            nonlocal left
+            left -= sum(leaf.numel() * leaf.element_size() for leaf in outputs)
+            if left >= 0:
+                kept.append(outputs)
+
+        found = self._measure({}, keep)
+        self._reference = kept
+        return found
 
     def measure(self, sites: Mapping[str, SiteConfig]) -> MeasuredAccuracy:
-        """Measure a recipe, or full precision if it has no sites."""
+        """Measure a recipe, and its discrepancy from full precision."""
+        if not self._reference:
+            self.measure_full_precision()
+        discrepancy, references = Discrepancy(self.evaluator.task), iter(self._reference)
+
+        def compare(outputs: Outputs) -> None:
+            if (reference := next(references, None)) is not None:
+                discrepancy.add(reference, outputs)
+
+        found = self._measure(sites, compare)
+        return found.model_copy(update={"kl_nats": discrepancy.score().kl_nats}) if self._reference else found
+
+    def _measure(self, sites: Mapping[str, SiteConfig], on_outputs: Callable[[Outputs], None]) -> MeasuredAccuracy:
         started = time.monotonic()
         self.evaluator.apply(sites)
-        found = measure_accuracy(self.evaluator.model, self.labelled.batches(), task=self.evaluator.task)
+        model, task = self.evaluator.model, self.evaluator.task
+        found = measure_accuracy(model, self.labelled.batches(), task=task, on_outputs=on_outputs)
         self.seconds = time.monotonic() - started
         return MeasuredAccuracy.of(found)
 

@@ -187,7 +187,7 @@ class SearchRun:
         """Measure full precision and a uniform point ahead, and return how long all others will take at most."""
         settings = self.record.settings
         if self.record.full_precision is None:
-            self.keep(full_precision=meter.measure({}))
+            self.keep(full_precision=meter.measure_full_precision())
         plain = [point for point in points if " " not in point[0]] or points
         label, assignment = plain[-1]
         self._keep_accuracy(label.replace(" ", "-"), assignment, meter)

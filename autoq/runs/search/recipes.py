@@ -73,7 +73,7 @@ class RecipeWriter:
             if (accuracy := record.accuracy.get(trial.id)) is not None:
                 full = record.full_precision
                 beside = (record.labels_by, None if full is None else full.metrics)
-                score = score.with_metrics(accuracy.metrics, accuracy.images, *beside)
+                score = score.with_metrics(accuracy.metrics, accuracy.images, *beside, accuracy.kl_nats)
         Recipe(
             model=self.session.reference,
             sites=self.bank.resolve(self.space.sites_for(trial.assignment)),

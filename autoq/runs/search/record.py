@@ -31,12 +31,18 @@ class SiteEntry(BaseModel):
 
 
 class MeasuredAccuracy(BaseModel):
-    """The task's metrics on the labelled images; JSON has them by name beside ``images``."""
+    """The task's metrics on the labelled images; JSON has them by name beside the other keys.
+
+    Attributes:
+        images: how many.
+        kl_nats: discrepancy from full precision on the same images; None for full precision itself.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
     __pydantic_extra__: dict[str, float]
 
     images: int
+    kl_nats: float | None = None
 
     @classmethod
     def of(cls, accuracy: Accuracy) -> MeasuredAccuracy:

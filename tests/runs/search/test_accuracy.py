@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from autoq.calibration import CalibrationSettings
 from autoq.methods import BitWidths, create_method
@@ -24,12 +25,29 @@ def test_recipes_are_measured_on_the_labelled_images(tmp_path: Path) -> None:
     meter = AccuracyMeter(Evaluator(session.model, bank, images.tensor), labelled)
     assert meter.seconds is None
     sites = create_method("rtn").sites(session.traced, BitWidths.parse("w2a2"))
-    two, full = meter.measure(sites), meter.measure({})
+    two, full = meter.measure(sites), meter.measure_full_precision()
     assert meter.seconds is not None
     assert (two.images, full.images) == (PHOTOS, PHOTOS)
     assert two.metrics["top1_percent"] < full.metrics["top1_percent"]
+    assert full.kl_nats is None
+    photos = torch.cat([batch for batch, _ in labelled.batches()])
+    assert two.kl_nats == pytest.approx(Evaluator(session.model, bank, photos).evaluate(sites).kl_nats)
+    assert meter.measure({}).kl_nats == 0
     session.model.remove_()
     assert full.metrics == measure_accuracy(session.model, labelled.batches()).metrics
+
+
+def test_outputs_that_take_too_much_memory_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = small_session()
+    images = session.calibration_images("digits", 8, 0)
+    bank = session.bank(lambda: images, images.sha256, CalibrationSettings(observer="min_max"))
+    write_photos(tmp_path / "photos")
+    labelled = session.labelled_images(str(tmp_path / "photos"))
+    assert labelled is not None
+    monkeypatch.setattr("autoq.runs.search.accuracy._REFERENCE_BYTES", 0)
+    meter = AccuracyMeter(Evaluator(session.model, bank, images.tensor), labelled)
+    measured = meter.measure(create_method("rtn").sites(session.traced, BitWidths.parse("w2a2")))
+    assert (measured.images, measured.kl_nats) == (PHOTOS, None)
 
 
 @pytest.mark.parametrize(("seconds", "fits"), [(None, True), (5.0, True), (20.0, False)])
