@@ -209,27 +209,34 @@ def read_text(
 
 
 def parse_json(text: str, where: str, refusal: type[AutoqError]) -> Any:
-    """Parse JSON; ``where`` is what messages call it.
+    """Parse JSON; ``where`` is what messages call it. A ``$schema``, which editors read, is left out.
 
     Raises:
         AutoqError: of class ``refusal``; the text is not JSON.
     """
     try:
-        return json.loads(text)
+        return _without_schema(json.loads(text))
     except ValueError as error:
         raise refusal(f"{where} is not JSON: {error}") from error
 
 
 def parse_toml(text: str, where: str, refusal: type[AutoqError]) -> dict[str, Any]:
-    """Parse TOML; ``where`` is what messages call it.
+    """Parse TOML; ``where`` is what messages call it. A ``$schema``, which editors read, is left out.
 
     Raises:
         AutoqError: of class ``refusal``; the text is not TOML.
     """
     try:
-        return tomllib.loads(text)
+        document: dict[str, Any] = _without_schema(tomllib.loads(text))
+        return document
     except tomllib.TOMLDecodeError as error:
         raise refusal(f"{where} is not TOML: {error}") from error
+
+
+def _without_schema(document: Any) -> Any:
+    return (
+        {key: value for key, value in document.items() if key != "$schema"} if isinstance(document, dict) else document
+    )
 
 
 def _keys_beside(kind: Any, location: tuple[int | str, ...]) -> set[str]:
