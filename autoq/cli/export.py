@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoq.cli.options import CalibData, Json, RecipeModel, print_json
+from autoq.cli.options import CalibData, Json, RecipeModel, print_json, say
 from autoq.errors import ExportError, InputError, RecipeError, RunDirectoryError
 
 if TYPE_CHECKING:
@@ -93,9 +93,9 @@ def export(
     if recipe.score is not None and recipe.cost is not None:
         from autoq.cli.measured import figures_line
 
-        typer.echo(figures_line(recipe))
+        say(figures_line(recipe))
     for line in _lines(report):
-        typer.echo(line)
+        say(line)
 
 
 def _picked(source: Path, choice: str, version: str | None) -> Picked:

@@ -18,6 +18,7 @@ from autoq.cli.options import (
     RecipeModel,
     Seed,
     print_json,
+    say,
     this_command,
 )
 
@@ -75,5 +76,5 @@ def finish(
         print_json({"out": str(folder), "recipe": str(path), **measured_json(finished)})
         return
     for line in improved_lines(calibrated, finished):
-        typer.echo(line)
+        say(line)
     typer.echo(f"recipe: {path}")

@@ -35,7 +35,7 @@ from autoq.cli import (
     verify,
 )
 from autoq.cli.help import CONTEXT, GroupedCommand, Verbose, examples, with_verbosity
-from autoq.cli.options import Interrupted
+from autoq.cli.options import Interrupted, wrapped
 from autoq.errors import AutoqError, InputError
 
 app = typer.Typer(
@@ -214,7 +214,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 def _fail(message: str, status: int) -> int:
     text = " ".join(message.split())
     stop = "." if status in (1, 2) and text[-1:] not in ".?!" else ""
-    sys.stderr.write(f"autoq: {text}{stop}\n")
+    sys.stderr.write(wrapped(f"autoq: {text}{stop}", sys.stderr) + "\n")
     try:
         sys.stdout.flush()
     except OSError:  # Python would try again as it exits, complain, and change the status

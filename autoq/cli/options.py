@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TextIO
 
 import typer
 
@@ -99,6 +101,19 @@ def this_command() -> str:
     """Return the running command as one would type it again."""
     program = Path(sys.argv[0]).name
     return shlex.join([*(["python", "-m", "autoq"] if program == "__main__.py" else [program]), *sys.argv[1:]])
+
+
+def say(text: str) -> None:
+    """Print a sentence on standard output; on a terminal, lines are broken between words."""
+    typer.echo(wrapped(text, sys.stdout))
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """Break a line between words where it goes to a terminal that is narrower; elsewhere it stays one line."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def print_json(document: Any) -> None:

@@ -21,6 +21,7 @@ from autoq.cli.options import (
     Task,
     default_out,
     print_json,
+    say,
     this_command,
 )
 
@@ -130,5 +131,5 @@ def quantize(
         f"{recipe.method}: KL {format_kl(score.kl_nats)} nats over {score.images} images, {format_bops(cost.bops)}"
     )
     if (accuracy := accuracy_line(recipe)) is not None:
-        typer.echo(accuracy)
+        say(accuracy)
     typer.echo(f"recipe: {path}")

@@ -18,6 +18,7 @@ from autoq.cli.options import (
     RecipeModel,
     Seed,
     print_json,
+    say,
     this_command,
 )
 
@@ -100,5 +101,5 @@ def reconstruct(
         print_json({"out": str(folder), "recipe": str(path), **measured_json(found.recipe), "blocks": reports})
         return
     for line in improved_lines(calibrated, found.recipe):
-        typer.echo(line)
+        say(line)
     typer.echo(f"recipe: {path}")

@@ -22,6 +22,7 @@ from autoq.cli.options import (
     default_out,
     named,
     print_json,
+    say,
     this_command,
 )
 from autoq.errors import SpaceError
@@ -220,14 +221,14 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, fast: bool
         return
     from autoq.report.words import headline, improvement, labelled_on, left_out, measured_on
 
-    typer.echo(headline(summary))
-    typer.echo(f"{measured_on(summary)}.")
+    say(headline(summary))
+    say(f"{measured_on(summary)}.")
     if summary.eval_data is not None:
-        typer.echo(f"{labelled_on(summary)}.")
+        say(f"{labelled_on(summary)}.")
     if summary.accuracy_left_out:
-        typer.echo(left_out(summary))
+        say(left_out(summary))
     for improved in summary.improved:
-        typer.echo(improvement(improved, summary))
+        say(improvement(improved, summary))
     typer.echo(f"page:   {out / 'report.html'}")
     if result.best is not None:
         typer.echo(f"recipe: {out / 'recipes' / f'{result.best}.json'}")

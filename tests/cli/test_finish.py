@@ -39,7 +39,7 @@ def test_refusals(command: Command, recipe: Path, tmp_path: Path) -> None:
     assert command("finish", recipe, "--images", 12).status == 0
     finished = recipe.parent / "recipe-finished" / "recipe.json"
     assert refusal(command, "finish", finished) == (
-        "autoq: the recipe is finished already: give the calibrated one that it was made from"
+        "autoq: the recipe is finished already: give the calibrated one that it was made from."
     )
     assert "ridge of finishing is -1.0: it must be positive" in refusal(command, "finish", recipe, "--ridge", -1)
     assert "no-such" in refusal(command, "finish", tmp_path / "no-such.json")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from autoq.cli.options import default_out, named, print_json, this_command
+from autoq.cli.options import default_out, named, print_json, this_command, wrapped
 from tests.cli.command import (
     Command,
     refusal,
@@ -56,3 +56,13 @@ def test_devices(plain_command: Command, run: Path) -> None:
     assert "cannot use device 'tpu9'" in refusal(plain_command, "search", "--device", "tpu9")
     good = run / "recipes" / "w4a4.json"
     assert "cannot use device 'tpu9'" in refusal(plain_command, "reconstruct", good, "--device", "tpu9", "--out", "x")
+
+
+def test_lines_break_between_words_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    terminal, pipe = (SimpleNamespace(isatty=lambda answer=answer: answer) for answer in (True, False))
+    text = "autoq: a line of more than twenty columns /a/path/that-is-longer-than-a-line"
+    assert wrapped(text, pipe) == text  # type: ignore[arg-type]
+    assert wrapped(text, terminal).splitlines() == [  # type: ignore[arg-type]
+        *("autoq: a line of", "more than twenty", "columns", "/a/path/that-is-longer-than-a-line"),
+    ]

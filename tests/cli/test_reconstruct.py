@@ -57,7 +57,7 @@ def test_for_people(command: Command, recipe: Path) -> None:
     assert headline.endswith(" nats over 12 images, 31.5 M BOPs")
     assert path == f"recipe: {out / 'recipe.json'}"
     lines = [line for line in outcome.err.splitlines() if line.startswith("autoq: reconstructing blocks")]
-    assert lines[0] == "autoq: reconstructing blocks (2): 16 images of digits"
+    assert lines[0].startswith("autoq: reconstructing blocks (2): 16 images of digits [")
     assert lines[1].startswith("autoq: reconstructing blocks 1/2: blocks.0: aph loss ")
     assert lines[2].startswith("autoq: reconstructing blocks 2/2: head: kl loss ")
     assert not [line for line in outcome.err.splitlines() if "calibrating" in line], "its bank is beside it"
@@ -186,7 +186,7 @@ def test_recipes_that_cannot_be_reconstructed(command: Command, run: Path, tmp_p
     weights.unlink()
     message = refusal(command, "evaluate", "out/recipe.json")
     assert message.startswith("autoq: cannot read 'out/recipe.safetensors'")
-    assert message.endswith("it is missing")
+    assert message.endswith("it is missing.")
     weights.write_bytes(b"\0" * 100)
     message = refusal(command, "evaluate", "out/recipe.json")
     assert "'out/recipe.safetensors' does not hold reconstructed weights" in message

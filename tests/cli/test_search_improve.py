@@ -58,7 +58,8 @@ def test_from_search_to_export(command: Command, out: Path, tmp_path: Path) -> N
 
         mine = tmp_path / f"{name}-{kind}.json"
         exported = one_json(command("export", out, "--pick", name, "--as", kind, "-o", mine, "--json"))
-        assert exported == {"id": name, "version": kind, "output": str(mine), "format": "recipe"}
+        expected = {"id": name, "version": kind, "path": str(mine), "format": "recipe"}
+        assert {key: exported[key] for key in expected} == expected
         assert Recipe.load(mine).score == Recipe.load(point["recipe"]).score
         assert one_json(command("evaluate", mine, "--json")) == measured
     best = command("export", out, "-o", tmp_path / "best.json").out
@@ -112,7 +113,7 @@ def test_what_is_not_reconstructed_is_not_exported(command: Command, out: Path, 
 @pytest.mark.parametrize("option", ["--reconstruct-iterations", "--reconstruct-images"])
 def test_options_that_would_do_nothing_are_refused(command: Command, out: Path, option: str) -> None:
     outcome = command(*search(out), option, 5)
-    assert (outcome.status, outcome.err) == (2, f"autoq: {option} is of no use without --reconstruct: add it\n")
+    assert (outcome.status, outcome.err) == (2, f"autoq: {option} is of no use without --reconstruct: add it.\n")
     assert command(*search(out), "--reconstruct", option, 0).status == 2
 
 
