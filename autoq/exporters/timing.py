@@ -119,7 +119,8 @@ def open_in(runtime: str) -> Callable[[Path, Tensor, int], Run]:
     if runtime not in RUNTIMES:
         raise ExportError(f"unknown runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
     if find_spec(runtime) is None:
-        raise ExportError(f"{runtime} is not installed: pip install {runtime}")
+        extra = {"onnxruntime": "onnx"}.get(runtime, runtime)
+        raise ExportError(f"{runtime} is not installed: pip install 'autoq[{extra}]'")
     return RUNTIMES[runtime]
 
 

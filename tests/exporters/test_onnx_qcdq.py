@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from autoq.exporters.onnx_qcdq import OnnxExporter
+from autoq.exporters.timing import open_openvino
 from tests.api.models import IMAGES
 from tests.contracts.exporters import ExporterContract
 from tests.exporters.sources import sites_of, source_of
@@ -75,6 +76,17 @@ logits = session.run(["logits"], {"x": images})[0]
         plain, optimized = outputs
         assert (plain.argmax(1) == optimized.argmax(1)).mean() >= 0.95
         assert np.abs(plain - optimized).mean() < 0.02 * np.abs(plain).mean()
+
+    @pytest.mark.parametrize("kind", ["w8a8", "w4a4"])
+    def test_openvino_agrees(self, kind: str, tmp_path: Path) -> None:
+        pytest.importorskip("openvino")
+        source, path = source_of(kind), self.path(tmp_path)
+        self.write(source, path)
+        with torch.no_grad():
+            expected = source.module(IMAGES)["logits"].numpy()
+        found = open_openvino(path, IMAGES, 1)()[1]  # type: ignore[index]
+        assert (found.argmax(1) == expected.argmax(1)).mean() >= 0.95
+        assert np.abs(found - expected).mean() < 0.02 * np.abs(expected).mean()
 
     def test_any_batch_size(self, tmp_path: Path) -> None:
         source = source_of("mixed")

@@ -48,6 +48,14 @@ def test_runtimes_are_named() -> None:
         open_in("tensorrt")
 
 
+def test_a_missing_runtime_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoq.exporters.timing.find_spec", lambda _: None)
+    with pytest.raises(ExportError, match=r"pip install 'autoq\[onnx\]'"):
+        open_in("onnxruntime")
+    with pytest.raises(ExportError, match=r"pip install 'autoq\[openvino\]'"):
+        open_in("openvino")
+
+
 def test_the_machine_is_described() -> None:
     pytest.importorskip("onnxruntime")
     text = describe_machine("onnxruntime", 2)
