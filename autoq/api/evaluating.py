@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from autoq.api.opening import ModelInput, ModelOptions, example_of, open_model
 from autoq.errors import ArgumentTypeError
-from autoq.graph.outputs import leaf_names
+from autoq.graph.outputs import tensor_names
 from autoq.models import LoadedModel, describe_module, dtype_of, load_model
 from autoq.models.loaded import Preprocess
 from autoq.recipe import CostRecord, LabelsBy, Recipe
@@ -156,9 +156,7 @@ def _evaluate_module(
 def _outputs(module: nn.Module, images: Tensor, task: BaseTask) -> Outputs:
     """Return the compared outputs of a module that is run as it is."""
     output = module(images)
-    leaves = pytree.tree_leaves(output)
-    names = [name for name, leaf in zip(leaf_names(output), leaves, strict=True) if isinstance(leaf, Tensor)]
-    return task.outputs_of(leaves, names)
+    return task.outputs_of(pytree.tree_leaves(output), tensor_names(output))
 
 
 def reader_of(module: nn.Module, options: ModelOptions, data: object, task: BaseTask) -> ImageReader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,22 +71,9 @@ def export(
 
     EXPORTERS.lookup(format_)
     chosen, recipe, taken = _picked(source, pick, version)
-    try:
-        report = write(
-            recipe,
-            output,
-            format_,
-            model=model,
-            images=calib_data,
-            allow_float=allow_float,
-            check_images=check_images,
-        )
-    except InputError:
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # not the user's choice of file
-        raise RunDirectoryError(f"cannot write {os.fspath(output)!r}: {error.strerror}") from error
+    options = {"model": model, "images": calib_data, "allow_float": allow_float, "check_images": check_images}
+    with _explained(output):
+        report = write(recipe, output, format_, **options)  # type: ignore[arg-type]
     if as_json:
         print_json({"id": chosen, "version": taken} | report.to_json())
         return
@@ -96,6 +84,19 @@ def export(
         say(figures_line(recipe))
     for line in _lines(report):
         say(line)
+
+
+@contextmanager
+def _explained(output: Path) -> Iterator[None]:
+    """Tell the user why a file cannot be written where that is due to the choice of it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunDirectoryError(f"cannot write {os.fspath(output)!r}: {error.strerror}") from error
 
 
 def _picked(source: Path, choice: str, version: str | None) -> Picked:

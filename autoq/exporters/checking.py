@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from autoq.exporters._base import Runner
-from autoq.graph.outputs import leaf_names
+from autoq.graph.outputs import tensor_names
 from autoq.scoring.quantized_module import QuantizedModule
 from autoq.tasks import task_from_record
 
@@ -51,9 +51,8 @@ def compare(module: QuantizedModule, images: Tensor, run: Runner) -> Agreement:
     elements = 0
     for batch in torch.split(images, _AT_ONCE):
         output = module(batch)
-        leaves, names = pytree.tree_leaves(output), leaf_names(output)
-        names = [name for name, leaf in zip(names, leaves, strict=True) if isinstance(leaf, Tensor)]
-        expected = task.outputs_of(leaves, names)
+        names = tensor_names(output)
+        expected = task.outputs_of(pytree.tree_leaves(output), names)
         found = task.outputs_of(run(batch), names)
         if task.has_agreement:
             agreement = task.agreement(expected, found)

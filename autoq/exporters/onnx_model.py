@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autoq.exporters._base import ExportSource
 from autoq.exporters.graphs import CodedWeight, TracedByPosition, quantized_weights
 from autoq.graph.insert import OperandKey
-from autoq.graph.outputs import leaf_names
+from autoq.graph.outputs import tensor_names
 from autoq.quantizers import BaseQuantizer
 from autoq.scoring.quantized_module import QuantizedWeight
 
@@ -81,7 +81,7 @@ def export_marked(
     example = source.images[:1].repeat(2 if free_batch else 1, *[1] * (source.images.ndim - 1))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of exporter internals
-        names = leaf_names(module(example))
+        names = tensor_names(module(example))
         program = torch.onnx.export(
             TracedByPosition(module, operands).eval(),
             (example,),

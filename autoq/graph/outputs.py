@@ -44,6 +44,17 @@ def leaf_names(tree: object) -> list[str]:
     return paths
 
 
+def tensor_names(output: object) -> list[str]:
+    """Name each tensor of a model's output by its place; other leaves have no name.
+
+    >>> import torch
+    >>> tensor_names({"logits": torch.zeros(1), "aux": [None, torch.zeros(1)]})
+    ['logits', 'aux.1']
+    """
+    leaves = pytree.tree_leaves(output)
+    return [name for name, leaf in zip(leaf_names(output), leaves, strict=True) if isinstance(leaf, Tensor)]
+
+
 def register_dataclasses(output: object) -> bool:
     """Make ``torch.export`` see the fields of dataclasses in a model's output; return whether there were new ones."""
     types = {type(leaf) for leaf in pytree.tree_leaves(output) if dataclasses.is_dataclass(leaf)}
