@@ -15,9 +15,11 @@ def latency(
         list[Path],
         typer.Argument(metavar="RUN|RECIPE...", help="Run directories (their best) or recipes of one model."),
     ],
-    batch: Annotated[list[int], typer.Option("--batch", metavar="N", min=1, help="Images at a time.")] = [1],  # noqa: B006
-    threads: Annotated[int, typer.Option(metavar="N", min=1)] = 1,
-    rounds: Annotated[int, typer.Option(metavar="N", min=2, help="In each, every model runs once.")] = 50,
+    batch: Annotated[list[int], typer.Option("--batch", metavar="N", min=1, max=4096, help="Images at a time.")] = [1],  # noqa: B006
+    threads: Annotated[int, typer.Option(metavar="N", min=1, max=1024, help="That the runtime may use.")] = 1,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=2, max=1_000_000, help="In each, every model runs once.")
+    ] = 50,
     runtime: Annotated[str, typer.Option(metavar="NAME", help="onnxruntime or openvino.")] = "onnxruntime",
     model: RecipeModel = None,
     calib_data: CalibData = None,
