@@ -15,7 +15,10 @@ def latency(
         list[Path],
         typer.Argument(metavar="RUN|RECIPE...", help="Run directories (their best) or recipes of one model."),
     ],
-    batch: Annotated[list[int], typer.Option("--batch", metavar="N", min=1, max=4096, help="Images at a time.")] = [1],  # noqa: B006
+    batch: Annotated[
+        list[int] | None,
+        typer.Option("--batch", metavar="N", min=1, max=4096, help="Images at a time; may be repeated. [default: 1]"),
+    ] = None,
     threads: Annotated[int, typer.Option(metavar="N", min=1, max=1024, help="That the runtime may use.")] = 1,
     rounds: Annotated[
         int, typer.Option(metavar="N", min=2, max=1_000_000, help="In each, every model runs once.")
@@ -33,7 +36,7 @@ def latency(
     from autoq.api.timing import latency as measure
 
     found = measure(
-        recipes, batch=batch, threads=threads, rounds=rounds, runtime=runtime, model=model, images=calib_data
+        recipes, batch=batch or [1], threads=threads, rounds=rounds, runtime=runtime, model=model, images=calib_data
     )
     if as_json:
         print_json(found.to_json())
