@@ -33,6 +33,10 @@ def silenced() -> Iterator[None]:
         logging.disable(previous)
 
 
+_MOST_IMAGES = 2**31 - 1
+"""In a batch; without a limit torch 2.7 asks whether it is infinite, and takes that for a condition on it."""
+
+
 def export(module: nn.Module, example: Tensor) -> nn.Module:
     """Export a module with ``torch.export`` and a free batch dimension; silently."""
     with silenced(), torch.no_grad():
@@ -40,7 +44,9 @@ def export(module: nn.Module, example: Tensor) -> nn.Module:
 
 
 def _export(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    return torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    return torch.export.export(
+        module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=_MOST_IMAGES)},)
+    )
 
 
 def explain(error: Exception, module: nn.Module, example: Tensor) -> str:
