@@ -51,7 +51,7 @@ def complaint(text: str) -> str:
         ("[[rules]]\nlog_base_numerator = [37, 9]\n", '"fit" leaves the base to calibration'),
         ("[[rules]]\nsite = [1]\nbits = 4\n", "site: expected a glob over names"),
         ('[[rules]]\nsite = "head"\n', "rule 1 (line 2): sets nothing; give it quantize or one of scheme, bits"),
-        ('[[rules]]\nposition = "middle"\nbits = 4\n', "position: Input should be 'first' or 'last' (got 'middle')"),
+        ('[[rules]]\nposition = "middle"\nbits = 4\n', "position: give 'first' or 'last' (got 'middle')"),
         (
             RULE + '[[ties]]\nmatch = "*"\nfields = ["bit"]\nby = "site"\n',
             "tie 1 (line 5): fields: 'bit' is not one of",

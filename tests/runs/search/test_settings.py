@@ -41,11 +41,11 @@ def test_how_many_images_are_needed_at_once() -> None:
     ("values", "expected"),
     [
         ({"trails": 3}, "option: unknown key 'trails'. Did you mean 'trials'?"),
-        ({"trials": 0}, "option: trials: Input should be greater than or equal to 1 (got 0)"),
+        ({"trials": 0}, "option: trials: give 1 or more (got 0)"),
         ({"trials": "many"}, "trials"),
         ({"calib_images": 0}, "calib_images"),
         ({"seed": -1}, "seed"),
-        ({"reconstruct_iterations": 0}, "reconstruct_iterations: Input should be greater than or equal to 1 (got 0)"),
+        ({"reconstruct_iterations": 0}, "reconstruct_iterations: give 1 or more (got 0)"),
         ({"reconstruct_images": 0}, "reconstruct_images"),
         ({"time_limit_seconds": 0}, "time_limit_seconds"),
         ({"time_limit_seconds": float("nan")}, "time_limit_seconds"),
@@ -73,7 +73,7 @@ def test_a_study_file_has_the_keys_of_the_settings(tmp_path: Path) -> None:
     [
         ("trails = 3\n", "unknown key 'trails'. Did you mean 'trials'?"),
         ("trials = \n", "is not TOML"),
-        ("trials = -2\n", "trials: Input should be greater than or equal to 1 (got -2)"),
+        ("trials = -2\n", "trials: give 1 or more (got -2)"),
         ('[search]\nmodel = "x"\n', "unknown key 'search'"),
     ],
 )
@@ -92,7 +92,7 @@ def test_study_files_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(SpaceError, match=expected):
             load_study_file(path)
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(SpaceError, match="it is not UTF-8 text"):
+    with pytest.raises(SpaceError, match="it is not UTF-8: save it as UTF-8"):
         load_study_file(tmp_path / "binary.toml")
 
 
