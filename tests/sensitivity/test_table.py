@@ -79,7 +79,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match=r"cannot read .*absent"):
         SensitivityTable.load(tmp_path / "absent")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RunDirectoryError, match="it is not UTF-8: save it as UTF-8"):
+    with pytest.raises(RunDirectoryError, match="it is not UTF-8 text"):
         SensitivityTable.load(tmp_path / "binary")
 
 
