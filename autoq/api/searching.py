@@ -76,7 +76,7 @@ def search(
             an iterable of such batches, or a name.
         space: a shipped search space (``vit_w2-8``, ``bits_only``, ``groups_only``, ``deployable_4-8``,
             ``onnxruntime_8``, ``fpga_2-8``, ``weights_2-8``) or a TOML file.
-        trials: recipes to evaluate; None: 300.
+        trials: recipes to evaluate; None: 200.
         time_limit_seconds: seconds after which the search is done, accuracy included; not what ``finish`` and
             ``reconstruct`` do after it.
         calib_images: how many of ``images`` calibrate, a seeded subset where it can be chosen. As many others score

@@ -59,7 +59,7 @@ def search(
     space: Annotated[
         str | None, typer.Option(metavar="SPACE", help="Shipped search space, or a TOML file. [default: vit_w2-8]")
     ] = None,
-    trials: Annotated[int | None, typer.Option(metavar="N", help="Recipes to evaluate. [default: 300]")] = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="Recipes to evaluate. [default: 200]")] = None,
     time_limit: Annotated[
         str | None, typer.Option(metavar="TIME", help="Be done after 90s, 10m or 1.5h, accuracy included.")
     ] = None,

@@ -45,7 +45,7 @@ class SearchSettings(CalibrationChoices):
     eval_data: str | None = None
     eval_recipes: int = Field(default=24, ge=1, le=MOST)
     budget_bops: str = "w4a4"
-    trials: int = Field(default=300, ge=1, le=MOST)
+    trials: int = Field(default=200, ge=1, le=MOST)
     time_limit_seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS)
     sampler: str = "progressive"
     proxy: str = "kl"
