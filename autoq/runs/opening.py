@@ -13,7 +13,7 @@ from autoq.calibration.observers import OBSERVERS
 from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.optimization.space import ResolvedSpace, load_space, resolve_space
-from autoq.recipe import OperandConfig
+from autoq.recipe import CalibrationReference, OperandConfig
 from autoq.runs.directory import BaseSettingsDirectory, SettingsRecordT
 from autoq.runs.images import CalibrationImages, LabelledImages, most_held_out
 from autoq.runs.labels import check_named, warn_of_shared_images
@@ -252,3 +252,24 @@ def solve_bank(
     """
     progress(PhaseStarted("calibration", len(options)))
     bank.solve_into(directory, options, lambda done, _: progress(PhaseAdvanced("calibration", done)))
+
+
+def calibration_reference(
+    images: CalibrationImages, bank: Bank, scoring: CalibrationImages | None = None
+) -> CalibrationReference:
+    """Return a calibration as a recipe records it.
+
+    Args:
+        images: that the bank was solved on.
+        bank: of the recipe's model.
+        scoring: images after those, on which the recipe is scored; None: on the same.
+    """
+    return CalibrationReference(
+        data=images.data,
+        images=len(images.tensor),
+        seed=images.seed,
+        observer=bank.settings.observer,
+        bank_fingerprint=bank.fingerprint,
+        settings=bank.settings.to_json(),
+        scoring_images=0 if scoring is None or scoring is images else len(scoring.tensor),
+    )

@@ -17,7 +17,7 @@ from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.directory import BaseRunDirectory
 from autoq.runs.images import CalibrationImages, LabelledImages
 from autoq.runs.labels import warn_of_shared_images
-from autoq.runs.opening import ObservedImages, solve_bank
+from autoq.runs.opening import ObservedImages, calibration_reference, solve_bank
 from autoq.runs.recipes import options_of
 from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from autoq.runs.reconstruction_directory import ReconstructionDirectory
@@ -141,7 +141,7 @@ def calibrate_method(
         sites=sites,
         reparameterized=norms,
         method=f"{method.name} {bits}",
-        calibration=session.calibration_reference(images, bank),
+        calibration=calibration_reference(images, bank),
         cost=model_cost(session.traced.sites, sites).record(),
         task=task_to_record(session.task),
     )

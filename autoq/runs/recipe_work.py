@@ -12,6 +12,7 @@ from autoq.recipe import Recipe
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.images import CalibrationImages, LabelledImages, to_learn_from
 from autoq.runs.labels import check_named, warn_of_shared_images
+from autoq.runs.opening import calibration_reference
 from autoq.runs.recipes import (
     OwnImages,
     calibrated_on,
@@ -146,5 +147,5 @@ def _open_operands(
     if not len(bank):  # it was not found
         progress(PhaseStarted("calibration", len(options)))
     bank.solve_all(options, lambda done, _: progress(PhaseAdvanced("calibration", done)))
-    recipe = recipe.model_copy(update={"calibration": session.calibration_reference(images, bank, scoring)})
+    recipe = recipe.model_copy(update={"calibration": calibration_reference(images, bank, scoring)})
     return CalibratedRecipe.from_bank(session, bank, recipe, images, labelled, scoring)

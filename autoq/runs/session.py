@@ -12,19 +12,20 @@ import torch
 from torch import Tensor
 
 from autoq.calibration import Bank, CalibrationSettings
-from autoq.calibration.bank.files import read_bank
+from autoq.calibration.bank.files import BankContent, read_bank
 from autoq.calibration.transforms.centring.centre import centre_keys
 from autoq.calibration.transforms.centring.choose import choose_centres
 from autoq.calibration.transforms.folded import FoldedTransforms
 from autoq.calibration.transforms.reparameterization import ChannelFactors, observe_factors, reparameterize
 from autoq.calibration.transforms.rotation.choose import choose_rotations
 from autoq.calibration.transforms.rotation.rotate import rotate
-from autoq.errors import ModelError, RecipeError
+from autoq.errors import RecipeError
 from autoq.graph.bases import check_bases
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import TracedModel, trace
 from autoq.models import IN_MEMORY, LoadedModel, dtype_of, load_model
-from autoq.recipe import CalibrationReference, ModelReference, Recipe, SiteConfig
+from autoq.models.device import choose_device
+from autoq.recipe import ModelReference, Recipe, SiteConfig
 from autoq.runs.images import CalibrationImages, ImageReader, LabelledImages
 from autoq.scoring.evaluator import choose_batch_size
 from autoq.scoring.outputs import fitted_task, predict
@@ -71,7 +72,7 @@ class Session:
             ModelError: the model or the device does not exist.
             TraceError: the model cannot be traced.
         """
-        chosen = _device(device)
+        chosen = choose_device(device)
         loaded = load_model(name, pretrained=pretrained)
         loaded.module.to(chosen)
         return cls._traced(loaded, pretrained, chosen, task)
@@ -90,7 +91,7 @@ class Session:
             TraceError: the model cannot be traced.
         """
         own = next((value.device for value in loaded.module.parameters()), torch.device("cpu"))
-        chosen = own if device == "auto" else _device(device)
+        chosen = own if device == "auto" else choose_device(device)
         if chosen != own:
             loaded = replace(loaded, module=copy.deepcopy(loaded.module).to(chosen))
         return cls._traced(loaded, True, chosen, task)
@@ -183,10 +184,9 @@ class Session:
             bank: unless the bank in this directory names them.
             progress: called with the number of images of each batch that is observed.
         """
-        content = None if bank is None else read_bank(bank)
-        described = {} if content is None else content.description
-        if "rotated" in described and described["weights_sha256"] == self.loaded.weights_sha256:
-            return self.rotated_by(described["rotated"])
+        content = self._content_of(bank)
+        if content is not None and "rotated" in content.description:
+            return self.rotated_by(content.description["rotated"])
         batches = torch.split(images().tensor, choose_batch_size(self.traced))
         return self.rotated_by(choose_rotations(self.model, batches, progress))
 
@@ -214,10 +214,8 @@ class Session:
             bank: unless the bank in this directory has them.
             progress: called with the number of images of each batch that is observed.
         """
-        content = None if bank is None else read_bank(bank)
-        described = {} if content is None else content.description
-        is_known = "centred" in described and described["weights_sha256"] == self.loaded.weights_sha256
-        if content is not None and is_known:
+        content = self._content_of(bank)
+        if content is not None and "centred" in content.description:
             return self.centred_by(content.folded.centres)
         batches = torch.split(images().tensor, choose_batch_size(self.traced))
         return self.centred_by(choose_centres(self.model, batches, progress))
@@ -254,7 +252,7 @@ class Session:
         """
         if not norms:
             return self
-        content = None if bank is None else read_bank(bank)
+        content = self._content_of(bank)
         if content is not None and content.folded.factors.keys() == norms.keys():
             factors = content.folded.factors
         else:
@@ -274,6 +272,12 @@ class Session:
         model = QuantizedModel(traced).to(self.device)
         folded = replace(self.folded, factors=dict(factors))
         return replace(self, traced=traced, model=model, reparameterized=dict(norms), folded=folded)
+
+    def _content_of(self, bank: str | os.PathLike[str] | None) -> BankContent | None:
+        """Return what a directory has of a bank of this model, or None."""
+        content = None if bank is None else read_bank(bank)
+        is_own = content is not None and content.description.get("weights_sha256") == self.loaded.weights_sha256
+        return content if is_own else None
 
     def bank(
         self,
@@ -308,34 +312,3 @@ class Session:
             recipe_sites=recipe_sites,
             capture_progress=progress,
         )
-
-    def calibration_reference(
-        self, images: CalibrationImages, bank: Bank, scoring: CalibrationImages | None = None
-    ) -> CalibrationReference:
-        """Return the calibration as a recipe records it.
-
-        Args:
-            images: that the bank was solved on.
-            bank: of this session.
-            scoring: images after those, on which the recipe is scored; None: on the same.
-        """
-        return CalibrationReference(
-            data=images.data,
-            images=len(images.tensor),
-            seed=images.seed,
-            observer=bank.settings.observer,
-            bank_fingerprint=bank.fingerprint,
-            settings=bank.settings.to_json(),
-            scoring_images=0 if scoring is None or scoring is images else len(scoring.tensor),
-        )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).item()  # which the device "meta" cannot do
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"cannot use device {name!r}: use auto, cpu or a CUDA device of this machine.") from error
-    return device

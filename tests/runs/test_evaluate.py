@@ -24,6 +24,7 @@ from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.images import ImageReader
+from autoq.runs.opening import calibration_reference
 from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from tests.runs.small_run import PHOTOS, finished_run, small_session, trace_once
 
@@ -82,7 +83,7 @@ def test_a_fresh_process_reproduces_the_score_of_second_order_weights(tmp_path: 
     settings = CalibrationSettings(observer="min_max", second_order=True)
     bank = session.bank(lambda: images, images.sha256, settings)
     sites = create_method("rtn").sites(session.traced, BitWidths.parse("w3a8"))
-    recipe = Recipe(model=session.reference, sites=sites, calibration=session.calibration_reference(images, bank))
+    recipe = Recipe(model=session.reference, sites=sites, calibration=calibration_reference(images, bank))
     assert recipe.calibration is not None
     assert recipe.calibration.settings == {"second_order": True}
     scored = CalibratedRecipe.from_bank(session, bank, recipe, images).score(bank, lambda _: None)
@@ -227,7 +228,7 @@ def reconstructed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rotated = {"patch_embed.proj": 3, "blocks.0.attn.qk": 0, "blocks.1.attn.av": 5}
     session = session.rotated_by(rotated).centred_for(lambda: images).rescaled(norms, lambda: images)
     bank = session.bank(lambda: images, images.sha256, method.settings(0), recipe_sites=sites)
-    calibration = session.calibration_reference(images, bank)
+    calibration = calibration_reference(images, bank)
     recipe = Recipe(
         model=session.reference,
         sites=sites,

@@ -15,6 +15,7 @@ from autoq.methods import BitWidths, create_method
 from autoq.models.saving import save_model
 from autoq.recipe import Recipe
 from autoq.runs.images import CalibrationImages
+from autoq.runs.opening import calibration_reference
 from autoq.runs.recipes import calibrated_on, open_model, options_of, own_images, solve_recipe
 from tests.runs.small_run import finished_run, small_session
 
@@ -73,7 +74,7 @@ def test_every_operand_is_solved_from_a_bank_or_afresh(tmp_path: Path, caplog: p
     session = small_session()
     images = session.calibration_images("digits", 8, 0)
     bank = session.bank(lambda: images, images.sha256, CalibrationSettings(observer="min_max"))
-    recipe = rtn().model_copy(update={"calibration": session.calibration_reference(images, bank)})
+    recipe = rtn().model_copy(update={"calibration": calibration_reference(images, bank)})
     bank.solve_all(options_of(recipe.sites))
     bank.save(tmp_path / "bank")
 

@@ -13,6 +13,7 @@ from autoq.recipe import Recipe
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.evaluate import evaluate_recipe
+from autoq.runs.opening import calibration_reference
 from autoq.runs.recipes import options_of
 from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from tests.runs.small_run import small_session, trace_once
@@ -29,7 +30,7 @@ def test_several_recipes_of_an_open_session(tmp_path: Path, monkeypatch: pytest.
     for bits in ("w3a3", "w4a4"):
         sites = create_method("rtn").sites(session.traced, BitWidths.parse(bits))
         bank.solve_all(options_of(sites))
-        calibration = session.calibration_reference(images, bank)
+        calibration = calibration_reference(images, bank)
         recipe = Recipe(model=session.reference, sites=sites, calibration=calibration)
         finished = reconstruct_calibrated(
             CalibratedRecipe.from_bank(session, bank, recipe, images),

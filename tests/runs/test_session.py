@@ -13,6 +13,7 @@ from autoq.errors import ModelError, RecipeError
 from autoq.models import describe_module
 from autoq.recipe import OperandConfig, Recipe
 from autoq.runs.images import CalibrationImages
+from autoq.runs.opening import calibration_reference
 from autoq.runs.session import Session
 from autoq.tasks import DenseTask
 from tests.api.models import IMAGES, make
@@ -144,7 +145,7 @@ def test_how_a_recipe_names_its_calibration() -> None:
     session = small_session()
     images = session.calibration_images("digits", 8, 3)
     bank = session.bank(lambda: images, images.sha256, CalibrationSettings(observer="percentile", seed=3))
-    reference = session.calibration_reference(images, bank)
+    reference = calibration_reference(images, bank)
     assert (reference.data, reference.images, reference.seed, reference.observer) == ("digits", 8, 3, "percentile")
     assert reference.bank_fingerprint == bank.fingerprint
     assert CalibrationSettings.from_json({"observer": "percentile", "seed": 3, **reference.settings}) == bank.settings

@@ -12,7 +12,7 @@ from autoq.cost import Budget, model_cost, uniform_bops
 from autoq.errors import BudgetError
 from autoq.events import Progress, ignore
 from autoq.optimization.space import ResolvedSpace
-from autoq.runs.opening import GivenObjects, RunInputs, open_bank, open_run
+from autoq.runs.opening import GivenObjects, RunInputs, calibration_reference, open_bank, open_run
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.phases import SearchRun
 from autoq.runs.search.recipes import RecipeWriter
@@ -98,7 +98,7 @@ def _begin(
     _warn_of_limits(budget, limit, session, settings)
     record = new_record(settings, session, budget, inputs, fingerprints, earlier)
     is_searched = earlier is not None and earlier.only_lacks_improvement(settings)
-    calibration = session.calibration_reference(images, bank, inputs.scoring)
+    calibration = calibration_reference(images, bank, inputs.scoring)
     run = SearchRun(
         inputs=replace(inputs, session=session),
         loaded=replace(inputs.session, task=session.task),

@@ -14,7 +14,7 @@ from autoq.cost import Budget
 from autoq.events import Event, PhaseStarted, Progress, TrialFinished, ignore
 from autoq.optimization.trials import UNIFORM, knee_trial, shown_trials
 from autoq.recipe import Recipe
-from autoq.runs.opening import open_bank, open_run
+from autoq.runs.opening import calibration_reference, open_bank, open_run
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.phases import SearchRun, _resuming
 from autoq.runs.search.recipes import RecipeWriter
@@ -40,7 +40,7 @@ def begun(folder: Path, progress: Progress = ignore, *, labelled: bool = True, *
         inputs, _ = opened
         session, bank = open_bank(inputs.session, inputs.images, settings, directory.bank, progress)
         fingerprints = {"bank_fingerprint": bank.fingerprint}
-        calibration = session.calibration_reference(inputs.images, bank, inputs.scoring)
+        calibration = calibration_reference(inputs.images, bank, inputs.scoring)
         record = new_record(settings, session, Budget.parse("w4a4"), inputs, fingerprints, None)
         yield SearchRun(
             inputs=inputs,

@@ -10,7 +10,7 @@ from autoq.optimization.space import load_space, resolve_space
 from autoq.optimization.storage import load_trials
 from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, shown_trials
 from autoq.recipe import Recipe
-from autoq.runs.opening import open_bank
+from autoq.runs.opening import calibration_reference, open_bank
 from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
 from autoq.runs.search.recipes import RecipeWriter
 from autoq.runs.search.record import MeasuredAccuracy
@@ -28,7 +28,7 @@ def writer(tmp_path: Path) -> RecipeWriter:
     space = resolve_space(load_space(record.settings.space), session.traced.sites)
     directory = SearchDirectory(tmp_path / "run")
     directory.create()
-    calibration = session.calibration_reference(images, bank)
+    calibration = calibration_reference(images, bank)
     return RecipeWriter(directory, session, bank, space, calibration, record.budget_bops)
 
 
