@@ -26,9 +26,11 @@ class Pt2Exporter(BaseExporter):
     def write(self, source: ExportSource, path: Path) -> Written:
         """Export the program and save it."""
         weights = {key: CodedWeight(weight) for key, weight in quantized_weights(source.module).items()}
-        with torch.no_grad():  # quantizers have a form of their own for gradients
+        # Without gradients, for which quantizers have a form of their own, and which the program's operators lack.
+        traced = TracedByPosition(source.module, weights).eval().requires_grad_(requires_grad=False)
+        with torch.no_grad():
             program = torch.export.export(
-                TracedByPosition(source.module, weights).eval(),
+                traced,
                 (source.images[:1].repeat(2, *[1] * (source.images.ndim - 1)),),
                 dynamic_shapes={"x": {0: torch.export.Dim("batch")}},
             )

@@ -27,8 +27,8 @@ def normalisation(name: str, key: str, values: Any, channels: int) -> tuple[floa
     Raises:
         ModelError: there are not as many as channels, or one is not a number that can be used.
 
-    >>> normalisation("m", "mean", [0.5, 0.4, 0.3], 1)
-    (0.4,)
+    >>> normalisation("m", "mean", [0.25, 0.5, 0.75], 1)
+    (0.5,)
     """
     numbers = tuple(values) if isinstance(values, list | tuple) else (values,) * channels
     usable = all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)

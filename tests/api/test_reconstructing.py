@@ -12,7 +12,7 @@ from tests.api.models import IMAGES, SETTINGS, make
 
 
 def test_learned_weights_stay_with_the_recipe(tmp_path: Path) -> None:
-    result = autoq.search(make(), IMAGES, "w2a2", **SETTINGS)
+    result = autoq.search(make(), IMAGES, "w2a2", **SETTINGS, fast=True)  # so that something is left to learn
     learned = autoq.reconstruct(make(), result.best, IMAGES, iterations=20, count=24)
     assert learned.reconstruction is not None
     assert (learned.reconstruction.iterations, learned.reconstruction.images) == (20, 24)

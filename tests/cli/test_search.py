@@ -48,7 +48,10 @@ def test_search_for_people(command: Command, tmp_path: Path) -> None:
     assert SearchDirectory(out).require().state == "finished"
     headline, images, labelled, page, recipe = outcome.out.splitlines()
     assert re.fullmatch(r"Top-1 over 24 labelled images of .*photos, matched with outputs by name\.", labelled)
-    assert images == "KL over 32 images that did not calibrate; calibrated on 16 images of digits."
+    assert images == (
+        "KL over labelled images that neither calibrated nor chose; calibrated on 16 images of digits, "
+        "chosen on 32 others."
+    )
     assert "KL" in headline
     assert page == f"page:   {out}/report.html"
     assert recipe.startswith(f"recipe: {out}/recipes/")

@@ -224,7 +224,7 @@ def test_shipped_spaces(name: str, model: str, capfd: pytest.CaptureFixture[str]
         near = problem.relaxed(losses, [budget])[0]
         assert problem.bops(near) <= budget
         loss = math.fsum(loss[o] for loss, o in zip(losses, near, strict=True))
-        limit = 1.1 if len(problem.sites) < 10 else 1.03  # one step of one site weighs more where there are few
+        limit = 1.2 if len(problem.sites) < 10 else 1.03  # one step of one site weighs more where there are few
         assert allocation.loss * (1 - 1e-6) <= loss <= limit * allocation.loss
         again = AllocationProblem(sites, space).allocate(table, budget)
         assert (again.combinations.tolist(), again.assignment) == (

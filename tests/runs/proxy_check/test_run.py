@@ -242,7 +242,7 @@ def test_wrong_input_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(error, match=words):
             run_proxy_check(settings.model_copy(update=changes), tmp_path / "run")
         assert not (tmp_path / "run").exists()
-    with pytest.raises(SpaceError, match="option: recipes"):
+    with pytest.raises(SpaceError, match="--recipes: give 3 or more"):
         make_check_settings(recipes=2)
 
 

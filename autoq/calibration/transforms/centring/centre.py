@@ -59,10 +59,11 @@ def centre_keys(traced: TracedModel, centres: Mapping[str, Tensor]) -> TracedMod
 
     >>> from autoq.graph.trace import trace
     >>> from autoq.models import load_model
-    >>> model = trace(load_model("vit_digits").module, torch.randn(2, 1, 32, 32))
+    >>> loaded = load_model("vit_digits")
+    >>> x = torch.randn(2, *loaded.input_size)
+    >>> model = trace(loaded.module, x)
     >>> keys = find_keys(model)
     >>> moved = centre_keys(model, {name: torch.ones(layer.numbers.shape) for name, layer in keys.items()})
-    >>> x = torch.randn(3, 1, 32, 32)
     >>> torch.allclose(moved.graph_module(x), model.graph_module(x), atol=1e-4)
     True
     """
