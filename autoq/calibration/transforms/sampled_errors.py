@@ -89,6 +89,11 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).square().sum()) / power if power else 0.0
 
 
+def relative_score_error(actual: Tensor, expected: Tensor) -> float:
+    """Compute the error of scores (..., queries, keys), but for what is the same along a row: no softmax sees that."""
+    return relative_error(*(scores - scores.mean(-1, keepdim=True) for scores in (actual, expected)))
+
+
 def quantized_to_4_bits(x: Tensor, kept: tuple[int, ...]) -> Tensor:
     """Round to 4 bits, uniformly, in the range of least squared error for each entry of the kept axes."""
     others = [axis for axis in range(-x.ndim, 0) if axis not in kept]

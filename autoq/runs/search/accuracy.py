@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from autoq.recipe import SiteConfig
 from autoq.runs.images import LabelledImages
@@ -31,7 +31,7 @@ class AccuracyMeter:
     evaluator: Evaluator
     labelled: LabelledImages
     seconds: float | None = None
-    _reference: list[Outputs] = field(default_factory=list)
+    _reference: list[Outputs] | None = None
 
     def measure_full_precision(self) -> MeasuredAccuracy:
         """Measure full precision, and keep its outputs for comparison."""
@@ -50,9 +50,9 @@ class AccuracyMeter:
 
     def measure(self, sites: Mapping[str, SiteConfig]) -> MeasuredAccuracy:
         """Measure a recipe, and its discrepancy from full precision."""
-        if not self._reference:
+        if self._reference is None:
             self.measure_full_precision()
-        discrepancy, references = Discrepancy(self.evaluator.task), iter(self._reference)
+        references, discrepancy = iter(self._reference or ()), Discrepancy(self.evaluator.task)
 
         def compare(outputs: Outputs) -> None:
             if (reference := next(references, None)) is not None:

@@ -8,21 +8,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoq.calibration import CalibrationSettings
+from autoq.calibration import Bank, CalibrationSettings
 from autoq.methods import BitWidths, create_method
 from autoq.runs.search.accuracy import AccuracyMeter
+from autoq.runs.session import Session
 from autoq.scoring import Evaluator, measure_accuracy
 from tests.runs.small_run import PHOTOS, small_session, write_photos
 
 
-def test_recipes_are_measured_on_the_labelled_images(tmp_path: Path) -> None:
+def make_meter(folder: Path) -> tuple[Session, Bank, AccuracyMeter]:
+    """Return a meter on labelled photos, and the session and bank of its recipes."""
     session = small_session()
     images = session.calibration_images("digits", 8, 0)
     bank = session.bank(lambda: images, images.sha256, CalibrationSettings(observer="min_max"))
-    write_photos(tmp_path / "photos")
-    labelled = session.labelled_images(str(tmp_path / "photos"))
+    write_photos(folder / "photos")
+    labelled = session.labelled_images(str(folder / "photos"))
     assert labelled is not None
-    meter = AccuracyMeter(Evaluator(session.model, bank, images.tensor), labelled)
+    return session, bank, AccuracyMeter(Evaluator(session.model, bank, images.tensor), labelled)
+
+
+def test_recipes_are_measured_on_the_labelled_images(tmp_path: Path) -> None:
+    session, bank, meter = make_meter(tmp_path)
     assert meter.seconds is None
     sites = create_method("rtn").sites(session.traced, BitWidths.parse("w2a2"))
     two, full = meter.measure(sites), meter.measure_full_precision()
@@ -30,24 +36,21 @@ def test_recipes_are_measured_on_the_labelled_images(tmp_path: Path) -> None:
     assert (two.images, full.images) == (PHOTOS, PHOTOS)
     assert two.metrics["top1_percent"] < full.metrics["top1_percent"]
     assert full.kl_nats is None
-    photos = torch.cat([batch for batch, _ in labelled.batches()])
+    photos = torch.cat([batch for batch, _ in meter.labelled.batches()])
     assert two.kl_nats == pytest.approx(Evaluator(session.model, bank, photos).evaluate(sites).kl_nats)
     assert meter.measure({}).kl_nats == 0
     session.model.remove_()
-    assert full.metrics == measure_accuracy(session.model, labelled.batches()).metrics
+    assert full.metrics == measure_accuracy(session.model, meter.labelled.batches()).metrics
 
 
 def test_outputs_that_take_too_much_memory_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = small_session()
-    images = session.calibration_images("digits", 8, 0)
-    bank = session.bank(lambda: images, images.sha256, CalibrationSettings(observer="min_max"))
-    write_photos(tmp_path / "photos")
-    labelled = session.labelled_images(str(tmp_path / "photos"))
-    assert labelled is not None
     monkeypatch.setattr("autoq.runs.search.accuracy._REFERENCE_BYTES", 0)
-    meter = AccuracyMeter(Evaluator(session.model, bank, images.tensor), labelled)
-    measured = meter.measure(create_method("rtn").sites(session.traced, BitWidths.parse("w2a2")))
+    session, _, meter = make_meter(tmp_path)
+    sites = create_method("rtn").sites(session.traced, BitWidths.parse("w2a2"))
+    measured = meter.measure(sites)
     assert (measured.images, measured.kl_nats) == (PHOTOS, None)
+    monkeypatch.setattr(meter, "measure_full_precision", lambda: pytest.fail("full precision is measured again"))
+    assert meter.measure(sites).metrics == measured.metrics
 
 
 @pytest.mark.parametrize(("seconds", "fits"), [(None, True), (5.0, True), (20.0, False)])

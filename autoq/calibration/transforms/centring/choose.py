@@ -11,7 +11,7 @@ from autoq.calibration.capture import run_observed
 from autoq.calibration.transforms.centring.centre import find_keys
 from autoq.calibration.transforms.rewriting import BIAS, WEIGHT, ParameterRewriter
 from autoq.calibration.transforms.rotation.spaces import LayerChannels
-from autoq.calibration.transforms.sampled_errors import WindowSample, quantized_to_4_bits, relative_error
+from autoq.calibration.transforms.sampled_errors import WindowSample, quantized_to_4_bits, relative_score_error
 from autoq.errors import CalibrationError
 from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.graph.trace import TracedModel
@@ -38,9 +38,8 @@ def choose_centres(
     """
     traced = model.traced
     sites = {edge.node: site for (site, _), edge in traced.edges.items()}
-    observed = {
-        name: _Keys(traced, name, sites[layer.node]) for name, layer in find_keys(traced).items() if layer.node in sites
-    }
+    keys = {name: layer for name, layer in find_keys(traced).items() if layer.node in sites}
+    observed = {name: _Keys(traced, name, sites[layer.node]) for name, layer in keys.items()}
     slots: dict[OperandKey, list[nn.Module]] = {}
     for each in observed.values():
         for key, module in each.modules.items():
@@ -48,7 +47,7 @@ def choose_centres(
     if not slots:
         return {}
     run_observed(model, {key: nn.Sequential(*modules) for key, modules in slots.items()}, batches, progress)
-    rewriter, keys = ParameterRewriter(traced), find_keys(traced)
+    rewriter = ParameterRewriter(traced)
     return {name: each.mean(rewriter, keys[name]) for name, each in observed.items() if each.are_better_centred()}
 
 
@@ -98,8 +97,7 @@ class _Keys:
         """Return what the layer makes of its mean input, of shape (heads, width), in single precision."""
         weight, bias = rewriter.value(layer.node, WEIGHT), rewriter.value(layer.node, BIAS)
         assert weight is not None  # noqa: S101 - of every layer that was found
-        centre = weight.flatten(1) if weight.ndim == 2 else weight.flatten(2).sum(2)
-        centre = centre @ self._input.value()
+        centre = (weight.flatten(2).sum(2) if weight.ndim > 2 else weight) @ self._input.value()
         return (centre if bias is None else centre + bias)[layer.numbers].float()
 
     def are_better_centred(self) -> bool:
@@ -112,4 +110,4 @@ class _Keys:
     def _error(self, queries: Tensor, keys: Tensor) -> float:
         heads = {name: () if axis is None else (axis,) for name, axis in self._axes.items()}
         rounded = quantized_to_4_bits(queries, heads["lhs"]) @ quantized_to_4_bits(keys, heads["rhs"])
-        return relative_error(*(scores - scores.mean(-1, keepdim=True) for scores in (rounded, queries @ keys)))
+        return relative_score_error(rounded, queries @ keys)

@@ -18,6 +18,7 @@ from autoq.calibration.transforms.sampled_errors import (
     output_gram,
     quantized_to_4_bits,
     relative_error,
+    relative_score_error,
 )
 from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.graph.trace import TracedModel
@@ -176,7 +177,7 @@ def _head_errors(space: RotatableSpace, traced: TracedModel, kept: dict[OperandK
         }
         product = rounded["lhs"] @ rounded["rhs"]
         if not space.readers:
-            return relative_error(*(value - value.mean(-1, keepdim=True) for value in (product, exact)))
+            return relative_score_error(product, exact)
         return relative_error(product, exact) + relative_error(quantized_to_4_bits(exact, ()), exact)
 
     return RotationErrors(error(None), tuple(error(matrix_of(space, seed)) for seed in SEEDS))
