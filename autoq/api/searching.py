@@ -28,6 +28,8 @@ def search(
     *,
     labelled: object = None,
     space: str | os.PathLike[str] = "vit_w2-8",
+    fix: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     trials: int | None = None,
     time_limit_seconds: float | None = None,
     calib_images: int = 128,
@@ -76,6 +78,9 @@ def search(
             an iterable of such batches, or a name.
         space: a shipped search space (``vit_w2-8``, ``bits_only``, ``groups_only``, ``deployable_4-8``,
             ``onnxruntime_8``, ``fpga_2-8``, ``weights_2-8``) or a TOML file.
+        fix: operands that keep one width whatever the space offers: ``"head:*=8"``, a glob over ``SITE:OPERAND`` (all
+            operands without a colon), ``=`` and bits; or several, of which the last that matches counts.
+        exclude: globs over operands that stay in floating point, likewise; exclusion wins over ``fix``.
         trials: recipes to evaluate; None: 200.
         time_limit_seconds: seconds after which the search is done, accuracy included; not what ``finish`` and
             ``reconstruct`` do after it.
@@ -130,6 +135,8 @@ def search(
     values: dict[str, Any] = {
         "budget_bops": str(budget_bops),
         "space": os.fspath(space),
+        "fix": (fix,) if isinstance(fix, str) else fix,
+        "exclude": (exclude,) if isinstance(exclude, str) else exclude,
         "time_limit_seconds": time_limit_seconds,
         "calib_images": calib_images,
         "observer": observer,

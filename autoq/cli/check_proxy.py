@@ -14,6 +14,8 @@ from autoq.cli.options import (
     CentreKeys,
     Data,
     Device,
+    Exclude,
+    Fix,
     Interrupted,
     Json,
     Model,
@@ -43,6 +45,8 @@ def check_proxy(
         str, typer.Option("--eval-data", metavar="DATA", help="Labelled images that calibration never sees.")
     ] = "digits/val",
     space: Space = "vit_w2-8",
+    fix: Fix = None,
+    exclude: Exclude = None,
     recipes: Annotated[
         int, typer.Option(metavar="N", min=3, help="How many to compare, half of them along the front.")
     ] = 64,
@@ -75,6 +79,8 @@ def check_proxy(
         data=data,
         eval_data=eval_data,
         space=space,
+        fix=fix or (),
+        exclude=exclude or (),
         recipes=recipes,
         calib_images=calib_images,
         observer=observer,

@@ -36,6 +36,12 @@ CalibData = Annotated[
     ),
 ]
 Space = Annotated[str, typer.Option("--space", metavar="SPACE", help="Shipped search space, or a TOML file.")]
+FIX_HELP = "Operands that keep one width, SITE[:OPERAND]=BITS: 'head:*=8', '*.attn.qk:lhs=6'. May be repeated."
+EXCLUDE_HELP = (
+    "Operands that stay in floating point, SITE[:OPERAND]: 'patch_embed.*', '*.attn.av:lhs'. May be repeated."
+)
+Fix = Annotated[list[str] | None, typer.Option("--fix", metavar="GLOB=BITS", help=FIX_HELP)]
+Exclude = Annotated[list[str] | None, typer.Option("--exclude", metavar="GLOB", help=EXCLUDE_HELP)]
 Observer = Annotated[
     str,
     typer.Option(

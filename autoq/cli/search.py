@@ -17,6 +17,8 @@ from autoq.cli.options import (
     OUTPUT_HELP,
     SECOND_ORDER_HELP,
     TASK_HELP,
+    Exclude,
+    Fix,
     Interrupted,
     Json,
     default_out,
@@ -59,6 +61,8 @@ def search(
     space: Annotated[
         str | None, typer.Option(metavar="SPACE", help="Shipped search space, or a TOML file. [default: vit_w2-8]")
     ] = None,
+    fix: Fix = None,
+    exclude: Exclude = None,
     trials: Annotated[int | None, typer.Option(metavar="N", help="Recipes to evaluate. [default: 200]")] = None,
     time_limit: Annotated[
         str | None, typer.Option(metavar="TIME", help="Be done after 90s, 10m or 1.5h, accuracy included.")
@@ -166,6 +170,8 @@ def search(
         "task": task,
         "output": output,
         "space": space,
+        "fix": fix,
+        "exclude": exclude,
         "trials": trials,
         "time_limit_seconds": None if time_limit is None else _seconds(time_limit),
         "sampler": sampler,

@@ -9,6 +9,7 @@ from autoq.recipe.references import (
     ModelReference,
     OperandsReference,
     ReconstructionReference,
+    SearchReference,
 )
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Recipe",
     "ReconstructionReference",
     "ScoreRecord",
+    "SearchReference",
     "SiteConfig",
     "hash_sites",
     "sites_to_json",

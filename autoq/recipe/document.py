@@ -22,6 +22,7 @@ from autoq.recipe.references import (
     ModelReference,
     OperandsReference,
     ReconstructionReference,
+    SearchReference,
 )
 from autoq.validation import parse_json, read_text, validate
 
@@ -38,6 +39,7 @@ class Recipe(Frozen):
         rotated: channel spaces rotated first, streams and heads, by the matrices of these seeds.
         centred: products of queries and keys whose keys were centred next; the bank has the centres.
         reparameterized: LayerNorm sites rescaled channel by channel (RepQ-ViT) for these bits; the bank has factors.
+        search: what the search that found this recipe might choose, for people to read.
         method: the published method that made this recipe, for people to read.
         calibration: what made the quantizer parameters.
         operands: where they and the codes of weights are, if they were exported without the bank.
@@ -62,6 +64,7 @@ class Recipe(Frozen):
     rotated: dict[str, int] = Field(default_factory=dict)
     centred: tuple[str, ...] = ()
     reparameterized: dict[str, int] = Field(default_factory=dict)
+    search: SearchReference | None = None
     method: str | None = None
     calibration: CalibrationReference | None = None
     operands: OperandsReference | None = None
@@ -135,6 +138,8 @@ class Recipe(Frozen):
         for name in ("settings", "scoring_images"):
             if self.calibration is not None and not document["calibration"][name]:
                 del document["calibration"][name]
+        if self.search is not None:
+            document["search"] = self.search.model_dump(exclude_defaults=True)
         for name in ("finishing", "reconstruction"):
             if name in document and not document[name]["settings"]:
                 del document[name]["settings"]

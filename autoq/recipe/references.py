@@ -41,6 +41,22 @@ class CalibrationReference(Frozen):
     scoring_images: int = Field(default=0, ge=0)
 
 
+class SearchReference(Frozen):
+    """What a search that found a recipe was allowed to choose.
+
+    Attributes:
+        space: name or path of the search space.
+        budgets: as they were written, by kind: ``{"bops": "w4a4"}``.
+        fix: operands that kept one width, as they were written: ``head:*=8``.
+        exclude: operands that stayed in floating point, as they were written.
+    """
+
+    space: str
+    budgets: dict[str, str]
+    fix: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
 class ReconstructionReference(Frozen):
     """Where reconstructed weights and quantizer parameters are, and what they were learned from.
 

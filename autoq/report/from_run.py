@@ -168,6 +168,8 @@ def _settings(record: RunRecord, trials: int) -> dict[str, str]:
     return {
         **({"task": " of output ".join(filter(None, (settings.task, settings.output)))} if record.task else {}),
         "search space": settings.space,
+        **({"fixed": ", ".join(settings.fix)} if settings.fix else {}),
+        **({"excluded": ", ".join(settings.exclude)} if settings.exclude else {}),
         "sampler": settings.sampler,
         "proxy": settings.proxy,
         "trials": str(trials),

@@ -160,7 +160,7 @@ def open_run(
     given.check_named(settings, eval_data)
     with directory.opened(directory.identity_of_settings(settings)) as enter:
         session = given.open_session(settings, progress)
-        resolved = resolve_space(space, session.traced.sites)
+        resolved = resolve_space(space, session.traced.sites, settings.overrides)
         check(session, resolved)
         labelled = given.labelled_images(session, eval_data, labels_required)
         given.warn_of_shared_images(settings, eval_data)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from autoq.errors import CalibrationError
 
 if TYPE_CHECKING:
+    from autoq.optimization.space.overrides import Overrides
     from autoq.tasks import BaseTask
 
 
@@ -34,6 +35,8 @@ class CalibrationChoices(BaseModel):
         pretrained: False for random weights.
         data: calibration images.
         space: name of a shipped search space, or the path of a TOML file.
+        fix: operands that keep one width whatever the space offers, ``SITE[:OPERAND]=BITS`` with a glob before ``=``.
+        exclude: globs over operands that stay in floating point, ``SITE[:OPERAND]``.
         observer: how quantizer ranges are chosen; ``fpcs``, by the error of each layer's output, is the most careful
             one and takes longest.
         rotate: whether channels are rotated first, where that can be folded into weights and helps.
@@ -53,6 +56,8 @@ class CalibrationChoices(BaseModel):
     pretrained: bool = True
     data: str = "digits"
     space: str = "vit_w2-8"
+    fix: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     observer: str = "mse"
     rotate: bool = True
     centre_keys: bool = True
@@ -82,6 +87,21 @@ class CalibrationChoices(BaseModel):
 
         TASKS.lookup(name)
         return name
+
+    @field_validator("fix", "exclude")
+    @classmethod
+    def _check_patterns(cls, patterns: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        from autoq.optimization.space.overrides import Overrides
+
+        Overrides.parse(**{str(info.field_name): patterns})
+        return patterns
+
+    @property
+    def overrides(self) -> Overrides:
+        """What operands get whatever the space says."""
+        from autoq.optimization.space.overrides import Overrides
+
+        return Overrides.parse(self.fix, self.exclude)
 
     def make_task(self) -> BaseTask:
         """Return the task, not fitted yet."""

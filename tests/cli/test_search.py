@@ -144,6 +144,24 @@ def test_search_spaces(command: Command, tmp_path: Path) -> None:
     assert "is not TOML" in refusal(command, "search", "--space", "mine.toml")
 
 
+def test_operands_by_name(command: Command, tmp_path: Path) -> None:
+    options = ["--budget-bops", "60%", *small_options(tmp_path, trials=4), "--exclude", "patch_embed.*"]
+    point = one_json(command("search", *options, "--fix", "head:*=8", "--out", "run", "--json"))["front"][0]
+    recipe = Recipe.load(point["recipe"])
+    assert {config.bits for config in recipe.sites["head"].values()} == {8}
+    assert not any(site.startswith("patch_embed") for site in recipe.sites)
+    assert recipe.search is not None
+    assert (recipe.search.fix, recipe.search.exclude) == (("head:*=8",), ("patch_embed.*",))
+    assert "another fix (was ['head:*=8'], is ['head:*=6'])" in refusal(
+        command, "search", *options, "--fix", "head:*=6", "--out", "run"
+    )
+    assert "--fix: cannot read 'head'" in refusal(command, "search", "--fix", "head")
+    assert (
+        "fix 'haed:*=8' matches no operand of this model (`autoq sites` lists them). Did you mean 'head'?"
+        in refusal(command, "search", "--fix", "haed:*=8")
+    )
+
+
 def test_study_files(command: Command, tmp_path: Path) -> None:
     (tmp_path / "study.toml").write_text("trails = 3\n")
     message = refusal(command, "search", "study.toml")

@@ -11,6 +11,7 @@ from autoq.errors import RecipeError, SpaceError
 from autoq.graph.sites import Operand, Site
 from autoq.optimization.space.decisions import Decision, OperandPlan, OptionTable, ResolvedSpace
 from autoq.optimization.space.field_types import CONFIG_FIELDS, FIT
+from autoq.optimization.space.overrides import Overrides
 from autoq.optimization.space.rules import Rule, SearchSpace, Tie
 from autoq.validation import did_you_mean
 
@@ -30,18 +31,19 @@ _NAMED_ONLY = ("layer_norm", "softmax")
 Quantized = list[tuple[Site, Operand, OptionTable]]
 
 
-def resolve_space(space: SearchSpace, sites: Sequence[Site]) -> ResolvedSpace:
+def resolve_space(space: SearchSpace, sites: Sequence[Site], overrides: Overrides | None = None) -> ResolvedSpace:
     """Find the decisions that ``space`` leaves open for a model.
 
     Args:
         space: rules and ties.
         sites: of the model, in the order of its forward pass.
+        overrides: of the rules, operand by operand; None: there are none. Ties do not bind what they fix.
 
     Raises:
         SpaceError: an operand is given fields but no scheme or no bits, tied decisions offer different choices, codes
-            of a site's operands cannot be multiplied, or nothing at all is quantized.
+            of a site's operands cannot be multiplied, nothing at all is quantized, or an override is about nothing.
     """
-    quantized = _apply_rules(space, sites)
+    quantized = _apply_rules(space, sites, overrides or Overrides())
     groups = _group(space, quantized)
     decisions: list[Decision] = []
     decided: dict[tuple[str, str, str], str] = {}
@@ -70,39 +72,56 @@ def _image(sites: Sequence[Site], quantized: Quantized) -> tuple[str, str] | Non
     return next(inputs, None)
 
 
-def _apply_rules(space: SearchSpace, sites: Sequence[Site]) -> Quantized:
+def _apply_rules(space: SearchSpace, sites: Sequence[Site], overrides: Overrides) -> Quantized:
     weighted = [site.name for site in sites if any(operand.name == "weight" for operand in site.operands)]
     positions = {"first": weighted[0], "last": weighted[-1]} if weighted else {}
     tables: dict[Any, OptionTable] = {}
     used: set[int] = set()
+    ruled: list[tuple[str, str]] = []
     quantized: Quantized = []
     for site in sites:
         for operand in site.operands:
-            choices: dict[str, tuple[Any, ...]] = {}
-            quantize: bool | None = None
-            for number, rule in enumerate(space.rules, start=1):
-                if _matches(rule, site, operand, positions):
-                    used.add(number)
-                    choices |= rule.choices
-                    quantize = quantize if rule.quantize is None else rule.quantize
-            if quantize is False or (quantize is None and not choices):
+            choices = _choices(space, site, operand, positions, used)
+            if choices is None:
                 continue
-            for needed in ("scheme", "bits"):
-                if needed not in choices:
-                    raise SpaceError(
-                        f"space {space.name!r} gives {site.name}:{operand.name} no {needed}; "
-                        f"set it in a rule that matches, or quantize = false"
-                    )
-            choices = {field: choices.get(field, _DEFAULTS.get(field, ())) for field in CONFIG_FIELDS}
+            ruled.append((site.name, operand.name))
+            if overrides.excludes(*ruled[-1]):
+                continue
+            if (bits := overrides.bits(*ruled[-1])) is not None:
+                choices["bits"] = (bits,)
             # Blocks repeat: operands alike in all that options depend on share a table.
             key = (*choices.values(), operand.shape, operand.layout, operand.is_weight)
             if key not in tables:
                 tables[key] = OptionTable(choices, operand)
             quantized.append((site, operand, tables[key]))
+    overrides.refuse_unused([(site.name, operand.name) for site in sites for operand in site.operands], ruled)
     if not quantized:
-        raise SpaceError(f"space {space.name!r} quantizes nothing in this model: no rule matches any of its operands")
+        why = "everything is excluded" if ruled else "no rule matches any of its operands"
+        raise SpaceError(f"space {space.name!r} quantizes nothing in this model: {why}")
     _warn_of_unused(space, sites, used)
     return quantized
+
+
+def _choices(
+    space: SearchSpace, site: Site, operand: Operand, positions: dict[str, str], used: set[int]
+) -> dict[str, tuple[Any, ...]] | None:
+    """List what the rules offer an operand, field by field, and note their numbers; None: it is not quantized."""
+    choices: dict[str, tuple[Any, ...]] = {}
+    quantize: bool | None = None
+    for number, rule in enumerate(space.rules, start=1):
+        if _matches(rule, site, operand, positions):
+            used.add(number)
+            choices |= rule.choices
+            quantize = quantize if rule.quantize is None else rule.quantize
+    if quantize is False or (quantize is None and not choices):
+        return None
+    for needed in ("scheme", "bits"):
+        if needed not in choices:
+            raise SpaceError(
+                f"space {space.name!r} gives {site.name}:{operand.name} no {needed}; "
+                f"set it in a rule that matches, or quantize = false"
+            )
+    return {field: choices.get(field, _DEFAULTS.get(field, ())) for field in CONFIG_FIELDS}
 
 
 def _matches(rule: Rule, site: Site, operand: Operand, positions: dict[str, str]) -> bool:

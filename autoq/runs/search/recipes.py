@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 from autoq.calibration import Bank
 from autoq.optimization.space import ResolvedSpace
 from autoq.optimization.trials import UNIFORM, EvaluatedTrial, evaluated_trials, shown_trials
-from autoq.recipe import CalibrationReference, Recipe
+from autoq.recipe import CalibrationReference, Recipe, SearchReference
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import RunRecord
 from autoq.runs.session import Session
@@ -27,6 +27,7 @@ class RecipeWriter:
         bank: of the session.
         space: from which trials are made.
         calibration: how recipes name their calibration.
+        reference: how recipes name the search.
         budget_bops: the budget of the search.
         proxy: what the search minimises.
         kept: trials whose recipes were written by :meth:`keep_if_on_front`.
@@ -37,6 +38,7 @@ class RecipeWriter:
     bank: Bank
     space: ResolvedSpace
     calibration: CalibrationReference
+    reference: SearchReference
     budget_bops: int
     proxy: str = KL
     kept: list[EvaluatedTrial] = field(default_factory=list)
@@ -80,6 +82,7 @@ class RecipeWriter:
             rotated=dict(self.session.rotated),
             centred=tuple(self.session.folded.centres),
             reparameterized=dict(self.session.reparameterized),
+            search=self.reference,
             calibration=self.calibration,
             cost=trial.cost,
             task=task_to_record(self.session.task),

@@ -105,7 +105,9 @@ def _begin(
         bank=bank,
         directory=directory,
         progress=progress,
-        writer=RecipeWriter(directory, session, bank, inputs.space, calibration, limit, settings.proxy),
+        writer=RecipeWriter(
+            directory, session, bank, inputs.space, calibration, settings.reference, limit, settings.proxy
+        ),
         record=record.model_copy(update={"state": "finished" if is_searched else "running"}),
         is_searched=is_searched,
         started=started,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from autoq.errors import SpaceError
+from autoq.recipe import SearchReference
 from autoq.runs.settings import MOST, PLAIN_CALIBRATION, CalibrationChoices
 from autoq.sensitivity.proxies import PROXIES, check_proxy_name
 from autoq.validation import parse_toml, read_text, validate
@@ -69,6 +70,12 @@ class SearchSettings(CalibrationChoices):
     def _check_proxy(cls, name: str) -> str:
 
         return check_proxy_name(name)
+
+    @property
+    def reference(self) -> SearchReference:
+        """What recipes say of the search."""
+        budgets = {"bops": self.budget_bops}
+        return SearchReference(space=self.space, budgets=budgets, fix=self.fix, exclude=self.exclude)
 
     @property
     def improves(self) -> bool:

@@ -48,7 +48,9 @@ def begun(folder: Path, progress: Progress = ignore, *, labelled: bool = True, *
             bank=bank,
             directory=directory,
             progress=progress,
-            writer=RecipeWriter(directory, session, bank, inputs.space, calibration, record.budget_bops),
+            writer=RecipeWriter(
+                directory, session, bank, inputs.space, calibration, settings.reference, record.budget_bops
+            ),
             record=record,
             is_searched=True,
             started=time.monotonic(),

@@ -29,7 +29,7 @@ def writer(tmp_path: Path) -> RecipeWriter:
     directory = SearchDirectory(tmp_path / "run")
     directory.create()
     calibration = calibration_reference(images, bank)
-    return RecipeWriter(directory, session, bank, space, calibration, record.budget_bops)
+    return RecipeWriter(directory, session, bank, space, calibration, record.settings.reference, record.budget_bops)
 
 
 @pytest.fixture(scope="module")
