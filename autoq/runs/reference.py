@@ -39,7 +39,7 @@ def check_reference(session: Session, images: CalibrationImages) -> None:
         batches = torch.split(images.tensor, choose_batch_size(session.traced))
         found = [finite_outputs(session.model, batch, session.task) for batch in batches]
         outputs = tuple(torch.cat(leaves).double() for leaves in zip(*found, strict=True))
-        if session.task.has_agreement and outputs[0].shape[-1] < 2:
+        if session.task.has_one_class(outputs):
             raise TaskError(
                 "the model has one output, and the probability of one class is always 1, whatever the recipe: use "
                 "--task dense, which compares the output itself"

@@ -12,7 +12,8 @@ from typing import Any
 
 from autoq.errors import TaskError
 from autoq.registry import Registry
-from autoq.tasks._base import Accuracy, BaseMeter, BaseProbes, BaseTask, Outputs
+from autoq.tasks._base import BaseTask, Probes
+from autoq.tasks._meter import Accuracy, BaseMeter, Labels, Outputs
 from autoq.tasks.classification import CLASSIFICATION, ClassificationTask
 from autoq.tasks.dense import DenseTask
 from autoq.units import Metric
@@ -64,12 +65,13 @@ __all__ = [
     "TASKS",
     "Accuracy",
     "BaseMeter",
-    "BaseProbes",
     "BaseTask",
     "ClassificationTask",
     "DenseTask",
+    "Labels",
     "Metric",
     "Outputs",
+    "Probes",
     "make_task",
     "task_from_record",
     "task_to_record",

@@ -3,73 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
 from autoq.errors import TaskError
+from autoq.tasks._meter import BaseMeter, Labels, Outputs
+from autoq.tasks.heads import BaseHead, CategoricalHead, HeadProbes
 from autoq.units import Metric
 from autoq.validation import did_you_mean
 
-Outputs = tuple[Tensor, ...]
-"""The leaves of a model's output that a task compares, each of shape (N, ...) for N images."""
+_SEED_STEP = 1_000_003
+"""Between the seeds of the heads of one task, so that their probes are independent."""
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """A task's metrics on labelled images.
-
-    Attributes:
-        metrics: by :attr:`Metric.name`.
-        images: how many they are measured on.
-    """
-
-    metrics: Mapping[str, float]
-    images: int
-
-
-class BaseMeter(ABC):
-    """Adds up a task's metrics, batch by batch.
-
-    Attributes:
-        images: how many have been added.
-    """
-
-    images: int = 0
-
-    @abstractmethod
-    def add(self, outputs: Outputs, labels: Tensor) -> None:
-        """Add one batch.
-
-        Args:
-            outputs: the compared outputs of N images.
-            labels: of those images, along the leading axis.
-
-        Raises:
-            TaskError: the labels do not fit the outputs.
-        """
-
-    @abstractmethod
-    def metrics(self) -> dict[str, float]:
-        """Return the metrics over all images so far, of which there is at least one."""
-
-    def accuracy(self) -> Accuracy:
-        """Return the metrics and the number of images.
-
-        Raises:
-            ValueError: no batch was added.
-        """
-        if not self.images:
-            raise ValueError("no images to measure accuracy on")
-        return Accuracy(self.metrics(), self.images)
-
-
-class BaseProbes(ABC):
+class Probes:
     """Draws vectors whose outer products have the Fisher information F of an image's output as their mean."""
 
-    @abstractmethod
+    def __init__(self, task: BaseTask, count: int, seed: int) -> None:
+        """Draw ``count`` vectors for each image, independent of each other between the heads of the task."""
+        self._task = task
+        self._heads = [HeadProbes(head, count, seed + _SEED_STEP * number) for number, head in enumerate(task.heads)]
+
     def draw(self, outputs: Outputs) -> Outputs:
         """Draw K vectors for each image, image after image, so that it does not matter how they are batched.
 
@@ -79,6 +36,8 @@ class BaseProbes(ABC):
         Returns:
             For each of them a tensor of shape (K, N, ...), of its type and on its device.
         """
+        parts = zip(self._heads, outputs, self._task.importances(outputs), strict=False)
+        return tuple(head.draw(leaf, importance) for head, leaf, importance in parts)
 
 
 @dataclass(frozen=True)
@@ -90,18 +49,21 @@ class BaseTask(ABC):
     e = ẑ − z and F the Fisher information of p at z (Martens, JMLR 2020). An image's divergence is a mean over the
     positions of its output (tokens, pixels, queries), not a sum, so that it does not grow with the resolution.
 
+    Each compared leaf has a head (:mod:`autoq.tasks.heads`), which gives the divergence and F of its distribution; F of
+    several heads is block-diagonal.
+
     A subclass is a frozen dataclass whose fields are the task's settings, each with a default and a JSON value.
 
     Attributes:
-        output: dotted name of the leaf of the model's output that is compared; None: the task chooses.
+        output: dotted name of the leaf of the model's output that the first head describes; None: the task chooses.
         name: of the task.
         metrics: on labelled images, the main one first.
         element: what one number of the output is called.
         divergence_in_words: what :meth:`divergence` is, for readers of a report.
-        labels: what a label is: the index of a ``class``, or a ``tensor`` of the output's shape.
+        labels: what a label is: the index of a ``class``, a ``tensor`` of the output's shape, the ``objects`` on the
+            image, or a ``map`` of classes.
         has_agreement: whether two outputs can say the same: whether :meth:`agreement` tells.
         has_right_answers: whether an answer is simply right or wrong: whether :meth:`correct` tells.
-        preferred: names of leaves that are compared where a model has them, best first.
     """
 
     output: str | None = None
@@ -110,10 +72,14 @@ class BaseTask(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     element: ClassVar[str]
     divergence_in_words: ClassVar[str]
-    labels: ClassVar[Literal["class", "tensor"]]
+    labels: ClassVar[Literal["class", "tensor", "objects", "map"]]
     has_agreement: ClassVar[bool] = False
     has_right_answers: ClassVar[bool] = False
-    preferred: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    @abstractmethod
+    def heads(self) -> tuple[BaseHead, ...]:
+        """The heads of the compared leaves, in their order; those that are optional come last."""
 
     @property
     def main_metric(self) -> Metric:
@@ -129,11 +95,12 @@ class BaseTask(ABC):
                 tensor); where there are none, tensors are named by their numbers.
 
         Returns:
-            Positions in ``leaves``. The leaf named by :attr:`output` if that is given, else the first of
-            :attr:`preferred` that there is, else the first floating-point tensor.
+            Positions in ``leaves``, one for each head but optional ones that the model lacks: the leaf named by
+            :attr:`output` for the first head if that is given, else the first of its ``leaves`` that there is; for a
+            task with one head, else the first floating-point tensor.
 
         Raises:
-            TaskError: no leaf has the name, or none is a floating-point tensor.
+            TaskError: no leaf has the name, or none is a floating-point tensor, or a head has no leaf.
         """
         tensors = [(position, leaf) for position, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         known = names or [str(number) for number in range(len(tensors))]
@@ -142,15 +109,27 @@ class BaseTask(ABC):
         }
         if not floating:
             raise TaskError("the model returns no floating-point tensor, so that there is nothing to compare")
-        if self.output is None:
-            return (floating[next((name for name in self.preferred if name in floating), next(iter(floating)))],)
-        if self.output not in floating:
+        if self.output is not None and self.output not in floating:
             there = ", ".join(repr(name) for name in floating)
             raise TaskError(
                 f"the model has no output {self.output!r} to compare, there is {there}."
                 f"{did_you_mean(self.output, floating)}"
             )
-        return (floating[self.output],)
+        chosen = [self.output if self.output is not None else self._leaf(self.heads[0], list(floating))]
+        chosen += [self._leaf(head, list(floating)) for head in self.heads[1:]]
+        return tuple(floating[name] for name in chosen if name is not None)
+
+    def _leaf(self, head: BaseHead, names: Sequence[str]) -> str | None:
+        """Return the name of the leaf that a head describes; None for an optional one that there is not."""
+        found = next((name for name in head.leaves if name in names), None)
+        if found is not None or head.optional:
+            return found
+        if len(self.heads) == 1:
+            return names[0]
+        raise TaskError(
+            f"the task {self.name!r} compares an output called {' or '.join(map(repr, head.leaves))}, but the model "
+            f"returns {', '.join(map(repr, names))}: choose another task, or name the outputs so"
+        )
 
     def outputs_of(self, leaves: Sequence[object], names: Sequence[str] = ()) -> Outputs:
         """Return the compared leaves of a model's output; see :meth:`select`."""
@@ -170,7 +149,23 @@ class BaseTask(ABC):
         del outputs
         return self
 
-    @abstractmethod
+    def adapted(self, outputs: Outputs, num_classes: int | None) -> Self:
+        """Return the task with what it has to know of the model; itself, if that is nothing or known already.
+
+        Args:
+            outputs: the compared outputs of any image.
+            num_classes: that the model says it has; None: it does not say.
+
+        Raises:
+            TaskError: the outputs are not such as the task compares.
+        """
+        del outputs, num_classes
+        return self
+
+    def importances(self, outputs: Outputs) -> tuple[Tensor | None, ...]:
+        """Return the importance of the positions of each head, given the outputs in full precision; None: 1."""
+        return (None,) * len(outputs)
+
     def divergence(self, reference: Outputs, quantized: Outputs) -> Tensor:
         """Return KL(reference ‖ quantized) of each image in nats, in the outputs' precision. Differentiable.
 
@@ -181,12 +176,14 @@ class BaseTask(ABC):
         Returns:
             Of shape (N,). Rounding may leave it a little below zero.
         """
+        parts = zip(self.heads, reference, quantized, self.importances(reference), strict=False)
+        first, *others = (head.divergence(full, other, weight) for head, full, other, weight in parts)
+        return sum(others, start=first)
 
     def loss(self, output: Outputs, target: Outputs) -> Tensor:
         """Return the mean divergence of a batch from its target in nats, in float32: what training minimises."""
         return self.divergence(_float(target), _float(output)).mean()
 
-    @abstractmethod
     def fisher_product(self, outputs: Outputs, change: Outputs, temperature: float = 1.0) -> Outputs:
         """Return F Δ for each image, F the Hessian of its divergence at the outputs.
 
@@ -199,17 +196,26 @@ class BaseTask(ABC):
         Returns:
             Of the shapes, types and devices of ``outputs``.
         """
+        parts = zip(self.heads, outputs, change, self.importances(outputs), strict=False)
+        return tuple(
+            head.fisher_product(leaf, delta, temperature, importance) for head, leaf, delta, importance in parts
+        )
 
-    @abstractmethod
-    def probes(self, count: int, seed: int) -> BaseProbes:
+    def probes(self, count: int, seed: int) -> Probes:
         """Return what draws ``count`` vectors an image with outer products of mean F, as in Hutchinson's estimator."""
+        return Probes(self, count, seed)
+
+    def has_one_class(self, outputs: Outputs) -> bool:
+        """Tell whether a head is a distribution over one class, whose probability is 1 whatever the output."""
+        parts = zip(self.heads, outputs, strict=False)
+        return any(isinstance(head, CategoricalHead) and head.classes(leaf) < 2 for head, leaf in parts)
 
     def agreement(self, reference: Outputs, quantized: Outputs) -> Tensor | None:
         """Return the share of each image's positions at which both say the same, of shape (N,); None if undefined."""
         del reference, quantized
         return None
 
-    def correct(self, outputs: Outputs, labels: Tensor) -> Tensor:
+    def correct(self, outputs: Outputs, labels: Labels) -> Tensor:
         """Tell for each image whether its answer is right.
 
         Args:
@@ -240,13 +246,6 @@ def _float(outputs: Outputs) -> Outputs:
     return tuple(output.float() for output in outputs)
 
 
-def per_image(outputs: Tensor) -> Tensor:
-    """Return the outputs as rows.
-
-    Args:
-        outputs: of shape (N, ...).
-
-    Returns:
-        Of shape (N, elements).
-    """
-    return outputs.reshape(outputs.shape[0], -1)
+def mean_of_positions(values: Tensor) -> Tensor:
+    """Average over all axes but the first: (N, ...) to (N,)."""
+    return values.reshape(values.shape[0], -1).mean(1)

@@ -7,12 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
-import torch
-from torch import Tensor
-
 from autoq.errors import TaskError
-from autoq.tasks._base import BaseMeter, BaseProbes, BaseTask, Outputs, per_image
-from autoq.tasks._orthogonal_signs import OrthogonalSigns
+from autoq.tasks._base import BaseTask
+from autoq.tasks._meter import BaseMeter, Labels, Outputs, as_tensor
+from autoq.tasks.heads import BaseHead, GaussianHead
 from autoq.units import Metric
 
 
@@ -21,8 +19,7 @@ class DenseTask(BaseTask):
     """Numbers of any shape (N, ...): depth, saliency, an embedding, a vector of regressed values.
 
     Every element is the mean of a Gaussian of variance σ², the variance of all elements of the full-precision outputs
-    over the calibration images: an error counts by how large it is beside what the model has to say. Then
-    KL = (ẑ − z)² / (2 σ²), the mean over an image's elements, and F = I / (σ² · elements).
+    over the calibration images: an error counts by how large it is beside what the model has to say.
 
     >>> import torch
     >>> task = DenseTask().fitted([(torch.tensor([[1.0, 3.0]]),)])
@@ -48,7 +45,6 @@ class DenseTask(BaseTask):
         "Kullback–Leibler divergence of Gaussians"
     )
     labels: ClassVar[Literal["class", "tensor"]] = "tensor"
-    preferred: ClassVar[tuple[str, ...]] = ("predicted_depth", "logits")
 
     def __post_init__(self) -> None:
         """Check the variance.
@@ -86,45 +82,14 @@ class DenseTask(BaseTask):
             )
         return replace(self, variance=variance)
 
-    def divergence(self, reference: Outputs, quantized: Outputs) -> Tensor:
-        """Return (ẑ − z)² / (2 σ²), the mean over an image's elements."""
-        (expected,), (found,) = reference, quantized
-        return per_image((expected - found).square()).mean(1) / (2 * self._known_variance)
-
-    def fisher_product(self, outputs: Outputs, change: Outputs, temperature: float = 1.0) -> Outputs:
-        """Return Δ / (σ² · elements); there are no classes for a temperature to bring closer."""
-        del temperature
-        (values,), (delta,) = outputs, change
-        return ((delta / (self._known_variance * values.shape[1:].numel())).to(values),)
-
-    def probes(self, count: int, seed: int) -> BaseProbes:
-        """Return what draws signs, divided by σ times the square root of the number of elements."""
-        return _SignProbes(count, seed, self._known_variance)
+    @property
+    def heads(self) -> tuple[BaseHead, ...]:
+        """Every element of the output."""
+        return (GaussianHead(leaves=("predicted_depth", "logits"), variance=self.variance),)
 
     def meter(self) -> BaseMeter:
         """Add up squared and absolute errors."""
         return _Errors()
-
-    @property
-    def _known_variance(self) -> float:
-        if self.variance is None:
-            raise TaskError("the variance of the outputs is not known yet: call fitted() with full precision's outputs")
-        return self.variance
-
-
-class _SignProbes(BaseProbes):
-    """F^½ ξ for signs ξ; those of an image are orthogonal on any K consecutive elements, K a power of two."""
-
-    def __init__(self, count: int, seed: int, variance: float) -> None:
-        self._signs, self._variance = OrthogonalSigns(count, seed), variance
-
-    def draw(self, outputs: Outputs) -> Outputs:
-        """See :class:`BaseProbes`."""
-        (values,) = outputs
-        rows = per_image(values)  # (N, elements)
-        signs = self._signs.draw(torch.arange(rows.shape[1], device=values.device).expand(rows.shape))
-        scaled = signs / math.sqrt(self._variance * rows.shape[1])  # (K, N, elements)
-        return (scaled.reshape(-1, *values.shape).to(values.dtype),)
 
 
 class _Errors(BaseMeter):
@@ -134,9 +99,9 @@ class _Errors(BaseMeter):
         self._squared = self._absolute = 0.0
         self._elements = 0
 
-    def add(self, outputs: Outputs, labels: Tensor) -> None:
+    def add(self, outputs: Outputs, labels: Labels) -> None:
         """Add one batch: outputs and labels of the same shape (N, ...)."""
-        (values,) = outputs
+        (values,), labels = outputs, as_tensor(labels)
         if labels.shape != values.shape:
             raise TaskError(
                 f"labels have shape {tuple(labels.shape)}, but the output has {tuple(values.shape)}: give one label "

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor
 
 from autoq.errors import TaskError
 from autoq.tasks import CLASSIFICATION, DenseTask
-from autoq.tasks._base import Accuracy, BaseMeter, Outputs, per_image
 
 
 def test_a_wrong_output_lists_those_there_are() -> None:
@@ -56,32 +54,3 @@ def test_the_loss_is_the_mean_divergence_in_float32() -> None:
     half = CLASSIFICATION.loss((output.bfloat16(),), (target.bfloat16(),))
     assert half.dtype == torch.float32
     assert half == CLASSIFICATION.loss((output.bfloat16().float(),), (target.bfloat16().float(),))
-
-
-class CountMeter(BaseMeter):
-    """The share of labels that are one."""
-
-    def __init__(self) -> None:
-        self._ones = 0
-
-    def add(self, outputs: Outputs, labels: Tensor) -> None:
-        self._ones += int((labels == 1).sum())
-        self.images += len(outputs[0])
-
-    def metrics(self) -> dict[str, float]:
-        return {"ones": self._ones / self.images}
-
-
-def test_meters_refuse_to_answer_before_the_first_image() -> None:
-    meter = CountMeter()
-    with pytest.raises(ValueError, match="no images to measure accuracy on"):
-        meter.accuracy()
-    meter.add((torch.zeros(3, 2),), torch.tensor([1, 0, 1]))
-    meter.add((torch.zeros(1, 2),), torch.tensor([0]))
-    assert meter.accuracy() == Accuracy({"ones": 0.5}, 4)
-
-
-def test_images_are_rows() -> None:
-    x = torch.arange(24).reshape(2, 3, 4)
-    assert torch.equal(per_image(x), torch.stack([torch.arange(12), torch.arange(12, 24)]))
-    assert per_image(torch.arange(2)).shape == (2, 1)
