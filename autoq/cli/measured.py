@@ -59,4 +59,5 @@ def improved_lines(before: Recipe, after: Recipe) -> list[str]:
 
 def metrics_text(task: BaseTask, accuracy: Accuracy) -> str:
     """Return all metrics in a line: ``top-1 71.34 %, top-5 90.17 %``."""
-    return ", ".join(f"{metric.title} {metric.format(accuracy.metrics[metric.name], 2)}" for metric in task.metrics)
+    measured = [metric for metric in task.metrics if metric.name in accuracy.metrics]
+    return ", ".join(f"{metric.title} {metric.format(accuracy.metrics[metric.name], 2)}" for metric in measured)

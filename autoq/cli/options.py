@@ -16,9 +16,11 @@ import typer
 
 MODEL_HELP = (
     "timm name, hf-hub:NAME, local-dir:PATH (timm's hub format), hf-dir:PATH (transformers), python:MODULE:FUNCTION, "
-    "or the bundled vit_digits."
+    "or one that is bundled: vit_digits, or swin_shapes, a detector."
 )
-DATA_HELP = "digits, an image folder, a .tar of one, hfds/NAME, or python:MODULE:FUNCTION."
+DATA_HELP = (
+    "digits, shapes, coco:FILE.json[:IMAGES], an image folder, a .tar of one, hfds/NAME, or python:MODULE:FUNCTION."
+)
 
 Model = Annotated[str, typer.Option("--model", metavar="MODEL", help=MODEL_HELP)]
 Pretrained = Annotated[bool, typer.Option("--pretrained/--no-pretrained", help="Load weights, or use random ones.")]
@@ -67,7 +69,10 @@ CalibImages = Annotated[
     int, typer.Option("--calib-images", metavar="N", min=1, max=1_000_000, help="Images to calibrate and score on.")
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Of everything that is random.")]
-TASK_HELP = "What the model's output means: classification, or dense for maps and vectors of numbers."
+TASK_HELP = (
+    "What the model's output means: classification, detection (boxes, and masks where there are), "
+    "semantic-segmentation, or dense for maps and vectors of numbers."
+)
 OUTPUT_HELP = "Leaf of the model's output that is compared. [default: as the task chooses]"
 Task = Annotated[str, typer.Option("--task", metavar="NAME", help=TASK_HELP)]
 Output = Annotated[str | None, typer.Option("--output", metavar="NAME", help=OUTPUT_HELP)]

@@ -6,12 +6,15 @@ from autoq.data.checks import check_headers, shared_images
 from autoq.data.given import GivenImages, name_of
 from autoq.data.labels import class_indices
 from autoq.data.loading import fingerprint, load_images, subset
+from autoq.data.objects import AnnotatedSource, Objects
 from autoq.data.opening import Role, open_source
 
 __all__ = [
+    "AnnotatedSource",
     "BaseFileSource",
     "GivenImages",
     "ImageSource",
+    "Objects",
     "Role",
     "check_headers",
     "class_indices",

@@ -11,6 +11,7 @@ from autoq.data._files import BaseFileSource
 from autoq.data.digits import DigitsSource
 from autoq.data.hfds import HfdsSource
 from autoq.data.loading import reading_threads
+from autoq.data.shapes import ShapesSource
 from autoq.errors import DataError
 from autoq.files import sha256_hex
 
@@ -47,6 +48,8 @@ def shared_images(source: ImageSource, other: ImageSource) -> int:
         return _shared_files(source, other)
     if isinstance(source, DigitsSource) and isinstance(other, DigitsSource):
         return len({*source.indices} & {*other.indices})
+    if isinstance(source, ShapesSource) and isinstance(other, ShapesSource):
+        return len(source) if source.split == other.split else 0
     same = isinstance(source, HfdsSource) and isinstance(other, HfdsSource) and source.split == other.split
     return len(source) if same else 0
 

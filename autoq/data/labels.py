@@ -31,6 +31,7 @@ def class_indices(
     label_names: Sequence[str] | None,
     num_classes: int,
     alternatives: Callable[[], Sequence[Sequence[str]]] = tuple,
+    noun: str = "class folder",
 ) -> ClassMapping:
     """Map a source's classes to a model's outputs: by name, else by index; by order where nothing says otherwise.
 
@@ -42,6 +43,7 @@ def class_indices(
         label_names: names of the model's outputs, or None if it does not say.
         num_classes: number of the model's outputs.
         alternatives: gives other names of each output; called if a class has none of ``label_names``.
+        noun: what messages call a class of the source.
 
     Raises:
         DataError: a class is no output of the model; the message names it.
@@ -63,7 +65,7 @@ def class_indices(
     counts_from_one = numbers == tuple(range(1, num_classes + 1))
     if not label_names and len(class_names) == num_classes and (numbers is None or counts_from_one):
         return ClassMapping(tuple(range(num_classes)), "order")
-    raise _no_class(class_names, named, label_names, num_classes, numbers)
+    raise _no_class(class_names, named, label_names, num_classes, numbers, noun)
 
 
 def _by_name(class_names: Sequence[str], label_names: Sequence[str]) -> list[int | None]:
@@ -92,23 +94,25 @@ def _no_class(
     label_names: Sequence[str] | None,
     num_classes: int,
     numbers: tuple[int, ...] | None,
+    noun: str,
 ) -> DataError:
-    """Say which folder is no output of the model."""
+    """Say which class is no output of the model."""
     if label_names:
         name = next(name for name, index in zip(class_names, named, strict=True) if index is None)
         same = sum(_fold(name) == _fold(label) for label in label_names)
         reason = f"{same} outputs of the model are called so" if same > 1 else "the model has no class of that name"
         listed = ", ".join(label_names[:_MOST_LISTED]) + (", ..." if len(label_names) > _MOST_LISTED else "")
-        remedy = f"name each folder after its class ({listed}) or its index (0 to {num_classes - 1})"
-        return DataError(f"class folder {name!r}: {reason}; {remedy}.{did_you_mean(name, label_names)}")
+        remedy = f"name each {noun.split()[-1]} after its class ({listed}) or its index (0 to {num_classes - 1})"
+        return DataError(f"{noun} {name!r}: {reason}; {remedy}.{did_you_mean(name, label_names)}")
+    plural = {"category": "categories"}.get(noun, f"{noun}s")
     if numbers is not None:
         name = class_names[numbers.index(max(numbers))]
         reason = f"the model has outputs 0 to {num_classes - 1}"
     else:
         name, reason = class_names[0], f"the model has {num_classes} outputs without names"
     return DataError(
-        f"{len(class_names)} class folders, such as {name!r}, cannot be matched with outputs: {reason}; "
-        f"name each folder after the index of its output (0 to {num_classes - 1})."
+        f"{len(class_names)} {plural}, such as {name!r}, cannot be matched with outputs: {reason}; "
+        f"name each {noun.split()[-1]} after the index of its output (0 to {num_classes - 1})."
     )
 
 

@@ -7,16 +7,19 @@ from typing import Literal
 
 from autoq.data._base import ImageSource
 from autoq.data.archive import ArchiveSource
+from autoq.data.coco import PREFIX as COCO
+from autoq.data.coco import CocoSource
 from autoq.data.digits import SPLITS, DigitsSource
 from autoq.data.folder import FolderSource
 from autoq.data.given import IN_MEMORY
 from autoq.data.hfds import HfdsSource
+from autoq.data.shapes import ShapesSource
 from autoq.errors import DataError, DataNotFoundError
 from autoq.validation import check_decodable, did_you_mean
 
 Role = Literal["calibration", "evaluation"]
 
-_DIGITS_SPLITS = {"calibration": "calib", "evaluation": "val"}
+_SPLITS = {"calibration": "calib", "evaluation": "val"}
 
 
 def open_source(spec: str, role: Role) -> ImageSource:
@@ -24,6 +27,7 @@ def open_source(spec: str, role: Role) -> ImageSource:
 
     Args:
         spec: ``digits`` (bundled, the split that suits ``role``), ``digits/train``, ``digits/calib``, ``digits/val``,
+            ``shapes`` and its splits (drawn, with boxes and masks), ``coco:FILE.json`` or ``coco:FILE.json:IMAGES``,
             ``hfds/NAME`` or ``hfds/NAME:SPLIT``, an image folder, or a tar of one. A folder that is called ``digits``
             is written ``./digits``.
         role: what the images are for.
@@ -38,9 +42,15 @@ def open_source(spec: str, role: Role) -> ImageSource:
     """
     check_decodable(spec, "data", DataError)
     if spec == "digits":
-        return DigitsSource.open(spec, _DIGITS_SPLITS[role])
+        return DigitsSource.open(spec, _SPLITS[role])
     if spec.startswith("digits/"):
         return DigitsSource.open(spec, spec.removeprefix("digits/"))
+    if spec == "shapes":
+        return ShapesSource.open(spec, _SPLITS[role])
+    if spec.startswith("shapes/"):
+        return ShapesSource.open(spec, spec.removeprefix("shapes/"))
+    if spec.startswith(COCO):
+        return CocoSource.open(spec)
     if spec.startswith("hfds/"):
         return HfdsSource.open(spec, role)
     if spec.startswith(IN_MEMORY):

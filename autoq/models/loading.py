@@ -18,7 +18,8 @@ def load_model(name: str, pretrained: bool = True, num_classes: int | None = Non
     Args:
         name: a timm name (``deit_tiny_patch16_224``, weights from the hub), ``hf-hub:OWNER/NAME`` (of timm or
             transformers), ``local-dir:PATH`` (a folder in timm's hub format), ``hf-dir:PATH`` (a folder that
-            transformers saved), ``python:package.module:function`` (see ``python_model``), or ``vit_digits`` (bundled).
+            transformers saved), ``python:package.module:function`` (see ``python_model``), or ``vit_digits`` or
+            ``swin_shapes`` (bundled).
         pretrained: False for random weights.
         num_classes: number of outputs, if not the model's own (timm); the last layer then has random weights.
         seed: seed of random weights; the same ones come back in every process. No other random state changes.
@@ -43,6 +44,10 @@ def load_model(name: str, pretrained: bool = True, num_classes: int | None = Non
         if not pretrained:
             raise ModelError(f"--no-pretrained does not apply to {name!r}: its weights are what the function gives it")
         return load_python_model(name)
+    if name == "swin_shapes":
+        from autoq.models.swin_shapes import load_swin_shapes
+
+        return load_swin_shapes(pretrained, seed)
     if name.startswith("hf-dir:"):
         from autoq.models.transformers_models import load_transformers_folder
 

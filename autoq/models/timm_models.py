@@ -48,7 +48,7 @@ def load_timm_model(
         ModelError: there is no such model, its weights cannot be downloaded or do not fit, or its ``config.json`` names
             modules that it does not have.
     """
-    timm = _timm()
+    timm = import_timm()
     timm.layers.set_fused_attn(False)
     source = f"{_LOCAL}{_BUNDLED_FOLDER}" if name == BUNDLED_MODEL else name
     if source.startswith(_LOCAL):
@@ -94,7 +94,7 @@ def timm_input(name: str, module: nn.Module) -> tuple[EvaluationTransform, tuple
     Raises:
         ModelError: the model takes another number of channels than images have, or its data configuration is wrong.
     """
-    timm = _timm()
+    timm = import_timm()
     try:
         data_config = timm.data.resolve_model_data_config(module)
         channels, height, width = (int(side) for side in data_config["input_size"])
@@ -149,7 +149,7 @@ def hub_config(name: str) -> dict[str, Any]:
 
 def _check_folder(name: str, folder: Path, pretrained: bool) -> dict[str, Any]:
     """Check a folder for what timm would fail on, and return its ``config.json``."""
-    timm = _timm()
+    timm = import_timm()
     if not folder.is_dir():
         siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
         hint = did_you_mean(folder.name, siblings) or " Give a folder that holds config.json and model.safetensors."
@@ -194,7 +194,7 @@ def _read_config(name: str, path: Path) -> Any:
 
 
 def _check_timm_name(name: str, pretrained: bool) -> None:
-    timm = _timm()
+    timm = import_timm()
     if "/" in name or "\\" in name:
         raise ModelError(f"unknown model {name!r}: write 'local-dir:{name}' for a folder, 'hf-hub:{name}' for the hub")
     architecture, _, tag = name.partition(".")
@@ -228,7 +228,7 @@ def _shorten(text: str) -> str:
     return text.rstrip(".") if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
 
 
-def _timm() -> Any:
+def import_timm() -> Any:
     """Import timm: late, because it takes seconds, and untyped, as most of it is."""
     import timm
 
@@ -237,7 +237,7 @@ def _timm() -> Any:
 
 def timm_label_names(module: Any) -> tuple[str, ...] | None:
     """Return the names in a model's configuration, or those of the ImageNet subset that has as many classes."""
-    timm = _timm()
+    timm = import_timm()
     names = module.pretrained_cfg.get("label_names")
     if isinstance(names, dict):
         names = [names.get(index, names.get(str(index))) for index in range(len(names))]

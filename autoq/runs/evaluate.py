@@ -19,7 +19,7 @@ from autoq.scoring.discrepancy import Discrepancy, Score
 from autoq.scoring.evaluator import Evaluator
 from autoq.scoring.outputs import finite_outputs
 from autoq.scoring.sources import QuantizerSource
-from autoq.tasks import CLASSIFICATION, Accuracy, BaseTask, task_from_record
+from autoq.tasks import CLASSIFICATION, Accuracy, BaseTask, Labels, task_from_record
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def measure(
     model: QuantizedModel,
     source: QuantizerSource,
     sites: Mapping[str, SiteConfig],
-    batches: Iterable[tuple[Tensor, Tensor | None]],
+    batches: Iterable[tuple[Tensor, Labels | None]],
     task: BaseTask = CLASSIFICATION,
 ) -> tuple[Score, Accuracy | None, Accuracy | None]:
     """Compare full precision and a recipe's sites side by side, batch by batch.

@@ -7,17 +7,28 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from autoq.data import GivenImages, ImageSource, fingerprint, load_images, name_of, open_source, subset
+from autoq.data import (
+    AnnotatedSource,
+    GivenImages,
+    ImageSource,
+    Objects,
+    fingerprint,
+    load_images,
+    name_of,
+    open_source,
+    subset,
+)
 from autoq.errors import DataError
 from autoq.models import LoadedModel
 from autoq.python_names import call_python_name, is_python_name
 from autoq.recipe import LabelsBy
-from autoq.runs.labels import match_labels
-from autoq.tasks import CLASSIFICATION, BaseTask
+from autoq.runs.labels import match_categories, match_labels
+from autoq.tasks import CLASSIFICATION, BaseTask, Labels
 
 _logger = logging.getLogger(__name__)
 _IMAGES_AT_ONCE = 256
@@ -94,14 +105,14 @@ class LabelledImages:
         data: the name of the data that they come from.
         count: how many there are.
         labels_by: how labels were matched with the model's outputs.
-        batches: makes an iterator over (images, labels), on the model's device: images of shape (N, *input_size), class
-            indices of shape (N,), or what else the model's task takes for labels.
+        batches: makes an iterator over (images, labels): images of shape (N, *input_size) on the model's device, class
+            indices of shape (N,) there, too, or what else the model's task takes for labels.
     """
 
     data: str
     count: int
     labels_by: LabelsBy
-    batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+    batches: Callable[[], Iterator[tuple[Tensor, Labels]]]
 
 
 @dataclass(frozen=True)
@@ -161,6 +172,8 @@ class ImageReader:
         if (given := self._given(data)) is not None:
             return self._given_labels(name_of(data), given, required)
         name = str(data)
+        if self.task.labels == "objects":
+            return self._objects(name, required)
         if self.task.labels != "class":
             if required:
                 raise DataError(
@@ -188,7 +201,26 @@ class ImageReader:
 
         return LabelledImages(name, len(labels.indices), labels.by, batches)
 
-    def batches(self, data: object, labelled: LabelledImages | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _objects(self, name: str, required: bool) -> LabelledImages | None:
+        """Load images with the objects on them, their labels as the model's outputs."""
+        source = open_source(name, "evaluation")
+        if not isinstance(source, AnnotatedSource) or source.class_names is None:
+            if required:
+                raise DataError(f"images in {name!r} have no boxes: give coco:FILE.json, or shapes")
+            return None
+        mapping = match_categories(source.class_names, self.loaded, self.num_classes)
+        outputs = np.array(mapping.indices, dtype=np.int64)
+
+        def batches() -> Iterator[tuple[Tensor, list[Objects]]]:
+            start = 0
+            for images in self._stream(source, range(len(source))):
+                own = [source.objects(index) for index in range(start, start + len(images))]
+                yield images, [replace(each, labels=outputs[each.labels]) for each in own]
+                start += len(images)
+
+        return LabelledImages(name, len(source), mapping.by, batches)
+
+    def batches(self, data: object, labelled: LabelledImages | None) -> Iterator[tuple[Tensor, Labels | None]]:
         """Load all images of ``data`` in batches, with their labels where there are any.
 
         Args:
@@ -214,6 +246,10 @@ class ImageReader:
         return self._stream(source, range(len(source)))
 
     def _given_labels(self, name: str, given: GivenImages, required: bool) -> LabelledImages | None:
+        if self.task.labels == "objects":
+            if required:
+                raise DataError("images given as objects have no boxes: give coco:FILE.json, or shapes, by name")
+            return None
         if not given.can_be_read_again():
             given = GivenImages(list(given.batches(self.batch_size)))
         _, first = next(iter(given.batches(self.batch_size)))

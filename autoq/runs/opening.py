@@ -50,7 +50,7 @@ class GivenObjects:
         session = self.session
         if session is None:
             session = Session.open(settings.model, settings.pretrained, settings.device)
-        return replace(session, task=settings.make_task())
+        return replace(session, task=settings.make_task()).adapted()
 
     def calibration_images(
         self, session: Session, settings: CalibrationChoices, count: int, progress: Progress = ignore, spare: int = 0

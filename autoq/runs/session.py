@@ -29,7 +29,7 @@ from autoq.recipe import ModelReference, Recipe, SiteConfig
 from autoq.runs.images import CalibrationImages, ImageReader, LabelledImages
 from autoq.scoring.evaluator import choose_batch_size
 from autoq.scoring.outputs import fitted_task, predict
-from autoq.tasks import CLASSIFICATION, BaseTask
+from autoq.tasks import CLASSIFICATION, BaseTask, Outputs
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,13 @@ class Session:
         """Number of the model's outputs: as the model says, else the length of the last axis of its output."""
         if self.loaded.num_classes is not None:
             return self.loaded.num_classes
+        return self._blank_outputs()[0].shape[-1]
+
+    def _blank_outputs(self) -> Outputs:
+        """Return the compared outputs of an image of zeros."""
         example = torch.zeros(1, *self.loaded.input_size, device=self.device, dtype=dtype_of(self.loaded.module))
         with torch.inference_mode():
-            return predict(self.model, example, self.task)[0].shape[-1]
+            return predict(self.model, example, self.task)
 
     @property
     def reference(self) -> ModelReference:
@@ -148,8 +152,16 @@ class Session:
             self.task,
         )
 
+    def adapted(self) -> Session:
+        """Return the session with its task adapted to the model, without any image.
+
+        Raises:
+            TaskError: the model has no output such as the task compares.
+        """
+        return replace(self, task=self.task.adapted(self._blank_outputs(), self.loaded.num_classes))
+
     def fitted(self, images: Callable[[], CalibrationImages]) -> Session:
-        """Return the session with its task fitted to full precision on the calibration images.
+        """Return the session with its task adapted to the model and fitted to full precision on calibration images.
 
         Args:
             images: gives the calibration images; not called if the task has to know nothing, or knows it already.
@@ -161,7 +173,8 @@ class Session:
         def batches() -> Iterator[Tensor]:
             yield from torch.split(images().tensor, choose_batch_size(self.traced))
 
-        return replace(self, task=fitted_task(self.task, self.model, batches()))
+        adapted = self.adapted()
+        return replace(adapted, task=fitted_task(adapted.task, self.model, batches()))
 
     def calibration_images(self, data: object, count: int, seed: int, spare: int = 0) -> CalibrationImages:
         """Load a seeded subset of unlabelled images; see ``ImageReader.calibration_images``."""

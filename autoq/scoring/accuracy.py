@@ -12,12 +12,12 @@ from autoq.recipe import SiteConfig
 from autoq.scoring.discrepancy import Discrepancy, Score
 from autoq.scoring.outputs import predict
 from autoq.scoring.sources import QuantizerSource
-from autoq.tasks import CLASSIFICATION, Accuracy, BaseTask, Outputs
+from autoq.tasks import CLASSIFICATION, Accuracy, BaseTask, Labels, Outputs
 
 
 def measure_accuracy(
     model: QuantizedModel,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Labels]],
     progress: Callable[[int], None] | None = None,
     *,
     task: BaseTask = CLASSIFICATION,
@@ -53,7 +53,7 @@ def measure_beside_full_precision(
     model: QuantizedModel,
     source: QuantizerSource,
     sites: Mapping[str, SiteConfig],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Labels]],
     progress: Callable[[int], None] | None = None,
     *,
     task: BaseTask = CLASSIFICATION,

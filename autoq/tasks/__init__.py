@@ -16,11 +16,15 @@ from autoq.tasks._base import BaseTask, Probes
 from autoq.tasks._meter import Accuracy, BaseMeter, Labels, Outputs
 from autoq.tasks.classification import CLASSIFICATION, ClassificationTask
 from autoq.tasks.dense import DenseTask
+from autoq.tasks.detection import DetectionTask
+from autoq.tasks.semantic_segmentation import SemanticSegmentationTask
 from autoq.units import Metric
 from autoq.validation import did_you_mean
 
 TASKS: Registry[type[BaseTask]] = Registry(
-    "task", TaskError, {cls.name: cls for cls in (ClassificationTask, DenseTask)}
+    "task",
+    TaskError,
+    {cls.name: cls for cls in (ClassificationTask, DenseTask, DetectionTask, SemanticSegmentationTask)},
 )
 """Task classes by name, which ``--task`` takes."""
 
@@ -68,10 +72,12 @@ __all__ = [
     "BaseTask",
     "ClassificationTask",
     "DenseTask",
+    "DetectionTask",
     "Labels",
     "Metric",
     "Outputs",
     "Probes",
+    "SemanticSegmentationTask",
     "make_task",
     "task_from_record",
     "task_to_record",

@@ -126,9 +126,10 @@ class BaseTask(ABC):
             return found
         if len(self.heads) == 1:
             return names[0]
+        there = ", ".join(map(repr, names)) if any(names) else "one tensor without a name"
         raise TaskError(
             f"the task {self.name!r} compares an output called {' or '.join(map(repr, head.leaves))}, but the model "
-            f"returns {', '.join(map(repr, names))}: choose another task, or name the outputs so"
+            f"returns {there}: choose another task, or name the outputs so"
         )
 
     def outputs_of(self, leaves: Sequence[object], names: Sequence[str] = ()) -> Outputs:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from autoq.errors import TaskError
 from autoq.tasks._base import BaseTask, mean_of_positions
 from autoq.tasks._meter import BaseMeter, Labels, Outputs, as_tensor
 from autoq.tasks.heads import BaseHead, CategoricalHead
@@ -41,6 +43,19 @@ class ClassificationTask(BaseTask):
     def heads(self) -> tuple[BaseHead, ...]:
         """Classes along the last axis."""
         return (CategoricalHead(leaves=("logits",)),)
+
+    def select(self, leaves: Sequence[object], names: Sequence[str] = ()) -> tuple[int, ...]:
+        """Say which leaf is compared; see ``BaseTask.select``.
+
+        Raises:
+            TaskError: there is no such leaf, or the model is a detector and no leaf was asked for.
+        """
+        if self.output is None and "pred_boxes" in names:
+            raise TaskError(
+                "the model returns boxes, which classification does not compare: use --task detection, or --output "
+                "logits for classes alone"
+            )
+        return super().select(leaves, names)
 
     def agreement(self, reference: Outputs, quantized: Outputs) -> Tensor:
         """Return the share of each image's positions whose likeliest class is the same."""

@@ -34,7 +34,7 @@ from autoq.scoring.evaluator import CACHE_BYTES
 from autoq.scoring.outputs import predict
 from autoq.scoring.threads import fastest_threads
 from autoq.sensitivity.proxies import APH, FISHER, joint_proxies
-from autoq.tasks import CLASSIFICATION, BaseTask
+from autoq.tasks import CLASSIFICATION, BaseTask, Labels
 from autoq.validation import validate
 
 ROWS, TABLE, RECORD = "proxy_check.jsonl", "proxy_check.csv", "proxy_check.json"
@@ -208,7 +208,7 @@ class _Measure:
     evaluators: Sequence[Evaluator]
     counts: Sequence[int]
     additive: Sequence[tuple[str, AdditiveObjective]]
-    batches: Iterable[tuple[Tensor, Tensor]]
+    batches: Iterable[tuple[Tensor, Labels]]
 
     def __call__(self, recipe: CheckedRecipe) -> CheckedRow:
         joint = joint_proxies()
@@ -255,7 +255,7 @@ def _measure_all(
 
 
 def which_right(
-    model: QuantizedModel, batches: Iterable[tuple[Tensor, Tensor]], task: BaseTask = CLASSIFICATION
+    model: QuantizedModel, batches: Iterable[tuple[Tensor, Labels]], task: BaseTask = CLASSIFICATION
 ) -> tuple[bool, ...]:
     """Tell for each image whether the model's answer is right.
 
@@ -274,9 +274,9 @@ def which_right(
     return tuple(right)
 
 
-def _held(labelled: LabelledImages) -> Iterable[tuple[Tensor, Tensor]]:
+def _held(labelled: LabelledImages) -> Iterable[tuple[Tensor, Labels]]:
     """Return the labelled images, decoded once if they fit into memory."""
-    held: list[tuple[Tensor, Tensor]] = []
+    held: list[tuple[Tensor, Labels]] = []
     size = 0
     for images, labels in labelled.batches():
         size += images.element_size() * images.numel()
@@ -292,5 +292,5 @@ class _Again:
 
     labelled: LabelledImages
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Labels]]:
         return self.labelled.batches()

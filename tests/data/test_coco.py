@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autoq.data import open_source
+from autoq.data.coco import CocoSource
+from autoq.data.shapes import draw_shapes
+from autoq.errors import DataError, DataNotFoundError
+
+CASES: list[tuple[str, dict[str, Any], str]] = [
+    ("annotations", {"bbox": [60, 10, 20, 10]}, r"annotations\[0\] has the box .* lies outside of its image of 64×64"),
+    ("annotations", {"bbox": [-9, 0, 20, 10]}, r"annotations\[0\] .* lies outside"),
+    ("annotations", {"bbox": [0, 0, 0, 10]}, r"annotations\[0\] .* the last two above 0"),
+    ("annotations", {"bbox": None}, r"annotations\[0\] has no usable"),
+    ("annotations", {"category_id": 9}, r"annotations\[0\] has category 9, which is not among 'categories'"),
+    ("annotations", {"image_id": 77}, r"annotations\[0\] is of image 77, which is not among 'images'"),
+    ("images", {"width": 0}, r"images\[0\] is 0×64 pixels"),
+    ("images", {"file_name": None, "height": "x"}, r"images\[0\] has no usable"),
+    ("images", {"id": 1}, "two entries of 'images' have one id"),
+]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "draw_shapes.py"))
+    path: Path = script["write_data_set"](tmp_path_factory.mktemp("shapes"), "val", 8)
+    return path
+
+
+def changed(written: Path, folder: Path, document: Any) -> str:
+    path = folder / "annotations.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return f"coco:{path}:{written.parent}"
+
+
+def test_what_was_drawn_comes_back(written: Path) -> None:
+    source = open_source(f"coco:{written}", "evaluation")
+    assert isinstance(source, CocoSource)
+    assert len(source) == 8
+    assert source.class_names == ("ellipse", "rectangle", "triangle", "ring")
+    seen = 0
+    for index in range(8):
+        drawn, objects = draw_shapes("val", index), source.objects(index)
+        assert np.array_equal(np.array(source.load(index)), drawn.pixels)
+        assert objects.labels.tolist() == list(drawn.labels)
+        assert objects.masks is not None
+        assert np.array_equal(objects.masks, drawn.masks)
+        assert objects.size == (64, 64)
+        seen += len(drawn.labels)
+    assert seen > 8
+
+
+def test_polygons_compressed_runs_and_boxes_alone(written: Path, tmp_path: Path) -> None:
+    document = json.loads(written.read_text(encoding="utf-8"))
+    image = document["images"][0]
+    entry = {"id": 1, "image_id": image["id"], "category_id": 1, "bbox": [4, 8, 10, 6]}
+    polygon = {**entry, "segmentation": [[4, 8, 14, 8, 14, 14, 4, 14]]}
+    masks = open_source(changed(written, tmp_path, document | {"annotations": [polygon]}), "evaluation")
+    assert isinstance(masks, CocoSource)
+    found = masks.objects(0)
+    expected = np.zeros((64, 64), dtype=bool)
+    expected[8:14, 4:14] = True
+    assert found.masks is not None
+    assert np.array_equal(found.masks[0], expected)
+    assert found.boxes.tolist() == [[4, 8, 14, 14]]
+    crowd = {**entry, "iscrowd": 1}
+    boxes = open_source(changed(written, tmp_path, document | {"annotations": [crowd]}), "evaluation")
+    assert isinstance(boxes, CocoSource)
+    assert boxes.objects(0).masks is None
+    assert boxes.objects(0).crowd.tolist() == [True]
+    assert boxes.objects(1).labels.shape == (0,)  # an image without objects is fine
+
+
+@pytest.mark.parametrize(("key", "change", "message"), CASES)
+def test_a_wrong_entry_is_named(written: Path, tmp_path: Path, key: str, change: dict[str, Any], message: str) -> None:
+    document = json.loads(written.read_text(encoding="utf-8"))
+    document[key][0] |= change
+    with pytest.raises(DataError, match=message):
+        open_source(changed(written, tmp_path, document), "evaluation")
+
+
+def test_what_is_no_annotation_file_is_refused(written: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match="no annotation file"):
+        open_source(f"coco:{tmp_path / 'none.json'}", "evaluation")
+    with pytest.raises(DataNotFoundError, match="no folder of images"):
+        open_source(f"coco:{written}:{tmp_path / 'none'}", "evaluation")
+    for document, message in (([1], "no list 'images'"), ({"images": []}, "no list 'annotations'")):
+        with pytest.raises(DataError, match=message):
+            open_source(changed(written, tmp_path, document), "evaluation")
+    (tmp_path / "annotations.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match="is not JSON"):
+        open_source(f"coco:{tmp_path / 'annotations.json'}", "evaluation")
+
+
+def test_a_damaged_mask_is_named_when_it_is_read(written: Path, tmp_path: Path) -> None:
+    document = json.loads(written.read_text(encoding="utf-8"))
+    document["annotations"][0]["segmentation"] = {"size": [64, 64], "counts": "no runs"}
+    source = open_source(changed(written, tmp_path, document), "evaluation")
+    assert isinstance(source, CocoSource)
+    first = document["annotations"][0]["image_id"]
+    with pytest.raises(DataError, match=r"a mask of .* "):
+        source.objects(first)

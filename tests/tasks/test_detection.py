@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from autoq.errors import TaskError
+from autoq.tasks import DetectionTask, Outputs
+from tests.contracts.tasks import Shapes, TaskContract
+from tests.tasks.objects import found, objects
+
+
+class _DetectorContract(TaskContract):
+    def outputs(self, case: Shapes, images: int = 4, seed: int = 0) -> Outputs:
+        logits, boxes, *masks = super().outputs(case, images, seed)
+        return (logits, 0.5 + 0.4 * boxes.sigmoid(), *masks)
+
+
+FOUR = [objects((2, 3, 12, 13)), objects((2, 3, 12, 13), (20, 0, 40, 20)), objects(), objects((0, 0, 5, 5))]
+
+
+class TestIndependentClasses(_DetectorContract):
+    task = DetectionTask(scores="sigmoid")
+    shapes = [((3, 2), (3, 4)), ((2, 3), (2, 4), (2, 3, 2))]  # noqa: RUF012
+    labels = {0: FOUR, 1: FOUR}  # noqa: RUF012
+
+
+class TestExclusiveClasses(_DetectorContract):
+    task = DetectionTask(scores="softmax", box_weight=0.5, mask_weight=3.0)
+    shapes = [((2, 3), (2, 4), (2, 2, 2))]  # noqa: RUF012
+    labels = {0: FOUR}  # noqa: RUF012
+
+
+def test_a_box_counts_as_far_as_there_is_an_object() -> None:
+    boxes = torch.full((1, 2, 4), 0.5, dtype=torch.float64)
+    moved = boxes + torch.tensor([0.02, 0.0, 0.0, 0.0])
+    by_logit = []
+    for logit in (-2.0, 1.0):
+        logits = torch.tensor([[[logit, -30.0], [-30.0, -30.0]]], dtype=torch.float64)
+        sigmoid = float(DetectionTask(scores="sigmoid").divergence((logits, boxes), (logits, moved)))
+        none = torch.zeros(1, 2, 1, dtype=torch.float64)
+        softmax = float(
+            DetectionTask(scores="softmax").divergence(
+                (torch.cat([logits, none], 2), boxes), (torch.cat([logits, none], 2), moved)
+            )
+        )
+        assert sigmoid == pytest.approx(softmax)  # one class against none
+        by_logit.append(sigmoid)
+    x = 0.02 / 0.05
+    kl = x + torch.exp(torch.tensor(-x, dtype=torch.float64)) - 1
+    expected = torch.sigmoid(torch.tensor([-2.0, 1.0], dtype=torch.float64)) * kl / 2  # a mean over two queries
+    assert by_logit == pytest.approx(expected.tolist())
+
+
+def test_all_objects_found_is_a_precision_of_one() -> None:
+    there = objects((2, 3, 12, 13), (20, 0, 40, 20), labels=(1, 0))
+    meter = DetectionTask(scores="sigmoid").meter()
+    meter.add(found(there, 5, 2), [there])
+    assert list(meter.metrics().values()) == pytest.approx([100, 100, 100, 100])
+    wrong = DetectionTask(scores="sigmoid").meter()
+    wrong.add(found(replace(there, labels=there.labels[::-1].copy()), 5, 2), [there])
+    assert list(wrong.metrics().values()) == pytest.approx([0, 0, 0, 0])
+
+
+def test_a_box_of_less_overlap_counts_at_low_thresholds_alone() -> None:
+    there = objects((0, 0, 10, 10), labels=(0,))
+    meter = DetectionTask(scores="sigmoid").meter()
+    meter.add(found(objects((0, 0, 10, 6), labels=(0,), masks=False), 3, 1)[:2], [there])
+    metrics = meter.metrics()
+    assert list(metrics) == ["box_ap_percent", "box_ap50_percent"]  # the model has no masks
+    assert metrics["box_ap50_percent"] == pytest.approx(100)
+    assert 10 <= metrics["box_ap_percent"] <= 30  # IoU 0.6: of ten thresholds two or three
+
+
+def test_of_boxes_that_overlap_the_likelier_is_kept() -> None:
+    logits = torch.tensor([[[3.0], [2.0], [1.0]]])
+    boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4], [0.52, 0.5, 0.4, 0.4], [0.1, 0.1, 0.1, 0.1]]])
+    (kept,) = DetectionTask(scores="sigmoid").detections((logits, boxes))
+    assert kept.scores.tolist() == pytest.approx(logits.sigmoid()[0, [0, 2], 0].tolist())
+    assert kept.boxes[1].tolist() == pytest.approx([0.05, 0.05, 0.15, 0.15])
+    (all_of_them,) = DetectionTask(scores="sigmoid", nms_iou=1.0).detections((logits, boxes))
+    assert len(all_of_them.scores) == 3
+
+
+@pytest.mark.parametrize(("classes", "scores"), [(3, "sigmoid"), (2, "softmax"), (None, "sigmoid")])
+def test_scores_follow_from_the_number_of_classes(classes: int | None, scores: str) -> None:
+    outputs = (torch.zeros(1, 2, 3), torch.zeros(1, 2, 4))
+    task = DetectionTask().adapted(outputs, classes)
+    assert task.scores == scores
+    assert task.adapted(outputs, 17) == task
+    assert task.to_json() == {"name": "detection", "scores": scores, "box_weight": 1.0, "mask_weight": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ((torch.zeros(1, 2, 9), torch.zeros(1, 2, 4)), "has 3 classes, but logits of 9"),
+        ((torch.zeros(1, 2, 3), torch.zeros(1, 5, 4)), r"model returns \(1, 2, 3\), \(1, 5, 4\)"),
+        ((torch.zeros(1, 2, 3), torch.zeros(1, 2, 4), torch.zeros(1, 7, 2, 2)), "model returns"),
+    ],
+)
+def test_outputs_of_another_kind_are_refused(outputs: tuple[Tensor, ...], message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        DetectionTask().adapted(outputs, 3)
+
+
+def test_leaves_are_found_by_name() -> None:
+    leaves = (torch.zeros(1), torch.zeros(2, 3, 4), torch.zeros(2, 3, 5), torch.zeros(2, 3, 4, 4))
+    assert DetectionTask().select(leaves, ("loss", "pred_boxes", "logits", "pred_masks")) == (2, 1, 3)
+    assert DetectionTask().select(leaves[:3], ("loss", "pred_boxes", "logits")) == (2, 1)
+    with pytest.raises(TaskError, match=r"'pred_boxes', but the model returns 'logits'"):
+        DetectionTask().select(leaves[:1], ("logits",))
+    with pytest.raises(TaskError, match="the model returns one tensor without a name"):
+        DetectionTask().select(leaves[:1], ("",))
+
+
+@pytest.mark.parametrize("settings", [{"scores": "tanh"}, {"box_weight": 0.0}, {"nms_iou": "x"}])
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(TaskError, match=str(next(iter(settings.values())))):
+        DetectionTask(**settings)  # type: ignore[arg-type]
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(TaskError, match=r"pip install 'autoq\[detection\]'"):
+        DetectionTask(scores="sigmoid").meter().add(found(FOUR[0], 2, 1), [FOUR[0]])
+
+
+def test_labels_of_another_kind_are_refused() -> None:
+    meter = DetectionTask(scores="sigmoid").meter()
+    with pytest.raises(TaskError, match="labels of detectors are the objects"):
+        meter.add(found(FOUR[0], 2, 1), torch.zeros(1))
+    meter.add(found(FOUR[0], 2, 1), [FOUR[0]])
+    with pytest.raises(TaskError, match="some images have masks and some have none"):
+        meter.add(found(FOUR[0], 2, 1), [objects((0, 0, 4, 4), masks=False)])
