@@ -26,6 +26,26 @@ def format_bops(bops: float) -> str:
     return " ".join(filter(None, (format_digits(bops / factor), prefix, "BOPs")))
 
 
+def format_bytes(size: float) -> str:
+    """Format a number of bytes with three significant digits and an SI prefix.
+
+    >>> format_bytes(3_200_000), format_bytes(812)
+    ('3.2 MB', '812 B')
+    """
+    factor, prefix = prefix_for(size)
+    return f"{format_digits(size / factor)} {prefix}B"
+
+
+def format_nanoseconds(time: float) -> str:
+    """Format a time in nanoseconds with three significant digits, in milliseconds or, where it is short, microseconds.
+
+    >>> format_nanoseconds(4_210_000), format_nanoseconds(56_000)
+    ('4.21 ms', '56 us')
+    """
+    factor, unit = (1e6, "ms") if time >= 1e6 else (1e3, "us")
+    return f"{format_digits(time / factor)} {unit}"
+
+
 def format_digits(value: float, digits: int = 3) -> str:
     """Format ``value`` with ``digits`` significant digits, without an exponent where possible."""
     rounded = float(f"{value:.{digits}g}")

@@ -28,6 +28,7 @@ import scipy
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from autoq.cost import CostModel
 from autoq.optimization.allocation.knapsack import FloatArray, IntArray
 from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.allocation.tied_knapsack import TiedKnapsack
@@ -61,14 +62,14 @@ class Case:
 def from_space(space: str, seed: int) -> Case:
     """Make the case of the bundled model in a search space, given as TOML text."""
     sites = Session.open("vit_digits", True, "cpu").traced.sites
-    problem = AllocationProblem(sites, resolve_space(parse_space(space), sites))
+    problem = AllocationProblem(CostModel(sites), resolve_space(parse_space(space), sites))
     rng = np.random.default_rng(seed)
     table = []
     for options in problem.options:
         bits, groups = np.array([c.bits for c in options]), np.array([c.groups for c in options])
         factors = 10 ** rng.uniform(-4, -1) * rng.lognormal(0, 0.1, len(options))
         table.append(4.0**-bits * np.where(groups > 1, 0.7, 1.0) * factors)
-    return Case([s.bops for s in problem.sites], problem.site_losses(table), [s.ties for s in problem.sites])
+    return Case([s.cost for s in problem.sites], problem.site_losses(table), [s.ties for s in problem.sites])
 
 
 def synthetic(classes: int, items: int, seed: int) -> Case:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from autoq.files import atomic_path
 from autoq.optimization.space import load_space, resolve_space
-from autoq.optimization.trials import SAMPLER, EvaluatedTrial, best_trial, shown_trials
+from autoq.optimization.trials import SAMPLER, EvaluatedTrial, best_trial
 from autoq.quantizers import quantizer_class
 from autoq.recipe import OperandConfig, SiteConfig
 from autoq.runs.search.directory import SearchDirectory
@@ -36,7 +36,7 @@ def main() -> None:
     run = SearchDirectory(sys.argv[1])
     record = run.require()
     trials = run.trials()
-    best = best_trial(shown_trials(trials, record.budget_bops)[0], record.budget_bops)
+    best = best_trial(trials, record.limits)
     additive = next(trial for trial in trials if trial.origin == SAMPLER)
     assert best is not None
     session = Session.open(record.settings.model, record.settings.pretrained, "cpu")

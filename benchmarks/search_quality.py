@@ -26,7 +26,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
 import autoq
-from autoq.cost import uniform_bops
+from autoq.cost import CostModel, Limits, uniform_bops
 from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.front import best_within, hypervolume
 from autoq.optimization.objective import Evaluation, JointObjective, KeepGoing
@@ -123,7 +123,8 @@ def main() -> None:
     budgets = {n: round(share * uniform_bops(sites, bits, bits)) for n, (bits, share) in BUDGETS.items()}
     budgets = {name: bops for name, bops in budgets.items() if bops <= uniform_bops(sites, *[arguments.limit] * 2)}
     limit = max(budgets.values())
-    prior = AllocationPrior.of(AllocationProblem(sites, space), table, limit)
+    costs, limits = CostModel(sites), Limits({"bops": limit})
+    prior = AllocationPrior.of(AllocationProblem(costs, space), table, limit)
     known = _keys(arguments.results)
     for seed in map(int, arguments.seeds.split(",")):
         for name in arguments.samplers.split(","):
@@ -134,7 +135,7 @@ def main() -> None:
             known.add(json.dumps(key, sort_keys=True))
             measure = KeptObjective(JointObjective(evaluator, "kl"), arguments.folder / "evaluations.jsonl")
             store = TrialStore(InMemoryStorage(), "search-quality", ("minimize", "minimize"))
-            driver = StudyDriver(prior, sites, store, measure, StudySettings(kind, seed, prunes=False))
+            driver = StudyDriver(prior, costs, limits, store, measure, StudySettings(kind, seed, prunes=False))
             watch = _Watch(measure)
             driver.run(max(counts), on_trial=watch)
             line = {

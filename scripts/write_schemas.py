@@ -1,4 +1,4 @@
-"""Write the JSON Schemas of recipes, search spaces and studies into ``schemas/``, for editors that complete files.
+"""Write the JSON Schemas of recipes, search spaces, studies and latency tables into ``schemas/``, for editors.
 
 python scripts/write_schemas.py
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from autoq.cost.latency import LatencyTable
 from autoq.optimization.space.rules import SearchSpace
 from autoq.recipe import Recipe
 from autoq.runs.search.settings import SearchSettings
@@ -20,7 +21,12 @@ _ONE_OR_MANY = ("Rule", "Tie")
 """Models whose lists may be written as one value."""
 _NOT_WRITTEN = {SearchSpace: ("name",)}
 """Fields that a file does not have."""
-MODELS: dict[str, type[BaseModel]] = {"recipe": Recipe, "search_space": SearchSpace, "study": SearchSettings}
+MODELS: dict[str, type[BaseModel]] = {
+    "recipe": Recipe,
+    "search_space": SearchSpace,
+    "study": SearchSettings,
+    "latency_table": LatencyTable,
+}
 
 
 def make_schema(name: str) -> dict[str, Any]:

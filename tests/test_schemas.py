@@ -18,7 +18,7 @@ from autoq.runs.search.settings import load_study_file
 from tests.recipe.recipes import make_recipe
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("recipe", "search_space", "study")
+KINDS = ("recipe", "search_space", "study", "latency_table")
 SPACES, STUDIES = sorted(ROOT.glob("search_spaces/*.toml")), sorted(ROOT.glob("studies/*.toml"))
 
 

@@ -57,7 +57,7 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Return all figures by the names that ``autoq evaluate --json`` gives them."""
         cost, score = self.cost, self.score
-        names = ("bops", "group_bops", "weight_layers_only_bops", "weight_bytes")
+        names = ("bops", "group_bops", "weight_layers_only_bops", "weight_bytes", "activation_bytes")
         return {
             **{name: None if cost is None else getattr(cost, name) for name in names},
             **{name: None if score is None else getattr(score, name) for name in _SCORES},

@@ -63,9 +63,9 @@ class SearchResult:
         return make_result(directory, directory.require(), directory.trials())
 
     @property
-    def budget_bops(self) -> int:
-        """The budget, in bit operations per image."""
-        return SearchDirectory(self.folder).require().budget_bops
+    def budgets(self) -> dict[str, int]:
+        """The budgets by kind of cost: ``bops``, ``size`` and ``activations`` in bytes, ``latency`` in nanoseconds."""
+        return SearchDirectory(self.folder).require().budgets
 
     @property
     def front(self) -> pd.DataFrame:

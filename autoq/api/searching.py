@@ -24,8 +24,12 @@ from autoq.runs.search.settings import FAST, SearchSettings, make_settings
 def search(
     model: ModelInput = "vit_digits",
     images: object = "digits",
-    budget_bops: str | int | float = "w4a4",
+    budget_bops: str | int | float | None = None,
     *,
+    budget_size: str | int | float | None = None,
+    budget_activations: str | int | float | None = None,
+    budget_latency: str | None = None,
+    latency_table: str | os.PathLike[str] | None = None,
     labelled: object = None,
     space: str | os.PathLike[str] = "vit_w2-8",
     fix: str | Sequence[str] = (),
@@ -59,7 +63,7 @@ def search(
     out: str | os.PathLike[str] | None = None,
     progress: Progress | bool = False,
 ) -> SearchResult:
-    """Search the bits, groups and logarithm bases of every operand within a budget of bit operations.
+    """Search the bits, groups and logarithm bases of every operand within budgets of operations, memory and time.
 
     Calibrates every option of the search space, measures what each alone costs, allocates exactly, and improves on
     that with an Optuna study. The model is not changed.
@@ -73,7 +77,13 @@ def search(
             ignored, dictionaries with ``pixel_values`` understood); or a name: an image folder, a tar of one,
             ``digits``, ``hfds/NAME``.
         budget_bops: bit operations per image: ``"w4a4"`` (what uniform 4/4 costs this model), ``"60%"`` (of uniform
-            8/8), ``"12.5G"``, or a number.
+            8/8), ``"12.5G"``, or a number; ``"w4a4"`` where no budget is given. Of several budgets all are kept; the
+            front is over the first in the order BOPs, size, latency, or over BOPs.
+        budget_size: bytes of the weights with their scales: ``"3.2MB"``, ``"w4a4"``, ``"60%"``, or a number.
+        budget_activations: bytes of the largest set of live activations: ``"250kB"``, ``"w4a4"``, ``"60%"``, or a
+            number.
+        budget_latency: time by ``latency_table``: ``"4ms"``, ``"w4a4"`` or ``"60%"``.
+        latency_table: JSON or CSV file with measured times of sites, which are added up.
         labelled: labelled images that calibration never sees, to measure accuracy on: (images, labels), a data set or
             an iterable of such batches, or a name.
         space: a shipped search space (``vit_w2-8``, ``bits_only``, ``groups_only``, ``deployable_4-8``,
@@ -127,13 +137,17 @@ def search(
 
     >>> import autoq
     >>> result = autoq.search("vit_digits", "digits", "w4a4", trials=8, calib_images=16, space="bits_only")
-    >>> result.best.cost.bops <= result.budget_bops
+    >>> result.best.cost.bops <= result.budgets["bops"]
     True
     >>> result.recipe(result.front.index[-1]) == result.best
     True
     """
     values: dict[str, Any] = {
-        "budget_bops": str(budget_bops),
+        "budget_bops": _text(budget_bops),
+        "budget_size": _text(budget_size),
+        "budget_activations": _text(budget_activations),
+        "budget_latency": budget_latency,
+        "latency_table": _text(latency_table),
         "space": os.fspath(space),
         "fix": (fix,) if isinstance(fix, str) else fix,
         "exclude": (exclude,) if isinstance(exclude, str) else exclude,
@@ -167,6 +181,10 @@ def search(
     settings, given = _settings(values, model, images, labelled, options)
     with shown(progress) as callback:
         return search_with(settings, out, callback, given)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def search_with(

@@ -45,6 +45,7 @@ def _to_json(found: Measurement) -> dict[str, Any]:
         "group_bops": found.cost.group_bops,
         "weight_layers_only_bops": found.cost.weight_layers_only_bops,
         "weight_bytes": found.cost.weight_bytes,
+        "activation_bytes": found.cost.activation_bytes,
         "kl_nats": found.score.kl_nats,
         "agreement_percent": found.score.agreement_percent,
         "sqnr_db": found.score.sqnr_db,
@@ -57,7 +58,7 @@ def _to_json(found: Measurement) -> dict[str, Any]:
 
 def _to_lines(found: Measurement) -> list[str]:
     """Return the figures as lines of text."""
-    from autoq.units import LABELS_BY, format_bops, format_digits, format_kl
+    from autoq.units import LABELS_BY, format_bops, format_bytes, format_kl
 
     cost, score = found.cost, found.score
     sqnr = f"{found.task.element} SQNR {score.sqnr_db:.1f} dB"
@@ -69,7 +70,8 @@ def _to_lines(found: Measurement) -> list[str]:
     return [
         f"cost       {format_bops(cost.bops)} ({format_bops(cost.group_bops)} of it for groups and transforms)",
         f"           {format_bops(cost.weight_layers_only_bops)} in weight layers alone",
-        f"weights    {format_digits(cost.weight_bytes / 1e6)} MB",
+        f"weights    {format_bytes(cost.weight_bytes)} with their scales",
+        f"activations {format_bytes(cost.activation_bytes or 0)} alive at most",
         f"KL         {format_kl(score.kl_nats)} nats over {score.images} images",
         f"agreement  {score.agreement_percent:.2f} %, {sqnr}" if has_agreement else f"           {sqnr}",
         *(accuracy or ["accuracy   not measured: no labels"]),

@@ -19,7 +19,10 @@ _GROUPS = {
         *("model", "pretrained", "data", "eval_data", "calib_data", "calib_images", "images", "eval_recipes"),
         *("task", "output"),
     ),
-    "Search": ("budget_bops", "space", "trials", "time_limit", "sampler", "proxy", "sensitivity", "baselines", "fast"),
+    "Search": (
+        *("budget_bops", "budget_size", "budget_activations", "budget_latency", "latency_table", "space", "fix"),
+        *("exclude", "trials", "time_limit", "sampler", "proxy", "sensitivity", "baselines", "fast"),
+    ),
     "Calibration": ("method", "bits", "observer", "rotate", "reparameterize", "second_order", "groups", "ptf", "lis"),
     "Finishing and reconstruction": (
         *("finish", "reconstruct", "reconstruct_iterations", "reconstruct_images", "ridge", "iterations"),

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,17 +23,12 @@ from autoq.cli.options import (
     Json,
     default_out,
     named,
-    print_json,
-    say,
     this_command,
 )
+from autoq.cli.search_output import show_found
 from autoq.errors import SpaceError
 from autoq.optimization.samplers import SAMPLERS
 from autoq.sensitivity.proxies import PROXIES
-
-if TYPE_CHECKING:
-    from autoq.report.summary import Point
-    from autoq.runs.search.result import ImprovedPoint
 
 
 def search(
@@ -42,7 +37,26 @@ def search(
     ] = None,
     budget_bops: Annotated[
         str | None,
-        typer.Option("--budget-bops", metavar="B", help="12.5G or 1.1T, w4a4 (cost of uniform 4/4), 60% (of w8a8)."),
+        typer.Option(
+            "--budget-bops",
+            metavar="B",
+            help="12.5G or 1.1T, w4a4 (cost of uniform 4/4), 60% (of w8a8). [default: w4a4, without other budgets]",
+        ),
+    ] = None,
+    budget_size: Annotated[
+        str | None, typer.Option("--budget-size", metavar="B", help="Weights with their scales: 3.2MB, w4a4 or 60%.")
+    ] = None,
+    budget_activations: Annotated[
+        str | None,
+        typer.Option("--budget-activations", metavar="B", help="Largest set of live activations: 250kB, w4a4 or 60%."),
+    ] = None,
+    budget_latency: Annotated[
+        str | None,
+        typer.Option("--budget-latency", metavar="B", help="Sum of times in --latency-table: 4ms, w4a4 or 60%."),
+    ] = None,
+    latency_table: Annotated[
+        str | None,
+        typer.Option("--latency-table", metavar="FILE", help="Measured times of sites at their bits, JSON or CSV."),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="MODEL", help=f"{MODEL_HELP} [default: vit_digits]")] = None,
     pretrained: Annotated[
@@ -155,13 +169,17 @@ def search(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find the recipe that loses least within a budget, and the front around it.
+    """Find the recipe that loses least within budgets, and the front around it.
 
     Without options but a budget, searches the bundled model on bundled images. The same command resumes an
     interrupted run; with ``--finish`` or ``--reconstruct`` added, it only does that to what a finished one has found.
     """
     given: dict[str, Any] = {
         "budget_bops": budget_bops,
+        "budget_size": budget_size,
+        "budget_activations": budget_activations,
+        "budget_latency": budget_latency,
+        "latency_table": latency_table,
         "model": model,
         "pretrained": pretrained,
         "data": data,
@@ -203,7 +221,7 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, fast: bool
     )
     if not settings.reconstruct and (unused := given.keys() & {"reconstruct_iterations", "reconstruct_images"}):
         raise SpaceError(f"--{min(unused).replace('_', '-')} is of no use without --reconstruct: add it")
-    out = out or default_out(settings.model, settings.budget_bops.strip().rstrip("%"))
+    out = out or default_out(settings.model, settings.budget_name)
     try:
         with RunDisplay() as display:
             from autoq.api.searching import search_with
@@ -211,47 +229,7 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, fast: bool
             found = search_with(settings, out, display)
     except KeyboardInterrupt:
         raise Interrupted(_after_interrupt(out)) from None
-    summary, result = found.summary, found.outcome
-    if as_json:
-        print_json(
-            {
-                "out": result.out,
-                "front": [vars(point) for point in result.front],
-                "best": result.best,
-                "budget_bops": result.budget_bops,
-                "baselines": [_baseline_json(point) for point in (*summary.uniform, *summary.published)],
-                "finished": [_improved_json(point, summary.metric.name) for point in result.finished],
-                "reconstructed": [_improved_json(point, summary.metric.name) for point in result.reconstructed],
-            }
-        )
-        return
-    from autoq.report.words import headline, improvement, labelled_on, left_out, measured_on
-
-    say(headline(summary))
-    say(f"{measured_on(summary)}.")
-    if summary.eval_data is not None:
-        say(f"{labelled_on(summary)}.")
-    if summary.accuracy_left_out:
-        say(left_out(summary))
-    for improved in summary.improved:
-        say(improvement(improved, summary))
-    typer.echo(f"page:   {out / 'report.html'}")
-    if result.best is not None:
-        typer.echo(f"recipe: {out / 'recipes' / f'{result.best}.json'}")
-    for kind, points in (("finished", result.finished), ("reconstructed", result.reconstructed)):
-        for point in points:
-            typer.echo(f"{kind}: {point.recipe}")
-
-
-def _baseline_json(point: Point) -> dict[str, Any]:
-    names = ("id", "bops", "kl_nats", "calibration_kl_nats")
-    return {name: getattr(point, name) for name in names}
-
-
-def _improved_json(point: ImprovedPoint, metric: str) -> dict[str, Any]:
-    document = {**vars(point), metric: point.metrics.get(metric)}
-    del document["metrics"]
-    return document
+    show_found(found, out, as_json)
 
 
 def _after_interrupt(out: Path) -> str:

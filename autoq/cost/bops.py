@@ -44,10 +44,19 @@ class SiteCost:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Cost of a recipe, per image; ``bops`` counts everything, the overhead of groups and transforms included."""
+    """Cost of a recipe, per image; ``bops`` counts everything, the overhead of groups and transforms included.
+
+    Attributes:
+        sites: cost of each multiplying site.
+        weight_bytes: size of the weights with their scales.
+        activation_bytes: of the largest set of live activations; None: not known.
+        latency_ns: by a latency table, in nanoseconds; None: there is none.
+    """
 
     sites: tuple[SiteCost, ...]
     weight_bytes: int
+    activation_bytes: int | None = None
+    latency_ns: int | None = None
 
     @property
     def group_bops(self) -> int:
@@ -71,6 +80,8 @@ class ModelCost:
             group_bops=self.group_bops,
             weight_layers_only_bops=self.weight_layers_only_bops,
             weight_bytes=self.weight_bytes,
+            activation_bytes=self.activation_bytes,
+            latency_ns=self.latency_ns,
         )
 
 

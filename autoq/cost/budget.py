@@ -1,4 +1,4 @@
-"""Budgets as people write them: ``12.5G``, ``w4a4``, ``60%``."""
+"""Budgets as people write them: ``12.5G``, ``3.2MB``, ``4ms``, ``w4a4``, ``60%``."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from autoq.cost.kinds import BOPS, CostKind
 from autoq.errors import BudgetError
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
-_ABSOLUTE = re.compile(r"(?P<number>\d+(\.\d*)?([eE][+-]?\d+)?|\.\d+) *(?P<unit>[KMGTP]?)(BOPs?)?", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"(?P<number>\d+(\.\d*)?([eE][+-]?\d+)?|\.\d+) *(?P<unit>[A-Z]*)", re.IGNORECASE)
 _UNIFORM = re.compile(r"w(?P<weight>\d+)a(?P<activation>\d+)", re.IGNORECASE)
 _PERCENT = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+) *%")
-_REMEDY = "write it as 12.5G or 1.1T (absolute), w4a4 (cost of that uniform width) or 60% (of uniform w8a8)"
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit on BOPs per image, possibly relative to a model.
+    """A limit on one kind of cost, possibly relative to a model.
 
     Attributes:
         text: as the user wrote it.
-        absolute: in BOPs, or None.
+        absolute: in the unit of the cost, or None.
         uniform: (weight bits, activation bits) whose cost is the limit, or None.
         percent: of uniform 8/8, or None.
     """
@@ -33,12 +32,17 @@ class Budget:
     percent: float | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Budget:
+    def parse(cls, text: str, kind: CostKind = BOPS) -> Budget:
         """Read a budget.
+
+        Args:
+            text: an amount with a unit of the cost, ``w4a4`` or ``60%``.
+            kind: of cost.
 
         Raises:
             BudgetError: it is in none of the three forms, or not positive.
         """
+        remedy = f"write it as {kind.example} (absolute), w4a4 (cost of that uniform width) or 60% (of uniform w8a8)"
         written = text.strip()
         if match := _UNIFORM.fullmatch(written):
             bits = int(match["weight"]), int(match["activation"])
@@ -47,20 +51,21 @@ class Budget:
             return cls(written, uniform=bits)
         if match := _PERCENT.fullmatch(written):
             percent = float(match["number"])
-            _check_size(percent > 0, percent, text)
+            _check_size(percent > 0, percent, text, remedy)
             return cls(written, percent=percent)
-        if match := _ABSOLUTE.fullmatch(written):
-            absolute = float(match["number"]) * _UNITS[match["unit"].upper()]
-            _check_size(absolute >= 1, absolute, text)
+        match = _ABSOLUTE.fullmatch(written)
+        if match and match["unit"].upper() in kind.units:
+            absolute = float(match["number"]) * kind.units[match["unit"].upper()]
+            _check_size(absolute >= 1, absolute, text, remedy)
             return cls(written, absolute=absolute)
-        raise BudgetError(f"cannot read budget {text!r}: {_REMEDY}")
+        raise BudgetError(f"cannot read budget {text!r}: {remedy}")
 
     def resolve(self, uniform_cost: Callable[[int, int], int]) -> int:
-        """Return the limit in BOPs per image.
+        """Return the limit in the unit of the cost.
 
         Args:
             uniform_cost: cost of the model with all weights at one width and all activations at another
-                (``uniform_bops`` of its sites).
+                (``CostModel.uniform``).
         """
         if self.absolute is not None:
             return int(self.absolute)
@@ -87,8 +92,8 @@ class Budget:
         return next(((bits, bits) for bits in range(8, 1, -1) if uniform_cost(bits, bits) <= limit), None)
 
 
-def _check_size(is_something: bool, limit: float, text: str) -> None:
+def _check_size(is_something: bool, limit: float, text: str, remedy: str) -> None:
     if not is_something:
-        raise BudgetError(f"budget {text!r} leaves nothing to compute with; {_REMEDY}")
+        raise BudgetError(f"budget {text!r} leaves nothing to compute with; {remedy}")
     if not math.isfinite(limit):
-        raise BudgetError(f"budget {text!r} is more than a number can hold; {_REMEDY}")
+        raise BudgetError(f"budget {text!r} is more than a number can hold; {remedy}")

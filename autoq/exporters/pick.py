@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from autoq.cost import Budget
+from autoq.cost import KINDS, Budget, Limits
+from autoq.cost.kinds import cost_kind
+from autoq.cost.limits import describe_amount
 from autoq.errors import BudgetError, RecipeError, RunDirectoryError
-from autoq.optimization.trials import best_trial, knee_trial, shown_trials
+from autoq.optimization.trials import EvaluatedTrial, best_trial, knee_trial, shown_trials
 from autoq.recipe import Recipe
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import RunRecord
 from autoq.sensitivity.proxies import PROXIES, Proxy
-from autoq.units import KL_LOSS, format_bops
+from autoq.units import KL_LOSS
 from autoq.validation import did_you_mean
 
 PUBLISHED = "published"
@@ -45,9 +48,9 @@ def pick(directory: str | os.PathLike[str], choice: str, *, version: str | None 
 
     Args:
         directory: of the run.
-        choice: ``best`` (least loss within the run's budget), ``knee``, the id of a front or uniform point
-            (``trial-137``, ``w4a4``) or of a published method (``repq-vit-w4a4``), or a smaller budget (``10G``,
-            ``w3a3``, ``40%``).
+        choice: ``best`` (least loss within the run's budgets), ``knee``, the id of a front or uniform point
+            (``trial-137``, ``w4a4``) or of a published method (``repq-vit-w4a4``), or smaller budgets: ``10G``,
+            ``w3a3`` or ``40%`` of the cost that the front is over, or of any kind, ``size=2MB,latency=40%``.
         version: ``searched``, ``finished`` or ``reconstructed``; None: that of least discrepancy among those there are.
 
     Raises:
@@ -104,7 +107,7 @@ def _missing(record: RunRecord, chosen: str, version: str) -> str:
 def _choose(run: SearchDirectory, record: RunRecord, choice: str) -> str:
     """Return the id that ``choice`` means."""
     trials = run.trials()
-    front, uniform = shown_trials(trials, record.budget_bops)
+    front, uniform = shown_trials(trials, record.limits)
     ids = [trial.id for trial in [*front, *uniform]]
     if choice in ids:
         return choice
@@ -112,15 +115,29 @@ def _choose(run: SearchDirectory, record: RunRecord, choice: str) -> str:
         raise RunDirectoryError(f"run {os.fspath(run.path)!r} has no recipe within its budget yet: let it go on")
     if choice == "knee":
         return knee_trial(front).id
-    limit = record.budget_bops if choice == "best" else _limit(choice, record.uniform_bops, ids)
-    chosen = best_trial(front, limit)
+    if choice == "best":
+        return front[-1].id
+    limits = _limits(choice, record, ids)
+    chosen = best_trial(front, limits)
     if chosen is None:
-        cheapest = front[0]
-        raise BudgetError(
-            f"nothing on the front costs {format_bops(limit)} or less; the cheapest is {cheapest.id} at "
-            f"{format_bops(cheapest.cost.bops)}: pick that, or a larger budget.{_trial_of_number(choice, ids)}"
-        )
+        raise BudgetError(f"{_beyond(limits, front)}: pick that, or a larger budget.{_trial_of_number(choice, ids)}")
     return chosen.id
+
+
+def _beyond(limits: Limits, front: list[EvaluatedTrial]) -> str:
+    """Say that nothing is within budgets, and what is cheapest."""
+    if list(limits.most) == [limits.chosen.name] and limits.chosen == front[0].cost_kind:
+        cheapest, kind = front[0], limits.chosen
+        return (
+            f"nothing on the front costs {limits.describe()} or less; the cheapest is {cheapest.id} at "
+            f"{kind.format(cheapest.chosen_cost)}"
+        )
+    least = [
+        f"{describe_amount(KINDS[name], trial.cost.amount(KINDS[name].field))} ({trial.id})"
+        for name in limits.most
+        for trial in [min(front, key=lambda each: each.cost.amount(KINDS[name].field))]
+    ]
+    return f"nothing on the front costs {limits.describe()} or less; the least on the front is {' and '.join(least)}"
 
 
 def _trial_of_number(choice: str, ids: list[str]) -> str:
@@ -128,11 +145,19 @@ def _trial_of_number(choice: str, ids: list[str]) -> str:
     return f" Did you mean 'trial-{choice}'?" if f"trial-{choice}" in ids else ""
 
 
-def _limit(choice: str, uniform_cost: Callable[[int, int], int], ids: list[str]) -> int:
+def _limits(choice: str, record: RunRecord, ids: list[str]) -> Limits:
+    """Read budgets: one of the cost that the front is over, or ``KIND=BUDGET`` for any."""
     try:
-        return Budget.parse(choice).resolve(uniform_cost)
+        written = dict(_named_budget(part, record.limits.chosen.name) for part in choice.split(","))
+        found = {name: Budget.parse(text, cost_kind(name)) for name, text in written.items()}
     except BudgetError as error:
         hint = did_you_mean(choice, [*ids, "best", "knee"])
         raise BudgetError(
             f"cannot pick {choice!r}: it is neither best, knee, a point of the front nor a budget.{hint}"
         ) from error
+    return Limits({name: budget.resolve(partial(record.uniform_cost, KINDS[name])) for name, budget in found.items()})
+
+
+def _named_budget(part: str, default: str) -> tuple[str, str]:
+    name, _, text = part.rpartition("=")
+    return name.strip() or default, text

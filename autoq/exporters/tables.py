@@ -85,15 +85,17 @@ def _range(least: object, greatest: object) -> str:
 
 def _header(source: ExportSource) -> list[str]:
     """Return the lines above the table."""
-    from autoq.units import format_bops, format_digits, format_kl
+    from autoq.units import format_bops, format_bytes, format_kl
 
     recipe = source.module.recipe
     lines = [f"# {recipe.model.name}, quantized", "", f"- weights: SHA-256 {recipe.model.weights_sha256[:12]}"]
     if recipe.method is not None:
         lines.append(f"- method: {recipe.method}")
     if recipe.cost is not None:
-        size = format_digits(recipe.cost.weight_bytes / 1e6)
-        lines.append(f"- cost: {format_bops(recipe.cost.bops)}, weights {size} MB")
+        alive = recipe.cost.activation_bytes
+        activations = "" if alive is None else f", live activations {format_bytes(alive)}"
+        weights = format_bytes(recipe.cost.weight_bytes)
+        lines.append(f"- cost: {format_bops(recipe.cost.bops)}, weights {weights}{activations}")
     if recipe.score is not None:
         lines.append(f"- KL: {format_kl(recipe.score.kl_nats)} nats over {recipe.score.images} images")
         lines += [f"- {name}: {value:.2f}" for name, value in recipe.score.metrics.items()]

@@ -13,6 +13,7 @@ from autoq.errors import TraceError
 from autoq.graph.clean import clean_
 from autoq.graph.explain import explain, export, silenced
 from autoq.graph.find import OperandEdge, find_sites
+from autoq.graph.live import LiveSets, find_live_sets
 from autoq.graph.outputs import output_names, register_dataclasses
 from autoq.graph.shapes import propagate
 from autoq.graph.sites import Operand, Site, UncountedOp
@@ -49,6 +50,11 @@ class TracedModel:
     def output_names(self) -> tuple[str, ...]:
         """Name of each tensor that the model returns, in order: ``logits``, ``0``, ``aux.1``; "" for a bare tensor."""
         return output_names(self.graph_module)
+
+    @cached_property
+    def live_sets(self) -> LiveSets:
+        """Which activations are alive at each step."""
+        return find_live_sets(self.graph_module, self.edges)
 
     @property
     def macs(self) -> int:

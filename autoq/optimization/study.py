@@ -15,18 +15,17 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autoq.cost import ModelCost, model_cost
+from autoq.cost import CostModel, Limits
 from autoq.errors import NonFiniteError
 from autoq.events import Progress, TrialFinished, ignore
-from autoq.graph.sites import Site
-from autoq.optimization.front import best_within, non_dominated
-from autoq.optimization.objective import Evaluation, KeepGoing, Objective
+from autoq.optimization.front import non_dominated
+from autoq.optimization.objective import Evaluation, KeepGoing, KnownLoss, Objective
 from autoq.optimization.samplers import AllocationPrior, SamplerEntry
 from autoq.optimization.space import BudgetRepair
 from autoq.optimization.space.uniform_points import UniformPoint, uniform_points
 from autoq.optimization.storage import TrialStore, quiet_optuna
-from autoq.optimization.trials import SAMPLER, UNIFORM
-from autoq.recipe import ScoreRecord, SiteConfig, hash_sites
+from autoq.optimization.trials import SAMPLER, UNIFORM, is_feasible
+from autoq.recipe import CostRecord, ScoreRecord, SiteConfig, hash_sites
 
 _logger = logging.getLogger(__name__)
 
@@ -83,7 +82,8 @@ class StudyDriver:
     def __init__(
         self,
         prior: AllocationPrior,
-        sites: Sequence[Site],
+        costs: CostModel,
+        limits: Limits,
         store: TrialStore,
         objective: Objective,
         settings: StudySettings,
@@ -92,17 +92,18 @@ class StudyDriver:
         """Take up the study where the store has left it.
 
         Args:
-            prior: the decisions, the budget, and the knowledge that the sampler starts from.
-            sites: of the model.
+            prior: the decisions, and the knowledge that the sampler starts from.
+            costs: of recipes of the model.
+            limits: the budgets.
             store: finished trials; read now and appended to.
             objective: gives the losses of recipes.
             settings: how recipes are proposed and pruned.
             points: the uniform points; None: those with the first schemes of the space.
         """
         self._points = uniform_points(prior.problem.space) if points is None else points
-        self._space, self._budget = prior.problem.space, prior.budget_bops
-        self._sites, self._store, self._objective, self._settings = sites, store, objective, settings
-        self._repair = BudgetRepair(sites, self._space, self._budget)
+        self._space, self._costs, self._limits = prior.problem.space, costs, limits
+        self._store, self._objective, self._settings = store, objective, settings
+        self._repair = BudgetRepair(costs, self._space, limits)
         past = store.load_trials()
         start = (settings.seed * 1_000_003 + len(past)) % 2**32
         self._rng = random.Random(start)  # noqa: S311 - not for secrets
@@ -141,10 +142,10 @@ class StudyDriver:
             if on_trial is not None:
                 on_trial(frozen)
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            affordable = [(t.values[0], t.values[1]) for t in self._complete if t.values[0] <= self._budget]
-            best = best_within(affordable, self._budget)
-            least = None if best is None else affordable[best][1]
-            total, size = max(trials, self._done), len(non_dominated(affordable))
+            affordable = [(t.values[0], t.values[1]) for t in self._complete if is_feasible(t)]
+            front = non_dominated(affordable)
+            least = affordable[front[-1]][1] if front else None
+            total, size = max(trials, self._done), len(front)
             progress(TrialFinished(self._done, total, least, size, left, self._settings.proxy, seconds_after))
 
     def score_front(self, objective: Objective, on_trial: Callable[[FrozenTrial], None] | None = None) -> None:
@@ -155,14 +156,14 @@ class StudyDriver:
             on_trial: called with every stored trial.
         """
         scored = {t.user_attrs["recipe_hash"] for t in self._complete if "score" in t.user_attrs}
-        affordable = [t for t in self._complete if t.values[0] <= self._budget]
+        affordable = [t for t in self._complete if is_feasible(t)]
         front = [affordable[i] for i in non_dominated([(t.values[0], t.values[1]) for t in affordable])]
         uniform = [t for t in self._complete if t.user_attrs["origin"] == UNIFORM]
         for trial in {t.user_attrs["recipe_hash"]: t for t in (*uniform, *front)}.values():
             attributes = trial.user_attrs
             if attributes["recipe_hash"] not in scored:
                 proposal = _Proposal(trial.params, attributes["origin"], attributes["label"])
-                frozen = self._record(proposal, _KnownLoss(objective, trial.values[1]))
+                frozen = self._record(proposal, KnownLoss(objective, trial.values[1]))
                 if on_trial is not None:
                     on_trial(frozen)
 
@@ -174,7 +175,7 @@ class StudyDriver:
         for label, assignment in self._points:
             sites = self._space.sites_for(assignment)
             starts = not self._settings.sampler.needs_sensitivities
-            if " g" in label and not (starts and model_cost(self._sites, sites).bops <= self._budget):
+            if " g" in label and not (starts and self._limits.admit(self._costs.cost(sites).record())):
                 continue
             if label not in self._labels:
                 yield _Proposal(assignment, UNIFORM, label, {"NSGAIISampler:generation": 0})
@@ -215,12 +216,12 @@ class StudyDriver:
     def _record(self, proposal: _Proposal, objective: Objective) -> FrozenTrial:
         """Measure one recipe, store the outcome and tell the sampler."""
         sites = self._space.sites_for(proposal.assignment)
-        cost = model_cost(self._sites, sites)
+        cost = self._costs.cost(sites).record()
         attributes: dict[str, Any] = {
             "origin": proposal.origin,
             "label": proposal.label,
             "recipe_hash": hash_sites(sites),
-            "cost": cost.record().model_dump(),
+            "cost": cost.model_dump(exclude_none=True),
         }
         evaluation = self._evaluate_into_(attributes, sites, cost, objective)
         frozen = self._frozen(proposal, cost, evaluation, attributes)
@@ -233,13 +234,13 @@ class StudyDriver:
         return frozen
 
     def _evaluate_into_(
-        self, attributes: dict[str, Any], sites: Mapping[str, SiteConfig], cost: ModelCost, objective: Objective
+        self, attributes: dict[str, Any], sites: Mapping[str, SiteConfig], cost: CostRecord, objective: Objective
     ) -> Evaluation | None:
         """Measure a recipe and note the outcome in ``attributes``; None if the recipe has no finite loss."""
 
         def keep_going(first_loss: float) -> bool:
             attributes["first_loss"] = first_loss
-            return attributes["origin"] == UNIFORM or not self._is_to_be_pruned(cost.bops, first_loss)
+            return attributes["origin"] == UNIFORM or not self._is_to_be_pruned(self._chosen(cost), first_loss)
 
         asked: KeepGoing | None = keep_going if self._settings.prunes else None
         started = time.monotonic()
@@ -257,23 +258,28 @@ class StudyDriver:
         attributes["seconds"] = time.monotonic() - started
         return evaluation
 
-    def _is_to_be_pruned(self, bops: int, first_loss: float) -> bool:
+    def _chosen(self, cost: CostRecord) -> int:
+        return cost.amount(self._limits.chosen.field)
+
+    def _is_to_be_pruned(self, chosen_cost: int, first_loss: float) -> bool:
         """Compare the loss over the first images with that of the best recipe that costs no more."""
-        rivals = [t for t in self._complete if t.values[0] <= bops and "first_loss" in t.user_attrs]
+        rivals = [
+            t for t in self._complete if t.values[0] <= chosen_cost and is_feasible(t) and "first_loss" in t.user_attrs
+        ]
         if not rivals:
             return False
         rival = min(rivals, key=lambda trial: float(trial.values[1])).user_attrs["first_loss"]
         return bool(rival > 0 and first_loss > _PRUNED_ABOVE * rival)
 
     def _frozen(
-        self, proposal: _Proposal, cost: ModelCost, evaluation: Evaluation | None, attributes: Mapping[str, Any]
+        self, proposal: _Proposal, cost: CostRecord, evaluation: Evaluation | None, attributes: Mapping[str, Any]
     ) -> FrozenTrial:
         """Make the trial to store: failed without an evaluation, pruned with an incomplete one."""
         values = None
         if evaluation is None:
             state = TrialState.FAIL
         elif evaluation.is_complete:
-            state, values = TrialState.COMPLETE, [cost.bops, evaluation.loss]
+            state, values = TrialState.COMPLETE, [self._chosen(cost), evaluation.loss]
         else:
             state = TrialState.PRUNED
         system = proposal.system_attributes
@@ -282,17 +288,7 @@ class StudyDriver:
             values=values,
             params=dict(proposal.assignment),
             distributions=self._distributions,
-            constraints={"bops": cost.bops / self._budget - 1},
+            constraints=self._limits.excess(cost),
             user_attrs=dict(attributes),
             system_attrs={key: value for key, value in system.items() if key.startswith("NSGAII")},
         )
-
-
-class _KnownLoss:
-    """Evaluates recipes whose loss by another proxy is known."""
-
-    def __init__(self, objective: Objective, loss: float) -> None:
-        self._objective, self._loss = objective, loss
-
-    def __call__(self, sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:  # noqa: ARG002
-        return Evaluation(self._loss, self._objective(sites).score)

@@ -8,7 +8,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from autoq.optimization.front import Point, best_within, knee, non_dominated
+from autoq.cost import BOPS, CostKind, Limits
+from autoq.optimization.front import Point, knee, non_dominated
 from autoq.recipe import CostRecord, ScoreRecord
 from autoq.sensitivity.proxies import KL, PROXIES
 
@@ -28,6 +29,7 @@ class EvaluatedTrial:
         cost: of its recipe.
         score: of its recipe.
         proxy: what the search minimises; a name in ``autoq.sensitivity.proxies.PROXIES``.
+        cost_kind: the kind of cost that the front is over.
     """
 
     id: str
@@ -37,6 +39,7 @@ class EvaluatedTrial:
     cost: CostRecord
     score: ScoreRecord
     proxy: str = KL
+    cost_kind: CostKind = BOPS
 
     @property
     def loss(self) -> float:
@@ -46,11 +49,16 @@ class EvaluatedTrial:
     @property
     def point(self) -> Point:
         """Cost and loss."""
-        return float(self.cost.bops), self.loss
+        return float(self.chosen_cost), self.loss
+
+    @property
+    def chosen_cost(self) -> int:
+        """The cost that the front is over."""
+        return self.cost.amount(self.cost_kind.field)
 
     @classmethod
-    def of(cls, trial: FrozenTrial, proxy: str = KL) -> EvaluatedTrial:
-        """Read what ``StudyDriver`` wrote in a search that minimises ``proxy``."""
+    def of(cls, trial: FrozenTrial, proxy: str = KL, cost_kind: CostKind = BOPS) -> EvaluatedTrial:
+        """Read what ``StudyDriver`` wrote in a search that minimises ``proxy`` over a kind of cost."""
         attributes = trial.user_attrs
         uniform = attributes["origin"] == UNIFORM
         return cls(
@@ -61,17 +69,29 @@ class EvaluatedTrial:
             cost=CostRecord(**attributes["cost"]),
             score=ScoreRecord(**attributes["score"]),
             proxy=proxy,
+            cost_kind=cost_kind,
         )
 
 
-def evaluated_trials(trials: Sequence[FrozenTrial], proxy: str = KL) -> list[EvaluatedTrial]:
-    """Read the completed trials of a study that minimises ``proxy`` whose recipes were evaluated, in order."""
-    return [EvaluatedTrial.of(t, proxy) for t in trials if t.state == TrialState.COMPLETE and "score" in t.user_attrs]
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Tell whether a trial is within all budgets of its study."""
+    return all(excess <= 0 for excess in trial.constraints.values())
 
 
-def shown_trials(trials: list[EvaluatedTrial], budget_bops: int) -> tuple[list[EvaluatedTrial], list[EvaluatedTrial]]:
-    """Find the front within the budget, cheapest first, and the uniform points, which are shown beside it."""
-    affordable = [trial for trial in trials if trial.cost.bops <= budget_bops]
+def evaluated_trials(
+    trials: Sequence[FrozenTrial], proxy: str = KL, cost_kind: CostKind = BOPS
+) -> list[EvaluatedTrial]:
+    """Read the completed trials of a study whose recipes were evaluated, in order; arguments as ``EvaluatedTrial``."""
+    return [
+        EvaluatedTrial.of(t, proxy, cost_kind)
+        for t in trials
+        if t.state == TrialState.COMPLETE and "score" in t.user_attrs
+    ]
+
+
+def shown_trials(trials: list[EvaluatedTrial], limits: Limits) -> tuple[list[EvaluatedTrial], list[EvaluatedTrial]]:
+    """Find the front within all budgets, cheapest first, and the uniform points, which are shown beside it."""
+    affordable = [trial for trial in trials if limits.admit(trial.cost)]
     front = [affordable[i] for i in non_dominated([trial.point for trial in affordable])]
     return front, [trial for trial in trials if trial.origin == UNIFORM]
 
@@ -84,14 +104,14 @@ def evenly_spread(front: list[EvaluatedTrial], most: int) -> list[EvaluatedTrial
     return [front[len(front) - 1 - round(index * step)] for index in range(most)][::-1]
 
 
-def best_trial(front: list[EvaluatedTrial], budget_bops: int) -> EvaluatedTrial | None:
-    """Find the trial of least loss within the budget; None if all cost more."""
-    index = best_within([trial.point for trial in front], budget_bops)
-    return None if index is None else front[index]
+def best_trial(trials: list[EvaluatedTrial], limits: Limits) -> EvaluatedTrial | None:
+    """Find the trial of least loss within all budgets; None if all cost more."""
+    front, _ = shown_trials(trials, limits)
+    return front[-1] if front else None
 
 
 def knee_trial(front: list[EvaluatedTrial]) -> EvaluatedTrial:
-    """Find the trial after which more BOPs buy little.
+    """Find the trial after which more cost buys little.
 
     Raises:
         ValueError: the front is empty.

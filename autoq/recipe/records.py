@@ -15,12 +15,34 @@ names nothing and there is a folder for each output) are taken in natural order.
 
 
 class CostRecord(Frozen):
-    """Cost of a recipe."""
+    """Cost of a recipe.
+
+    Attributes:
+        bops: bit operations per image, overhead included.
+        group_bops: the part that groups and transforms add.
+        weight_layers_only_bops: without overhead and products of activations.
+        weight_bytes: of the weights, their codes packed, with scales and zero points.
+        activation_bytes: of the largest set of live activations, per image; None where it was not counted.
+        latency_ns: by the latency table of a search, in nanoseconds; None without one.
+    """
 
     bops: int
     group_bops: int
     weight_layers_only_bops: int
     weight_bytes: int
+    activation_bytes: int | None = None
+    latency_ns: int | None = None
+
+    def amount(self, field: str) -> int:
+        """Return a cost by the name of its field.
+
+        Raises:
+            ValueError: it was not counted.
+        """
+        found: int | None = getattr(self, field)
+        if found is None:
+            raise ValueError(f"{field} of this recipe was not counted")
+        return found
 
 
 OF_LABELS = ("labelled_images", "labels_by", "labelled_kl_nats", "full_precision")

@@ -2,7 +2,8 @@
 
 from autoq.report.page import render_page
 from autoq.report.plots import draw_pareto
-from autoq.report.summary import Improved, Point, RunSummary, SiteRow
+from autoq.report.points import Improved, Point
+from autoq.report.summary import RunSummary, SiteRow
 from autoq.report.tables import improved_csv, pareto_csv, trials_csv
 from autoq.report.write import write_report
 

@@ -9,14 +9,15 @@ from typing import Any
 
 from autoq.errors import RunDirectoryError
 from autoq.optimization.front import hypervolume
-from autoq.optimization.trials import EvaluatedTrial, best_trial, shown_trials
+from autoq.optimization.trials import EvaluatedTrial, shown_trials
 from autoq.recipe import CostRecord, ScoreRecord
-from autoq.report.summary import PUBLISHED, Improved, Meaning, Point, RunSummary, SiteRow
+from autoq.report.points import PUBLISHED, Improved, Point
+from autoq.report.summary import Meaning, RunSummary, SiteRow
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import ImprovedEntry, ImprovedKind, RunRecord
 from autoq.sensitivity.proxies import PROXIES
 from autoq.tasks import task_from_record
-from autoq.units import KL_LOSS, format_bops
+from autoq.units import KL_LOSS
 
 
 def summarize(directory: str | os.PathLike[str]) -> RunSummary:
@@ -29,8 +30,8 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
     run = SearchDirectory(directory)
     record = run.require()
     trials = run.trials()
-    front, uniform = shown_trials(trials, record.budget_bops)
-    best = best_trial(front, record.budget_bops)
+    front, uniform = shown_trials(trials, record.limits)
+    best = front[-1] if front else None
     front_ids = {trial.id for trial in front}
     shown = front_ids | {trial.id for trial in uniform}
     proxy = PROXIES[record.settings.proxy]
@@ -38,7 +39,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
     volume = None
     if worst is not None and front:
         volume = (
-            hypervolume([trial.point for trial in front], (record.uniform_8_8_bops, worst)) / record.uniform_8_8_bops
+            hypervolume([trial.point for trial in front], (record.uniform_8_8_cost, worst)) / record.uniform_8_8_cost
         )
     full, task = record.full_precision, task_from_record(record.task)
     found = tuple(_point(run, record, trial, front_ids, shown) for trial in trials)
@@ -49,8 +50,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
         scoring_images=record.scoring_images,
         published=tuple(_published(run, record, name) for name in record.baselines),
         baseline_bits=record.baseline_bits,
-        budget_text=record.settings.budget_bops,
-        budget_bops=record.budget_bops,
+        budgets={name: (record.settings.budgets[name].text, limit) for name, limit in record.budgets.items()},
         points=found,
         sites=tuple(SiteRow(site.name, site.op, site.macs, site.operands) for site in record.sites),
         best_id=best.id if best else None,
@@ -83,7 +83,7 @@ def _point(run: SearchDirectory, record: RunRecord, trial: EvaluatedTrial, front
         calibration_kl_nats=record.calibration_kl_nats.get(trial.id),
         labelled_kl_nats=accuracy.kl_nats if accuracy else None,
         metric=accuracy.metrics.get(metric) if accuracy else None,
-        feasible=trial.cost.bops <= record.budget_bops,
+        feasible=record.limits.admit(trial.cost),
         on_front=trial.id in front,
         recipe=recipe,
         recipe_path=f"recipes/{path.name}" if recipe is not None else None,
@@ -101,7 +101,7 @@ def _published(run: SearchDirectory, record: RunRecord, name: str) -> Point:
         calibration_kl_nats=entry.score.calibration_kl_nats,
         labelled_kl_nats=entry.score.labelled_kl_nats,
         metric=entry.score.metrics.get(metric),
-        feasible=entry.cost.bops <= record.budget_bops,
+        feasible=record.limits.admit(entry.cost),
         recipe=recipe,
         recipe_path=entry.recipe if recipe is not None else None,
     )
@@ -111,6 +111,7 @@ def _figures(record: RunRecord, cost: CostRecord, score: ScoreRecord) -> dict[st
     """Return what a point has of its recipe's cost and score, by the names of its fields."""
     return {
         **cost.model_dump(),
+        "cost_field": record.limits.chosen.field,
         "other_loss": _other_loss(record, score),
         **score.model_dump(include={"kl_nats", "agreement_percent", "sqnr_db"}),
     }
@@ -155,11 +156,11 @@ def _improved(record: RunRecord, kind: ImprovedKind, points: tuple[Point, ...]) 
         )
         for point, entry in entries
     )
-    return sorted(found, key=lambda each: (each.bops, each.point.id))
+    return sorted(found, key=lambda each: (each.cost, each.point.id))
 
 
 def _reference(record: RunRecord, worst: float) -> str:
-    eight, loss = format_bops(record.uniform_8_8_bops), PROXIES[record.settings.proxy].loss
+    eight, loss = record.limits.chosen.format(record.uniform_8_8_cost), PROXIES[record.settings.proxy].loss
     return f"share of {eight} (uniform 8/8) × decades of {loss.title} below {loss.format(worst)}"
 
 

@@ -26,7 +26,7 @@ def draw_improved(axes: Axes, summary: RunSummary, scale: Scale) -> None:
     """Draw what was finished and reconstructed on the axes of ``scale``."""
     for found in summary.improved:
         if (height := scale.height(found)) is not None:
-            _draw_marker(axes, found.kind, ([found.bops], [height]), "v" if scale.is_below(found) else "s")
+            _draw_marker(axes, found.kind, ([found.cost], [height]), "v" if scale.is_below(found) else "s")
     for kind in dict.fromkeys(found.kind for found in summary.improved):
         _draw_marker(axes, kind, ([], []), "s", kind)
     for x, before, after in _places(summary, scale):
@@ -65,4 +65,4 @@ def improved_boxes(axes: Axes, summary: RunSummary, scale: Scale) -> list[Bbox]:
 def _places(summary: RunSummary, scale: Scale) -> list[tuple[int, float | None, float]]:
     """Return cost and heights before (where it was measured) and after."""
     found = ((each, scale.height(each)) for each in summary.improved)
-    return [(each.bops, scale.height(each.point), height) for each, height in found if height is not None]
+    return [(each.cost, scale.height(each.point), height) for each, height in found if height is not None]

@@ -11,12 +11,15 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Any, get_args
 
+from autoq.cost.kinds import BOPS, KINDS
 from autoq.recipe import OperandConfig
+from autoq.report.points import Improved, Point
 from autoq.report.scales import Quantity, make_scale
-from autoq.report.summary import Improved, Point, RunSummary
+from autoq.report.summary import RunSummary
 from autoq.report.words import headline, labelled_on, left_out, measured_on
 from autoq.units import KL_LOSS, format_bops, format_digits, readable_budget
 
+_HEADINGS = {"size": "Weights", "activations": "Activations", "latency": "Latency"}
 _QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 _AGREEMENT = (
     "<dt>Agreement</dt><dd>Images for which the quantized model predicts what full precision predicts, whether or not "
@@ -35,6 +38,7 @@ def render_page(summary: RunSummary) -> str:
         "settings": _settings(summary),
         "metric": html.escape(summary.metric.title),
         "loss": html.escape(summary.loss.title),
+        "cost": html.escape(summary.kind.title),
         "kl_images": "images that did not calibrate" if summary.scoring_images else "the calibration images",
         "divergence": html.escape(summary.meaning.divergence),
         "agreement": _AGREEMENT if summary.meaning.has_agreement else "",
@@ -51,8 +55,14 @@ def _page_data(summary: RunSummary) -> dict[str, Any]:
     asked = f" ({summary.budget_text})" if readable_budget(summary.budget_text) else ""
     return {
         "directory": summary.directory,
-        "budget_bops": summary.budget_bops,
-        "budget_label": f"{format_bops(summary.budget_bops)}{asked}",
+        "budget": summary.budget,
+        "budget_label": "" if summary.budget is None else f"{summary.kind.format(summary.budget)}{asked}",
+        "cost": {"title": summary.kind.title, "axis": summary.kind.axis, "unit": summary.kind.unit},
+        "other_costs": [
+            {"title": _HEADINGS[kind.name], "key": kind.field, "unit": kind.unit}
+            for kind in summary.costs_shown
+            if kind != BOPS
+        ],
         "best_id": summary.best_id,
         "baseline_id": summary.baseline.id if summary.baseline else None,
         "has_labels": summary.has_labels,
@@ -80,7 +90,8 @@ def _page_data(summary: RunSummary) -> dict[str, Any]:
 
 def _point_data(point: Point) -> dict[str, Any]:
     names = (
-        *("id", "origin", "label", "bops", "group_bops", "weight_bytes", "kl_nats", "agreement_percent", "sqnr_db"),
+        *("id", "origin", "label", "cost", "bops", "group_bops", "weight_bytes", "activation_bytes", "latency_ns"),
+        *("kl_nats", "agreement_percent", "sqnr_db"),
         "loss",
         *("calibration_kl_nats", "labelled_kl_nats", "metric", "feasible", "on_front"),
     )
@@ -108,7 +119,7 @@ def _log_bases(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, st
 def _improved_data(found: Improved) -> dict[str, Any]:
     names = (
         "kind",
-        "bops",
+        "cost",
         "kl_nats",
         "loss",
         "agreement_percent",
@@ -166,7 +177,10 @@ def _settings(summary: RunSummary) -> str:
         "model": summary.model,
         "MACs per image": format_bops(summary.macs).replace("BOPs", "MACs"),
         "full precision": format_bops(summary.full_precision_bops),
-        "budget": f"{summary.budget_text} = {summary.budget_bops:,} BOPs",
+        **{
+            f"budget of {KINDS[name].title}": f"{text} = {limit:,} {KINDS[name].unit}"
+            for name, (text, limit) in summary.budgets.items()
+        },
         "calibration": f"{summary.images:,} images of {summary.data}",
         "scored on": f"{summary.scoring_images:,} others of them" if summary.scoring_images else "the same images",
         **summary.settings,

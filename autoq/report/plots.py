@@ -1,4 +1,4 @@
-"""The picture of a run: discrepancy, and accuracy where labels exist, against BOPs."""
+"""The picture of a run: discrepancy, and accuracy where labels exist, against the cost that its front is over."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import os
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from autoq.cost.kinds import BOPS
 from autoq.errors import InputError
 from autoq.files import atomic_path
 from autoq.report.improved_marks import draw_improved, improved_boxes
 from autoq.report.placing import box_around, boxes_between, halo, place_label
+from autoq.report.points import Point
 from autoq.report.published_marks import draw_published, name_published, published_boxes
 from autoq.report.scales import Quantity, Scale, is_wide, make_scale
-from autoq.report.summary import Point, RunSummary
+from autoq.report.summary import RunSummary
 from autoq.report.text import literal_text
 from autoq.report.words import note
-from autoq.units import format_bops, prefix_for, readable_budget
+from autoq.units import prefix_for, readable_budget
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +48,7 @@ def plot_pareto(summary: RunSummary, measure: str | None = None, ax: Axes | None
 
     Args:
         summary: of the run.
-        measure: what to draw against BOPs: the name of the loss that recipes are chosen by (mostly ``kl_nats``), or of
+        measure: what to draw against cost: the name of the loss that recipes are chosen by (mostly ``kl_nats``), or of
             the task's main metric; None: the loss.
         ax: where to draw; None: on a figure of its own, made by pyplot, so that notebooks show it.
 
@@ -136,7 +138,7 @@ def _draw_panel(axes: Axes, summary: RunSummary, scale: Scale) -> None:
 
 def _coordinates(points: list[Point] | tuple[Point, ...], scale: Scale) -> tuple[list[int], list[float]] | None:
     """Return costs and heights of the points that were measured; None if there is none."""
-    drawn = [(point.bops, height) for point in points if (height := scale.height(point)) is not None]
+    drawn = [(point.cost, height) for point in points if (height := scale.height(point)) is not None]
     return ([x for x, _ in drawn], [y for _, y in drawn]) if drawn else None
 
 
@@ -150,11 +152,13 @@ def _stairs(x: list[int], y: list[float]) -> tuple[list[int], list[float]]:
 
 def _dress(axes: Axes, summary: RunSummary, scale: Scale) -> None:
     """Set limits, ticks and grid, and draw the budget and full precision as lines."""
-    costs = [point.bops for point in summary.compared] + [summary.budget_bops]
+    costs = [point.cost for point in summary.compared]
+    costs += [summary.budget] if summary.budget is not None else [] if costs else [1]
     factor, prefix = prefix_for(max(costs))
     _set_limits(axes, "x", min(costs), max(costs), log=is_wide(costs))
     _tick(axes.xaxis, min(costs), max(costs), log=is_wide(costs), factor=factor)
-    axes.set_xlabel(f"BOPs per image ({prefix})" if prefix else "BOPs per image", fontsize=10.5)
+    unit = prefix if summary.kind == BOPS else f"{prefix}{summary.kind.unit}"
+    axes.set_xlabel(f"{summary.kind.axis} ({unit})" if unit else summary.kind.axis, fontsize=10.5)
     _set_limits(axes, "y", scale.low, scale.high, log=scale.log)
     _tick(axes.yaxis, scale.low, scale.high, log=scale.log, factor=1.0)
     zero = " (0 at the bottom)" if scale.log and any(scale.is_below(point) for point in summary.compared) else ""
@@ -170,8 +174,9 @@ def _dress(axes: Axes, summary: RunSummary, scale: Scale) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, labelsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.axvspan(summary.budget_bops, axes.get_xlim()[1], color="#f4f4f6", zorder=0)
-    axes.axvline(summary.budget_bops, color=INK, linewidth=1.2, linestyle=(0, (5, 3)), zorder=2)
+    if summary.budget is not None:
+        axes.axvspan(summary.budget, axes.get_xlim()[1], color="#f4f4f6", zorder=0)
+        axes.axvline(summary.budget, color=INK, linewidth=1.2, linestyle=(0, (5, 3)), zorder=2)
     full = summary.full_precision_metric
     if scale.quantity == "metric" and full is not None:
         axes.axhline(full, color=SOFT, linewidth=1.2, linestyle=(0, (1, 1.5)), zorder=2)
@@ -199,13 +204,12 @@ def _tick(axis: Axis, low: float, high: float, *, log: bool, factor: float) -> N
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / factor:g}"))
 
 
-def _write_labels(axes: Axes, summary: RunSummary, scale: Scale) -> None:
-    """Write the labels on a panel: budget, full precision, the chosen recipe, the uniform points."""
+def _write_budget(axes: Axes, summary: RunSummary, budget: int, scale: Scale) -> None:
     asked = f" ({summary.budget_text})" if readable_budget(summary.budget_text) else ""
-    place = axes.transAxes.inverted().transform(axes.transData.transform((summary.budget_bops, scale.high)))[0]
+    place = axes.transAxes.inverted().transform(axes.transData.transform((budget, scale.high)))[0]
     axes.annotate(
-        f"budget {format_bops(summary.budget_bops)}{asked}",
-        (summary.budget_bops, 1.0),
+        f"budget {summary.kind.format(budget)}{asked}",
+        (budget, 1.0),
         xycoords=axes.get_xaxis_transform(),
         xytext=(0, 4),
         textcoords="offset points",
@@ -213,6 +217,12 @@ def _write_labels(axes: Axes, summary: RunSummary, scale: Scale) -> None:
         fontsize=10,
         color=INK,
     )
+
+
+def _write_labels(axes: Axes, summary: RunSummary, scale: Scale) -> None:
+    """Write the labels on a panel: budget, full precision, the chosen recipe, the uniform points."""
+    if summary.budget is not None:
+        _write_budget(axes, summary, summary.budget, scale)
     taken = _covered(axes, summary, scale)
     full = summary.full_precision_metric
     if scale.quantity == "metric" and full is not None:
@@ -228,20 +238,20 @@ def _write_labels(axes: Axes, summary: RunSummary, scale: Scale) -> None:
         )
         taken.append(line.get_window_extent())
     if summary.best and (height := scale.height(summary.best)) is not None:
-        _write_note(axes, note(summary, summary.best, scale.quantity), summary.best.bops, height, taken)
+        _write_note(axes, note(summary, summary.best, scale.quantity), summary.best.cost, height, taken)
     for point in summary.uniform:
         # Points of several groups (w4a4 g8) are drawn but not named: there are too many for their names to fit.
         if (height := scale.height(point)) is not None and " " not in point.label:
             value = scale.value(point) if scale.is_below(point) and scale.quantity == "metric" else None
             below = "" if value is None else f"\n{summary.metric.format(value)}"
-            place_label(axes, point.label + below, point.bops, height, taken, color=VERMILION)
+            place_label(axes, point.label + below, point.cost, height, taken, color=VERMILION)
     name_published(axes, summary, scale, taken)
 
 
 def _covered(axes: Axes, summary: RunSummary, scale: Scale) -> list[Bbox]:
     """Return the boxes that labels should not cover: markers and the line of the front."""
     boxes = [
-        box_around(axes, point.bops, height)
+        box_around(axes, point.cost, height)
         for point in summary.points
         if (point.on_front or point.is_uniform) and (height := scale.height(point)) is not None
     ]

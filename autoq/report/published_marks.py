@@ -39,4 +39,4 @@ def published_boxes(axes: Axes, summary: RunSummary, scale: Scale) -> list[Bbox]
 def _places(summary: RunSummary, scale: Scale) -> list[tuple[int, float, bool, str]]:
     """Return cost, height, whether that is below the axis, and label of those that were measured."""
     found = ((point, scale.height(point)) for point in summary.published)
-    return [(p.bops, height, scale.is_below(p), p.label) for p, height in found if height is not None]
+    return [(p.cost, height, scale.is_below(p), p.label) for p, height in found if height is not None]

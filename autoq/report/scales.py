@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from autoq.report.summary import Improved, Point, RunSummary
+from autoq.report.points import Improved, Point
+from autoq.report.summary import RunSummary
 
 Quantity = Literal["loss", "metric"]
 """What an axis shows of a point: the attribute."""

@@ -5,119 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from autoq.cost.kinds import KINDS, CostKind
+from autoq.cost.limits import Limits
+from autoq.report.points import Improved, Point
 from autoq.units import KL_LOSS, Loss, Metric
 
 if TYPE_CHECKING:
     from autoq.recipe import LabelsBy
-    from autoq.runs.search.record import ImprovedKind
     from autoq.tasks import BaseTask
-
-UNIFORM, PUBLISHED = "uniform", "published"
-"""Origins of the points that a searched recipe has to beat: one width for all operands, in the schemes of the space, or
-as a published method has it."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One completed trial, or a published method.
-
-    Attributes:
-        id: what ``autoq export --pick`` and the page's address take (``w4a4``, ``trial-137``); unique.
-        origin: ``uniform``, or where the recipe came from (``sampler``, ``allocation``, ...).
-        label: what pictures and tables call it: ``w4a4`` for uniform points, ``trial 137`` for others.
-        bops: total cost per image, group overhead included.
-        group_bops: the part of ``bops`` that groups add.
-        weight_layers_only_bops: cost without the attention products.
-        weight_bytes: size of the quantized weights.
-        kl_nats: discrepancy from full precision.
-        agreement_percent: images on which the prediction is full precision's; None for tasks that do not say so.
-        sqnr_db: signal to quantization noise ratio of the output; infinite when outputs are equal.
-        calibration_kl_nats: discrepancy on the calibration images, where ``kl_nats`` is on others and it was measured.
-        labelled_kl_nats: discrepancy on the labelled images, which neither calibrated nor chose, where it was measured.
-        other_loss: what recipes are chosen by; None: ``kl_nats``.
-        metric: the task's main metric, where labels exist and the point was measured.
-        feasible: whether it is within the budget.
-        on_front: whether no completed trial is better in both BOPs and loss.
-        recipe: the recipe as JSON data, for front and uniform points; others cannot be picked on the page.
-        recipe_path: where the recipe lies, relative to the run directory.
-    """
-
-    id: str
-    origin: str
-    label: str
-    bops: int
-    group_bops: int
-    weight_layers_only_bops: int
-    weight_bytes: int
-    kl_nats: float
-    agreement_percent: float | None
-    sqnr_db: float
-    calibration_kl_nats: float | None = None
-    labelled_kl_nats: float | None = None
-    other_loss: float | None = None
-    metric: float | None = None
-    feasible: bool = True
-    on_front: bool = False
-    recipe: Mapping[str, Any] | None = None
-    recipe_path: str | None = None
-
-    @property
-    def loss(self) -> float:
-        """What recipes are chosen by."""
-        return self.kl_nats if self.other_loss is None else self.other_loss
-
-    @property
-    def is_uniform(self) -> bool:
-        """Whether every operand has the same bits, in the schemes of the space."""
-        return self.origin == UNIFORM
-
-    @property
-    def is_published(self) -> bool:
-        """Whether this is a published method."""
-        return self.origin == PUBLISHED
-
-
-@dataclass(frozen=True)
-class Improved:
-    """A recipe that was finished or reconstructed after the search; its cost is that of the recipe as searched.
-
-    Attributes:
-        kind: which of these.
-        point: the recipe as searched.
-        kl_nats: discrepancy from full precision since.
-        agreement_percent: images on which the prediction is full precision's; None for tasks that do not say so.
-        sqnr_db: signal to quantization noise ratio of the output.
-        metric: the task's main metric, where labels exist.
-        iterations: training steps of each block; None where nothing is trained.
-        images: that it learned from.
-        recipe_path: where the improved recipe lies, relative to the run directory.
-        other_loss: what recipes are chosen by, since; None: ``kl_nats``.
-        labelled_kl_nats: discrepancy on the labelled images, since.
-    """
-
-    kind: ImprovedKind
-    point: Point
-    kl_nats: float
-    agreement_percent: float | None
-    sqnr_db: float
-    metric: float | None
-    iterations: int | None
-    images: int
-    recipe_path: str
-    other_loss: float | None = None
-    labelled_kl_nats: float | None = None
-
-    @property
-    def loss(self) -> float:
-        """What recipes are chosen by, since."""
-        return self.kl_nats if self.other_loss is None else self.other_loss
-
-    @property
-    def bops(self) -> int:
-        """Cost per image."""
-        return self.point.bops
 
 
 @dataclass(frozen=True)
@@ -170,8 +67,7 @@ class RunSummary:
         data: name of the calibration data.
         images: calibration images.
         scoring_images: other images that the discrepancy is the mean over; 0: that of the calibration images.
-        budget_text: the budget as it was given (``w4a4``, ``12.5G``).
-        budget_bops: the budget in BOPs per image.
+        budgets: kind of cost to its budget, as it was given (``w4a4``, ``12.5G``) and as a number.
         points: all completed trials.
         published: published methods at the width of the budget, which are no trials.
         baseline_bits: widths of weights and activations to compare the chosen recipe with.
@@ -196,8 +92,7 @@ class RunSummary:
     model: str
     data: str
     images: int
-    budget_text: str
-    budget_bops: int
+    budgets: Mapping[str, tuple[str, int]]
     points: tuple[Point, ...]
     sites: tuple[SiteRow, ...]
     best_id: str | None
@@ -231,11 +126,36 @@ class RunSummary:
         if self.best_id is not None and self.best_id not in ids:
             raise ValueError(f"best_id {self.best_id!r} is not the id of a point")
         for point in self.compared:
-            if not math.isfinite(point.loss) or point.bops <= 0:
+            if not math.isfinite(point.loss) or point.cost <= 0:
                 raise ValueError(
-                    f"point {point.id!r} has loss {point.loss} and bops {point.bops}; "
+                    f"point {point.id!r} has loss {point.loss} and cost {point.cost}; "
                     "leave failed trials out of the summary"
                 )
+
+    @property
+    def limits(self) -> Limits:
+        """All budgets."""
+        return Limits({name: limit for name, (_, limit) in self.budgets.items()})
+
+    @property
+    def kind(self) -> CostKind:
+        """The cost that the front is over."""
+        return self.limits.chosen
+
+    @property
+    def budget(self) -> int | None:
+        """The budget of that cost, if there is one."""
+        return self.limits.limit
+
+    @property
+    def budget_text(self) -> str:
+        """That budget as it was given."""
+        return self.budgets[self.kind.name][0] if self.kind.name in self.budgets else ""
+
+    @property
+    def costs_shown(self) -> list[CostKind]:
+        """The costs that are known of every point."""
+        return [kind for kind in KINDS.values() if all(getattr(p, kind.field) is not None for p in self.compared)]
 
     @property
     def metric(self) -> Metric:
@@ -255,12 +175,12 @@ class RunSummary:
     @property
     def front(self) -> list[Point]:
         """The non-dominated points, cheapest first."""
-        return sorted((point for point in self.points if point.on_front), key=lambda point: point.bops)
+        return sorted((point for point in self.points if point.on_front), key=lambda point: point.cost)
 
     @property
     def uniform(self) -> list[Point]:
         """The uniform points, cheapest first."""
-        return sorted((point for point in self.points if point.is_uniform), key=lambda point: point.bops)
+        return sorted((point for point in self.points if point.is_uniform), key=lambda point: point.cost)
 
     @property
     def baseline(self) -> Point | None:
@@ -271,8 +191,8 @@ class RunSummary:
         """
         wanted = None if self.baseline_bits is None else "w{}a{}".format(*self.baseline_bits)
         uniform = [point for point in self.uniform if point.label == wanted]
-        uniform = uniform or [point for point in self.uniform if point.bops <= self.budget_bops]
-        return min((*uniform, *self.published), key=lambda point: (point.loss, point.bops), default=None)
+        uniform = uniform or [point for point in self.uniform if point.feasible]
+        return min((*uniform, *self.published), key=lambda point: (point.loss, point.cost), default=None)
 
     @property
     def is_judged(self) -> bool:

@@ -7,7 +7,9 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from autoq.report.summary import Point, RunSummary
+from autoq.cost.kinds import KINDS
+from autoq.report.points import Point
+from autoq.report.summary import RunSummary
 from autoq.units import KL_LOSS
 
 _METRIC, _LOSS = "metric", "loss"
@@ -20,6 +22,8 @@ _COLUMNS = (
     "group_bops",
     "weight_layers_only_bops",
     "weight_bytes",
+    "activation_bytes",
+    "latency_ns",
     "kl_nats",
     "calibration_kl_nats",
     "labelled_kl_nats",
@@ -45,7 +49,7 @@ def pareto_csv(summary: RunSummary) -> str:
 
 def baselines_csv(summary: RunSummary) -> str:
     """Format what the result is compared with: uniform points and published methods, cheapest first."""
-    points = sorted((*summary.uniform, *summary.published), key=lambda point: point.bops)
+    points = sorted((*summary.uniform, *summary.published), key=lambda point: point.cost)
     return _csv(summary, points, (*_COLUMNS, "recipe_path"))
 
 
@@ -55,7 +59,7 @@ def improved_csv(summary: RunSummary) -> str:
     pairs = [column for name in (_named(each, summary) for each in compared) for column in (f"{name}_before", name)]
     rows = (
         [
-            *(found.point.id, found.kind, found.point.label, found.bops),
+            *(found.point.id, found.kind, found.point.label, found.point.bops),
             *(getattr(side, attribute) for attribute in compared for side in (found.point, found)),
             *(found.iterations, found.images, found.recipe_path),
         ]
@@ -71,8 +75,10 @@ def _csv(summary: RunSummary, points: Iterable[Point], attributes: tuple[str, ..
 
 
 def _without_twins(attributes: tuple[str, ...], summary: RunSummary) -> list[str]:
-    """Leave the loss out where it is the KL divergence, which has a column anyway."""
-    return [attribute for attribute in attributes if attribute != _LOSS or summary.loss != KL_LOSS]
+    """Leave the loss out where it is the KL divergence, which has a column anyway, and costs that are not known."""
+    known = {kind.field for kind in summary.costs_shown}
+    left_out = {kind.field for kind in KINDS.values()} - known | ({_LOSS} if summary.loss == KL_LOSS else set())
+    return [attribute for attribute in attributes if attribute not in left_out]
 
 
 def _named(attribute: str, summary: RunSummary) -> str:

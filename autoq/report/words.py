@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from autoq.cost.kinds import KINDS, CostKind
+from autoq.cost.limits import describe_amount
+from autoq.report.points import Improved, Point
 from autoq.report.scales import Quantity
-from autoq.report.summary import Improved, Point, RunSummary
-from autoq.units import LABELS_BY, format_bops, format_digits, format_kl, readable_budget, readable_label
+from autoq.report.summary import RunSummary
+from autoq.units import LABELS_BY, format_digits, format_kl, readable_budget, readable_label
 
 
 def headline(summary: RunSummary) -> str:
     """Compare, in a sentence, the chosen recipe with the uniform one that the same budget buys."""
-    asked = readable_budget(summary.budget_text)
-    within = f"{format_bops(summary.budget_bops)}{f' ({asked})' if asked else ''}"
+    within = " and ".join(_budget(KINDS[name], *budget) for name, budget in summary.budgets.items())
     best, baseline, loss = summary.best, summary.baseline, summary.loss
     if not summary.points:
         return f"No trial has completed yet; the budget is {within}."
     if best is None:
-        least = min(point.bops for point in summary.points)
+        kind, least = summary.kind, min(point.cost for point in summary.points)
         return (
-            f"None of {_recipes(summary)} is within {within}; the cheapest costs {format_bops(least)}. "
-            "Allow more BOPs, or a search space with fewer bits."
+            f"None of {_recipes(summary)} is within {within}; the cheapest costs {describe_amount(kind, least)}. "
+            "Allow more, or a search space with fewer bits."
         )
     if baseline is None or best is baseline:
         lost = f"{loss.title} {loss.format(_judged(summary, best))}"
@@ -28,6 +30,11 @@ def headline(summary: RunSummary) -> str:
         f"Within {within}, {readable_label(best.label)} has {loss.title} {loss.format(_judged(summary, best))} against "
         f"{format_kl(_judged(summary, baseline))} for {_named(summary, baseline)}{_accuracy(summary, best, baseline)}."
     )
+
+
+def _budget(kind: CostKind, text: str, limit: int) -> str:
+    asked = readable_budget(text)
+    return f"{describe_amount(kind, limit)}{f' ({asked})' if asked else ''}"
 
 
 def measured_on(summary: RunSummary) -> str:
@@ -78,12 +85,12 @@ def note(summary: RunSummary, best: Point, quantity: Quantity) -> str:
     lines, found, metric = [readable_label(best.label)], summary.improved_from(best), summary.metric
     loss = summary.loss
     if quantity == "loss":
-        lines.append(f"{loss.title} {loss.format(best.loss)} at {format_bops(best.bops)}")
+        lines.append(f"{loss.title} {loss.format(best.loss)} at {summary.kind.format(best.cost)}")
         if baseline:
             lines.append(_ratio(best, baseline))
         lines += [f"{each.kind}: {loss.format(each.loss)}" for each in found]
     elif best.metric is not None:
-        lines.append(f"{metric.title} {metric.format(best.metric)} at {format_bops(best.bops)}")
+        lines.append(f"{metric.title} {metric.format(best.metric)} at {summary.kind.format(best.cost)}")
         if baseline and baseline.metric is not None:
             gain = best.metric - baseline.metric
             side = "above" if gain >= 0 else "below"
@@ -100,7 +107,7 @@ def _judged(summary: RunSummary, point: Point) -> float:
 
 def _named(summary: RunSummary, baseline: Point) -> str:
     """Name a baseline, with its cost where that is beyond the budget."""
-    cost = "" if baseline.bops <= summary.budget_bops else f" at {format_bops(baseline.bops)}"
+    cost = "" if baseline.feasible else f" at {summary.kind.format(baseline.cost)}"
     of = f", the best of {len(summary.published) + 1} baselines" if summary.published else ""
     return f"{readable_label(baseline.label)}{cost}{of}"
 

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from autoq.cost import ModelCost, model_cost
+from autoq.cost import ModelCost
 from autoq.graph.insert import QuantizedModel
 from autoq.recipe import LabelsBy, Recipe, SiteConfig
 from autoq.runs.labels import check_named
@@ -76,7 +76,7 @@ def evaluate_recipe(
     own = cache(lambda: own_images(opened, recipe, calib_data))
     session = opened.fitted(lambda: own().calibrating)
     calibrated, source = find_quantizers(session, recipe, lambda: own().calibrating)
-    cost = model_cost(session.traced.sites, recipe.sites)
+    cost = session.costs.cost(recipe.sites)
     if data is None:
         evaluator = Evaluator(calibrated.model, source, own().scoring.tensor, task=session.task)
         return Measurement(cost, evaluator.evaluate(recipe.sites), session.task)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from autoq.cost import model_cost
 from autoq.events import PhaseStarted, Progress, ignore
 from autoq.methods._base import BaseMethod
 from autoq.methods.bit_widths import BitWidths
@@ -142,7 +141,7 @@ def calibrate_method(
         reparameterized=norms,
         method=f"{method.name} {bits}",
         calibration=calibration_reference(images, bank),
-        cost=model_cost(session.traced.sites, sites).record(),
+        cost=session.costs.cost(sites).record(),
         task=task_to_record(session.task),
     )
     return CalibratedRecipe.from_bank(session, bank, recipe, images, labelled)

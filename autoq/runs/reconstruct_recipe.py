@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from autoq.cost import model_cost
 from autoq.events import BlockAdvanced, BlockFinished, PhaseStarted, Progress, ignore
 from autoq.files import sha256_hex
 from autoq.graph.blocks import choose_blocks, find_blocks
@@ -90,7 +89,7 @@ def reconstruct_calibrated(
         reference = _reference(directory, images, training, names)
     operands = read_operands(directory.operands, session.model).operands
     score = calibrated.score(SolvedSource(session.model, operands), progress)
-    cost = model_cost(session.traced.sites, recipe.sites).record()
+    cost = session.costs.cost(recipe.sites).record()
     finished = recipe.model_copy(update={"operands": None, "reconstruction": reference, "score": score, "cost": cost})
     finished.save(directory.recipe)
     directory.remove_blocks()

@@ -19,6 +19,7 @@ from autoq.calibration.transforms.folded import FoldedTransforms
 from autoq.calibration.transforms.reparameterization import ChannelFactors, observe_factors, reparameterize
 from autoq.calibration.transforms.rotation.choose import choose_rotations
 from autoq.calibration.transforms.rotation.rotate import rotate
+from autoq.cost import CostModel
 from autoq.errors import RecipeError
 from autoq.graph.bases import check_bases
 from autoq.graph.insert import QuantizedModel
@@ -57,6 +58,11 @@ class Session:
     reparameterized: Mapping[str, int] = field(default_factory=dict)
     folded: FoldedTransforms = field(default_factory=FoldedTransforms)
     task: BaseTask = CLASSIFICATION
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """What recipes of this model cost."""
+        return CostModel(self.traced.sites, self.traced.live_sets)
 
     @classmethod
     def open(cls, name: str, pretrained: bool = True, device: str = "auto", task: BaseTask = CLASSIFICATION) -> Session:

@@ -47,7 +47,7 @@ def test_batches_do_not_change_what_is_measured() -> None:
 
 def test_json_has_every_name_whether_measured_or_not() -> None:
     empty = autoq.Evaluation(images=3).to_json()
-    costs = {"bops", "group_bops", "weight_layers_only_bops", "weight_bytes"}
+    costs = {"bops", "group_bops", "weight_layers_only_bops", "weight_bytes", "activation_bytes"}
     scores = {"kl_nats", "agreement_percent", "sqnr_db"}
     assert empty.keys() == costs | scores | {"top1_percent", "top5_percent", "images", "labels_by", "full_precision"}
     assert {name for name, value in empty.items() if value is not None} == {"images"}

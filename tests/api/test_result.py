@@ -24,7 +24,7 @@ def test_the_front_is_a_table_with_one_row_a_recipe(result: autoq.SearchResult) 
     assert {"bops", "kl_nats", "agreement_percent", "weight_bytes", "top1_percent"} <= set(front.columns)
     assert front.bops.is_monotonic_increasing
     assert front.kl_nats.is_monotonic_decreasing
-    assert front.bops.max() <= result.budget_bops
+    assert front.bops.max() <= result.budgets["bops"]
     best = result.recipe("best", version="searched")
     assert best.cost is not None
     assert best.score is not None

@@ -13,6 +13,7 @@ from autoq.runs.search.directory import SearchDirectory
 from tests.cli.command import Command, one_json, refusal, small_options
 from tests.runs.small_run import SPACE, small_settings
 
+COSTS = {"bops", "weight_bytes", "activation_bytes", "latency_ns"}
 REPORT = {"pareto.csv", "pareto.png", "report.html", "trials.csv"}
 
 
@@ -20,14 +21,23 @@ def test_search_json(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "run"
     outcome = command("search", "--budget-bops", "w4a4", *small_options(tmp_path), "--out", out, "--json")
     document = one_json(outcome)
-    assert document.keys() == {"out", "front", "best", "budget_bops", "baselines", "finished", "reconstructed"}
+    assert document.keys() == {
+        "out",
+        "front",
+        "best",
+        "budget_bops",
+        "budgets",
+        "baselines",
+        "finished",
+        "reconstructed",
+    }
     assert (document["finished"], document["reconstructed"]) == ([], [])
     assert [point["id"] for point in document["baselines"]] == ["w3a3", "w4a4", "w6a6"]
-    assert document["baselines"][0].keys() == {"id", "bops", "kl_nats", "calibration_kl_nats"}
+    assert document["baselines"][0].keys() == COSTS | {"id", "kl_nats", "calibration_kl_nats"}
     assert document["out"] == str(out)
-    assert document["budget_bops"] == SearchDirectory(out).require().budget_bops
+    assert document["budget_bops"] == SearchDirectory(out).require().budgets["bops"]
     for point in document["front"]:
-        assert point.keys() == {"id", "bops", "kl_nats", "loss", "calibration_kl_nats", "recipe"}
+        assert point.keys() == COSTS | {"id", "kl_nats", "loss", "calibration_kl_nats", "recipe"}
         recipe = Recipe.load(point["recipe"])
         assert recipe.cost is not None
         assert recipe.cost.bops == point["bops"] <= document["budget_bops"]
@@ -142,6 +152,40 @@ def test_search_spaces(command: Command, tmp_path: Path) -> None:
     assert "Did you mean 'adalog'?" in refusal(command, "search", "--space", "mine.toml")
     (tmp_path / "mine.toml").write_text("[[rules]\n")
     assert "is not TOML" in refusal(command, "search", "--space", "mine.toml")
+
+
+def test_several_budgets(command: Command, tmp_path: Path) -> None:
+    """What is chosen keeps all of them; the table says what all cost."""
+    budgets = ["--budget-bops", "90%", "--budget-size", "w4a4", "--budget-activations", "w6a6"]
+    document = one_json(command("search", *budgets, *small_options(tmp_path, trials=8), "--out", "run", "--json"))
+    assert document["budgets"].keys() == {"bops", "size", "activations"}
+    names = {"bops": "bops", "weight_bytes": "size", "activation_bytes": "activations"}
+    for point in document["front"]:
+        assert all(point[field] <= document["budgets"][kind] for field, kind in names.items())
+    best = next(point for point in document["front"] if point["id"] == document["best"])
+    assert best["weight_bytes"] > 0.8 * document["budgets"]["size"], "the tightest budget is spent"
+    recipe = Recipe.load(best["recipe"])
+    assert recipe.search is not None
+    assert recipe.search.budgets == {"bops": "90%", "size": "w4a4", "activations": "w6a6"}
+    assert command("export", "run", "--pick", "size=75%,activations=w6a6", "-o", "cheap.json").status == 0
+    cheap = Recipe.load("cheap.json").cost
+    assert cheap is not None
+    assert cheap.weight_bytes <= best["weight_bytes"]
+    message = refusal(command, "export", "run", "--pick", "size=1kB", "-o", "none.json")
+    assert "nothing on the front costs 1 kB of weights or less; the least on the front is " in message
+
+
+def test_budgets_that_cannot_be_kept_name_the_least_of_each(command: Command, tmp_path: Path) -> None:
+    message = refusal(command, "search", "--budget-size", "60%", "--budget-activations", "10%")
+    assert "budget '10%' is" in message
+    assert "of activations, but the cheapest recipe in space 'vit_w2-8' costs " in message
+    assert re.search(r"least of each: [\d.]+ kB of weights and [\d.]+ kB of activations", message)
+    assert "cannot read budget '3G': write it as 3.2MB" in refusal(command, "search", "--budget-size", "3G")
+    assert "give a latency table" in refusal(command, "search", "--budget-latency", "4ms")
+    table = tmp_path / "times.csv"
+    table.write_text("site,input,weight,lhs,rhs,milliseconds\nhead,8,8,,,0.1\n")
+    latency = ["--budget-latency", "60%", "--latency-table", table]
+    assert "no time for patch_embed.proj (input 8 bits, uniform, weight 8 bits" in refusal(command, "search", *latency)
 
 
 def test_operands_by_name(command: Command, tmp_path: Path) -> None:

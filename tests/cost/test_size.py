@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from autoq.cost import weight_bytes
+from autoq.cost.size import operand_bytes
 from autoq.recipe import OperandConfig, SiteConfig
 from tests.optimization.synthetic_sites import conv, linear, norm, product
 
+GROUPED = linear("fc", 3, 10, 5)
+GROUPED = replace(
+    GROUPED,
+    operands=tuple(replace(o, layout=replace(o.layout, group_axis=-1)) if o.is_weight else o for o in GROUPED.operands),
+)
 SITES = [norm("norm", 3, 10), linear("fc", 3, 10, 5), product("av", (1, 2, 4, 4), (1, 2, 4, 4), "softmax")]
 
 
@@ -17,10 +27,10 @@ def uniform(bits: int) -> OperandConfig:
 
 @pytest.mark.parametrize(
     ("recipe", "size"),
-    [({}, 200), ({"fc": {"weight": uniform(8)}}, 50), ({"fc": {"weight": uniform(3)}}, 19), ({"fc": {}}, 200)],
+    [({}, 200), ({"fc": {"weight": uniform(8)}}, 50 + 5), ({"fc": {"weight": uniform(3)}}, 19 + 5), ({"fc": {}}, 200)],
 )
-def test_weight_bytes_are_packed_codes_or_floats(recipe: dict[str, SiteConfig], size: int) -> None:
-    """Fifty elements; 50 × 3 bits are 18.75 bytes."""
+def test_weight_bytes_are_packed_codes_with_parameters_or_floats(recipe: dict[str, SiteConfig], size: int) -> None:
+    """Fifty elements; 50 × 3 bits are 18.75 bytes, a scale and a zero point 35 bits."""
     assert weight_bytes(SITES, recipe) == size
 
 
@@ -32,5 +42,20 @@ def test_each_weight_is_padded_to_bytes_of_its_own() -> None:
         "conv": {"weight": uniform(3)},
         "qk": {"lhs": uniform(4), "rhs": uniform(4)},
     }
-    assert weight_bytes(sites, recipe) == 2 + 11
+    assert weight_bytes(sites, recipe) == 2 + 11 + 2 * 5
     assert weight_bytes(sites, {}) == 4 * (5 + 27)
+
+
+@pytest.mark.parametrize(
+    ("fields", "parameter_bits"),
+    [
+        ({"granularity": "channel"}, 5 * (32 + 4)),
+        ({"granularity": "channel", "symmetric": True}, 5 * 32),
+        ({"granularity": "group", "groups": 2}, 2 * 5 * (32 + 4)),
+        ({"symmetric": True}, 32),
+    ],
+)
+def test_finer_parameters_take_more(fields: dict[str, Any], parameter_bits: int) -> None:
+    (operand,) = [operand for operand in GROUPED.operands if operand.is_weight]
+    config = OperandConfig(scheme="uniform", bits=4, **fields)
+    assert operand_bytes(operand, config) == 25 + math.ceil(parameter_bits / 8)

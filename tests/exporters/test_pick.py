@@ -32,7 +32,7 @@ def run() -> Path:
 @pytest.fixture(scope="module")
 def front(run: Path) -> list[EvaluatedTrial]:
     trials = evaluated_trials(load_trials(run / "study.log", STUDY_NAME))
-    front, _ = shown_trials(trials, SearchDirectory(run).require().budget_bops)
+    front, _ = shown_trials(trials, SearchDirectory(run).require().limits)
     assert len(front) >= 3, "too small a front to tell choices apart"
     return front
 
@@ -50,7 +50,7 @@ def test_best_is_the_least_discrepancy_within_the_budget(run: Path, front: list[
     assert recipe.score is not None
     assert recipe.score.kl_nats == min(trial.score.kl_nats for trial in front)
     assert recipe.cost is not None
-    assert recipe.cost.bops <= SearchDirectory(run).require().budget_bops
+    assert recipe.cost.bops <= SearchDirectory(run).require().budgets["bops"]
 
 
 def test_knee(run: Path, front: list[EvaluatedTrial]) -> None:
@@ -73,7 +73,7 @@ def test_a_budget_is_the_best_that_it_buys(run: Path, front: list[EvaluatedTrial
     assert pick(run, str(middle.cost.bops))[0] == middle.id
     assert pick(run, str(middle.cost.bops - 1))[0] == front[len(front) // 2 - 1].id
     record = SearchDirectory(run).require()
-    assert pick(run, f"{100 * front[0].cost.bops / record.uniform_8_8_bops + 0.001:.3f}%")[0] == front[0].id
+    assert pick(run, f"{100 * front[0].cost.bops / record.uniform_8_8_cost + 0.001:.3f}%")[0] == front[0].id
     assert pick(run, "1T")[0] == pick(run, "w8a8")[0] == pick(run, "best")[0]
 
 

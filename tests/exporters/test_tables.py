@@ -53,7 +53,7 @@ def test_a_page_says_what_it_costs_and_loses(tmp_path: Path) -> None:
     changed = replace(source, recipe=recipe, make_module=module)
     write_export(MarkdownExporter(), changed, tmp_path / "x.md")
     text = (tmp_path / "x.md").read_text()
-    for line in ("- cost: 1.5 M BOPs, weights 0.0025 MB", "- KL: 0.012 nats over 128 images", "- top1_percent: 91.25"):
+    for line in ("- cost: 1.5 M BOPs, weights 2.5 kB", "- KL: 0.012 nats over 128 images", "- top1_percent: 91.25"):
         assert line in text
     assert "- rotated: stream\n" in text
     assert text.count("\n| ") == 2 + len(table_rows(source))

@@ -14,7 +14,7 @@ from optuna.samplers import NSGAIISampler
 from optuna.trial import FrozenTrial, TrialState
 
 import autoq.optimization.study as study_module
-from autoq.cost import model_cost
+from autoq.cost import CostModel, Limits, model_cost
 from autoq.errors import NonFiniteError
 from autoq.events import Event, TrialFinished
 from autoq.graph.sites import Site
@@ -87,7 +87,7 @@ class Problem:
     @property
     def prior(self) -> AllocationPrior:
         """Sensitivities that know nothing of groups."""
-        problem = AllocationProblem(self.sites, self.space)
+        problem = AllocationProblem(CostModel(self.sites), self.space)
         order = list(dict.fromkeys(site for site, _ in problem.operands))
         table = problem.table(lambda site, _, config: 4.0**-config.bits / (1 + order.index(site)))
         return AllocationPrior(problem, table, self.budget)
@@ -95,7 +95,14 @@ class Problem:
     def driver(self, sampler: str | SamplerEntry = "random", seed: int = 0) -> StudyDriver:
         store = TrialStore.open(self.path, "autoq")
         kind = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
-        return StudyDriver(self.prior, self.sites, store, self.measure, StudySettings(kind, seed))
+        return StudyDriver(
+            self.prior,
+            CostModel(self.sites),
+            Limits({"bops": self.budget}),
+            store,
+            self.measure,
+            StudySettings(kind, seed),
+        )
 
     def run(self, trials: int, sampler: str | SamplerEntry = "random", seed: int = 0) -> list[FrozenTrial]:
         self.driver(sampler, seed).run(trials, progress=self.events.append)
@@ -127,7 +134,7 @@ def test_every_sampler(problem: Problem, sampler: str) -> None:
         sites = problem.space.sites_for(trial.params)
         assert hash_sites(sites) == trial.user_attrs["recipe_hash"] == evaluated, "the one stored is the one evaluated"
         assert trial.values == [model_cost(problem.sites, sites).bops, fake_kl(sites)]
-        assert trial.user_attrs["cost"] == model_cost(problem.sites, sites).record().model_dump()
+        assert trial.user_attrs["cost"] == model_cost(problem.sites, sites).record().model_dump(exclude_none=True)
         assert trial.constraints == {"bops": pytest.approx(trial.values[0] / problem.budget - 1)}
         if trial.user_attrs["origin"] == SAMPLER:
             assert trial.values[0] <= problem.budget
@@ -343,7 +350,9 @@ def test_nothing_is_pruned_where_that_is_not_wanted(tmp_path: Path) -> None:
     problem = Sliced(tmp_path)
     store = TrialStore.open(problem.path, "autoq")
     settings = StudySettings(SAMPLERS["random"], prunes=False)
-    driver = StudyDriver(problem.prior, problem.sites, store, problem.measure, settings)
+    driver = StudyDriver(
+        problem.prior, CostModel(problem.sites), Limits({"bops": problem.budget}), store, problem.measure, settings
+    )
     driver.run(40)
     assert {trial.state for trial in problem.stored()} == {TrialState.COMPLETE}
 
@@ -357,7 +366,9 @@ def test_what_was_not_evaluated_is_evaluated_at_the_end(problem: Problem) -> Non
         return Evaluation(2 * fake_kl(sites), None)
 
     settings = StudySettings(SAMPLERS["progressive"], proxy="aph")
-    driver = StudyDriver(problem.prior, problem.sites, store, added, settings)
+    driver = StudyDriver(
+        problem.prior, CostModel(problem.sites), Limits({"bops": problem.budget}), store, added, settings
+    )
     driver.run(40)
     assert problem.evaluated == []
     assert evaluated_trials(problem.stored()) == []

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoq.cost import Limits
 from autoq.optimization.trials import EvaluatedTrial, best_trial, evenly_spread, knee_trial, shown_trials
 from autoq.recipe import CostRecord, ScoreRecord
 
@@ -50,9 +51,9 @@ def test_trials_are_chosen_by_what_was_minimised(proxy: str, front: list[str], b
         trial(3, proxy, 40, kl=0.009, agreement=90.0, mse=0.3),
         trial(4, proxy, 99, kl=0.0, agreement=100.0, mse=0.0),
     ]
-    found, _ = shown_trials(trials, 50)
+    found, _ = shown_trials(trials, Limits({"bops": 50}))
     assert [each.id for each in found] == front
-    chosen = best_trial(found, 50)
+    chosen = best_trial(found, Limits({"bops": 50}))
     assert chosen is not None
     assert (chosen.id, knee_trial(found).id) == (best, bend)
-    assert best_trial(found, 5) is None
+    assert best_trial(found, Limits({"bops": 5})) is None

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
-from autoq.report.summary import Improved, Meaning, Point, RunSummary, SiteRow
+from autoq.report.points import Improved, Point
+from autoq.report.summary import Meaning, RunSummary, SiteRow
 from autoq.tasks import CLASSIFICATION, DenseTask
 
 Bits = dict[tuple[str, str], int]
@@ -114,8 +115,7 @@ def make_summary(
         model="vit_digits",
         data="digits",
         images=128,
-        budget_text=budget_text,
-        budget_bops=budget,
+        budgets={"bops": (budget_text, budget)},
         points=tuple(points),
         sites=sites,
         best_id=best.id if best else None,
@@ -137,6 +137,12 @@ def with_points(summary: RunSummary, keep: Callable[[Point], bool]) -> RunSummar
     points = tuple(point for point in summary.points if keep(point))
     best_id = summary.best_id if any(point.id == summary.best_id for point in points) else None
     return replace(summary, points=points, best_id=best_id)
+
+
+def with_budget(summary: RunSummary, bops: int) -> RunSummary:
+    """The run with another budget of BOPs, as far as its points tell."""
+    points = tuple(replace(point, feasible=point.bops <= bops) for point in summary.points)
+    return replace(summary, points=points, budgets={"bops": (summary.budget_text, bops)})
 
 
 def with_improved(

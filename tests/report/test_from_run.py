@@ -32,7 +32,7 @@ def run() -> Path:
 def test_the_run_in_numbers(run: Path) -> None:
     summary, record = summarize(run), SearchDirectory(run).require()
     assert (summary.model, summary.data, summary.images) == ("vit_digits", "digits", 16)
-    assert (summary.budget_text, summary.budget_bops) == ("w4a4", record.budget_bops)
+    assert (summary.budget_text, summary.budget) == ("w4a4", record.budgets["bops"])
     assert len(summary.points) == TRIALS
     assert summary.full_precision_bops == 1024 * summary.macs
     assert (summary.eval_data, summary.eval_images) == (str(run.parent / "photos"), PHOTOS)
@@ -46,7 +46,7 @@ def test_its_points(run: Path) -> None:
     summary = summarize(run)
     front = [point for point in summary.points if point.on_front]
     for point in summary.points:
-        assert point.feasible == (point.bops <= summary.budget_bops)
+        assert point.feasible == (point.bops <= summary.budget)
         beaten = any(
             other.feasible and other.bops <= point.bops and other.kl_nats < point.kl_nats for other in summary.points
         )
@@ -66,7 +66,7 @@ def test_the_hypervolume_and_its_reference(run: Path) -> None:
     summary, record = summarize(run), SearchDirectory(run).require()
     worst = max(point.kl_nats for point in summary.points if point.origin == "uniform")
     points = [(point.bops, point.kl_nats) for point in summary.points if point.feasible]
-    assert record.uniform_8_8_bops == 64 * summary.macs
+    assert record.uniform_8_8_cost == 64 * summary.macs
     assert summary.hypervolume == pytest.approx(hypervolume(points, (64 * summary.macs, worst)) / (64 * summary.macs))
     assert "224 M BOPs (uniform 8/8)" in summary.hypervolume_reference
 

@@ -33,8 +33,8 @@ def test_reconstructed_recipes_have_a_marker_and_an_arrow(tmp_path: Path, labels
         shown = [found for found in summary.improved if not scale.is_below(found)]
         assert len(shown) >= 1
         for arrow, found in zip(arrows, shown, strict=True):
-            assert arrow.xyann == (found.bops, scale.height(found.point))
-            assert arrow.xy == (found.bops, getattr(found, measure))
+            assert arrow.xyann == (found.cost, scale.height(found.point))
+            assert arrow.xy == (found.cost, getattr(found, measure))
             low, high = axes.get_ylim()
             assert low < arrow.xy[1] < high, "its axis reaches that far"
 

@@ -45,8 +45,9 @@ def _data(page: str) -> Any:
 def _hostile(summary: RunSummary) -> RunSummary:
     points = tuple(replace(point, label=HOSTILE, origin=HOSTILE) for point in summary.points)
     sites = (replace(summary.sites[0], name=HOSTILE, op=HOSTILE), *summary.sites[1:])
-    words = dict.fromkeys(("model", "data", "eval_data", "budget_text", "directory", "hypervolume_reference"), HOSTILE)
-    return replace(summary, points=points, sites=sites, settings={HOSTILE: HOSTILE}, **words)
+    words = dict.fromkeys(("model", "data", "eval_data", "directory", "hypervolume_reference"), HOSTILE)
+    budgets = {"bops": (HOSTILE, summary.budget or 0)}
+    return replace(summary, points=points, sites=sites, settings={HOSTILE: HOSTILE}, budgets=budgets, **words)
 
 
 def test_everything_is_in_the_page(summary: RunSummary) -> None:

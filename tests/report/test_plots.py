@@ -49,7 +49,7 @@ def _unmeasured_best(summary: RunSummary) -> RunSummary:
         _zeros,
         _all_zero,
         _unmeasured_best,
-        lambda summary: replace(summary, budget_bops=10**15, budget_text="1P"),
+        lambda summary: replace(summary, budgets={"bops": ("1P", 10**15)}),
         lambda summary: with_improved(summary, kl_ratio=0.0),
         lambda summary: with_improved(_unmeasured_best(summary)),
         lambda summary: replace(summary, model="$\\nosuch{$ model", data="100%$"),

@@ -8,18 +8,22 @@ from dataclasses import replace
 import pytest
 
 from autoq.report import RunSummary
-from tests.report.synthetic import with_published
+from tests.report.synthetic import with_budget, with_published
 
 
 def test_the_baseline_is_the_best_uniform_point_within_the_budget(summary: RunSummary) -> None:
+    limit = summary.budget
+    assert limit is not None
     assert summary.baseline is not None
     assert summary.baseline.id == "w4a4"
-    assert replace(summary, budget_bops=summary.budget_bops - 1).baseline is summary.uniform[1]
-    assert replace(summary, budget_bops=1).baseline is None
+    tighter = with_budget(summary, limit - 1)
+    assert tighter.baseline is tighter.uniform[1]
+    assert with_budget(summary, 1).baseline is None
 
 
 def test_the_baseline_is_the_best_of_the_same_width(summary: RunSummary) -> None:
-    named = replace(summary, baseline_bits=(4, 4), budget_bops=summary.budget_bops - 1)
+    assert summary.budget is not None
+    named = replace(with_budget(summary, summary.budget - 1), baseline_bits=(4, 4))
     assert named.baseline is not None
     assert named.baseline.id == "w4a4", "though the image at 8 bits costs a little more than the budget"
     assert replace(summary, baseline_bits=(5, 4)).baseline is summary.baseline, "the space has no such point"

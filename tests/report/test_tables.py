@@ -61,7 +61,8 @@ def test_improved_recipes_have_a_table_of_their_own(summary: RunSummary) -> None
     frame = pd.read_csv(io.StringIO(improved_csv(run)))
     assert frame["id"].tolist() == [found.point.id for found in run.improved]
     assert frame["iterations"].isna().tolist() == [found.kind == "finished" for found in run.improved]
-    for column in ("kind", "bops", "images", "recipe_path"):
+    assert frame["bops"].tolist() == [found.point.bops for found in run.improved]
+    for column in ("kind", "images", "recipe_path"):
         assert frame[column].tolist() == [getattr(found, column) for found in run.improved]
     for column, name in (("kl_nats", "kl_nats"), ("agreement_percent",) * 2, ("top1_percent", "metric")):
         assert frame[column].tolist() == pytest.approx([getattr(found, name) for found in run.improved])

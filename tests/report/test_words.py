@@ -7,7 +7,7 @@ from dataclasses import replace
 from autoq.report import RunSummary
 from autoq.report.words import headline, improvement, left_out, measured_on, note
 from autoq.units import format_bops, format_kl
-from tests.report.synthetic import as_dense, with_improved, with_points, with_published
+from tests.report.synthetic import as_dense, with_budget, with_improved, with_points, with_published
 
 
 def test_headline_sets_the_chosen_recipe_against_uniform(summary: RunSummary) -> None:
@@ -16,7 +16,7 @@ def test_headline_sets_the_chosen_recipe_against_uniform(summary: RunSummary) ->
     assert baseline is not None
     known = replace(best, kl_nats=0.0312, metric=96.8)
     uniform = replace(baseline, kl_nats=0.12, metric=94.1)
-    run = replace(summary, points=(uniform, known), budget_bops=93_100_000 * 10)
+    run = with_budget(replace(summary, points=(uniform, known)), 93_100_000 * 10)
     assert headline(run) == (
         f"Within 931 M BOPs (the cost of uniform 4/4), {best.label} has KL 0.031 nats against 0.12 for uniform 4/4; "
         "top-1 96.8 % against 94.1 %, full precision 97.9 %."

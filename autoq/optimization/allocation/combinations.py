@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from autoq.cost import site_cost
 from autoq.graph.bases import share_basis
 from autoq.graph.sites import Site
 from autoq.optimization.allocation.knapsack import IntArray
@@ -25,7 +24,9 @@ class SiteCombinations:
         site: its name.
         assignments: for each combination, values of the decisions that touch the site: a part of an assignment.
         configs: for each combination, the site's canonical operand configurations.
-        bops: (combinations,) cost of the site, group overhead included; 0 for LayerNorm and softmax.
+        cost: (combinations,) of the site, of the kind that the front is over.
+        others: (combinations,) its other costs that add up and are limited, by kind.
+        bits: (combinations, operands) widths of the quantized operands.
         options: (combinations, operands) for each quantized operand, in the order of the space's plans, the number of
             its option.
         ties: (combinations, tied decisions) the choice that a combination takes of each of the decisions
@@ -36,17 +37,21 @@ class SiteCombinations:
     site: str
     assignments: tuple[Mapping[str, Any], ...]
     configs: tuple[SiteConfig, ...]
-    bops: IntArray
+    cost: IntArray
+    others: Mapping[str, IntArray]
+    bits: IntArray
     options: IntArray
     ties: IntArray
 
 
+CostsOfSite = Mapping[str, Callable[[Site, SiteConfig], int]]
+"""Kind of cost to what a site contributes to it."""
 _Partial = tuple[dict[str, Any], tuple[int, ...]]
 """A part of an assignment, and the numbers of the options that it gives to operands."""
 
 
 def site_combinations(
-    site: Site, plans: Sequence[OperandPlan], space: ResolvedSpace, tied: Sequence[str]
+    site: Site, plans: Sequence[OperandPlan], space: ResolvedSpace, tied: Sequence[str], costs: CostsOfSite
 ) -> SiteCombinations:
     """List the combinations of a site: those with the same options are one, unless a tie tells them apart.
 
@@ -55,6 +60,7 @@ def site_combinations(
         plans: of its quantized operands, at least one.
         space: whose decisions set the operands.
         tied: names of the decisions that touch several sites.
+        costs: the first is what the front is over.
     """
     decisions = {decision.name: decision for decision in space.decisions}
     options = [space.options_for(plan.site, plan.operand.name) for plan in plans]
@@ -87,7 +93,8 @@ def site_combinations(
         site.name,
         tuple(assigned for assigned, _ in distinct.values()),
         tuple(configs),
-        np.array([site_bops(site, config) for config in configs], dtype=np.int64),
+        *_amounts(site, configs, costs),
+        np.array([[config[name].bits for name in names] for config in configs], dtype=np.int64),
         np.array(options_of, dtype=np.int64),
         np.array(ties, dtype=np.int64).reshape(len(distinct), len(tied)),
     )
@@ -105,9 +112,8 @@ def _ways(plan: OperandPlan, numbered: Mapping[Any, int], decisions: Mapping[str
     return list(ways.values())
 
 
-def site_bops(site: Site, config: SiteConfig) -> int:
-    """Count the bit operations of a site, group overhead included; 0 for LayerNorm and softmax."""
-    if not site.macs:
-        return 0
-    cost = site_cost(site, config)
-    return cost.bops + cost.group_bops
+def _amounts(site: Site, configs: Sequence[SiteConfig], costs: CostsOfSite) -> tuple[IntArray, dict[str, IntArray]]:
+    """Compute the first cost of every combination, and all others by name."""
+    found = {name: np.array([cost(site, each) for each in configs], dtype=np.int64) for name, cost in costs.items()}
+    first = next(iter(costs))
+    return found.pop(first), found

@@ -67,11 +67,11 @@ class BasePriorSampler(BaseSampler):
             if position not in self._by_position:
                 self._by_position[position] = self.at(position)
             combinations = self._by_position[position]
-            if self.problem.bops(combinations) <= self._prior.budget_bops:
+            if self._prior.admits(combinations):
                 affordable = combinations
                 if combinations.tobytes() not in done:
                     return combinations
-        return self._prior.allocate(self._prior.budget_bops).combinations if affordable is None else affordable
+        return self._prior.allocate(self._prior.limit).combinations if affordable is None else affordable
 
     def combinations_of(self, trial: FrozenTrial) -> IntArray:
         """Find the configuration, (sites,), of a trial; parameters that are no decision of the space are left out."""

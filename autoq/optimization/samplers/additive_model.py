@@ -64,6 +64,7 @@ class AdditiveModel:
         decode: from combinations to parameters.
         allocate: from losses of options and limits of the cost to configurations of small loss, of shape
             (limits, sites), if that can be worked out.
+        satisfied: tells which configurations, of shape (n, sites), keep what else is limited.
         scales: of what the model leaves open, from logarithms of losses that were found.
     """
 
@@ -79,12 +80,18 @@ class AdditiveModel:
     encode: Callable[[Mapping[str, Any]], IntArray]
     decode: Callable[[IntArray], dict[str, Any]]
     allocate: Callable[[FloatArray, FloatArray], IntArray] | None
+    satisfied: Callable[[IntArray], npt.NDArray[np.bool_]]
     scales: Callable[[FloatArray], Scales]
 
     def costs(self, combinations: IntArray) -> FloatArray:
         """Add up the costs (n,) of configurations of shape (n, sites)."""
         total: FloatArray = self.fixed_cost + self.cost[np.arange(combinations.shape[1]), combinations].sum(1)
         return total
+
+    def within(self, combinations: IntArray) -> npt.NDArray[np.bool_]:
+        """Tell which configurations, of shape (n, sites), are within everything that is limited: (n,)."""
+        kept: npt.NDArray[np.bool_] = (self.costs(combinations) <= self.limit) & self.satisfied(combinations)
+        return kept
 
     def options(self, combinations: IntArray) -> IntArray:
         """Look up the options (n, operands) of configurations of shape (n, sites)."""
@@ -103,19 +110,19 @@ def model_from_prior(prior: AllocationPrior) -> AdditiveModel:
     problem = prior.problem
     starts = np.concatenate([[0], np.cumsum([len(options) for options in problem.options])])
     position = {operand: index for index, operand in enumerate(problem.operands)}
-    widest = max(len(site.bops) for site in problem.sites)
+    widest = max(len(site.cost) for site in problem.sites)
     cost = np.full((len(problem.sites), widest), np.inf)
     operand_site = np.zeros(len(problem.operands), dtype=np.int64)
     operand_option = np.zeros((len(problem.operands), widest), dtype=np.int64)
     losses = np.concatenate(list(prior.table))  # (options,)
     for row, site in enumerate(problem.sites):
-        count = len(site.bops)
+        count = len(site.cost)
         for column, name in enumerate(site.configs[0]):
             operand = position[site.site, name]
             operand_site[operand] = row
             operand_option[operand, :count] = starts[operand] + site.options[:, column]
         usable = np.isfinite(losses[operand_option[operand_site == row][:, :count]]).all(0)
-        cost[row, :count] = np.where(usable, site.bops, np.inf)
+        cost[row, :count] = np.where(usable, site.cost, np.inf)
 
     def allocate(option_losses: FloatArray, limits: FloatArray) -> IntArray:
         table = [np.asarray(part) for part in np.split(option_losses, starts[1:-1])]
@@ -123,17 +130,18 @@ def model_from_prior(prior: AllocationPrior) -> AdditiveModel:
 
     return AdditiveModel(
         cost=cost,
-        fixed_cost=problem.fixed_bops,
+        fixed_cost=problem.fixed_cost,
         operand_site=operand_site,
         operand_option=operand_option,
         loss=np.maximum(losses, _LEAST_LOSS),
         basis=None,
         movable=np.array([bool((site.ties < 0).all()) for site in problem.sites]),
-        limit=prior.budget_bops,
-        least=prior.least_bops,
+        limit=prior.limit,
+        least=prior.least_cost,
         encode=lambda params: problem.combinations_of({d.name: params[d.name] for d in problem.space.decisions}),
         decode=problem.assignment,
         allocate=allocate,
+        satisfied=problem.satisfied,
         scales=lambda _: Scales(operand=0.6, option=0.5, local=0.26, nugget=0.18),
     )
 
@@ -172,6 +180,7 @@ def model_from_study(space: Mapping[str, CategoricalDistribution], trials: Seque
         encode=parameters.encode,
         decode=parameters.decode,
         allocate=None,
+        satisfied=lambda combinations: np.ones(len(combinations), dtype=bool),
         scales=lambda logarithms: _study_scales(logarithms, count),
     )
 

@@ -32,8 +32,8 @@ def _greedy_path(prior: AllocationPrior) -> tuple[list[IntArray], IntArray]:
     """Compute the configurations, each (sites,), that the greedy order goes through, and (steps,) their costs."""
     problem = prior.problem
     losses = problem.site_losses(prior.table)
-    current = problem.allocate(prior.table, problem.maximum_bops, gap=0).combinations
-    path, costs = [current], [problem.bops(current)]
+    current = problem.allocate(prior.table, problem.maximum_cost, gap=0).combinations
+    path, costs = [current], [problem.cost(current)]
     columns = operand_columns(problem)
     steps = sorted(
         (float(loss), operand, option)
@@ -51,9 +51,9 @@ def _greedy_path(prior: AllocationPrior) -> tuple[list[IntArray], IntArray]:
         # Operands whose bits are tied to this one's change with it; all others stay.
         changed = (site.options[candidates] != site.options[now]).sum(1)
         chosen = candidates[np.lexsort((losses[row][candidates], changed))[0]]
-        if site.bops[chosen] < site.bops[now]:
+        if site.cost[chosen] < site.cost[now]:
             current = current.copy()
             current[row] = chosen
             path.append(current)
-            costs.append(problem.bops(current))
+            costs.append(problem.cost(current))
     return path, np.array(costs)

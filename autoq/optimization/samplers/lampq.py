@@ -52,7 +52,7 @@ class LampQSampler(BasePriorSampler):
         swapped = start
         for _ in range(_SWAPS):
             swapped = self._swap(start, rng)
-            if self.problem.bops(swapped) <= budget and swapped.tobytes() not in done:
+            if self.problem.cost(swapped) <= budget and swapped.tobytes() not in done:
                 break
         return swapped
 

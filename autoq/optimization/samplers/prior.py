@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from autoq.errors import BudgetError
+from autoq.optimization.allocation.knapsack import IntArray
 from autoq.optimization.allocation.problem import Allocation, AllocationProblem, Table
 from autoq.recipe import OperandConfig
 from autoq.sensitivity.table import SensitivityTable
@@ -20,33 +22,40 @@ class AllocationPrior:
     Attributes:
         problem: options, costs and ties.
         table: the loss of each configuration of each operand when nothing else is quantized.
-        budget_bops: most BOPs of a recipe that counts.
+        limit: most that a recipe that counts may cost, of the kind that the front is over.
     """
 
     problem: AllocationProblem
     table: Table
-    budget_bops: int
+    limit: int
 
     @classmethod
-    def of(cls, problem: AllocationProblem, table: SensitivityTable | None, budget_bops: int) -> AllocationPrior:
-        """Make a prior of measured sensitivities; without them, all losses are zero and only costs are known."""
+    def of(cls, problem: AllocationProblem, table: SensitivityTable | None, limit: int | None) -> AllocationPrior:
+        """Make a prior of measured sensitivities; without them, all losses are zero and only costs are known.
+
+        Without a limit, a recipe may cost as much as there is.
+        """
 
         def loss(site: str, operand: str, config: OperandConfig) -> float:
             return 0.0 if table is None else table.loss(site, operand, config)
 
-        return cls(problem, problem.table(loss), budget_bops)
+        return cls(problem, problem.table(loss), problem.maximum_cost if limit is None else limit)
 
     @cached_property
-    def least_bops(self) -> int:
+    def least_cost(self) -> int:
         """The least that a recipe of configurations with finite losses costs."""
         problem = self.problem
         losses = problem.site_losses(self.table)
-        costs = [np.where(np.isfinite(x), site.bops, np.inf) for site, x in zip(problem.sites, losses, strict=True)]
-        enough = problem.fixed_bops + sum(int(site.bops.max()) for site in problem.sites)
-        return problem.bops(problem.relaxed(costs, [enough])[0])
+        costs = [np.where(np.isfinite(x), site.cost, np.inf) for site, x in zip(problem.sites, losses, strict=True)]
+        enough = problem.fixed_cost + sum(int(site.cost.max()) for site in problem.sites)
+        return problem.cost(problem.relaxed(costs, [enough])[0])
+
+    def admits(self, combinations: IntArray) -> bool:
+        """Tell whether a configuration, (sites,), is within all budgets."""
+        return self.problem.cost(combinations) <= self.limit and bool(self.problem.satisfied(combinations[None])[0])
 
     def budget(self, position: int) -> int:
-        """Choose a budget between the least cost and ``budget_bops``, even on a logarithmic scale; 0 gives the latter.
+        """Choose a budget between the least cost and ``limit``, even on a logarithmic scale; 0 gives the latter.
 
         Positions 1, 2, … are the van der Corput sequence from the top: any number of first ones is spread evenly.
         """
@@ -56,9 +65,17 @@ class AllocationPrior:
             rest >>= 1
             unit /= 2
         # A hundredth more, so that the least budget leaves something to choose.
-        lowest = min(self.budget_bops, round(1.01 * self.least_bops))
-        return round(self.budget_bops * math.pow(lowest / self.budget_bops, share))
+        lowest = min(self.limit, round(1.01 * self.least_cost))
+        return round(self.limit * math.pow(lowest / self.limit, share))
 
-    def allocate(self, budget_bops: int) -> Allocation:
-        """Allocate within a budget, exact to a thousandth of the loss."""
-        return self.problem.allocate(self.table, budget_bops, gap=1e-3)
+    def allocate(self, budget: int) -> Allocation:
+        """Allocate within a budget, exact to a thousandth of the loss.
+
+        Where other budgets cannot be kept at so low a cost, the allocation is that of the limit.
+        """
+        try:
+            return self.problem.allocate(self.table, budget, gap=1e-3)
+        except BudgetError:
+            if budget >= self.limit:
+                raise
+            return self.problem.allocate(self.table, self.limit, gap=1e-3)

@@ -230,7 +230,7 @@ def _candidates(
     made = neighbours(fronts, chosen, targets[target], _step_size(len(model.movable), len(known.cost)), rng)
     taken = {row.tobytes() for row in model.options(known.combinations)}
     candidates = novel(model, np.vstack([made, parents[:, -1]]), taken)
-    candidates = candidates[model.costs(candidates) <= model.limit]
+    candidates = candidates[model.within(candidates)]
     return candidates if model.allocate is None else _best_for_each(model, candidates, losses, targets)
 
 

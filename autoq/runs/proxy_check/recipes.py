@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from autoq.cost import model_cost
+from autoq.cost import CostModel, model_cost
 from autoq.graph.sites import Site
 from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.samplers.prior import AllocationPrior
@@ -81,9 +81,9 @@ class _Chooser:
         self, sites: tuple[Site, ...], space: ResolvedSpace, sensitivities: SensitivityTable, seed: int
     ) -> None:
         self._sites, self._space = sites, space
-        self._problem = AllocationProblem(sites, space)
+        self._problem = AllocationProblem(CostModel(sites), space)
         most = model_cost(sites, space.sites_for(space.uniform_assignment(_HIGHEST_BITS, 0))).bops
-        self._prior = AllocationPrior.of(self._problem, sensitivities, max(most, self._problem.minimum_bops))
+        self._prior = AllocationPrior.of(self._problem, sensitivities, max(most, self._problem.minimum_cost))
         # Uniform points with more groups are named "w4a4 g8".
         self._plain = [(label, assignment) for label, assignment in uniform_points(space) if " " not in label]
         self._rng = np.random.default_rng(seed)
@@ -123,7 +123,7 @@ class _Chooser:
             yield self._problem.allocate(table, self._prior.budget(position), gap=1e-2).assignment
 
     def _mutated(self) -> Iterator[dict[str, Any]]:
-        most = self._prior.budget_bops
+        most = self._prior.limit
         plain = [self._space.sites_for(assignment) for _, assignment in self._plain]
         starts = [
             assignment

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from autoq.calibration.observers import OBSERVERS
+from autoq.cost import CostModel
 from autoq.errors import InputError, RunError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.methods import METHODS, BaseMethod, BitWidths
@@ -41,6 +42,7 @@ def published_methods(which: Baselines) -> list[BaseMethod]:
 
 def measure_baselines(
     inputs: RunInputs,
+    costs: CostModel,
     directory: SearchDirectory,
     record: RunRecord,
     progress: Progress,
@@ -53,6 +55,7 @@ def measure_baselines(
 
     Args:
         inputs: the model as it was loaded, its task fitted, and images.
+        costs: of recipes of the model.
         directory: of the run.
         record: of the run; says which methods, at which bits.
         progress: told what happens, as phase ``baselines``.
@@ -70,7 +73,7 @@ def measure_baselines(
             _logger.warning("%s is not compared with: half of the time limit has passed", name)
         elif name not in known or (inputs.labelled is not None and not known[name].score.metrics):
             try:
-                known[name] = _measure(inputs, directory, method, BitWidths(*bits, attention=bits[1]), name)
+                known[name] = _measure(inputs, costs, directory, method, BitWidths(*bits, attention=bits[1]), name)
             except (InputError, RunError) as error:
                 _logger.warning("%s cannot be compared with: %s", name, error)
             else:
@@ -79,7 +82,7 @@ def measure_baselines(
 
 
 def _measure(
-    inputs: RunInputs, directory: SearchDirectory, method: BaseMethod, bits: BitWidths, name: str
+    inputs: RunInputs, costs: CostModel, directory: SearchDirectory, method: BaseMethod, bits: BitWidths, name: str
 ) -> BaselineEntry:
     """Calibrate one method on as many images as its paper, score it like a trial, and write its recipe."""
     folder = directory.baselines / name
@@ -87,10 +90,9 @@ def _measure(
     calibrated = calibrate_method(inputs.session, method, bits, images, folder / "bank", inputs.labelled)
     # Like trials: beside all images of the search, not only those that the method calibrates on.
     like_trials = replace(calibrated, images=inputs.images, scoring=inputs.held_out)
+    cost = costs.cost(calibrated.recipe.sites).record()
     score = like_trials.score(SolvedSource(calibrated.session.model, calibrated.operands), ignore)
     calibrated.recipe.save(folder / "recipe.json")
-    cost = calibrated.recipe.cost
-    assert cost is not None  # noqa: S101 - it is filled
     return BaselineEntry(
         method=method.name,
         weight_bits=bits.weights,

@@ -67,7 +67,7 @@ class SearchDirectory(BaseSettingsDirectory[RunRecord]):
         record = self.load()
         if record is None or not self.study.exists():
             return []
-        return evaluated_trials(load_trials(self.study, STUDY_NAME), record.settings.proxy)
+        return evaluated_trials(load_trials(self.study, STUDY_NAME), record.settings.proxy, record.limits.chosen)
 
     def fingerprints_of(self, record: RunRecord) -> Mapping[str, str]:
         """Return the fingerprints of what the settings of an earlier run named, the model's weights included."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoq.calibration import Bank
+from autoq.cost import Limits
 from autoq.events import Event, PhaseStarted, Progress, ignore
 from autoq.optimization.trials import EvaluatedTrial, best_trial, knee_trial
 from autoq.recipe import Recipe
@@ -25,14 +26,14 @@ OnImproved = Callable[[ImprovedKind, Mapping[str, ImprovedEntry]], None]
 """Called with a kind and all recipes of that kind, by the id of the trial that each was made from."""
 
 
-def chosen_trials(front: list[EvaluatedTrial], budget_bops: int) -> list[EvaluatedTrial]:
+def chosen_trials(front: list[EvaluatedTrial], limits: Limits) -> list[EvaluatedTrial]:
     """Choose what ``autoq export --pick best`` and ``--pick knee`` mean; one trial if they mean the same.
 
     Args:
         front: within the budget, cheapest first.
-        budget_bops: the budget.
+        limits: the budgets.
     """
-    best = best_trial(front, budget_bops)
+    best = best_trial(front, limits)
     if best is None:
         return []
     bend = knee_trial(front)

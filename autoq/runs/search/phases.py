@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autoq.calibration import Bank
+from autoq.cost import CostModel
 from autoq.errors import InputError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress
 from autoq.optimization.allocation.problem import AllocationProblem
@@ -47,6 +48,7 @@ class SearchRun:
         bank: of the model.
         directory: of the run, held.
         progress: told what happens.
+        costs: of recipes.
         writer: of recipes.
         record: of the run, as it is written.
         is_searched: whether an earlier run has finished the search.
@@ -60,6 +62,7 @@ class SearchRun:
     bank: Bank
     directory: SearchDirectory
     progress: Progress
+    costs: CostModel
     writer: RecipeWriter
     record: RunRecord
     is_searched: bool
@@ -100,7 +103,7 @@ class SearchRun:
             meter = None if labelled is None else AccuracyMeter(evaluator, labelled, self.record.accuracy_seconds)
             self._measure_baselines()
             self._run_study(store, evaluator, meter)
-            self.trials = evaluated_trials(store.load_trials(), self.record.settings.proxy)
+            self.trials = evaluated_trials(store.load_trials(), self.record.settings.proxy, self.record.limits.chosen)
             self._score_on_calibration()
             try:
                 self._measure_accuracy(meter)
@@ -114,19 +117,20 @@ class SearchRun:
         inputs = replace(self.inputs, session=self.loaded)
         keep = lambda found: self.keep(baselines=dict(found))  # noqa: E731
         deadline = None if self.deadline is None else (self.started + self.deadline) / 2
-        measure_baselines(inputs, self.directory, self.record, self.progress, keep, deadline)
+        measure_baselines(inputs, self.costs, self.directory, self.record, self.progress, keep, deadline)
 
     def _run_study(self, store: TrialStore, evaluator: Evaluator, meter: AccuracyMeter | None) -> None:
         """Evaluate recipes that the sampler proposes, and score the front."""
-        settings, space, sites = self.record.settings, self.inputs.space, self.inputs.session.traced.sites
+        settings, space, limits = self.record.settings, self.inputs.space, self.record.limits
         is_additive = PROXIES[settings.proxy].is_additive
         table = self._sensitivities(self._proxy_of_options()) if settings.needs_sensitivities else None
         points = self._uniform_points(table)
         reserved = None if meter is None else self._seconds_of_accuracy(points, meter)
         joint = JointObjective(evaluator, KL if is_additive else settings.proxy)
         driver = StudyDriver(
-            prior=AllocationPrior.of(AllocationProblem(sites, space), table, self.record.budget_bops),
-            sites=sites,
+            prior=AllocationPrior.of(AllocationProblem(self.costs, space, limits), table, limits.limit),
+            costs=self.costs,
+            limits=limits,
             store=store,
             objective=AdditiveObjective(table) if table is not None and is_additive else joint,
             settings=StudySettings(SAMPLERS[settings.sampler], settings.seed, settings.proxy),
@@ -173,7 +177,7 @@ class SearchRun:
         """Score the front and the uniform points on the images that calibrated too, if these are others."""
         if self.inputs.held_out is None:
             return
-        front, uniform = shown_trials(self.trials, self.record.budget_bops)
+        front, uniform = shown_trials(self.trials, self.record.limits)
         known, shown = dict(self.record.calibration_kl_nats), {trial.id: trial for trial in [*front, *uniform]}
         evaluator = self._on_calibration(cache_bytes=0)
         self.progress(PhaseStarted("score", len(shown), "on the calibration images"))
@@ -217,11 +221,11 @@ class SearchRun:
 
     def _to_measure(self) -> tuple[list[EvaluatedTrial], int]:
         """List the trials to measure, and how many of them, the first ones, are measured in any case."""
-        settings, budget, bits = self.record.settings, self.record.budget_bops, self.record.baseline_bits
-        front, uniform = shown_trials(self.trials, budget)
-        best = best_trial(front, budget)
+        settings, limits, bits = self.record.settings, self.record.limits, self.record.baseline_bits
+        front, uniform = shown_trials(self.trials, limits)
+        best = best_trial(front, limits)
         baseline = [trial for trial in uniform if bits and trial.label == f"w{bits[0]}a{bits[1]}"]
-        picked = chosen_trials(front, budget)
+        picked = chosen_trials(front, limits)
         first = {trial.id: trial for trial in [*([best] if best else []), *picked, *baseline]}
         spread = evenly_spread(front, settings.eval_recipes)
         return list((first | {trial.id: trial for trial in [*spread, *uniform]}).values()), len(first)
@@ -234,13 +238,13 @@ class SearchRun:
 
     def improve(self) -> None:
         """Finish and reconstruct the recipes that a person would pick; each is kept at once."""
-        front, _ = shown_trials(self.trials, self.record.budget_bops)
+        front, _ = shown_trials(self.trials, self.record.limits)
         improve_chosen(
             self.inputs,
             self.bank,
             self.directory,
             self.record,
-            chosen_trials(front, self.record.budget_bops),
+            chosen_trials(front, self.record.limits),
             self.progress,
             lambda kind, found: self.keep(**{kind: dict(found)}),
         )

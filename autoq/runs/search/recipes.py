@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from optuna.trial import FrozenTrial
 
 from autoq.calibration import Bank
+from autoq.cost import Limits
 from autoq.optimization.space import ResolvedSpace
 from autoq.optimization.trials import UNIFORM, EvaluatedTrial, evaluated_trials, shown_trials
 from autoq.recipe import CalibrationReference, Recipe, SearchReference
@@ -28,7 +29,7 @@ class RecipeWriter:
         space: from which trials are made.
         calibration: how recipes name their calibration.
         reference: how recipes name the search.
-        budget_bops: the budget of the search.
+        limits: the budgets of the search.
         proxy: what the search minimises.
         kept: trials whose recipes were written by :meth:`keep_if_on_front`.
     """
@@ -39,14 +40,14 @@ class RecipeWriter:
     space: ResolvedSpace
     calibration: CalibrationReference
     reference: SearchReference
-    budget_bops: int
+    limits: Limits
     proxy: str = KL
     kept: list[EvaluatedTrial] = field(default_factory=list)
 
     def keep_if_on_front(self, frozen: FrozenTrial) -> None:
         """Write the recipe of a trial that nothing beats so far, so that a killed run can be picked from."""
-        for trial in evaluated_trials([frozen], self.proxy):
-            front, _ = shown_trials([*self.kept, trial], self.budget_bops)
+        for trial in evaluated_trials([frozen], self.proxy, self.limits.chosen):
+            front, _ = shown_trials([*self.kept, trial], self.limits)
             if trial.origin == UNIFORM or trial in front:
                 self.kept = [*(t for t in self.kept if t.origin == UNIFORM or t in front), trial]
                 self.write(trial)
@@ -58,7 +59,7 @@ class RecipeWriter:
             trials: all completed ones.
             record: of the run; has their accuracy, and their discrepancy on the images that calibrated.
         """
-        front, uniform = shown_trials(trials, self.budget_bops)
+        front, uniform = shown_trials(trials, self.limits)
         shown = {trial.id: trial for trial in [*front, *uniform]}
         for trial in shown.values():
             self.write(trial, record)

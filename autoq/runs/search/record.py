@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from autoq.cost import Budget, model_cost, uniform_bops
+from autoq.cost import BOPS, KINDS, CostKind, CostModel, Limits
+from autoq.errors import BudgetError
 from autoq.recipe import CostRecord, LabelsBy, ModelReference, ScoreRecord
 from autoq.runs.directory import BaseSettingsRecord
 from autoq.runs.opening import RunInputs
@@ -125,10 +128,11 @@ class RunRecord(BaseSettingsRecord):
         versions: of autoq and the libraries that matter.
         model: name and weights.
         fingerprints: SHA-256 of the calibration and scoring images and the search space, fingerprint of the bank.
-        budget_bops: the budget in BOPs per image.
+        budgets: the budgets, by kind of cost: BOPs, bytes, nanoseconds.
         baseline_bits: widths of weights and activations whose uniform recipes are compared with the chosen one; None
             if the budget is below all of them.
-        uniform_8_8_bops: cost of uniform 8/8, the reference of the hypervolume.
+        uniform_8_8_cost: cost of uniform 8/8, the reference of the hypervolume, of the kind that the front is over.
+        uniform_costs: of kinds other than BOPs, by kind and label (``w4a4``), where they are known.
         full_precision_bops: cost at 32 bits.
         macs: per image.
         sites: all sites.
@@ -153,9 +157,10 @@ class RunRecord(BaseSettingsRecord):
     versions: dict[str, str]
     model: ModelReference
     fingerprints: dict[str, str]
-    budget_bops: int
+    budgets: dict[str, int]
     baseline_bits: tuple[int, int] | None = None
-    uniform_8_8_bops: int
+    uniform_8_8_cost: int
+    uniform_costs: dict[str, dict[str, int]] = Field(default_factory=dict)
     full_precision_bops: int
     macs: int
     sites: tuple[SiteEntry, ...]
@@ -189,8 +194,32 @@ class RunRecord(BaseSettingsRecord):
         """
         return self.is_search_for(settings) and (settings.reconstruct or (settings.finish and not self.finished))
 
-    def uniform_bops(self, weight_bits: int, activation_bits: int) -> int:
-        """Return the cost with every weight at one width and every activation at another."""
+    @model_validator(mode="before")
+    @classmethod
+    def _of_bops_alone(cls, values: Any) -> Any:
+        """Read the records of early versions, which knew no budget but that of BOPs."""
+        if isinstance(values, dict) and "budget_bops" in values:
+            values = dict(values)
+            values["budgets"] = {"bops": values.pop("budget_bops")}
+            values["uniform_8_8_cost"] = values.pop("uniform_8_8_bops", 0)
+        return values
+
+    @property
+    def limits(self) -> Limits:
+        """The budgets."""
+        return Limits(self.budgets)
+
+    def uniform_cost(self, kind: CostKind, weight_bits: int, activation_bits: int) -> int:
+        """Return the cost with every weight at one width and every activation at another.
+
+        Raises:
+            BudgetError: the run does not know it.
+        """
+        if kind != BOPS:
+            label = f"w{weight_bits}a{activation_bits}"
+            if label not in (known := self.uniform_costs.get(kind.name, {})):
+                raise BudgetError(f"this run does not know what {kind.title} cost at {label}: give an amount")
+            return known[label]
         return sum(
             site.macs * activation_bits * (weight_bits if "weight" in site.operands else activation_bits)
             for site in self.sites
@@ -200,17 +229,17 @@ class RunRecord(BaseSettingsRecord):
 def new_record(
     settings: SearchSettings,
     session: Session,
-    budget: Budget,
+    costs: CostModel,
     inputs: RunInputs,
     fingerprints: dict[str, str],
     earlier: RunRecord | None,
 ) -> RunRecord:
     """Make the record of a run that starts or goes on; what was measured on the same labelled images is taken over."""
-    sites = session.traced.sites
-
-    def cost_of(weights: int, activations: int) -> int:
-        return uniform_bops(sites, weights, activations)
-
+    budgets = settings.budgets
+    limits = Limits.resolve(budgets, costs)
+    kind = limits.chosen
+    first = budgets.get(kind.name)
+    cost_of = partial(costs.uniform, kind if first else KINDS[next(iter(budgets))])
     same_labels = earlier is not None and earlier.settings.labelled_data == settings.labelled_data
     measured = earlier if same_labels else None
 
@@ -222,14 +251,15 @@ def new_record(
         versions=_versions(),
         model=session.reference,
         fingerprints=fingerprints,
-        budget_bops=budget.resolve(cost_of),
-        baseline_bits=budget.widths(cost_of),
-        uniform_8_8_bops=uniform_bops(sites, 8, 8),
-        full_precision_bops=model_cost(sites, {}).bops,
+        budgets=dict(limits.most),
+        baseline_bits=(first or next(iter(budgets.values()))).widths(cost_of),
+        uniform_8_8_cost=costs.uniform(kind, 8, 8),
+        uniform_costs={each.name: _uniform_costs(costs, each) for each in KINDS.values() if each != BOPS},
+        full_precision_bops=costs.float_cost.bops,
         macs=session.traced.macs,
         sites=tuple(
             SiteEntry(name=site.name, op=site.op, macs=site.macs, operands=tuple(o.name for o in site.operands))
-            for site in sites
+            for site in session.traced.sites
         ),
         images=len(inputs.images.tensor),
         scoring_images=0 if inputs.held_out is None else len(inputs.held_out.tensor),
@@ -243,6 +273,17 @@ def new_record(
         reconstructed={} if earlier is None else kept(earlier.reconstructed),
         baselines={} if earlier is None else kept(earlier.baselines),
     )
+
+
+def _uniform_costs(costs: CostModel, kind: CostKind) -> dict[str, int]:
+    """Compute the costs of uniform recipes of 2 to 8 bits, as far as they are known."""
+    found = {}
+    for weights, activations in itertools.product(range(2, 9), repeat=2):
+        try:
+            found[f"w{weights}a{activations}"] = costs.uniform(kind, weights, activations)
+        except BudgetError:  # no latency table, or one without these widths
+            continue
+    return found
 
 
 def _versions() -> dict[str, str]:

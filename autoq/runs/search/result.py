@@ -18,6 +18,9 @@ class FrontPoint:
     Attributes:
         id: of its trial.
         bops: cost per image.
+        weight_bytes: size of the weights with their scales.
+        activation_bytes: of the largest set of live activations; None in runs of early versions.
+        latency_ns: by the latency table, in nanoseconds; None without one.
         kl_nats: discrepancy from full precision.
         loss: what recipes are chosen by: ``kl_nats``, or what else the search minimises.
         calibration_kl_nats: the same on the images that calibrated, where recipes were scored on others.
@@ -26,6 +29,9 @@ class FrontPoint:
 
     id: str
     bops: int
+    weight_bytes: int
+    activation_bytes: int | None
+    latency_ns: int | None
     kl_nats: float
     loss: float
     calibration_kl_nats: float | None
@@ -59,7 +65,8 @@ class SearchOutcome:
         out: the run directory.
         front: recipes within the budget that nothing within it beats, cheapest first; as searched.
         best: id of the least loss within the budget, or None.
-        budget_bops: the budget.
+        budget_bops: the budget of BOPs, or None.
+        budgets: all budgets, by kind of cost: bytes, and nanoseconds.
         finished: what was finished in closed form, now or by an earlier run, cheapest first.
         reconstructed: what was reconstructed, likewise.
     """
@@ -67,7 +74,8 @@ class SearchOutcome:
     out: str
     front: tuple[FrontPoint, ...]
     best: str | None
-    budget_bops: int
+    budget_bops: int | None
+    budgets: Mapping[str, int]
     finished: tuple[ImprovedPoint, ...] = ()
     reconstructed: tuple[ImprovedPoint, ...] = ()
 
@@ -80,14 +88,17 @@ def make_result(directory: SearchDirectory, record: RunRecord, trials: list[Eval
         record: of the run.
         trials: all that are completed.
     """
-    front, _ = shown_trials(trials, record.budget_bops)
-    best = best_trial(front, record.budget_bops)
+    front, _ = shown_trials(trials, record.limits)
+    best = best_trial(front, record.limits)
     return SearchOutcome(
         out=os.fspath(directory.path),
         front=tuple(
             FrontPoint(
                 id=trial.id,
                 bops=trial.cost.bops,
+                weight_bytes=trial.cost.weight_bytes,
+                activation_bytes=trial.cost.activation_bytes,
+                latency_ns=trial.cost.latency_ns,
                 kl_nats=trial.score.kl_nats,
                 loss=trial.loss,
                 calibration_kl_nats=record.calibration_kl_nats.get(trial.id),
@@ -96,7 +107,8 @@ def make_result(directory: SearchDirectory, record: RunRecord, trials: list[Eval
             for trial in front
         ),
         best=best.id if best else None,
-        budget_bops=record.budget_bops,
+        budget_bops=record.limits.most.get("bops"),
+        budgets=dict(record.limits.most),
         finished=_improved(directory, record.finished, trials),
         reconstructed=_improved(directory, record.reconstructed, trials),
     )

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from autoq.cost import Budget, model_cost, uniform_bops
+from autoq.cost import BOPS, KINDS, CostKind, CostModel, LatencyTable, Limits
+from autoq.cost.limits import describe_amount
 from autoq.errors import BudgetError
 from autoq.events import Progress, ignore
+from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.space import ResolvedSpace
 from autoq.runs.opening import GivenObjects, RunInputs, calibration_reference, open_bank, open_run
 from autoq.runs.search.directory import SearchDirectory
@@ -20,7 +22,6 @@ from autoq.runs.search.record import RunRecord, new_record
 from autoq.runs.search.result import SearchOutcome, make_result
 from autoq.runs.search.settings import SearchSettings
 from autoq.runs.session import Session
-from autoq.units import format_bops
 
 _logger = logging.getLogger(__name__)
 
@@ -49,19 +50,20 @@ def run_search(
     """
     started = time.monotonic()
     given = GivenObjects() if given is None else given
-    budget = Budget.parse(settings.budget_bops)
+    settings.budgets  # noqa: B018 - refused before anything is loaded
+    table = settings.table
     directory = SearchDirectory(out)
     with open_run(
         directory,
         settings,
         given,
         progress,
-        check=lambda session, space: _refuse_unreachable(budget, session, space),
+        check=lambda session, space: _refuse_unreachable(settings, table, session, space),
         eval_data=settings.labelled_data,
         labels_required=settings.eval_data is not None or given.eval_data is not None,
         hold_out=True,
     ) as (inputs, earlier):
-        run = _begin(settings, directory, inputs, earlier, budget=budget, progress=progress, started=started)
+        run = _begin(settings, directory, inputs, earlier, table=table, progress=progress, started=started)
         try:
             run.search()
             if settings.improves:
@@ -80,7 +82,7 @@ def _begin(
     inputs: RunInputs,
     earlier: RunRecord | None,
     *,
-    budget: Budget,
+    table: LatencyTable | None,
     progress: Progress,
     started: float,
 ) -> SearchRun:
@@ -91,22 +93,25 @@ def _begin(
         "scoring_sha256": inputs.scoring.sha256,
         "space_fingerprint": inputs.space_fingerprint,
     }
+    if table is not None:
+        fingerprints["latency_sha256"] = table.sha256
     directory.refuse_changed(earlier, fingerprints | {"weights_sha256": loaded.weights_sha256})
     session, bank = open_bank(inputs.session, images, settings, directory.bank, progress)
     fingerprints["bank_fingerprint"] = bank.fingerprint
-    limit = _limit(budget, session)
-    _warn_of_limits(budget, limit, session, settings)
-    record = new_record(settings, session, budget, inputs, fingerprints, earlier)
+    costs = session.costs.with_latency(table)
+    record = new_record(settings, session, costs, inputs, fingerprints, earlier)
+    _warn_of_limits(settings, record.limits, costs)
     is_searched = earlier is not None and earlier.only_lacks_improvement(settings)
     calibration = calibration_reference(images, bank, inputs.scoring)
     run = SearchRun(
         inputs=replace(inputs, session=session),
         loaded=replace(inputs.session, task=session.task),
         bank=bank,
+        costs=costs,
         directory=directory,
         progress=progress,
         writer=RecipeWriter(
-            directory, session, bank, inputs.space, calibration, settings.reference, limit, settings.proxy
+            directory, session, bank, inputs.space, calibration, settings.reference, record.limits, settings.proxy
         ),
         record=record.model_copy(update={"state": "finished" if is_searched else "running"}),
         is_searched=is_searched,
@@ -117,29 +122,47 @@ def _begin(
     return run
 
 
-def _limit(budget: Budget, session: Session) -> int:
-    """Return the budget in BOPs per image."""
-    return budget.resolve(lambda weights, activations: uniform_bops(session.traced.sites, weights, activations))
-
-
-def _warn_of_limits(budget: Budget, limit: int, session: Session, settings: SearchSettings) -> None:
-    """Say in a warning if the budget limits nothing, and what a time limit does not cover."""
-    eight = uniform_bops(session.traced.sites, 8, 8)
-    if limit > eight and budget.uniform is None:
-        _logger.warning(
-            "budget %r is more than uniform w8a8 costs, which is %s: it limits little", budget.text, format_bops(eight)
-        )
+def _warn_of_limits(settings: SearchSettings, limits: Limits, costs: CostModel) -> None:
+    """Say in a warning if a budget limits nothing, and what a time limit does not cover."""
+    for name, budget in settings.budgets.items():
+        kind, eight = KINDS[name], costs.uniform(KINDS[name], 8, 8)
+        if limits.most[name] > eight and budget.uniform is None:
+            _logger.warning(
+                "budget %r is more than uniform w8a8 costs, which is %s: it limits little",
+                *(budget.text, kind.format(eight)),
+            )
     if settings.time_limit_seconds is not None and settings.improves:
         _logger.warning("--time-limit ends the search; finishing and reconstruction follow it (--no-finish leaves out)")
 
 
-def _refuse_unreachable(budget: Budget, session: Session, resolved: ResolvedSpace) -> None:
-    limit = _limit(budget, session)
-    cheapest = model_cost(session.traced.sites, resolved.cheapest()).bops
-    if limit < cheapest:
-        eight = uniform_bops(session.traced.sites, 8, 8)
-        raise BudgetError(
-            f"budget {budget.text!r} is {format_bops(limit)}, but the cheapest recipe in space {resolved.name!r} "
-            f"costs {format_bops(cheapest)} ({100 * cheapest / eight:.1f}% of uniform w8a8): raise the budget or "
-            "widen the space"
-        )
+def _refuse_unreachable(
+    settings: SearchSettings, table: LatencyTable | None, session: Session, resolved: ResolvedSpace
+) -> None:
+    """Refuse budgets that no recipe of a space keeps, before anything is calibrated; say what the least is."""
+    costs = session.costs.with_latency(table)
+    limits = Limits.resolve(settings.budgets, costs)
+    least = {name: _least(KINDS[name], costs, resolved) for name in limits.most}
+    told = " and ".join(describe_amount(KINDS[name], value) for name, value in least.items())
+    for name, limit in limits.most.items():
+        kind, eight = KINDS[name], costs.uniform(KINDS[name], 8, 8)
+        if limit < least[name]:
+            raise BudgetError(
+                f"budget {settings.budgets[name].text!r} is {describe_amount(kind, limit)}, but the cheapest recipe in "
+                f"space {resolved.name!r} costs {describe_amount(kind, least[name])} "
+                f"({100 * least[name] / eight:.1f}% of uniform w8a8): raise the budget or widen the space"
+                + (f"; least of each: {told}" if len(least) > 1 else "")
+            )
+    if len(limits.most) > 1 or not KINDS[next(iter(limits.most))].is_sum:
+        problem = AllocationProblem(costs, resolved, limits)
+        most = problem.maximum_cost if limits.limit is None else limits.limit
+        try:
+            problem.allocate(problem.table(lambda *_: 0.0), most)
+        except BudgetError as error:
+            raise BudgetError(f"{error}; least of each: {told}") from error
+
+
+def _least(kind: CostKind, costs: CostModel, resolved: ResolvedSpace) -> int:
+    """Return the least that a recipe of a space costs."""
+    if kind.is_sum and kind != BOPS:
+        return AllocationProblem(costs, resolved, Limits({kind.name: 0})).minimum_cost
+    return costs.cost(resolved.cheapest()).record().amount(kind.field)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from autoq.errors import SpaceError
 from autoq.recipe import SearchReference
 from autoq.runs.settings import MOST, PLAIN_CALIBRATION, CalibrationChoices
 from autoq.sensitivity.proxies import PROXIES, check_proxy_name
 from autoq.validation import parse_toml, read_text, validate
+
+if TYPE_CHECKING:
+    from autoq.cost import Budget, LatencyTable
 
 IMPROVEMENT_SETTINGS = frozenset({"finish", "reconstruct", "reconstruct_iterations", "reconstruct_images"})
 """Settings of what follows a search."""
@@ -29,7 +32,11 @@ class SearchSettings(CalibrationChoices):
     Attributes:
         eval_data: labelled images that calibration never sees; None: the bundled ones for ``digits``, else none.
         eval_recipes: most recipes of the front whose accuracy is measured, evenly spread, the best among them.
-        budget_bops: ``12.5G``, ``w4a4`` or ``60%``.
+        budget_bops: ``12.5G``, ``w4a4`` or ``60%``; where no budget is given, ``w4a4``.
+        budget_size: of the weights with their scales: ``3.2MB``, ``w4a4`` or ``60%``.
+        budget_activations: of the largest set of live activations: ``250kB``, ``w4a4`` or ``60%``.
+        budget_latency: by ``latency_table``: ``4ms``, ``w4a4`` or ``60%``.
+        latency_table: JSON or CSV file with measured times (``autoq.cost.LatencyTable``).
         trials: recipes to evaluate, uniform points included.
         time_limit_seconds: be done after this long, accuracy included, or None.
         sampler: how recipes are proposed; a name in ``autoq.optimization.samplers.SAMPLERS``.
@@ -45,7 +52,11 @@ class SearchSettings(CalibrationChoices):
 
     eval_data: str | None = None
     eval_recipes: int = Field(default=24, ge=1, le=MOST)
-    budget_bops: str = "w4a4"
+    budget_bops: str | None = None
+    budget_size: str | None = None
+    budget_activations: str | None = None
+    budget_latency: str | None = None
+    latency_table: str | None = None
     trials: int = Field(default=200, ge=1, le=MOST)
     time_limit_seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS)
     sampler: str = "progressive"
@@ -56,6 +67,18 @@ class SearchSettings(CalibrationChoices):
     reconstruct: bool = False
     reconstruct_iterations: int | None = Field(default=None, ge=1, le=MOST)
     reconstruct_images: int = Field(default=1024, ge=1, le=MOST)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_budgets(cls, values: Any) -> Any:
+        from autoq.cost import KINDS
+
+        if isinstance(values, dict):
+            if values.get("budget_latency") is not None and values.get("latency_table") is None:
+                raise ValueError("a budget of latency needs measured times: give a latency table")
+            if all(values.get(f"budget_{name}") is None for name in KINDS):
+                return {**values, "budget_bops": "w4a4"}
+        return values
 
     @field_validator("sampler")
     @classmethod
@@ -74,8 +97,39 @@ class SearchSettings(CalibrationChoices):
     @property
     def reference(self) -> SearchReference:
         """What recipes say of the search."""
-        budgets = {"bops": self.budget_bops}
+        budgets = {name: budget.text for name, budget in self.budgets.items()}
         return SearchReference(space=self.space, budgets=budgets, fix=self.fix, exclude=self.exclude)
+
+    @property
+    def budgets(self) -> dict[str, Budget]:
+        """The budgets that are given, by kind of cost, in the order in which one is taken for the front.
+
+        Raises:
+            BudgetError: one cannot be read.
+        """
+        from autoq.cost import KINDS, Budget
+
+        written = {name: getattr(self, f"budget_{name}") for name in KINDS}
+        return {name: Budget.parse(text, KINDS[name]) for name, text in written.items() if text is not None}
+
+    @property
+    def budget_name(self) -> str:
+        """Name directories after the budgets: ``w4a4``, ``size-3MB-latency-4ms``."""
+        parts = [
+            f"{'' if name == 'bops' else f'{name}-'}{budget.text.rstrip('%')}" for name, budget in self.budgets.items()
+        ]
+        return "-".join(parts)
+
+    @property
+    def table(self) -> LatencyTable | None:
+        """The latency table, if there is one.
+
+        Raises:
+            BudgetError: it cannot be read.
+        """
+        from autoq.cost import LatencyTable
+
+        return None if self.latency_table is None else LatencyTable.load(self.latency_table)
 
     @property
     def improves(self) -> bool:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from autoq.cost import site_cost
+from autoq.cost import BOPS, CostModel, site_cost
 from autoq.graph.sites import Site
-from autoq.optimization.allocation.combinations import SiteCombinations, site_bops, site_combinations
+from autoq.optimization.allocation.combinations import SiteCombinations, site_combinations
 from autoq.optimization.space import ResolvedSpace, parse_space, resolve_space
 from autoq.recipe import OperandConfig, SiteConfig
 from tests.optimization.synthetic_sites import linear, norm, product
@@ -30,6 +30,10 @@ SPACES = {
 }
 
 
+def site_bops(site: Site, config: SiteConfig) -> int:
+    return CostModel(SITES).site_cost(BOPS, site, config)
+
+
 def resolved(text: str) -> tuple[ResolvedSpace, list[str]]:
     """The space, and the decisions that touch several sites."""
     space = resolve_space(parse_space("schema_version = 1\n" + text), SITES)
@@ -37,7 +41,9 @@ def resolved(text: str) -> tuple[ResolvedSpace, list[str]]:
 
 
 def combinations_of(site: Site, space: ResolvedSpace, tied: list[str]) -> SiteCombinations:
-    return site_combinations(site, [plan for plan in space.plans if plan.site == site.name], space, tied)
+    return site_combinations(
+        site, [plan for plan in space.plans if plan.site == site.name], space, tied, {"bops": site_bops}
+    )
 
 
 @pytest.mark.parametrize("case", SPACES)
@@ -55,7 +61,7 @@ def test_they_are_what_some_assignment_gives(case: str) -> None:
             assert space.sites_for(first_choices(space) | assigned)[site.name] == config
             offered = [space.options_for(site.name, operand) for operand in config]
             assert [each[number] for each, number in zip(offered, numbers, strict=True)] == list(config.values())
-        assert found.bops.tolist() == [site_bops(site, config) for config in found.configs]
+        assert found.cost.tolist() == [site_bops(site, config) for config in found.configs]
 
 
 def first_choices(space: ResolvedSpace) -> dict[str, Any]:

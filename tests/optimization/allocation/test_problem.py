@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoq.cost import model_cost
+from autoq.cost import CostModel, model_cost
 from autoq.errors import BudgetError, NonFiniteError, SpaceError
 from autoq.graph.sites import Operand, Site
 from autoq.optimization.allocation import tied_knapsack
@@ -68,7 +68,7 @@ class Everything:
     def __init__(self, case: str) -> None:
         self.sites, text = CASES[case]
         self.space = resolve_space(parse_space("schema_version = 1\n" + text), self.sites)
-        self.problem = AllocationProblem(self.sites, self.space)
+        self.problem = AllocationProblem(CostModel(self.sites), self.space)
         names = [decision.name for decision in self.space.decisions]
         ways = itertools.product(*(decision.choices for decision in self.space.decisions))
         self.assignments = [dict(zip(names, values, strict=True)) for values in ways]
@@ -110,7 +110,7 @@ def random_table(problem: AllocationProblem, seed: int, kind: str, unusable: flo
 def check(allocation: Allocation, reference: Everything, table: Table, budget: int) -> None:
     problem = reference.problem
     recipe = reference.space.sites_for(allocation.assignment)
-    assert allocation.bops == model_cost(reference.sites, recipe).bops <= budget
+    assert allocation.cost == model_cost(reference.sites, recipe).bops <= budget
     assert list(problem.combinations_of(allocation.assignment)) == list(allocation.combinations)
     numbers = [configs.index(recipe[s][o]) for (s, o), configs in zip(problem.operands, problem.options, strict=True)]
     assert allocation.loss == pytest.approx(
@@ -153,7 +153,7 @@ def test_no_assignment_is_better(
     assert allocation.optimal
     check(allocation, reference, table, budget)
     assert allocation.loss == pytest.approx(losses[fits].min(), rel=1e-12, abs=1e-14)
-    assert reference.problem.bops(near) <= budget
+    assert reference.problem.cost(near) <= budget
     assert near.tolist() == reference.problem.combinations_of(reference.problem.assignment(near)).tolist()
 
 
@@ -162,8 +162,8 @@ def test_no_assignment_is_better(
 def test_least_and_most_cost(case: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tied_knapsack, "_MAX_COMBINATIONS", limit)
     reference = everything(case)
-    problem = AllocationProblem(reference.sites, reference.space)
-    assert (problem.minimum_bops, problem.maximum_bops) == (reference.costs.min(), reference.costs.max())
+    problem = AllocationProblem(CostModel(reference.sites), reference.space)
+    assert (problem.minimum_cost, problem.maximum_cost) == (reference.costs.min(), reference.costs.max())
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -172,7 +172,7 @@ def test_each_option_is_there_once_and_has_its_cost(case: str) -> None:
     problem = reference.problem
     reached = {tuple(problem.combinations_of(assignment)) for assignment in reference.assignments}
     for column, site in enumerate(problem.sites):
-        assert {options[column] for options in reached} == set(range(len(site.bops)))
+        assert {options[column] for options in reached} == set(range(len(site.cost)))
         if not any(site.ties.ravel() >= 0):
             assert len({tuple(config.items()) for config in site.configs}) == len(site.configs)
     for options in reached:
@@ -180,7 +180,7 @@ def test_each_option_is_there_once_and_has_its_cost(case: str) -> None:
         recipe = reference.space.sites_for(assignment)
         assert tuple(problem.combinations_of(assignment)) == options
         assert {site.site: site.configs[o] for site, o in zip(problem.sites, options, strict=True)} == recipe
-        assert problem.bops(options) == model_cost(reference.sites, recipe).bops
+        assert problem.cost(options) == model_cost(reference.sites, recipe).bops
     for (site, operand), configs in zip(problem.operands, problem.options, strict=True):
         assert configs == reference.space.options_for(site, operand)
 
@@ -189,7 +189,7 @@ def test_each_option_is_there_once_and_has_its_cost(case: str) -> None:
 def test_options_that_disagree_in_a_tie_are_refused(case: str) -> None:
     problem = everything(case).problem
     kept = {tuple(problem.combinations_of(a)) for a in everything(case).assignments}
-    ways = list(itertools.product(*(range(len(site.bops)) for site in problem.sites)))
+    ways = list(itertools.product(*(range(len(site.cost)) for site in problem.sites)))
     for options in random.Random(0).sample(ways, min(50, len(ways))):
         if options in kept:
             problem.assignment(options)
@@ -206,27 +206,27 @@ def test_shipped_spaces(name: str, model: str, capfd: pytest.CaptureFixture[str]
     """Far too many assignments to try: compared with random ones, with the bound, and with itself."""
     sites = MODELS[model]()
     space = resolve_space(load_space(name), sites)
-    problem = AllocationProblem(sites, space)
-    assert problem.minimum_bops == model_cost(sites, space.cheapest()).bops
+    problem = AllocationProblem(CostModel(sites), space)
+    assert problem.minimum_cost == model_cost(sites, space.cheapest()).bops
     table = smooth_table(problem, 3)
     losses = problem.site_losses(table)
     rng = random.Random(0)
     for _ in range(5):
         assignment = {decision.name: rng.choice(decision.choices) for decision in space.decisions}
         options = problem.combinations_of(assignment)
-        budget = problem.bops(options)
+        budget = problem.cost(options)
         assert budget == model_cost(sites, space.sites_for(assignment)).bops
         assert space.sites_for(problem.assignment(options)) == space.sites_for(assignment)
         allocation = problem.allocate(table, budget)
         assert allocation.optimal
-        assert allocation.bops <= budget
+        assert allocation.cost <= budget
         assert allocation.loss <= sum(loss[o] for loss, o in zip(losses, options, strict=True))
         near = problem.relaxed(losses, [budget])[0]
-        assert problem.bops(near) <= budget
+        assert problem.cost(near) <= budget
         loss = math.fsum(loss[o] for loss, o in zip(losses, near, strict=True))
         limit = 1.2 if len(problem.sites) < 10 else 1.03  # one step of one site weighs more where there are few
         assert allocation.loss * (1 - 1e-6) <= loss <= limit * allocation.loss
-        again = AllocationProblem(sites, space).allocate(table, budget)
+        again = AllocationProblem(CostModel(sites), space).allocate(table, budget)
         assert (again.combinations.tolist(), again.assignment) == (
             allocation.combinations.tolist(),
             allocation.assignment,
@@ -250,7 +250,7 @@ def test_a_sweep_is_its_allocations_without_repetitions() -> None:
     reference = everything("groups")
     problem = reference.problem
     table = random_table(problem, 0, "wide")
-    budgets = np.linspace(problem.minimum_bops, 1.2 * problem.maximum_bops, 40).astype(int).tolist()
+    budgets = np.linspace(problem.minimum_cost, 1.2 * problem.maximum_cost, 40).astype(int).tolist()
     sweep = problem.sweep(table, budgets)
     single = [problem.allocate(table, budget) for budget in budgets]
     assert [a.combinations.tolist() for a in sweep] == [
@@ -270,8 +270,8 @@ def test_the_table_asks_for_each_configuration_once() -> None:
 def test_an_unreachable_budget_tells_the_least() -> None:
     problem = everything("bits").problem
     table = problem.table(lambda *_: 0.0)
-    least = problem.minimum_bops
-    assert problem.allocate(table, least).bops == least
+    least = problem.minimum_cost
+    assert problem.allocate(table, least).cost == least
     with pytest.raises(BudgetError, match=rf"budget {least - 1} is .* BOPs, .*\({least}\): raise the budget or widen"):
         problem.allocate(table, least - 1)
     with pytest.raises(BudgetError):
@@ -299,18 +299,18 @@ def test_large_costs_are_counted_to_the_last_one() -> None:
     """Near 1e15 BOPs a tolerance of 1e-9 is a million."""
     sites = [wide_linear(f"{i}.fc", 10**12 + i * 10007 + i**3) for i in range(5)]
     space = resolve_space(parse_space("schema_version = 1\n" + BITS), sites)
-    problem = AllocationProblem(sites, space)
+    problem = AllocationProblem(CostModel(sites), space)
     table = random_table(problem, 5, "wide")
     losses = problem.site_losses(table)
-    options = problem.allocate(table, (problem.minimum_bops + problem.maximum_bops) // 2, gap=0)
-    assert problem.allocate(table, options.bops, gap=0).loss == options.loss
-    tighter = problem.allocate(table, options.bops - 1, gap=0)
-    assert tighter.bops < options.bops
-    ways = itertools.product(*(pareto(site.bops, loss) for site, loss in zip(problem.sites, losses, strict=True)))
+    options = problem.allocate(table, (problem.minimum_cost + problem.maximum_cost) // 2, gap=0)
+    assert problem.allocate(table, options.cost, gap=0).loss == options.loss
+    tighter = problem.allocate(table, options.cost - 1, gap=0)
+    assert tighter.cost < options.cost
+    ways = itertools.product(*(pareto(site.cost, loss) for site, loss in zip(problem.sites, losses, strict=True)))
     best = min(
         math.fsum(loss[o] for loss, o in zip(losses, way, strict=True))
         for way in ways
-        if problem.bops(way) < options.bops
+        if problem.cost(way) < options.cost
     )
     assert tighter.loss == pytest.approx(best, rel=1e-12)
 
@@ -341,7 +341,7 @@ def test_sites_in_floating_point_count() -> None:
     space: ResolvedSpace = resolve_space(
         parse_space('schema_version = 1\n[[rules]]\nop = "linear"\nscheme="uniform"\nbits=[4,8]'), sites
     )
-    problem = AllocationProblem(sites, space)
+    problem = AllocationProblem(CostModel(sites), space)
     assert [site.site for site in problem.sites] == ["fc"]
-    assert problem.fixed_bops == sites[0].macs * 32 * 32
-    assert problem.minimum_bops == model_cost(sites, space.cheapest()).bops
+    assert problem.fixed_cost == sites[0].macs * 32 * 32
+    assert problem.minimum_cost == model_cost(sites, space.cheapest()).bops

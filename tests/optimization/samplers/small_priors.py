@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from optuna.samplers import BaseSampler
 from optuna.trial import Trial
 
+from autoq.cost import CostModel
 from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.samplers import AllocationPrior
 from autoq.optimization.space import parse_space, resolve_space
@@ -52,7 +53,7 @@ SPACES = {
 def problem_of(space: str) -> AllocationProblem:
     """What can be allocated in one of ``SPACES``."""
     sites = vit()
-    return AllocationProblem(sites, resolve_space(parse_space(SPACES[space]), sites))
+    return AllocationProblem(CostModel(sites), resolve_space(parse_space(SPACES[space]), sites))
 
 
 def prior_of(space: str = "groups", seed: int = 0, infinite: float = 0.0, share: float = 0.4) -> AllocationPrior:
@@ -69,7 +70,7 @@ def prior_of(space: str = "groups", seed: int = 0, infinite: float = 0.0, share:
         # The widest stay usable, so that every site has an combination left whatever its ties.
         widest = np.array([c.bits == 8 for c in configs])
         table.append(np.where((rng.random(len(configs)) < infinite) & ~widest, np.inf, loss))
-    budget = round(problem.minimum_bops + share * (problem.maximum_bops - problem.minimum_bops))
+    budget = round(problem.minimum_cost + share * (problem.maximum_cost - problem.minimum_cost))
     return AllocationPrior(problem, table, budget)
 
 
@@ -91,7 +92,7 @@ def proposals(sampler: BaseSampler, prior: AllocationPrior, trials: int) -> list
         params = {d.name: trial.suggest_categorical(d.name, d.choices) for d in problem.space.decisions}
         combinations = problem.combinations_of(params)
         loss = sum(f * min(x[o], 9.0) for f, x, o in zip(factor, sites, combinations, strict=True))
-        return problem.bops(combinations), float(loss)
+        return problem.cost(combinations), float(loss)
 
     study.optimize(objective, n_trials=trials)
     return [problem.combinations_of(trial.params) for trial in study.trials]

@@ -32,8 +32,8 @@ def test_costs_and_losses_are_those_of_the_problem(space: str, seed: int, infini
     for row, cost, options in zip(combinations, model.costs(combinations), model.options(combinations), strict=True):
         loss = sum(site[combination] for site, combination in zip(losses, row, strict=True))
         # Exactly: costs are whole numbers that a float can hold.
-        assert cost == (problem.bops(row) if np.isfinite(loss) else np.inf)
-        assert problem.bops(row) == model_cost(vit(), problem.space.sites_for(problem.assignment(row))).bops
+        assert cost == (problem.cost(row) if np.isfinite(loss) else np.inf)
+        assert problem.cost(row) == model_cost(vit(), problem.space.sites_for(problem.assignment(row))).bops
         assert model.loss[options].sum() == pytest.approx(loss, abs=FINEST * len(options))
         assert len(set(options)) == len(problem.operands), "every operand has options of its own"
 
@@ -44,7 +44,7 @@ def test_infinite_losses_make_combinations_infinitely_dear(space: str) -> None:
     model = model_from_prior(prior)
     unusable = 0
     for row, (site, loss) in enumerate(zip(prior.problem.sites, prior.problem.site_losses(prior.table), strict=True)):
-        count = len(site.bops)
+        count = len(site.cost)
         assert (np.isfinite(model.cost[row, :count]) == np.isfinite(loss)).all()
         assert np.isinf(model.cost[row, count:]).all()
         np.testing.assert_allclose(model.combination_losses(model.loss)[row, :count], loss, atol=2 * FINEST)
@@ -80,7 +80,7 @@ def test_allocations_by_other_losses(space: str, infinite: float) -> None:
     prior = prior_of(space, infinite=infinite)
     model = model_from_prior(prior)
     assert model.allocate is not None
-    assert model.limit == prior.budget_bops
+    assert model.limit == prior.limit
     losses = model.loss * np.exp(np.random.default_rng(1).normal(size=len(model.loss)))
     limits = np.linspace(model.least, model.limit, 5)
     for limit, combinations in zip(limits, model.allocate(losses, limits), strict=True):

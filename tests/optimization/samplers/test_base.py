@@ -32,7 +32,7 @@ class Listed(BasePriorSampler):
 
 def test_a_sequence_is_gone_through_without_repeats() -> None:
     prior = prior_of("groups")
-    prior = replace(prior, budget_bops=prior.problem.maximum_bops)
+    prior = replace(prior, limit=prior.problem.maximum_cost)
     first, second, third = random_combinations(prior.problem, np.random.default_rng(0), 3)
     sampler = Listed(prior, [first, second, first, first, third])
     found = proposals(sampler, prior, 6)

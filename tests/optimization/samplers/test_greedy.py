@@ -31,7 +31,7 @@ def greedy_way(prior: AllocationPrior) -> list[tuple[int, Recipe]]:
         for config, value in zip(configs, values, strict=True)
     }
     offered = {site.site: site.configs for site in problem.sites}
-    bops = {site.site: site.bops for site in problem.sites}
+    bops = {site.site: site.cost for site in problem.sites}
 
     def worst_first(name: str) -> SiteConfig:
         combinations = range(len(offered[name]))
@@ -65,4 +65,4 @@ def test_greedy_changes_tied_bits_together() -> None:
     prior = prior_of("tied by site")
     found = proposals(GreedySampler(0, prior), prior, 6)
     assert len({row.tobytes() for row in found}) == 6
-    assert all(prior.problem.bops(row) <= prior.budget_bops for row in found)
+    assert all(prior.problem.cost(row) <= prior.limit for row in found)

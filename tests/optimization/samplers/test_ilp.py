@@ -26,7 +26,7 @@ def test_ilp_allocates_for_one_budget_after_the_other(space: str) -> None:
             expected.append(combinations)
         position += 1
     assert [row.tolist() for row in found] == expected
-    assert max(prior.problem.bops(row) for row in found) <= prior.budget_bops
+    assert max(prior.problem.cost(row) for row in found) <= prior.limit
 
 
 Recipe = dict[str, SiteConfig]

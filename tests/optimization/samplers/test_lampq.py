@@ -45,7 +45,7 @@ def test_lampq_swaps_one_step_up_for_one_down(space: str, by_site: bool) -> None
             first.append(allocation.tobytes())
     assert [combinations.tobytes() for combinations in found[: len(first)]] == first
     for number in range(len(first), len(found)):
-        assert problem.bops(found[number]) <= prior.budget_bops
+        assert problem.cost(found[number]) <= prior.limit
         steps = [steps_between(earlier, recipes[number], (2, 3, 4, 6, 8), by_site) for earlier in recipes[:number]]
         assert [-1, 1] in steps
     assert len({combinations.tobytes() for combinations in found}) > 40
@@ -70,7 +70,7 @@ def test_lampq_improves_on_its_allocations() -> None:
     def objective(trial: Trial) -> tuple[float, float]:
         params = {d.name: trial.suggest_categorical(d.name, d.choices) for d in problem.space.decisions}
         combinations = problem.combinations_of(params)
-        return problem.bops(combinations), float(
+        return problem.cost(combinations), float(
             sum(f * x[o] for f, x, o in zip(factor, sites, combinations, strict=True))
         )
 

@@ -32,7 +32,7 @@ def model_of(space: str, infinite: float) -> AdditiveModel:
 def ends_of(space: str, infinite: float) -> tuple[float, float, NDArray[np.int64]]:
     """The range of costs, and an allocation for both ends of it."""
     prior = prior_of(space, infinite=infinite)
-    low, high = prior.least_bops, prior.problem.maximum_bops
+    low, high = prior.least_cost, prior.problem.maximum_cost
     return low, high, np.array([prior.allocate(high).combinations, prior.allocate(low).combinations])
 
 

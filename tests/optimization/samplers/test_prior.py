@@ -24,10 +24,10 @@ def reversed_binary(position: int) -> float:
 @given(position=st.integers(0, 5000), share=st.floats(0.05, 1.0))
 def test_budgets_are_a_van_der_corput_sequence_of_logarithms(position: int, share: float) -> None:
     prior = prior_of(share=share)
-    high, low = prior.budget_bops, 1.01 * prior.problem.minimum_bops
+    high, low = prior.limit, 1.01 * prior.problem.minimum_cost
     expected = high * (low / high) ** reversed_binary(position)
     assert prior.budget(position) == pytest.approx(expected, abs=1)
-    assert prior.problem.minimum_bops < prior.budget(position) <= prior.budget(0) == high
+    assert prior.problem.minimum_cost < prior.budget(position) <= prior.budget(0) == high
 
 
 @pytest.mark.parametrize("count", [4, 16, 64])
@@ -35,15 +35,15 @@ def test_any_first_positions_are_spread_evenly(count: int) -> None:
     prior = prior_of(share=1.0)
     logarithms = np.sort([math.log(prior.budget(position)) for position in range(count)])
     assert np.diff(logarithms).max() < 2.1 * np.diff(logarithms).min()
-    span = math.log(prior.budget_bops / (1.01 * prior.problem.minimum_bops))
+    span = math.log(prior.limit / (1.01 * prior.problem.minimum_cost))
     assert logarithms[-1] - logarithms[0] == pytest.approx(span * (1 - 1 / count), rel=1e-3)
 
 
 def test_the_tightest_budget_leaves_nothing_to_spread() -> None:
     problem = problem_of("groups")
-    prior = AllocationPrior(problem, prior_of().table, problem.minimum_bops)
-    assert {prior.budget(position) for position in range(20)} == {problem.minimum_bops}
-    assert prior.allocate(prior.budget(7)).bops == problem.minimum_bops
+    prior = AllocationPrior(problem, prior_of().table, problem.minimum_cost)
+    assert {prior.budget(position) for position in range(20)} == {problem.minimum_cost}
+    assert prior.allocate(prior.budget(7)).cost == problem.minimum_cost
 
 
 @pytest.mark.parametrize("space", ["groups", "tied by site", "tied across sites"])
@@ -53,7 +53,7 @@ def test_allocations_are_those_of_the_problem(space: str) -> None:
         budget = prior.budget(position)
         found = prior.allocate(budget)
         exact = prior.problem.allocate(prior.table, budget, gap=0)
-        assert found.bops <= budget
+        assert found.cost <= budget
         assert exact.loss <= found.loss <= 1.001 * exact.loss
 
 
@@ -61,12 +61,12 @@ def test_allocations_are_those_of_the_problem(space: str) -> None:
 def test_budgets_suffice_for_what_is_usable(space: str) -> None:
     """The least recipe of the space costs less than any without the configurations whose losses are infinite."""
     prior = prior_of(space, infinite=0.5, share=0.9)
-    cheapest = [np.where(np.isfinite(x), s.bops, 1 << 60).min() for s, x in usable(prior)]
-    assert sum(map(int, cheapest)) + prior.problem.fixed_bops > 1.01 * prior.problem.minimum_bops
+    cheapest = [np.where(np.isfinite(x), s.cost, 1 << 60).min() for s, x in usable(prior)]
+    assert sum(map(int, cheapest)) + prior.problem.fixed_cost > 1.01 * prior.problem.minimum_cost
     for position in range(32):
         allocation = prior.allocate(prior.budget(position))
         assert math.isfinite(allocation.loss)
-        assert allocation.bops <= prior.budget(position)
+        assert allocation.cost <= prior.budget(position)
 
 
 def usable(prior: AllocationPrior) -> list[tuple[object, np.ndarray]]:

@@ -27,8 +27,8 @@ def objective_of(prior: AllocationPrior, seed: int = 7) -> Objective:
     def objective(trial: Trial) -> tuple[float, float]:
         params = {d.name: trial.suggest_categorical(d.name, d.choices) for d in problem.space.decisions}
         combinations = problem.combinations_of(params)
-        cost = problem.bops(combinations)
-        trial.set_constraint("bops", cost / prior.budget_bops - 1)
+        cost = problem.cost(combinations)
+        trial.set_constraint("bops", cost / prior.limit - 1)
         return cost, float(sum(loss[combination] for loss, combination in zip(sites, combinations, strict=True))) ** 1.2
 
     return objective
@@ -60,7 +60,7 @@ def test_proposals_from_a_prior(space: str, infinite: float) -> None:
     encoded = {prior.problem.combinations_of(each).tobytes() for each in params}
     assert len(encoded) == 45, "nothing is proposed twice"
     costs = [trial.values[0] for trial in study.trials]
-    assert max(costs) <= prior.budget_bops
+    assert max(costs) <= prior.limit
     assert all(math.isfinite(_expected_loss(prior, each)) for each in params)
 
 

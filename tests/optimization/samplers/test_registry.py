@@ -27,7 +27,7 @@ class DearestFirst(BasePriorSampler):
     """The dearest recipe within the budget whatever it loses, then the cheaper ones."""
 
     def at(self, position: int) -> IntArray:
-        costs = [-site.bops.astype(float) for site in self.problem.sites]
+        costs = [-site.cost.astype(float) for site in self.problem.sites]
         return self.problem.relaxed(costs, [self._prior.budget(position)])[0]
 
 

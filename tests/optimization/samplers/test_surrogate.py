@@ -185,7 +185,7 @@ def test_unusable_options_stay_unusable() -> None:
     model = model_from_prior(prior)
     combinations = random_combinations(prior.problem, np.random.default_rng(0), 4000)
     combinations = combinations[np.isfinite(model.costs(combinations))]
-    widest = np.array([[len(site.bops) - 1 for site in prior.problem.sites]])
+    widest = np.array([[len(site.cost) - 1 for site in prior.problem.sites]])
     known = np.vstack([combinations[:5], widest])
     drawn = Surrogate(model, known, np.linspace(-1, 1, len(known))).draw_losses(np.random.default_rng(0))
     assert (np.isinf(drawn) == np.isinf(model.loss)).all()

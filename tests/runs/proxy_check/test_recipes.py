@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoq.cost import model_cost, uniform_bops
+from autoq.cost import CostModel, model_cost, uniform_bops
 from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.space import ResolvedSpace, load_space, resolve_space
 from autoq.recipe import OperandConfig, hash_sites
@@ -54,7 +54,7 @@ def test_half_along_the_front() -> None:
 
 
 def test_they_are_spread() -> None:
-    least = AllocationProblem(SITES, space()).minimum_bops
+    least = AllocationProblem(CostModel(SITES), space()).minimum_cost
     most = uniform_bops(SITES, 6, 6)
     for origin in ("allocated", "disturbed"):
         shares = sorted(math.log(r.bops / least) / math.log(most / least) for r in chosen() if r.origin == origin)
@@ -74,7 +74,7 @@ def operands_of(recipe: CheckedRecipe) -> dict[tuple[str, str], OperandConfig]:
 
 
 def test_what_is_allocated_is_best() -> None:
-    table, problem = table_of(space()), AllocationProblem(SITES, space())
+    table, problem = table_of(space()), AllocationProblem(CostModel(SITES), space())
     losses = problem.table(table.loss)
 
     def loss(recipe: CheckedRecipe) -> float:

@@ -19,8 +19,8 @@ def make_record(**changes: Any) -> RunRecord:
         "versions": {"autoq": "0"},
         "model": MODEL,
         "fingerprints": {**FINGERPRINTS, "bank_fingerprint": "56" * 8},
-        "budget_bops": 4,
-        "uniform_8_8_bops": 8,
+        "budgets": {"bops": 4},
+        "uniform_8_8_cost": 8,
         "full_precision_bops": 32,
         "macs": 1,
         "sites": [

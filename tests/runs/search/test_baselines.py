@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from autoq.cost import model_cost
 from autoq.errors import CalibrationError, RunDirectoryError
 from autoq.events import Event, PhaseAdvanced, PhaseStarted, ignore
 from autoq.exporters.pick import pick
@@ -45,7 +44,7 @@ def measured(
         baselines, "published_methods", lambda _: [m for m in published_methods("published") if m.name in methods]
     )
     found = dict(record.baselines)
-    measure_baselines(inputs, SearchDirectory(folder), record, ignore, found.update)
+    measure_baselines(inputs, inputs.session.costs, SearchDirectory(folder), record, ignore, found.update)
     return found
 
 
@@ -64,7 +63,7 @@ def test_a_method_is_calibrated_as_published_and_scored_like_a_trial(
     entry = found["rtn-w4a6"]
     assert (entry.label, entry.images) == ("rtn 4/6", 12), "12 calibrate, of at most 32"
     recipe = Recipe.load(tmp_path / "run" / entry.recipe)
-    assert entry.cost == recipe.cost == model_cost(small_session().traced.sites, recipe.sites).record()
+    assert entry.cost == recipe.cost == small_session().costs.cost(recipe.sites).record()
     assert {name: c.bits for name, c in recipe.sites["patch_embed.proj"].items()} == {"input": 8, "weight": 4}
     assert {name: c.bits for name, c in recipe.sites["head"].items()} == {"input": 6, "weight": 4}
     again = evaluate_recipe(recipe)
@@ -110,7 +109,9 @@ def test_a_method_that_cannot_be_had_is_left_out(
 @pytest.mark.parametrize("changes", [{"baseline_bits": None}, {"settings": SearchSettings(baselines="uniform")}])
 def test_nothing_is_said_where_there_is_nothing_to_compare_with(tmp_path: Path, changes: dict[str, object]) -> None:
     record, events = make_record(**({"baseline_bits": (4, 4)} | changes)), list[Event]()
-    measure_baselines(inputs_of(), SearchDirectory(tmp_path / "run"), record, events.append, lambda _: None)
+    measure_baselines(
+        inputs_of(), inputs_of().session.costs, SearchDirectory(tmp_path / "run"), record, events.append, lambda _: None
+    )
     assert events == []
     assert not (tmp_path / "run").exists()
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from autoq.cost import Budget
 from autoq.events import Event, PhaseStarted, Progress, TrialFinished, ignore
 from autoq.optimization.trials import UNIFORM, knee_trial, shown_trials
 from autoq.recipe import Recipe
@@ -41,16 +40,15 @@ def begun(folder: Path, progress: Progress = ignore, *, labelled: bool = True, *
         session, bank = open_bank(inputs.session, inputs.images, settings, directory.bank, progress)
         fingerprints = {"bank_fingerprint": bank.fingerprint}
         calibration = calibration_reference(inputs.images, bank, inputs.scoring)
-        record = new_record(settings, session, Budget.parse("w4a4"), inputs, fingerprints, None)
+        record = new_record(settings, session, session.costs, inputs, fingerprints, None)
         yield SearchRun(
             inputs=inputs,
             loaded=session,
             bank=bank,
             directory=directory,
             progress=progress,
-            writer=RecipeWriter(
-                directory, session, bank, inputs.space, calibration, settings.reference, record.budget_bops
-            ),
+            costs=session.costs,
+            writer=RecipeWriter(directory, session, bank, inputs.space, calibration, settings.reference, record.limits),
             record=record,
             is_searched=True,
             started=time.monotonic(),
@@ -86,8 +84,8 @@ def test_accuracy_has_its_time_within_the_limit(tmp_path: Path) -> None:
         last = [event for event in events if isinstance(event, TrialFinished)][-1]
         assert last.seconds_after is not None
         assert last.seconds_after > 0
-        best = min((t for t in run.trials if t.cost.bops <= run.record.budget_bops), key=lambda t: t.score.kl_nats)
-        front, _ = shown_trials(run.trials, run.record.budget_bops)
+        best = min((t for t in run.trials if run.record.limits.admit(t.cost)), key=lambda t: t.score.kl_nats)
+        front, _ = shown_trials(run.trials, run.record.limits)
         needed = {best.id, knee_trial(front).id, "w4a4", "w6a6"}
         assert run.record.accuracy.keys() == needed, "w6a6 to measure the time"
         everything = {trial.id for trial in front} | {"w3a3", "w4a4", "w6a6"}
@@ -183,7 +181,7 @@ def test_an_image_that_is_gone_does_not_cost_the_search(tmp_path: Path, caplog: 
 def test_the_knee_is_measured_without_being_improved(tmp_path: Path) -> None:
     with begun(tmp_path, eval_recipes=1) as run:
         run.search()
-        front, _ = shown_trials(run.trials, run.record.budget_bops)
+        front, _ = shown_trials(run.trials, run.record.limits)
         assert knee_trial(front).id in run.record.accuracy
 
 

@@ -29,7 +29,7 @@ def writer(tmp_path: Path) -> RecipeWriter:
     directory = SearchDirectory(tmp_path / "run")
     directory.create()
     calibration = calibration_reference(images, bank)
-    return RecipeWriter(directory, session, bank, space, calibration, record.settings.reference, record.budget_bops)
+    return RecipeWriter(directory, session, bank, space, calibration, record.settings.reference, record.limits)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_trial_that_is_beaten_is_not_written(writer: RecipeWriter, is_best_fir
     for done, trial in enumerate(frozen, start=1):
         before = names(writer)
         writer.keep_if_on_front(trial)
-        front, uniform = shown_trials(evaluated_trials(frozen[:done]), writer.budget_bops)
+        front, uniform = shown_trials(evaluated_trials(frozen[:done]), writer.limits)
         shown = {each.id for each in (*front, *uniform)}
         assert shown <= names(writer), "whatever happens next, these can be picked"
         assert names(writer) - before == {EvaluatedTrial.of(trial).id} & shown
@@ -79,7 +79,7 @@ def test_a_trial_that_is_beaten_is_not_written(writer: RecipeWriter, is_best_fir
 
 
 def test_recipes_that_were_beaten_since_are_removed(writer: RecipeWriter, trials: list[EvaluatedTrial]) -> None:
-    front, uniform = shown_trials(trials, writer.budget_bops)
+    front, uniform = shown_trials(trials, writer.limits)
     shown = {trial.id for trial in (*front, *uniform)}
     beaten = next(trial for trial in trials if trial.id not in shown)
     writer.write(beaten)

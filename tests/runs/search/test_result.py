@@ -17,12 +17,12 @@ def test_the_front_and_the_best() -> None:
     directory = SearchDirectory(finished_run())
     record = directory.require()
     found = make_result(directory, record, directory.trials())
-    assert (found.out, found.budget_bops) == (str(finished_run()), record.budget_bops)
+    assert (found.out, found.budget_bops) == (str(finished_run()), record.budgets["bops"])
     assert (found.finished, found.reconstructed) == ((), ())
     costs, losses = [point.bops for point in found.front], [point.kl_nats for point in found.front]
     assert costs == sorted(costs)
     assert losses == sorted(losses, reverse=True)
-    assert max(costs) <= record.budget_bops
+    assert max(costs) <= record.budgets["bops"]
     assert found.best == found.front[-1].id
     for point in found.front:
         recipe = Recipe.load(point.recipe)

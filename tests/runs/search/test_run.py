@@ -88,7 +88,7 @@ def check_finished(out: Path) -> None:
 def shown(out: Path) -> list[EvaluatedTrial]:
     """The front within the budget, and the uniform points."""
     trials = trials_of(out)
-    limit = SearchDirectory(out).require().budget_bops
+    limit = SearchDirectory(out).require().budgets["bops"]
     affordable = [trial for trial in trials if trial.cost.bops <= limit]
     front = [affordable[i].id for i in non_dominated([(t.cost.bops, t.score.kl_nats) for t in affordable])]
     return [trial for trial in trials if trial.id in front or trial.origin == "uniform"]
@@ -114,8 +114,8 @@ def test_the_record() -> None:
     assert document["settings"]["seed"] == 0
     assert document["versions"]["autoq"] == autoq.__version__
     assert document["model"]["weights_sha256"] == small_session().loaded.weights_sha256
-    assert document["budget_bops"] == uniform_bops(sites, 4, 4)
-    assert document["uniform_8_8_bops"] == uniform_bops(sites, 8, 8)
+    assert document["budgets"] == {"bops": uniform_bops(sites, 4, 4)}
+    assert document["uniform_8_8_cost"] == uniform_bops(sites, 8, 8)
     assert document["full_precision_bops"] == 32 * 32 * document["macs"]
     assert [site["name"] for site in document["sites"]] == [site.name for site in sites]
     assert set(document["fingerprints"]) == {
