@@ -20,12 +20,14 @@ from autoq.cli.options import (
     Json,
     Model,
     Observer,
+    Output,
     Pretrained,
     Reparameterize,
     Rotate,
     SecondOrder,
     Seed,
     Space,
+    Task,
     default_out,
     print_json,
     short_name,
@@ -58,6 +60,8 @@ def check_proxy(
     second_order: SecondOrder = True,
     device: Device = "auto",
     seed: Seed = 0,
+    task: Task = "classification",
+    output: Output = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -66,7 +70,7 @@ def check_proxy(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Test whether a proxy ranks recipes as accuracy does: Kendall's tau with top-1, by proxy and number of images.
+    """Test whether a proxy ranks recipes as accuracy does: Kendall's tau with top-1 or AP, by proxy and images.
 
     The same command resumes an interrupted check.
     """
@@ -90,6 +94,8 @@ def check_proxy(
         second_order=second_order,
         device=device,
         seed=seed,
+        task=task,
+        output=output,
     )
     folder = out or default_out(model, "check-proxy")
     picture = folder / "proxy_check.png"
@@ -118,7 +124,7 @@ def _summary(check: ProxyCheck) -> list[str]:
     from autoq.runs.proxy_check.ranks import ALIKE_IN_COST, NEAR_POINTS
     from autoq.units import LABELS_BY
 
-    top1 = [row.top1_percent for row in check.rows]
+    values, metric = [row.percent for row in check.rows], check.metric
     origins = ", ".join(f"{count} {origin}" for origin, count in Counter(row.origin for row in check.rows).items())
     subsets = {subset.name: subset for subset in check.subsets}
     shown = {
@@ -129,24 +135,26 @@ def _summary(check: ProxyCheck) -> list[str]:
     }
     matched = "" if check.labels_by is None else f", labels matched {LABELS_BY[check.labels_by]}"
     lines = [
-        f"{len(check.rows)} recipes ({origins}): top-1 {min(top1):.1f} to {max(top1):.1f} %, full precision "
-        f"{check.full_precision_top1_percent:.1f} %, on {check.labelled_images} images{matched}",
+        f"{len(check.rows)} recipes ({origins}): {metric.title} {min(values):.1f} to {max(values):.1f} %, "
+        f"full precision {check.full_precision_percent:.1f} %, on {check.labelled_images} images{matched}",
         f"{subsets['near'].recipes} are within {NEAR_POINTS:g} points of full precision; of {subsets['all'].pairs} "
         f"pairs {subsets['alike'].pairs} cost within {100 * (ALIKE_IN_COST - 1):.0f} % of each other, "
-        f"{subsets['clear'].pairs} are told apart by top-1, {subsets['all'].tied} are tied in it",
+        f"{subsets['clear'].pairs} are told apart by {metric.title}, {subsets['all'].tied} are tied in it",
         "",
-        "Kendall's tau with top-1 (90 % interval over recipes):",
+        f"Kendall's tau with {metric.title} (90 % interval over recipes):",
         _line("proxy", "images", shown.values()),
     ]
     for proxy, images in dict.fromkeys((each.proxy, each.images) for each in check.ranks):
         cells = [_cell(check.rank_of(proxy, images, name)) for name in shown]
         lines.append(_line(proxy, "" if images is None else str(images), cells))
-    for title, attribute in (("top-1 redrawn", "redrawn"), ("half of top-1", "split_half")):
+    if subsets["all"].ceiling.redrawn is None:  # answers are not right or wrong
+        return lines
+    for title, attribute in ((f"{metric.title} redrawn", "redrawn"), (f"half of {metric.title}", "split_half")):
         lines.append(_line(title, "", [_tau(getattr(subsets[name].ceiling, attribute)) for name in shown]))
     return [
         *lines,
-        "top-1 redrawn: on as many labelled images drawn again, about what a perfect proxy reaches; half of top-1: on "
-        "one half of them against the other",
+        f"{metric.title} redrawn: on as many labelled images drawn again, about what a perfect proxy reaches; half of "
+        f"{metric.title}: on one half of them against the other",
     ]
 
 

@@ -36,7 +36,7 @@ _MARKERS = (
 _SUBSETS = (
     ("all", INK, "all"),
     ("near", BLUE, f"both within {NEAR_POINTS:g} points of full precision"),
-    ("clear", _GREEN, f"top-1 at least {CLEAR_DEVIATIONS:g} standard errors apart"),
+    ("clear", _GREEN, f"accuracies at least {CLEAR_DEVIATIONS:g} standard errors apart"),
 )
 _ROW = 0.27
 """Inches for a proxy and number of images."""
@@ -77,22 +77,22 @@ def _make_figure(check: ProxyCheck, title: str, images: int) -> Figure:
 
 
 def _draw_recipes(axes: Axes, check: ProxyCheck, images: int) -> None:
-    """Draw top-1 against the KL divergence, one marker a recipe."""
+    """Draw the main metric against the KL divergence, one marker a recipe."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     losses = [row.losses[column("kl", images)] for row in check.rows]
     drawable = [loss for loss in losses if 0 < loss < math.inf] or [0.1, 1.0]
     low, high = min(drawable), max(drawable)
     _draw_markers(axes, check.rows, column("kl", images), (low / 1.5, high * 1.5))
-    _draw_full_precision(axes, check.full_precision_top1_percent)
+    _draw_full_precision(axes, check.full_precision_percent)
     axes.set_xscale("log")
     axes.set_xlim(low / 2, high * 2)
-    axes.set_ylim(*_percent_limits(check.rows, check.full_precision_top1_percent))
+    axes.set_ylim(*_percent_limits(check.rows, check.full_precision_percent))
     axes.xaxis.set_major_locator(LogLocator(base=10, numticks=20))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel(f"KL from full precision (nats), mean over {images} calibration images", fontsize=10.5)
-    axes.set_ylabel(f"top-1 accuracy (%) on {check.labelled_images} labelled images", fontsize=10.5)
+    axes.set_ylabel(f"{check.metric.axis_label} on {check.labelled_images} labelled images", fontsize=10.5)
     axes.grid(visible=True, color=GRID, linewidth=0.8)
     axes.legend(loc="lower left", fontsize=9.5, frameon=True, framealpha=0.9, edgecolor="none")
 
@@ -107,7 +107,7 @@ def _draw_markers(axes: Axes, all_rows: Sequence[CheckedRow], loss: str, limits:
             x = [min(max(row.losses[loss], low), high) for row in rows]
             axes.scatter(
                 x,
-                [row.top1_percent for row in rows],
+                [row.percent for row in rows],
                 s=size,
                 marker=marker,
                 color=color,
@@ -119,7 +119,7 @@ def _draw_markers(axes: Axes, all_rows: Sequence[CheckedRow], loss: str, limits:
 
 
 def _draw_full_precision(axes: Axes, full: float) -> None:
-    """Draw the top-1 of full precision as a line, and the band of ``NEAR_POINTS`` below it."""
+    """Draw full precision as a line, and the band of ``NEAR_POINTS`` below it."""
     axes.axhspan(full - NEAR_POINTS, full, color="#f1f4f7", zorder=0)
     axes.axhline(full, color=SOFT, linewidth=1.2, linestyle=(0, (1, 1.5)), zorder=1)
     # Recipes this near to full precision with a small discrepancy lie at the top of the band, not at its bottom.
@@ -137,8 +137,8 @@ def _draw_full_precision(axes: Axes, full: float) -> None:
 
 def _percent_limits(rows: Sequence[CheckedRow], full: float) -> tuple[float, float]:
     """Return limits around all recipes and the whole band, so that noise never fills the axis."""
-    top1 = [row.top1_percent for row in rows]
-    low, high = min([*top1, full - NEAR_POINTS]), max([*top1, full])
+    values = [row.percent for row in rows]
+    low, high = min([*values, full - NEAR_POINTS]), max([*values, full])
     return low - 0.06 * (high - low), high + 0.06 * (high - low)
 
 
@@ -163,11 +163,10 @@ def _draw_taus(axes: Axes, check: ProxyCheck, measures: Sequence[tuple[str, int 
     axes.set_yticks(places, [_measure_name(*measure) for measure in measures])
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=True, axis="x", color=GRID, linewidth=0.8)
-    axes.set_xlabel(
-        "Kendall's tau with top-1, 90 % interval over recipes\n"
-        "dashed: top-1 itself, on as many labelled images drawn again",
-        fontsize=10.5,
-    )
+    label = f"Kendall's tau with {check.metric.title}, 90 % interval over recipes"
+    if pairs["all"].ceiling.redrawn is not None:
+        label += f"\ndashed: {check.metric.title} itself, on as many labelled images drawn again"
+    axes.set_xlabel(label, fontsize=10.5)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.03, 1.0), fontsize=9, frameon=False)
 
 

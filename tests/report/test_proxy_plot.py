@@ -13,6 +13,7 @@ from autoq.report.plots import BLUE, SOFT, VERMILION
 from autoq.report.proxy_plot import draw_proxy_check
 from autoq.runs.proxy_check.ranks import CheckedRow, ProxyCheck, rank
 from autoq.runs.proxy_check.recipes import ORIGINS
+from autoq.tasks import CLASSIFICATION
 
 IMAGES = 100
 GREEN = "#009e73"
@@ -34,8 +35,11 @@ def make_rows(count: int = 24, origins: Sequence[str] = ORIGINS) -> list[Checked
         kl = 0.0 if number == 0 else math.exp(-8 * share + rng.normal())
         losses = {f"{proxy}_{images}": kl * rng.lognormal(0, 0.2) for proxy in ("kl", "mse") for images in (32, 128)}
         right = tuple(bool(each) for each in order < share * IMAGES)
+        percent = {"top1_percent": 100 * sum(right) / len(right)}
         origin = "full" if number == 0 else origins[number % len(origins)]
-        rows.append(CheckedRow(f"r-{number}", origin, str(number), 1000 + number, losses | {"fisher_128": kl}, right))
+        rows.append(
+            CheckedRow(f"r-{number}", origin, str(number), 1000 + number, losses | {"fisher_128": kl}, percent, right)
+        )
     return rows
 
 
@@ -58,24 +62,24 @@ def left(image: np.ndarray) -> np.ndarray:
 def test_each_has_its_colour(tmp_path: Path) -> None:
     colors = {"uniform": VERMILION, "allocated": BLUE, "disturbed": GREEN, "mutated": SOFT}
     assert colors.keys() == set(ORIGINS)
-    everything = left(drawn(rank(make_rows(), IMAGES, 0), tmp_path))
+    everything = left(drawn(rank(make_rows(), IMAGES, 0, CLASSIFICATION.main_metric), tmp_path))
     for origin, color in colors.items():
         assert coloured(everything, color) > 60
-        alone = left(drawn(rank(make_rows(8, (origin,)), IMAGES, 0), tmp_path))
+        alone = left(drawn(rank(make_rows(8, (origin,)), IMAGES, 0, CLASSIFICATION.main_metric), tmp_path))
         for other in {VERMILION, BLUE, GREEN} - {color}:
             assert coloured(alone, other) < 10
         assert coloured(alone, color) > 80
 
 
 def test_the_number_of_images_asked_for(tmp_path: Path) -> None:
-    check = rank(make_rows(), IMAGES, 0)
+    check = rank(make_rows(), IMAGES, 0, CLASSIFICATION.main_metric)
     at_32, at_128, nearest = (left(drawn(check, tmp_path, images)) for images in (32, 128, 200))
     assert not np.array_equal(at_32, at_128)
     assert np.array_equal(nearest, at_128)
 
 
 def test_taus_are_drawn(tmp_path: Path) -> None:
-    check = rank(make_rows(), IMAGES, 0)
+    check = rank(make_rows(), IMAGES, 0, CLASSIFICATION.main_metric)
     shifted = replace(
         check,
         ranks=tuple(
@@ -91,15 +95,15 @@ def test_taus_are_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("loss", [0.0, math.inf])
 def test_losses_without_a_place_on_the_axis(tmp_path: Path, loss: float) -> None:
     rows = make_rows(6, ("allocated",))
-    plain = left(drawn(rank(rows, IMAGES, 0), tmp_path))
+    plain = left(drawn(rank(rows, IMAGES, 0, CLASSIFICATION.main_metric), tmp_path))
     rows[1] = replace(rows[1], losses=dict.fromkeys(rows[1].losses, loss))
-    image = left(drawn(rank(rows, IMAGES, 0), tmp_path))
+    image = left(drawn(rank(rows, IMAGES, 0, CLASSIFICATION.main_metric), tmp_path))
     assert coloured(image, BLUE) == pytest.approx(coloured(plain, BLUE), rel=0.25), "drawn at its end"
     everywhere = [replace(row, losses=dict.fromkeys(row.losses, loss)) for row in rows]
-    assert coloured(left(drawn(rank(everywhere, IMAGES, 0), tmp_path)), BLUE) > 30
+    assert coloured(left(drawn(rank(everywhere, IMAGES, 0, CLASSIFICATION.main_metric), tmp_path)), BLUE) > 30
 
 
 def test_nothing_to_order(tmp_path: Path) -> None:
     """Recipes that are all alike have no tau; names with formulas in them are text."""
     rows = [replace(row, right=(True,) * IMAGES) for row in make_rows(3)]
-    assert drawn(rank(rows, IMAGES, 0), tmp_path, title="$\\also{not").std() > 3
+    assert drawn(rank(rows, IMAGES, 0, CLASSIFICATION.main_metric), tmp_path, title="$\\also{not").std() > 3

@@ -25,9 +25,9 @@ def test_the_help_of_the_command_line_names_every_task() -> None:
     assert all(name in TASK_HELP for name in TASKS)
 
 
-def test_proxies_are_checked_on_right_and_wrong_answers_only() -> None:
-    assert make_check_settings(task="classification").task == "classification"
-    with pytest.raises(SpaceError, match="answers of the task 'dense' are not right or wrong"):
+def test_proxies_are_checked_on_accuracies_only() -> None:
+    assert make_check_settings(task="detection").task == "detection"
+    with pytest.raises(SpaceError, match="the task 'dense' has no accuracy in percent"):
         make_check_settings(task="dense")
 
 

@@ -20,17 +20,19 @@ from autoq.files import write_text
 from autoq.recipe import LabelsBy
 from autoq.runs.proxy_check.recipes import FRONT
 from autoq.sensitivity.rank_agreement import Agreement, BoolArray, Ceiling, FloatArray, accuracy_ceiling, agreement
+from autoq.units import Metric
 
 NEAR_POINTS = 10.0
-"""Recipes this near full precision, in points of top-1, are those that a search chooses from."""
+"""Recipes this near full precision, in points of the main metric, are those that a search chooses from."""
 ALIKE_IN_COST = 1.1
 """Recipes whose costs differ by less than this factor are those that a search chooses between."""
 BOPS = "bops"
 """The proxy that any other has to beat: what costs more is more accurate."""
 CLEAR_DEVIATIONS = 2.0
-"""Standard errors by which the top-1 of two recipes has to differ to be told apart (McNemar's test)."""
+"""Standard errors by which the accuracy of two recipes has to differ to be told apart (McNemar's test)."""
 SUBSETS = ("all", "near", "alike", "clear", "front", "off")
-"""Pairs of recipes: all; both within ``NEAR_POINTS`` of full precision; alike in cost; told apart by top-1; both along
+"""Pairs of recipes: all; both within ``NEAR_POINTS`` of full precision; alike in cost; told apart by the main metric
+(where answers are right or wrong); both along
 the front; both off it."""
 
 
@@ -44,7 +46,8 @@ class CheckedRow:
         recipe: SHA-256 of its sites.
         bops: its cost.
         losses: ``kl_128``, … to the loss; infinite where the model's output is not finite.
-        right: for each labelled image whether the label is the most likely class.
+        metrics: of the task on the labelled images, by name, the main one first.
+        right: for each labelled image whether the answer is right; empty where answers are not simply right or wrong.
     """
 
     id: str
@@ -52,12 +55,13 @@ class CheckedRow:
     recipe: str
     bops: int
     losses: Mapping[str, float]
-    right: tuple[bool, ...]
+    metrics: Mapping[str, float]
+    right: tuple[bool, ...] = ()
 
     @property
-    def top1_percent(self) -> float:
-        """Share of the labelled images."""
-        return 100 * sum(self.right) / len(self.right)
+    def percent(self) -> float:
+        """The main metric."""
+        return next(iter(self.metrics.values()))
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class ProxyRank:
         proxy: its name, or ``bops``.
         images: that it is measured on; None for ``bops``.
         subset: one of ``SUBSETS``.
-        agreement: with top-1; 1 where less loss is always more accurate.
+        agreement: with the main metric; 1 where less loss is always more accurate.
     """
 
     proxy: str
@@ -85,8 +89,8 @@ class Subset:
         name: one of ``SUBSETS``.
         recipes: that are in any of its pairs.
         pairs: how many.
-        tied: pairs with exactly the same top-1, which no proxy can order.
-        ceiling: what the sampling error of top-1 leaves to reach.
+        tied: pairs with exactly the same main metric, which no proxy can order.
+        ceiling: what the sampling error of the main metric leaves to reach, where answers are right or wrong.
     """
 
     name: str
@@ -103,8 +107,9 @@ class ProxyCheck:
     Attributes:
         out: its directory.
         rows: the recipes.
-        full_precision_top1_percent: accuracy before quantization.
-        labelled_images: that top-1 is measured on.
+        metric: the task's main one, in percent.
+        full_precision_percent: the metric before quantization.
+        labelled_images: that the metric is measured on.
         labels_by: how labels were matched with the model's outputs; None where that is not known.
         subsets: in the order of ``SUBSETS``.
         ranks: every proxy and number of images, on every subset.
@@ -112,7 +117,8 @@ class ProxyCheck:
 
     out: str
     rows: tuple[CheckedRow, ...]
-    full_precision_top1_percent: float
+    metric: Metric
+    full_precision_percent: float
     labelled_images: int
     subsets: tuple[Subset, ...]
     ranks: tuple[ProxyRank, ...]
@@ -120,14 +126,14 @@ class ProxyCheck:
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the recipes themselves, as JSON values."""
-        top1 = [row.top1_percent for row in self.rows]
+        values = [row.percent for row in self.rows]
         return {
             "recipes": len(self.rows),
             "origins": dict(Counter(row.origin for row in self.rows)),
             "labelled_images": self.labelled_images,
             "labels_by": self.labels_by,
-            "full_precision_top1_percent": self.full_precision_top1_percent,
-            "top1_percent_quartiles": [float(np.percentile(top1, share)) for share in (0, 25, 50, 75, 100)],
+            f"full_precision_{self.metric.name}": self.full_precision_percent,
+            f"{self.metric.name}_quartiles": [float(np.percentile(values, share)) for share in (0, 25, 50, 75, 100)],
             "subsets": [asdict(subset) for subset in self.subsets],
             "taus": [
                 {"proxy": rank.proxy, "images": rank.images, "subset": rank.subset, **asdict(rank.agreement)}
@@ -152,37 +158,38 @@ def column(proxy: str, images: int | None) -> str:
     return proxy if images is None else f"{proxy}_{images}"
 
 
-def rank(rows: Sequence[CheckedRow], labelled_images: int, seed: int) -> ProxyCheck:
+def rank(rows: Sequence[CheckedRow], labelled_images: int, seed: int, metric: Metric) -> ProxyCheck:
     """Compare the orders.
 
     Args:
         rows: full precision, and then the recipes.
-        labelled_images: how many images top-1 is measured on.
+        labelled_images: how many images the metric is measured on.
         seed: of the resamples.
+        metric: the task's main one, in percent.
     """
     full, *recipes = rows
-    top1 = np.array([row.top1_percent for row in recipes])
+    accurate = np.array([row.percent for row in recipes])
     measures: dict[tuple[str, int | None], FloatArray] = {}
     for name in recipes[0].losses:
         proxy, _, images = name.rpartition("_")
         measures[proxy, int(images)] = -np.array([row.losses[name] for row in recipes])
     measures[BOPS, None] = np.array([row.bops for row in recipes], dtype=np.float64)
-    right = np.array([row.right for row in recipes])
+    right = np.array([row.right for row in recipes], dtype=np.bool_)
     subsets, ranks = [], []
-    for name, pairs in _pairs(recipes, right, top1, full.top1_percent).items():
-        ties = pairs & (top1[:, None] == top1[None, :])
+    for name, pairs in _pairs(recipes, right, accurate, full.percent).items():
+        ties = pairs & (accurate[:, None] == accurate[None, :])
         ceiling = accuracy_ceiling(right, pairs, seed)
         subsets.append(Subset(name, int(pairs.any(1).sum()), int(pairs.sum()) // 2, int(ties.sum()) // 2, ceiling))
         ranks += [
-            ProxyRank(proxy, images, name, agreement(values, top1, pairs, seed))
+            ProxyRank(proxy, images, name, agreement(values, accurate, pairs, seed))
             for (proxy, images), values in measures.items()
         ]
-    return ProxyCheck("", tuple(recipes), full.top1_percent, labelled_images, tuple(subsets), tuple(ranks))
+    return ProxyCheck("", tuple(recipes), metric, full.percent, labelled_images, tuple(subsets), tuple(ranks))
 
 
-def _pairs(rows: Sequence[CheckedRow], right: BoolArray, top1: FloatArray, full: float) -> dict[str, BoolArray]:
+def _pairs(rows: Sequence[CheckedRow], right: BoolArray, accurate: FloatArray, full: float) -> dict[str, BoolArray]:
     """(n, n) for each of ``SUBSETS``; no recipe is paired with itself."""
-    near = top1 >= full - NEAR_POINTS
+    near = accurate >= full - NEAR_POINTS
     front = np.array([row.origin in FRONT for row in rows])
     cost = np.log([row.bops for row in rows])
     hits = right.astype(np.float64)
@@ -204,9 +211,9 @@ def save_csv(rows: Sequence[CheckedRow], path: str | os.PathLike[str]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = list(rows[0].losses)
-    writer.writerow(["id", "origin", "bops", *names, "top1_percent"])
+    writer.writerow(["id", "origin", "bops", *names, *rows[0].metrics])
     for row in rows:
-        writer.writerow([row.id, row.origin, row.bops, *(row.losses[name] for name in names), row.top1_percent])
+        writer.writerow([row.id, row.origin, row.bops, *(row.losses[name] for name in names), *row.metrics.values()])
     write_text(path, text.getvalue())
 
 

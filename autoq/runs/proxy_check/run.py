@@ -66,9 +66,9 @@ def make_check_settings(**values: Any) -> ProxyCheckSettings:
         SpaceError: a value is wrong; the message names it.
     """
     settings = validate(ProxyCheckSettings, values, "option", SpaceError, are_options=True)
-    if not settings.make_task().has_right_answers:
+    if settings.make_task().main_metric.unit != "%":
         raise SpaceError(
-            f"answers of the task {settings.task!r} are not right or wrong: check proxies on classification"
+            f"the task {settings.task!r} has no accuracy in percent: check proxies on classification or detection"
         )
     return settings
 
@@ -134,7 +134,9 @@ def run_proxy_check(
         with fastest_threads(lambda: session.model.run(few.clone()), session.device):
             solve_bank(bank, options_of_space(inputs.space), directory.bank, progress)
             rows = _measure_recipes(replace(inputs, session=session), bank, settings, directory.path, progress)
-        check = replace(rank(rows, labelled.count, settings.seed), labels_by=labelled.labels_by)
+        check = replace(
+            rank(rows, labelled.count, settings.seed, session.task.main_metric), labels_by=labelled.labels_by
+        )
         save_csv(rows[1:], directory.path / TABLE)
         directory.save(ProxyCheckRecord(**(check.to_json() | dict(record))))
         return replace(check, out=os.fspath(out))
@@ -202,7 +204,7 @@ class _Measure:
         evaluators: on the first images, and on those that each larger count adds.
         counts: the counts.
         additive: column and measure of the proxies that need no evaluation.
-        batches: labelled images and class indices.
+        batches: labelled images and the task's labels.
     """
 
     evaluators: Sequence[Evaluator]
@@ -224,13 +226,14 @@ class _Measure:
                 losses[column(proxy, count)] = sums[proxy] / count
         losses |= {name: measure(recipe.sites).loss for name, measure in self.additive}
         self.evaluators[0].apply(recipe.sites)
-        right = which_right(self.evaluators[0].model, self.batches, self.evaluators[0].task)
+        metrics, right = measure_answers(self.evaluators[0].model, self.batches, self.evaluators[0].task)
         return CheckedRow(
             id=recipe.id,
             origin=recipe.origin,
             recipe=hash_sites(recipe.sites),
             bops=recipe.bops,
             losses=losses,
+            metrics=metrics,
             right=right,
         )
 
@@ -254,24 +257,32 @@ def _measure_all(
     return rows
 
 
-def which_right(
+def measure_answers(
     model: QuantizedModel, batches: Iterable[tuple[Tensor, Labels]], task: BaseTask = CLASSIFICATION
-) -> tuple[bool, ...]:
-    """Tell for each image whether the model's answer is right.
+) -> tuple[dict[str, float], tuple[bool, ...]]:
+    """Measure the metrics, and for each image whether the answer is right.
 
     Args:
         model: with whatever its slots hold.
-        batches: images of shape (N, C, H, W) and the task's labels, on the model's device.
-        task: says what a right answer is.
+        batches: images of shape (N, C, H, W) on the model's device, and the task's labels.
+        task: says what is measured.
 
-    Raises:
-        TaskError: answers of this task are not right or wrong.
+    Returns:
+        Where answers are right or wrong, the share of right ones under the name of the main metric, and each of them;
+        else all metrics, and nothing.
     """
     right: list[bool] = []
+    meter = task.meter()
     with torch.inference_mode():
         for images, labels in batches:
-            right += task.correct(predict(model, images, task), labels).tolist()
-    return tuple(right)
+            outputs = predict(model, images, task)
+            if task.has_right_answers:
+                right += task.correct(outputs, labels).tolist()
+            else:
+                meter.add(outputs, labels)
+    if task.has_right_answers:
+        return {task.main_metric.name: 100 * sum(right) / len(right)}, tuple(right)
+    return dict(meter.accuracy().metrics), ()
 
 
 def _held(labelled: LabelledImages) -> Iterable[tuple[Tensor, Labels]]:

@@ -21,14 +21,17 @@ from autoq.runs.proxy_check.ranks import (
     save_csv,
     save_rows,
 )
-from autoq.sensitivity.rank_agreement import agreement, kendall_tau
+from autoq.sensitivity.rank_agreement import Ceiling, agreement, kendall_tau
+from autoq.tasks import CLASSIFICATION, DetectionTask
 
+TOP1 = CLASSIFICATION.main_metric
 IMAGES = 50
 FULL = 90
 
 
 def make_row(number: int, origin: str, right: list[bool], bops: int, kl: float) -> CheckedRow:
-    return CheckedRow(f"{origin}-{number}", origin, f"hash-{number}", bops, {"kl_4": kl, "fisher_8": -kl}, tuple(right))
+    losses, metrics = {"kl_4": kl, "fisher_8": -kl}, {"top1_percent": 100 * sum(right) / len(right)}
+    return CheckedRow(f"{origin}-{number}", origin, f"hash-{number}", bops, losses, metrics, tuple(right))
 
 
 def make_rows() -> list[CheckedRow]:
@@ -44,15 +47,15 @@ def make_rows() -> list[CheckedRow]:
 
 def make_check() -> ProxyCheck:
     return rank(
-        [replace(row, losses={"kl_4": 0.0, "fisher_8": 0.0} | dict(row.losses)) for row in make_rows()], IMAGES, 0
+        [replace(row, losses={"kl_4": 0.0, "fisher_8": 0.0} | dict(row.losses)) for row in make_rows()], IMAGES, 0, TOP1
     )
 
 
 def test_less_loss_is_more_accurate() -> None:
     check = make_check()
-    top1 = [row.top1_percent for row in check.rows]
+    top1 = [row.percent for row in check.rows]
     assert top1[:4] == [90, 90, 88, 88]
-    assert check.full_precision_top1_percent == 90
+    assert check.full_precision_percent == 90
     expected = kendall_tau([-row.losses["kl_4"] for row in check.rows], top1)
     assert check.rank_of("kl", 4).tau == expected > 0.9
     assert check.rank_of("fisher", 8).tau == pytest.approx(-expected)
@@ -89,7 +92,7 @@ def test_models_that_collapse() -> None:
         replace(row, losses={"kl_4": math.inf if number > 15 else row.losses["kl_4"]})
         for number, row in enumerate(make_rows())
     ]
-    check = rank(rows, IMAGES, 0)
+    check = rank(rows, IMAGES, 0, TOP1)
     tau = check.rank_of("kl", 4).tau
     assert tau is not None
     assert tau > 0.9
@@ -128,5 +131,25 @@ def test_table(tmp_path: Path) -> None:
         found = list(csv.DictReader(file))
     assert list(found[0]) == ["id", "origin", "bops", "kl_4", "fisher_8", "top1_percent"]
     assert [float(row["kl_4"]) for row in found] == [row.losses["kl_4"] for row in rows]
-    assert [float(row["top1_percent"]) for row in found] == [row.top1_percent for row in rows]
+    assert [float(row["top1_percent"]) for row in found] == [row.percent for row in rows]
     assert column("kl", 4) == "kl_4"
+
+
+def test_a_metric_of_all_images_at_once_has_neither_ceiling_nor_clear_pairs() -> None:
+    metric = DetectionTask().main_metric
+    rows = [
+        replace(
+            row,
+            right=(),
+            metrics={"box_ap_percent": row.percent, "mask_ap_percent": 0.0},
+            losses={"kl_4": row.losses["kl_4"]},
+        )
+        for row in make_rows()
+    ]
+    check = rank(rows, IMAGES, 0, metric)
+    subsets = {subset.name: subset for subset in check.subsets}
+    assert (subsets["clear"].pairs, subsets["all"].pairs, subsets["near"].pairs) == (0, 190, 66)
+    assert subsets["all"].ceiling == Ceiling(None, None)
+    assert check.rank_of("kl", 4).tau == make_check().rank_of("kl", 4).tau
+    assert check.rank_of("kl", 4, "clear").tau is None
+    assert json.loads(json.dumps(check.to_json(), allow_nan=False))["full_precision_box_ap_percent"] == 90

@@ -29,8 +29,8 @@ from autoq.runs.proxy_check.run import (
     ProxyCheckSettings,
     image_counts,
     make_check_settings,
+    measure_answers,
     run_proxy_check,
-    which_right,
 )
 from autoq.runs.settings import PLAIN_CALIBRATION
 from autoq.scoring import Evaluator, measure_accuracy
@@ -150,13 +150,13 @@ def test_every_measure_is_that_of_the_recipe() -> None:
             sum(table.loss(s, o, config) for s, operands in recipe.sites.items() for o, config in operands.items())
         )
         bank.apply_(recipe.sites)
-        assert row.top1_percent == measure_accuracy(session.model, labelled.batches()).metrics["top1_percent"]
+        assert row.percent == measure_accuracy(session.model, labelled.batches()).metrics["top1_percent"]
     session.model.remove_()
     full = measure_accuracy(session.model, labelled.batches())
-    assert check.full_precision_top1_percent == full.metrics["top1_percent"]
+    assert check.full_precision_percent == full.metrics["top1_percent"]
     assert check.labelled_images == full.images == PHOTOS
     assert {rank.proxy for rank in check.ranks} == {*PROXIES, "bops"}
-    assert len({row.top1_percent for row in check.rows}) > 3
+    assert len({row.percent for row in check.rows}) > 3
 
 
 def test_a_killed_check_goes_on(tmp_path: Path, evaluated: list[tuple[str, int]]) -> None:
@@ -176,7 +176,7 @@ def test_a_killed_check_goes_on(tmp_path: Path, evaluated: list[tuple[str, int]]
 def test_nothing_is_measured_again(
     copy: Path, evaluated: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proxy_check, "which_right", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(proxy_check, "measure_answers", lambda *_: pytest.fail("measured"))
     assert run_proxy_check(settings_in(copy), copy / "run").ranks == finished().ranks
     assert evaluated == []
 
@@ -272,9 +272,10 @@ def test_logits_that_are_not_finite_are_wrong() -> None:
 
     logits = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, torch.nan], [0.0, torch.inf], [0.0, 2.0]])
     labels = torch.tensor([1, 1, 1, 1, 1])
-    assert which_right(Model(), [(logits[:3], labels[:3]), (logits[3:], labels[3:])]) == (  # type: ignore[arg-type]
-        True, False, False, False, True,
-    )  # fmt: skip
+    batches = [(logits[:3], labels[:3]), (logits[3:], labels[3:])]
+    metrics, right = measure_answers(Model(), batches)  # type: ignore[arg-type]
+    assert right == (True, False, False, False, True)
+    assert metrics == {"top1_percent": 40.0}
 
 
 def test_labelled_images_that_do_not_fit_into_memory(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
