@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from autoq.errors import ModelError, ModelNotFoundError
+from autoq.models.detector_input import is_detector, square_input
 from autoq.models.hub import quick_hub, quiet
 from autoq.models.loaded import LoadedModel, input_size_of, make_transform
 from autoq.models.python_models import transformers_label_names
@@ -85,12 +87,15 @@ def _load(name: str, source: str, config: dict[str, Any], pretrained: bool, seed
         except Exception as error:  # transformers, the hub client and torch each have their own
             raise explain_failure(name, error) from error
     module.eval()
-    transform = make_transform(processor)
+    transform: Callable[[Any], Tensor] = make_transform(processor)
+    input_size = input_size_of(transform, f"model {name!r}")
+    if is_detector(module):
+        transform = square_input(processor, (input_size[1], input_size[2]))
     return LoadedModel(
         name=name,
         module=module,
         transform=transform,
-        input_size=input_size_of(transform, f"model {name!r}"),
+        input_size=input_size,
         num_classes=getattr(module.config, "num_labels", None),
         label_names=transformers_label_names(module.config),
         weights_sha256=model_sha256(module),
