@@ -47,7 +47,7 @@ class DetectionTask(BaseTask):
     Classes are independent (Bernoulli, by sigmoid), or exclude each other, the last being that there is no object
     (categorical, by softmax). Boxes are centre, width and height in shares of the image, with Laplace errors; masks are
     logits of independent pixels. The distributions of box and mask apply if there is an object: their importance is
-    the full-precision probability of that.
+    the full-precision probability of that. Boxes and masks both count in proportion to the object's size.
 
     >>> import torch
     >>> task = DetectionTask(scores="sigmoid")
@@ -59,7 +59,7 @@ class DetectionTask(BaseTask):
         scores: how logits become probabilities; None: not known yet. A model with one logit more than classes has
             softmax.
         box_weight: factor of the divergence of boxes.
-        mask_weight: factor of that of masks, a mean over pixels.
+        mask_weight: factor of that of masks, relative to their size.
         nms_iou: of two boxes of a class that overlap by more, the less likely one is left out; 1: none is.
     """
 
@@ -101,7 +101,7 @@ class DetectionTask(BaseTask):
             CategoricalHead(leaves) if self.scores == "softmax" else BernoulliHead(leaves),
             LaplaceBoxesHead(("pred_boxes",), self.box_weight),
             BernoulliHead(
-                ("pred_masks", "masks_queries_logits"), self.mask_weight, optional=True, axes=2, averaged=True
+                ("pred_masks", "masks_queries_logits"), self.mask_weight, optional=True, axes=2, relative=True
             ),
         )
 

@@ -18,8 +18,9 @@ class BernoulliHead(BaseHead):
     """Logits of independent answers; the last ``axes`` axes hold those at one position.
 
     p = sigmoid(z) is the probability of yes: KL = p (z − ẑ) + softplus(ẑ) − softplus(z), and F = p (1 − p), for each
-    answer. The answers at a position are added up (classes), or averaged (pixels of a mask, whose number is one of
-    resolution).
+    answer. The answers at a position are added up (classes), or in addition divided by the expected number of yes in
+    full precision (pixels of a mask: what counts is the share of the mask that changes, as in intersection over union,
+    whatever its size and the resolution).
 
     >>> import torch
     >>> head = BernoulliHead()
@@ -29,30 +30,30 @@ class BernoulliHead(BaseHead):
 
     Attributes:
         axes: how many of the last axes.
-        averaged: whether the answers at a position are averaged.
+        relative: whether they are divided by the expected number of yes, at least 1.
     """
 
     axes: int = 1
-    averaged: bool = False
+    relative: bool = False
 
     kind: ClassVar[str] = "bernoulli"
 
     def position_divergence(self, reference: Tensor, quantized: Tensor) -> Tensor:
-        """Return the sum or the mean of the answers' divergences."""
+        """Return the sum of the answers' divergences, relative or not."""
         p = torch.sigmoid(reference)
         each = p * (reference - quantized) + softplus(quantized) - softplus(reference)
-        return each.flatten(each.ndim - self.axes).sum(-1) / self._share(reference)
+        return (each / self._expected(reference)).flatten(each.ndim - self.axes).sum(-1)
 
     def position_fisher_product(self, leaf: Tensor, change: Tensor, temperature: float) -> Tensor:
         """Return p (1 − p) Δ for p = sigmoid(z / T)."""
         p = torch.sigmoid(leaf.double() / temperature)
-        return p * (1 - p) * change / self._share(leaf)
+        return p * (1 - p) * change / self._expected(leaf)
 
     def fisher_root(self, leaf: Tensor, signs: OrthogonalSigns) -> Tensor:
         """Return (p (1 − p))^½ ξ for signs ξ, orthogonal on any K consecutive answers of a position."""
         p = torch.sigmoid(leaf.double())
         drawn = signs.draw(numbered(leaf, self.axes))  # (K, N, *positions, answers)
-        return (p * (1 - p) / self._share(leaf)).sqrt() * drawn.reshape(-1, *leaf.shape)
+        return (p * (1 - p) / self._expected(leaf)).sqrt() * drawn.reshape(-1, *leaf.shape)
 
     def positions(self, leaf: Tensor) -> int:
         """Return the product of the axes between the first and the last ones."""
@@ -66,5 +67,8 @@ class BernoulliHead(BaseHead):
         """Return the probability of at least one yes at each position, of shape (N, *positions)."""
         return 1 - torch.sigmoid(-leaf).flatten(leaf.ndim - self.axes).prod(-1)
 
-    def _share(self, leaf: Tensor) -> int:
-        return leaf.shape[leaf.ndim - self.axes :].numel() if self.averaged else 1
+    def _expected(self, leaf: Tensor) -> Tensor | float:
+        """Return the expected number of yes at each position, of shape (N, *positions, 1, ...), if that divides."""
+        if not self.relative:
+            return 1.0
+        return torch.sigmoid(leaf.detach()).sum(tuple(range(-self.axes, 0)), keepdim=True).clamp_min(1.0)

@@ -12,7 +12,7 @@ from tests.contracts.heads import HeadContract
 class TestBernoulli(HeadContract):
     cases = [  # noqa: RUF012
         (BernoulliHead(), (3, 4), (3,)),
-        (BernoulliHead(axes=2, averaged=True, weight=0.5), (2, 3, 2), (2,)),
+        (BernoulliHead(axes=2, relative=True, weight=0.5), (2, 3, 2), (2,)),
     ]
 
 
@@ -29,3 +29,19 @@ def test_it_sees_what_softmax_does_not() -> None:
 def test_presence_is_the_probability_of_any_class() -> None:
     logits = torch.tensor([[[0.0, math.log(3)]]])
     assert float(BernoulliHead().presence(logits)) == pytest.approx(1 - 0.5 * 0.25)
+
+
+def test_a_mask_counts_by_the_share_of_it_that_changes() -> None:
+    """A mask of four times the pixels whose every pixel changes alike loses as much, an empty one next to nothing."""
+    head = BernoulliHead(axes=2, relative=True)
+
+    def divergence(side: int) -> float:
+        logits = torch.full((1, 1, 16, 16), -12.0, dtype=torch.float64)
+        logits[..., :side, :side] = 4.0
+        changed = logits.clone()
+        changed[..., :side, :side] = 1.0
+        return float(head.divergence(logits, changed))
+
+    assert divergence(8) == pytest.approx(divergence(4), rel=1e-3)
+    assert divergence(4) > 0.1
+    assert divergence(0) == 0.0
