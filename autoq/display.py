@@ -107,12 +107,14 @@ class RunDisplay:
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        from autoq.events import BlockAdvanced, BlockFinished, PhaseAdvanced, PhaseStarted
+        from autoq.events import BlockAdvanced, BlockFinished, FirstRecipe, PhaseAdvanced, PhaseStarted
 
         if isinstance(event, PhaseStarted):
             self._start(event.phase, event.total, event.detail)
         elif isinstance(event, PhaseAdvanced):
             self._advance(event.phase, event.done, self._totals.get(event.phase), "")
+        elif isinstance(event, FirstRecipe):
+            self._line(f"first recipe: {event.loss} at {event.cost}: {event.path}")
         elif isinstance(event, BlockAdvanced):
             self._advance_block(event)
         elif isinstance(event, BlockFinished):

@@ -70,6 +70,21 @@ class TrialFinished:
 
 
 @dataclass(frozen=True)
+class FirstRecipe:
+    """The exact allocation for the budgets is evaluated, and its recipe is on disk; what follows may improve on it.
+
+    Attributes:
+        loss: of the recipe, with its unit.
+        cost: of the recipe, of the kind that the front is over, with its unit.
+        path: of the recipe.
+    """
+
+    loss: str
+    cost: str
+    path: str
+
+
+@dataclass(frozen=True)
 class BlockAdvanced:
     """A block, or an MLP, is being trained.
 
@@ -117,7 +132,7 @@ class BlockFinished:
     kept: bool = True
 
 
-Event = PhaseStarted | PhaseAdvanced | TrialFinished | BlockAdvanced | BlockFinished
+Event = PhaseStarted | PhaseAdvanced | FirstRecipe | TrialFinished | BlockAdvanced | BlockFinished
 Progress = Callable[[Event], None]
 
 

@@ -75,6 +75,18 @@ class AdditiveObjective:
         return Evaluation(math.fsum(self._table.loss(*option) for option in options), None)
 
 
+class ScoredObjective:
+    """The loss by one objective, and the score of an evaluation by another."""
+
+    def __init__(self, loss: Objective, score: Objective) -> None:
+        """Take the loss of ``loss`` and the score of ``score``."""
+        self._loss, self._score = loss, score
+
+    def __call__(self, sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:  # noqa: ARG002
+        """Measure a recipe, see ``Objective``."""
+        return Evaluation(self._loss(sites).loss, self._score(sites).score)
+
+
 class KnownLoss:
     """Evaluates recipes whose loss by another proxy is known."""
 

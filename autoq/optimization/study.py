@@ -101,7 +101,7 @@ class StudyDriver:
             points: the uniform points; None: those with the first schemes of the space.
         """
         self._points = uniform_points(prior.problem.space) if points is None else points
-        self._space, self._costs, self._limits = prior.problem.space, costs, limits
+        self._prior, self._space, self._costs, self._limits = prior, prior.problem.space, costs, limits
         self._store, self._objective, self._settings = store, objective, settings
         self._repair = BudgetRepair(costs, self._space, limits)
         past = store.load_trials()
@@ -147,6 +147,20 @@ class StudyDriver:
             least = affordable[front[-1]][1] if front else None
             total, size = max(trials, self._done), len(front)
             progress(TrialFinished(self._done, total, least, size, left, self._settings.proxy, seconds_after))
+
+    def evaluate_allocation(self, objective: Objective) -> FrozenTrial | None:
+        """Evaluate the exact allocation for the budgets, unless the study has gone beyond it.
+
+        Args:
+            objective: evaluates it; its first evaluation need not share anything with later ones.
+
+        Returns:
+            The stored trial, or None.
+        """
+        if self._complete or not self._space.decisions:
+            return None
+        allocation = self._prior.allocate(self._prior.limit)
+        return self._record(_Proposal(allocation.assignment, SAMPLER), objective)
 
     def score_front(self, objective: Objective, on_trial: Callable[[FrozenTrial], None] | None = None) -> None:
         """Evaluate the front and the uniform points where that was not needed for their loss, and store them again.

@@ -357,6 +357,18 @@ def test_nothing_is_pruned_where_that_is_not_wanted(tmp_path: Path) -> None:
     assert {trial.state for trial in problem.stored()} == {TrialState.COMPLETE}
 
 
+def test_the_allocation_for_the_budget_is_evaluated_first_and_once(problem: Problem) -> None:
+    driver = problem.driver("progressive")
+    first = driver.evaluate_allocation(problem.measure)
+    assert first is not None
+    prior = problem.prior
+    assert first.params == prior.allocate(prior.limit).assignment
+    assert driver.evaluate_allocation(problem.measure) is None
+    driver.run(12)
+    assert len(set(problem.evaluated)) == len(problem.evaluated) == 12
+    assert problem.stored()[0].params == first.params
+
+
 def test_what_was_not_evaluated_is_evaluated_at_the_end(problem: Problem) -> None:
     """A proxy that adds up sensitivities ranks recipes; those that come first are evaluated, once."""
     store = TrialStore.open(problem.path, "autoq")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 from autoq.calibration import Bank
 from autoq.cost import CostModel
 from autoq.errors import InputError
-from autoq.events import PhaseAdvanced, PhaseStarted, Progress
+from autoq.events import FirstRecipe, PhaseAdvanced, PhaseStarted, Progress
 from autoq.optimization.allocation.problem import AllocationProblem
-from autoq.optimization.objective import AdditiveObjective, JointObjective
+from autoq.optimization.objective import AdditiveObjective, JointObjective, Objective, ScoredObjective
 from autoq.optimization.samplers import SAMPLERS, AllocationPrior
 from autoq.optimization.space import Assignment
 from autoq.optimization.space.uniform_points import UniformPoint, has_schemes, uniform_points
@@ -55,6 +56,7 @@ class SearchRun:
         started: ``time.monotonic()`` when this run began.
         seconds_before: what earlier runs took.
         trials: all completed ones, once :meth:`search` is done.
+        trials_before: that earlier runs have left.
     """
 
     inputs: RunInputs
@@ -69,6 +71,7 @@ class SearchRun:
     started: float
     seconds_before: float
     trials: list[EvaluatedTrial] = field(default_factory=list)
+    trials_before: int = 0
 
     @property
     def deadline(self) -> float | None:
@@ -96,13 +99,16 @@ class SearchRun:
         session, images = self.inputs.session, self.inputs.images.tensor
         few = images[: choose_batch_size(session.traced)]
         store = TrialStore.open(self.directory.study, STUDY_NAME)
+        self.trials_before = len(store.load_trials())
         with fastest_threads(lambda: session.model.run(few), session.device):
             solve_bank(self.bank, options_of_space(self.inputs.space), self.directory.bank, self.progress)
-            evaluator = Evaluator(session.model, self.bank, self.inputs.scoring.tensor, task=session.task)
+            table = self._sensitivities(self._proxy_of_options()) if self.record.settings.needs_sensitivities else None
+            self._evaluate_first(store, table)
+            self._measure_baselines()
+            evaluator = self._on_scoring()
             labelled = self.inputs.labelled
             meter = None if labelled is None else AccuracyMeter(evaluator, labelled, self.record.accuracy_seconds)
-            self._measure_baselines()
-            self._run_study(store, evaluator, meter)
+            self._run_study(store, table, evaluator, meter)
             self.trials = evaluated_trials(store.load_trials(), self.record.settings.proxy, self.record.limits.chosen)
             self._score_on_calibration()
             try:
@@ -119,24 +125,57 @@ class SearchRun:
         deadline = None if self.deadline is None else (self.started + self.deadline) / 2
         measure_baselines(inputs, self.costs, self.directory, self.record, self.progress, keep, deadline)
 
-    def _run_study(self, store: TrialStore, evaluator: Evaluator, meter: AccuracyMeter | None) -> None:
-        """Evaluate recipes that the sampler proposes, and score the front."""
-        settings, space, limits = self.record.settings, self.inputs.space, self.record.limits
-        is_additive = PROXIES[settings.proxy].is_additive
-        table = self._sensitivities(self._proxy_of_options()) if settings.needs_sensitivities else None
-        points = self._uniform_points(table)
-        reserved = None if meter is None else self._seconds_of_accuracy(points, meter)
-        joint = JointObjective(evaluator, KL if is_additive else settings.proxy)
-        driver = StudyDriver(
-            prior=AllocationPrior.of(AllocationProblem(self.costs, space, limits), table, limits.limit),
+    def _evaluate_first(self, store: TrialStore, table: SensitivityTable | None) -> None:
+        """Evaluate the exact allocation before anything else, whatever the time limit, and write its recipe.
+
+        Where nothing is known of options alone there is no allocation.
+        """
+        if table is None or self.is_searched:
+            return
+        joint, objective = self._objectives(table, self._on_scoring(cache_bytes=0))
+        frozen = self._driver(store, table, objective, []).evaluate_allocation(
+            joint if objective is joint else ScoredObjective(objective, joint)
+        )
+        if frozen is None:
+            return
+        self.writer.keep_if_on_front(frozen)
+        for trial in evaluated_trials([frozen], self.record.settings.proxy, self.record.limits.chosen):
+            loss, path = PROXIES[self.record.settings.proxy].loss, os.fspath(self.directory.recipe_path(trial.id))
+            told = f"{loss.title} {loss.format(trial.loss)}"
+            self.progress(FirstRecipe(told, trial.cost_kind.format(trial.chosen_cost), path))
+
+    def _objectives(self, table: SensitivityTable | None, evaluator: Evaluator) -> tuple[Objective, Objective]:
+        """Return what evaluates recipes jointly, and what is minimised."""
+        proxy = self.record.settings.proxy
+        is_additive = PROXIES[proxy].is_additive
+        joint = JointObjective(evaluator, KL if is_additive else proxy)
+        return joint, AdditiveObjective(table) if table is not None and is_additive else joint
+
+    def _driver(
+        self, store: TrialStore, table: SensitivityTable | None, objective: Objective, points: list[UniformPoint]
+    ) -> StudyDriver:
+        settings, limits = self.record.settings, self.record.limits
+        problem = AllocationProblem(self.costs, self.inputs.space, limits)
+        return StudyDriver(
+            prior=AllocationPrior.of(problem, table, limits.limit),
             costs=self.costs,
             limits=limits,
             store=store,
-            objective=AdditiveObjective(table) if table is not None and is_additive else joint,
+            objective=objective,
             settings=StudySettings(SAMPLERS[settings.sampler], settings.seed, settings.proxy),
             points=points,
         )
-        self.progress(PhaseStarted("search", settings.trials, _resuming(len(store.load_trials()), settings.trials)))
+
+    def _run_study(
+        self, store: TrialStore, table: SensitivityTable | None, evaluator: Evaluator, meter: AccuracyMeter | None
+    ) -> None:
+        """Evaluate recipes that the sampler proposes, and score the front."""
+        settings = self.record.settings
+        points = self._uniform_points(table)
+        reserved = None if meter is None else self._seconds_of_accuracy(points, meter)
+        joint, objective = self._objectives(table, evaluator)
+        driver = self._driver(store, table, objective, points)
+        self.progress(PhaseStarted("search", settings.trials, _resuming(self.trials_before, settings.trials)))
         last = self.last_proposal(reserved or 0.0)
         driver.run(
             0 if self.is_searched else settings.trials, last, self.progress, self.writer.keep_if_on_front, reserved
@@ -167,6 +206,11 @@ class SearchRun:
             proxy=proxy,
             progress=self.progress,
         )
+
+    def _on_scoring(self, cache_bytes: int = CACHE_BYTES) -> Evaluator:
+        """Return an evaluator on the images that score."""
+        session, images = self.inputs.session, self.inputs.scoring.tensor
+        return Evaluator(session.model, self.bank, images, cache_bytes=cache_bytes, task=session.task)
 
     def _on_calibration(self, cache_bytes: int = CACHE_BYTES) -> Evaluator:
         """Return an evaluator on the images that calibrated."""

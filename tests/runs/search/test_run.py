@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 import autoq
-from autoq.cost import model_cost, uniform_bops
+from autoq.cost import uniform_bops
 from autoq.errors import BudgetError, DataError, ModelError, RunDirectoryError, SpaceError
-from autoq.events import Event, PhaseAdvanced, PhaseStarted, TrialFinished
+from autoq.events import Event, FirstRecipe, PhaseAdvanced, PhaseStarted, TrialFinished
 from autoq.optimization.front import non_dominated
 from autoq.optimization.space import load_space, resolve_space
 from autoq.optimization.storage import load_trials
@@ -104,7 +104,7 @@ def test_what_a_run_leaves() -> None:
     left = {".lock", "bank", "recipes", "run.json", "sensitivity.csv", "study.log"}
     assert {path.name for path in out.iterdir()} == left
     assert {path.name for path in (out / "bank").iterdir()} == {"bank.json", "bank.safetensors"}
-    assert [trial.label for trial in trials_of(out)[: len(UNIFORM_POINTS)]] == UNIFORM_POINTS
+    assert [trial.label for trial in trials_of(out)[: 1 + len(UNIFORM_POINTS)]] == ["trial 0", *UNIFORM_POINTS]
 
 
 def test_the_record() -> None:
@@ -137,7 +137,7 @@ def test_recipes_say_what_was_measured() -> None:
     record = SearchDirectory(out).require()
     for trial in shown(out):
         recipe = recipe_of(out, trial)
-        assert recipe.cost == trial.cost == model_cost(small_session().traced.sites, recipe.sites).record()
+        assert recipe.cost == trial.cost == small_session().costs.cost(recipe.sites).record()
         assert recipe.score is not None
         assert recipe.score.kl_nats == trial.score.kl_nats
         assert recipe.score.calibration_kl_nats == record.calibration_kl_nats[trial.id]
@@ -297,9 +297,29 @@ def test_a_run_in_use_is_refused(tmp_path: Path, evaluated: list[str]) -> None:
 
 def test_a_time_limit_leaves_a_finished_run(tmp_path: Path) -> None:
     result = search(tmp_path, time_limit_seconds=1e-3)
-    assert [trial.label for trial in trials_of(tmp_path / "run")] == [*UNIFORM_POINTS, "trial 3"]
+    assert [trial.label for trial in trials_of(tmp_path / "run")] == ["trial 0", *UNIFORM_POINTS]
     assert SearchDirectory(tmp_path / "run").require().state == "finished"
     assert result.best is not None
+
+
+def test_the_exact_allocation_is_on_disk_before_anything_else_is_evaluated(tmp_path: Path) -> None:
+    seen: list[Event] = []
+    recipes: list[list[str]] = []
+
+    def progress(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, FirstRecipe):
+            recipes.append([path.name for path in (tmp_path / "run" / "recipes").iterdir()])
+            assert Recipe.load(event.path).score is not None
+
+    settings, out = small_settings(tmp_path, time_limit_seconds=1e-3), tmp_path / "run"
+    run_search(settings, out, progress)
+    assert recipes == [["trial-0.json"]]
+    first = next(number for number, event in enumerate(seen) if isinstance(event, FirstRecipe))
+    assert not any(isinstance(event, TrialFinished) for event in seen[:first])
+    again: list[Event] = []
+    run_search(settings, out, again.append)
+    assert not any(isinstance(event, FirstRecipe) for event in again), "it is there"
 
 
 @pytest.mark.parametrize(("budget", "is_told"), [("1T", True), ("w8a8", False), ("50%", False)])
