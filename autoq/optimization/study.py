@@ -159,8 +159,14 @@ class StudyDriver:
         """
         if self._complete or not self._space.decisions:
             return None
-        allocation = self._prior.allocate(self._prior.limit)
-        return self._record(_Proposal(allocation.assignment, SAMPLER), objective)
+        assignment = self._prior.allocate(self._prior.limit).assignment
+        recipe = hash_sites(self._space.sites_for(assignment))
+        proposal = _Proposal(assignment, SAMPLER)
+        for label, point in self._points:
+            if hash_sites(self._space.sites_for(point)) == recipe:
+                proposal = _Proposal(point, UNIFORM, label)
+                self._labels.add(label)
+        return self._record(proposal, objective)
 
     def score_front(self, objective: Objective, on_trial: Callable[[FrozenTrial], None] | None = None) -> None:
         """Evaluate the front and the uniform points where that was not needed for their loss, and store them again.

@@ -133,7 +133,7 @@ class SearchRun:
         if table is None or self.is_searched:
             return
         joint, objective = self._objectives(table, self._on_scoring(cache_bytes=0))
-        frozen = self._driver(store, table, objective, []).evaluate_allocation(
+        frozen = self._driver(store, table, objective, self._uniform_points(table)).evaluate_allocation(
             joint if objective is joint else ScoredObjective(objective, joint)
         )
         if frozen is None:
