@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from autoq.data import (
-    AnnotatedSource,
     GivenImages,
     ImageSource,
-    Objects,
     fingerprint,
     load_images,
     name_of,
@@ -27,7 +24,8 @@ from autoq.errors import DataError
 from autoq.models import LoadedModel
 from autoq.python_names import call_python_name, is_python_name
 from autoq.recipe import LabelsBy
-from autoq.runs.labels import match_categories, match_labels
+from autoq.runs.labels import match_labels
+from autoq.runs.objects import match_objects
 from autoq.tasks import CLASSIFICATION, BaseTask, Labels
 
 _logger = logging.getLogger(__name__)
@@ -203,22 +201,17 @@ class ImageReader:
 
     def _objects(self, name: str, required: bool) -> LabelledImages | None:
         """Load images with the objects on them, their labels as the model's outputs."""
-        source = open_source(name, "evaluation")
-        if not isinstance(source, AnnotatedSource) or source.class_names is None:
-            if required:
-                raise DataError(f"images in {name!r} have no boxes: give coco:FILE.json, or shapes")
+        matched = match_objects(name, self.loaded, self.num_classes, required)
+        if matched is None:
             return None
-        mapping = match_categories(source.class_names, self.loaded, self.num_classes)
-        outputs = np.array(mapping.indices, dtype=np.int64)
 
-        def batches() -> Iterator[tuple[Tensor, list[Objects]]]:
+        def batches() -> Iterator[tuple[Tensor, Labels]]:
             start = 0
-            for images in self._stream(source, range(len(source))):
-                own = [source.objects(index) for index in range(start, start + len(images))]
-                yield images, [replace(each, labels=outputs[each.labels]) for each in own]
+            for images in self._stream(matched.source, range(len(matched.source))):
+                yield images, matched.between(start, start + len(images))
                 start += len(images)
 
-        return LabelledImages(name, len(source), mapping.by, batches)
+        return LabelledImages(name, len(matched.source), matched.mapping.by, batches)
 
     def batches(self, data: object, labelled: LabelledImages | None) -> Iterator[tuple[Tensor, Labels | None]]:
         """Load all images of ``data`` in batches, with their labels where there are any.

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autoq.data import BaseFileSource, ImageSource, Role, check_headers, class_indices, open_source, shared_images
 from autoq.data.given import IN_MEMORY
-from autoq.data.labels import ClassMapping
 from autoq.errors import DataError
 from autoq.models import LoadedModel
 from autoq.models.label_names import alternative_names
@@ -66,22 +64,6 @@ def match_labels(source: ImageSource, loaded: LoadedModel, num_classes: int) -> 
     indices = [index for index, _ in known]
     check_headers(source, indices)
     return MatchedLabels(indices, [output for _, output in known], mapping.by)
-
-
-def match_categories(names: Sequence[str], loaded: LoadedModel, num_classes: int) -> ClassMapping:
-    """Match the categories of annotated objects with a model's outputs.
-
-    Args:
-        names: of the categories.
-        loaded: the model.
-        num_classes: number of its outputs.
-
-    Raises:
-        DataError: a category is no output of the model; the message names it.
-    """
-    label_names = loaded.label_names
-    alternatives = alternative_names(label_names or ())
-    return class_indices(names, label_names, num_classes, lambda: alternatives, noun="category")
 
 
 def check_named(*named: tuple[object, Role]) -> None:

@@ -17,7 +17,6 @@ from autoq.calibration import Bank
 from autoq.data import open_source
 from autoq.errors import NonFiniteError, SpaceError
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
-from autoq.graph.insert import QuantizedModel
 from autoq.optimization.objective import AdditiveObjective
 from autoq.optimization.space import ResolvedSpace
 from autoq.python_names import is_python_name
@@ -25,16 +24,16 @@ from autoq.recipe import hash_sites
 from autoq.runs.directory import BaseSettingsDirectory, BaseSettingsRecord
 from autoq.runs.images import LabelledImages
 from autoq.runs.opening import RunInputs, open_bank, open_run, solve_bank
+from autoq.runs.proxy_check.answers import measure_answers
 from autoq.runs.proxy_check.ranks import CheckedRow, ProxyCheck, column, load_rows, rank, save_csv, save_rows
 from autoq.runs.proxy_check.recipes import CheckedRecipe, choose_recipes
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.settings import CalibrationChoices
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.evaluator import CACHE_BYTES
-from autoq.scoring.outputs import predict
 from autoq.scoring.threads import fastest_threads
 from autoq.sensitivity.proxies import APH, FISHER, joint_proxies
-from autoq.tasks import CLASSIFICATION, BaseTask, Labels
+from autoq.tasks import Labels
 from autoq.validation import validate
 
 ROWS, TABLE, RECORD = "proxy_check.jsonl", "proxy_check.csv", "proxy_check.json"
@@ -255,34 +254,6 @@ def _measure_all(
         rows.append(replace(row, id=recipe.id, origin=recipe.origin))  # another number of recipes numbers them anew
         progress(PhaseAdvanced("search", done))
     return rows
-
-
-def measure_answers(
-    model: QuantizedModel, batches: Iterable[tuple[Tensor, Labels]], task: BaseTask = CLASSIFICATION
-) -> tuple[dict[str, float], tuple[bool, ...]]:
-    """Measure the metrics, and for each image whether the answer is right.
-
-    Args:
-        model: with whatever its slots hold.
-        batches: images of shape (N, C, H, W) on the model's device, and the task's labels.
-        task: says what is measured.
-
-    Returns:
-        Where answers are right or wrong, the share of right ones under the name of the main metric, and each of them;
-        else all metrics, and nothing.
-    """
-    right: list[bool] = []
-    meter = task.meter()
-    with torch.inference_mode():
-        for images, labels in batches:
-            outputs = predict(model, images, task)
-            if task.has_right_answers:
-                right += task.correct(outputs, labels).tolist()
-            else:
-                meter.add(outputs, labels)
-    if task.has_right_answers:
-        return {task.main_metric.name: 100 * sum(right) / len(right)}, tuple(right)
-    return dict(meter.accuracy().metrics), ()
 
 
 def _held(labelled: LabelledImages) -> Iterable[tuple[Tensor, Labels]]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from autoq.calibration import CalibrationSettings
 from autoq.errors import DataError, NonFiniteError, RunDirectoryError, SpaceError
@@ -29,7 +28,6 @@ from autoq.runs.proxy_check.run import (
     ProxyCheckSettings,
     image_counts,
     make_check_settings,
-    measure_answers,
     run_proxy_check,
 )
 from autoq.runs.settings import PLAIN_CALIBRATION
@@ -261,21 +259,6 @@ def test_models_that_are_not_finite(copy: Path, monkeypatch: pytest.MonkeyPatch)
         for name, loss in row.losses.items():
             assert loss == (float("inf") if name.endswith("_16") else pytest.approx(other.losses[name], rel=1e-4))
     assert check.rank_of("kl", 16).tau is None
-
-
-def test_logits_that_are_not_finite_are_wrong() -> None:
-    class Model:
-        output_names = ("",)
-
-        def run(self, images: torch.Tensor) -> tuple[torch.Tensor]:
-            return (images,)
-
-    logits = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, torch.nan], [0.0, torch.inf], [0.0, 2.0]])
-    labels = torch.tensor([1, 1, 1, 1, 1])
-    batches = [(logits[:3], labels[:3]), (logits[3:], labels[3:])]
-    metrics, right = measure_answers(Model(), batches)  # type: ignore[arg-type]
-    assert right == (True, False, False, False, True)
-    assert metrics == {"top1_percent": 40.0}
 
 
 def test_labelled_images_that_do_not_fit_into_memory(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
