@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from autoq.cost import Limits
 from autoq.events import BlockAdvanced, Event, PhaseAdvanced, PhaseStarted
 from autoq.exporters import pick
 from autoq.optimization.trials import EvaluatedTrial
@@ -74,10 +75,11 @@ def trial(number: int, bops: int, kl: float) -> EvaluatedTrial:
 
 
 def test_the_best_and_the_knee_are_chosen() -> None:
+    limits = Limits({"bops": 100})
     front = [trial(0, 10, 1.0), trial(1, 20, 0.011), trial(2, 100, 0.01)]
-    assert [t.id for t in chosen_trials(front, 100)] == ["trial-2", "trial-1"]
-    assert [t.id for t in chosen_trials(front[:2], 100)] == ["trial-1"], "once if they are the same"
-    assert chosen_trials([], 100) == []
+    assert [t.id for t in chosen_trials(front, limits)] == ["trial-2", "trial-1"]
+    assert [t.id for t in chosen_trials(front[:2], limits)] == ["trial-1"], "once if they are the same"
+    assert chosen_trials([], limits) == []
 
 
 def test_a_finished_run_is_only_reconstructed(out: Path, evaluated: list[str]) -> None:
