@@ -35,12 +35,12 @@ def test_a_search_is_judged_by_average_precision(plain_command: Command, annotat
     space, out = tmp_path / "two.toml", tmp_path / "run"
     space.write_text(SPACE, encoding="utf-8")
     model = ("--model", "swin_shapes", "--task", "detection")
-    found = one_json(
-        plain_command(
-            *("search", *model, "--data", f"coco:{annotations}", "--eval-data", f"coco:{annotations}", "--fast"),
-            *("--budget-bops", "60%", "--space", space, "--calib-images", 4, "--trials", 3, "--out", out, "--json"),
-        )
+    done = plain_command(
+        *("search", *model, "--data", "shapes", "--eval-data", f"coco:{annotations}", "--fast", "--json"),
+        *("--budget-bops", "60%", "--space", space, "--calib-images", 4, "--trials", 3, "--out", out),
     )
+    assert done.status == 0, done.err
+    found = json.loads(done.out)
     recipe = json.loads((out / "recipes" / f"{found['best']}.json").read_text(encoding="utf-8"))
     assert recipe["task"] == {"name": "detection", "scores": "sigmoid", "box_weight": 1.0, "mask_weight": 1.0}
     assert list(recipe["score"]["full_precision"]) == NAMES
