@@ -34,7 +34,7 @@ class Outcome:
     @property
     def complaints(self) -> list[str]:
         """Lines on standard error that are not about progress."""
-        progress = tuple(f"autoq: {name}" for name in _NAMES.values())
+        progress = tuple(f"autoq: {name}" for name in (*_NAMES.values(), "first recipe"))
         return [line for line in self.err.splitlines() if not line.startswith(progress)]
 
 
