@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--rows", type=int, default=16, help="output channels of a weight that brute force is run on")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--parts", default="brute,passes,tokens", help="which parts to run")
+    parser.add_argument("--parts", default="brute,passes,tokens", help="which to run, gelu too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(
@@ -73,6 +73,9 @@ def main() -> None:
         for site, operands in _one_of_each_kind(model, images):
             for operand in site.operands:
                 _against_brute_force(model, site, operand, operands, jobs[site.name], fpcs, arguments.rows)
+    if "gelu" in parts:
+        print("\nafter GELU, against every base at 16 scales; with 2^bits codes, and with one more for zero")
+        _after_gelu(model, images, jobs, fpcs)
     if "passes" in parts:
         _passes(model, images, jobs, fpcs)
     if "tokens" in parts:
@@ -153,23 +156,31 @@ def _against_brute_force(
     print(f"{site.name + ':' + operand.name:32}{ratio:14.5f}{slow / seconds:14.1f}{counts:>16}")
 
 
+def _after_gelu(model: QuantizedModel, images: Tensor, jobs: dict[str, SiteConfig], fpcs: FpcsSettings) -> None:
+    for site in model.traced.sites:
+        for operand in (each for each in site.operands if each.producer == "gelu"):
+            solver = SiteSolver(site, _operands(model, images, site), replace(_SETTINGS, fpcs=fpcs))
+            config = jobs[site.name][operand.name]
+            for overflow in ("zero_code", "extra_zero"):
+                _against_every_base(solver, site, operand, config.model_copy(update={"overflow": overflow}))
+
+
 def _against_every_base(solver: SiteSolver, site: Site, operand: Operand, config: OperandConfig) -> None:
-    """Base and scale searched together, against the scale searched anew for each of the 128 bases."""
+    """Base and scale searched together, against every base at 16 scales; after softmax the scale is one."""
     other = next(each.name for each in site.operands if each.name != operand.name)
-
-    def error(chosen: OperandConfig) -> float:
-        qparams = solver.solve({operand.name: chosen})[operand.name].qparams()
-        loss = log_loss(
-            solver.error(operand.name, chosen, other, None), chosen, qparams["shift"], qparams["scale"].view(-1, 1)
-        )
-        return float(loss(qparams["log_base_numerator"].view(1, 1), torch.ones(1, 1)))
-
-    seconds, found = _least_time(lambda: error(config), 3)
-    bases = range(LEAST_NUMERATOR, GREATEST_NUMERATOR + 1)
-    slow, best = _least_time(
-        lambda: min(error(config.model_copy(update={"log_base_numerator": base})) for base in bases), 1
-    )
-    print(f"{site.name + ':' + operand.name:32}{found / best:14.5f}{slow / seconds:14.1f}{'every base':>16}")
+    seconds, solved = _least_time(lambda: solver.solve({operand.name: config})[operand.name].qparams(), 1)
+    error = solver.error(operand.name, config, other, None)
+    widest, scales = torch.ones(1, 1), torch.ones(1)
+    if operand.producer == "gelu":
+        widest = solver.searches[operand.name].observed(config).qparams()["scale"].view(1, 1)
+        positive = error.values[error.values > 0]
+        narrow = positive.kthvalue(int(_SETTINGS.fpcs.quantile * len(positive))).values + solved["shift"].flatten()
+        scales = torch.linspace(float(narrow / widest), 1, 16)
+    bases = torch.arange(LEAST_NUMERATOR, GREATEST_NUMERATOR + 1.0)
+    loss = log_loss(error, config, solved["shift"], widest)
+    found = float(loss(solved["log_base_numerator"].view(1, 1), solved["scale"].view(1, 1) / widest))
+    slow, best = _least_time(lambda: float(loss(*torch.cartesian_prod(bases, scales).t().unsqueeze(1)).min()), 1)
+    print(f"{site.name + ':' + operand.name:32}{found / best:14.5f}{slow / seconds:14.1f}{config.overflow:>16}")
 
 
 def _losses(solver: SiteSolver, error: QuadraticError, config: OperandConfig) -> tuple[Loss, Loss | None]:

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss, log_loss
-from autoq.calibration.fpcs.search import Grid, Loss, Pair, affine_grid, base_grid, log_grid, progressive_search
+from autoq.calibration.fpcs.search import (
+    Grid,
+    Loss,
+    Pair,
+    affine_grid,
+    base_grid,
+    best_bases,
+    log_grid,
+    progressive_search,
+)
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers.logarithmic import log_class
 from autoq.graph.sites import Operand
@@ -138,12 +147,12 @@ class ParameterSearch:
         loss, device = log_loss(error, config, shift, scale), error.values.device
         if self._operand.producer == "softmax" and log_class(config.scheme).has_unit_scale_after_softmax:
             return Problem(base_grid(1.0, bases, device), None, loss, screen)
-        narrow = self._cached(("positive",), lambda: _positive_quantile(error.values, self._fpcs.quantile))
-        grid = log_grid(float((narrow + shift) / scale.max()), 1.0, bases, self._fpcs, device)
         qparams = incumbent.qparams()
         numerator = qparams.get("log_base_numerator", torch.tensor(float(bases[0]))).to(device)
         start = (numerator.reshape(1, 1), qparams["scale"].reshape(len(scale), 1)[:1] / scale[:1])
-        return Problem(grid, start, loss, screen)
+        narrow = self._cached(("positive",), lambda: _positive_quantile(error.values, self._fpcs.quantile))
+        tried = best_bases(screen or loss, float(start[1]), bases, self._fpcs.log_bases, device)
+        return Problem(log_grid(float((narrow + shift) / scale.max()), 1.0, tried, self._fpcs), start, loss, screen)
 
     def observed(self, config: OperandConfig) -> BaseQuantizer:
         """Make the quantizer of the observed range."""

@@ -7,7 +7,6 @@ and repeat. What is minimised is a callable; nothing here knows a layer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,15 +31,11 @@ class Axis:
         step: distance between neighbours in the first grid, of shape (rows, 1).
         neighbours: values put within ± half a step of a kept one; 1 keeps it as it is.
         least: bound.
-        greatest: bound.
-        whole: whether values are whole numbers.
     """
 
     step: Tensor
     neighbours: int
     least: float = 0.0
-    greatest: float = math.inf
-    whole: bool = False
 
     def around(self, kept: Tensor, level: int) -> Tensor:
         """Place neighbours around values (rows, k) kept in step ``level`` (from 0), of shape (rows, k, neighbours)."""
@@ -48,8 +43,7 @@ class Axis:
             return kept.unsqueeze(2)
         offsets = torch.linspace(-0.5, 0.5, self.neighbours, dtype=kept.dtype, device=kept.device)
         step = self.step / (self.neighbours - 0.5) ** level
-        values = kept.unsqueeze(2) + offsets * step.unsqueeze(2)
-        return (values.round() if self.whole else values).clamp(self.least, self.greatest)
+        return (kept.unsqueeze(2) + offsets * step.unsqueeze(2)).clamp(min=self.least)
 
 
 @dataclass(frozen=True)
@@ -102,35 +96,39 @@ def affine_grid(low: Pair, high: Pair, bits: int, settings: FpcsSettings, *, sym
     return _combine(scales, zero_points, Axis(step, neighbours, least=_TINY), fixed)
 
 
-def log_grid(narrow: float, wide: float, bases: Sequence[int], settings: FpcsSettings, device: torch.device) -> Grid:
-    """Combine logarithm bases with scales, in one row, as used after GELU.
+def log_grid(narrow: float, wide: float, bases: Tensor, settings: FpcsSettings) -> Grid:
+    """Combine logarithm bases with scales, in one row, as used after GELU; scales are refined, bases are not.
 
     Args:
         narrow: least scale.
         wide: greatest scale.
-        bases: ascending numerators of the bases to choose from; the grid starts from some of them, evenly spaced.
+        bases: numerators of the bases to choose from, of shape (bases,).
         settings: number of candidates.
-        device: of the result.
     """
-    if len(bases) > 1:
-        first = torch.linspace(bases[0], bases[-1], settings.log_bases, device=device).round()  # (bases,)
-        neighbours = max(2, math.isqrt(settings.candidates // settings.log_kept))
-        step = torch.full((1, 1), (bases[-1] - bases[0]) / max(1, settings.log_bases - 1), device=device)
-        base_axis = Axis(step, neighbours, bases[0], bases[-1], whole=True)
-    else:
-        first = torch.full((1,), float(bases[0]), device=device)
-        neighbours, base_axis = max(2, settings.candidates // settings.kept), _fixed_axis(device)
-    count = max(2, settings.candidates // len(first))
+    kept = settings.log_kept if len(bases) > 1 else settings.kept
+    count = max(2, settings.candidates // len(bases))
     narrow, wide = max(narrow, _TINY), max(wide, _TINY)
-    scales = narrow + (wide - narrow) * torch.linspace(0, 1, count, device=device)  # (scales,)
-    scale_axis = Axis(torch.full((1, 1), (wide - narrow) / (count - 1), device=device), neighbours, least=_TINY)
-    return _combine(first.unsqueeze(0), scales.unsqueeze(0), base_axis, scale_axis)
+    scales = narrow + (wide - narrow) * torch.linspace(0, 1, count, device=bases.device)  # (scales,)
+    step = torch.full((1, 1), (wide - narrow) / (count - 1), device=bases.device)
+    scale_axis = Axis(step, max(2, settings.candidates // kept), least=_TINY)
+    return _combine(bases.float().unsqueeze(0), scales.unsqueeze(0), _fixed_axis(bases.device), scale_axis)
 
 
 def base_grid(scale: float, bases: Sequence[int], device: torch.device) -> Grid:
     """Combine every base with one scale, in one row: after softmax the scale is one, and one step of search enough."""
     first = torch.tensor([bases], dtype=torch.float32, device=device)  # (1, bases)
     return _combine(first, torch.full((1, 1), scale, device=device), _fixed_axis(device), _fixed_axis(device))
+
+
+def best_bases(loss: Loss, scale: float, bases: Sequence[int], count: int, device: torch.device) -> Tensor:
+    """Choose the bases of least error at one scale, of shape (count,), the best first.
+
+    The authors' code starts so after GELU (the paper's grid has every base at every scale). Neighbouring bases put
+    their levels elsewhere, so that errors jump from one to the next: no coarse grid of bases finds the good ones.
+    """
+    grid = base_grid(scale, bases, device)
+    errors = loss(grid.first, grid.second)
+    return grid.first.gather(1, _least(errors, min(count, len(bases))))[0]
 
 
 def _fixed_axis(device: torch.device) -> Axis:

@@ -23,7 +23,7 @@ class FpcsSettings:
         quantile: the least scale of the first grid spans this quantile (and its mirror image), the greatest all values.
         zero_point_window: first zero points lie around the middle code (``centre``, as published) or around the zero
             point of the observed range (``observed``), which suits skewed operands.
-        log_bases: bases in the first grid of base and scale (after GELU).
+        log_bases: bases in the first grid of base and scale (after GELU): the best at the scale the search starts from.
         log_kept: combinations of base and scale that are kept.
         tokens: vectors (token rows of an input; rows or columns of an attention head's matrix) on which candidates for
             activations are compared.

@@ -13,8 +13,10 @@ from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss, log_
 from autoq.calibration.fpcs.search import (
     Axis,
     Grid,
+    Loss,
     affine_grid,
     base_grid,
+    best_bases,
     log_grid,
     progressive_search,
 )
@@ -196,13 +198,14 @@ def test_zero_points_are_codes(bits: int, count: int) -> None:
 
 
 def test_published_grid_after_gelu() -> None:
-    grid = log_grid(0.5, 1.0, BASES, FPCS, CPU)
+    bases = torch.tensor([17, 19, 22, 26, 30, 31, 40, 99])
+    grid = log_grid(0.5, 1.0, bases, FPCS)
     assert grid.first.shape == (1, 128)
-    assert grid.first.unique().tolist() == [10, 28, 46, 64, 83, 101, 119, 137]
-    assert len(grid.second.unique()) == 16
-    first, second = grid.around(torch.tensor([[10.0, 64.0]]), torch.tensor([[0.75, 0.75]]), 0)
-    assert first[0].tolist() == [10, 10, 19, 19, 55, 55, 73, 73]
-    assert len(second[0].unique()) == 2
+    assert grid.first[0].tolist() == bases.repeat_interleave(16).tolist()
+    torch.testing.assert_close(grid.second[0, :16], torch.linspace(0.5, 1.0, 16))
+    first, second = grid.around(torch.tensor([[17.0, 99.0]]), torch.tensor([[0.75, 0.8]]), 0)
+    assert first[0].tolist() == [17] * 4 + [99] * 4
+    torch.testing.assert_close(second[0, :4], 0.75 + torch.linspace(-0.5, 0.5, 4) / 30)
 
 
 def test_every_base_after_softmax() -> None:
@@ -218,15 +221,46 @@ def test_every_base_after_softmax() -> None:
     assert scale.item() == 1
 
 
-def test_base_and_scale_after_gelu() -> None:
+def after_gelu(overflow: str = "zero_code") -> tuple[Loss, float]:
+    """Return the loss of base and relative scale on GELU outputs, and the narrowest relative scale."""
     values = torch.nn.functional.gelu(2 * normal(1, 400))
-    config = OperandConfig(scheme="adalog", bits=3)
+    config = OperandConfig.model_validate({"scheme": "adalog", "bits": 3, "overflow": overflow})
     shift = torch.tensor(0.16997)
-    loss = log_loss(own_error(values), config, shift, values.amax(1, keepdim=True) + shift)
-    grid = log_grid(0.3, 1.0, BASES, SMALL, CPU)
-    found = progressive_search(loss, grid, SMALL.log_kept, 4)[2]
-    best = exhaustive(loss, grid, 4, at_once=32)[2]
-    assert best <= found <= 1.01 * best
+    positive = values[values > 0].sort().values
+    narrow = (positive[int(0.9 * len(positive))] + shift) / (values.max() + shift)
+    return log_loss(own_error(values), config, shift, values.amax(1, keepdim=True) + shift), float(narrow)
+
+
+@pytest.mark.parametrize("overflow", ["zero_code", "extra_zero"])
+def test_after_gelu_as_in_the_authors_code(overflow: str) -> None:
+    """One loop after the other: all bases at one scale, the best 8 of them at 16 scales, then ever finer scales."""
+    loss, narrow = after_gelu(overflow)
+
+    def error(base: float, scale: float) -> float:
+        return loss(torch.tensor([[base]]), torch.tensor([[scale]])).item()
+
+    bases = sorted(BASES, key=lambda base: error(base, 1.0))[:8]
+    step = (1 - narrow) / 15
+    candidates = [(base, narrow + step * i) for base in bases for i in range(16)]
+    for _ in range(5):
+        kept = sorted(candidates, key=lambda pair: error(*pair))[:32]
+        candidates = [(base, scale + step * (i / 3 - 0.5)) for base, scale in kept for i in range(4)]
+        step /= 3.5
+    expected = min(candidates, key=lambda pair: error(*pair))
+
+    grid = log_grid(narrow, 1.0, best_bases(loss, 1.0, BASES, 8, CPU), FPCS)
+    base, scale, least = progressive_search(loss, grid, FPCS.log_kept, 6)
+    assert base.item() == expected[0]
+    assert scale.item() == pytest.approx(expected[1], rel=1e-4)
+    assert least.item() <= error(*expected) * (1 + 1e-6)
+
+
+def test_after_gelu_nearly_as_good_as_every_base_at_every_scale() -> None:
+    """Evenly spaced first bases were 24 % worse than this on a vision transformer's MLPs."""
+    loss, narrow = after_gelu()
+    found = progressive_search(loss, log_grid(narrow, 1.0, best_bases(loss, 1.0, BASES, 8, CPU), FPCS), 32, 4)[2]
+    pairs = torch.cartesian_prod(torch.tensor(BASES).float(), torch.linspace(narrow, 1, 64))
+    assert found <= 1.02 * loss(pairs[:, :1].t(), pairs[:, 1:].t()).min()
 
 
 def test_a_search_needs_a_step() -> None:
