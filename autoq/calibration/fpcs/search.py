@@ -20,6 +20,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """From n candidates a row (first and second parameter, each of shape (rows, n)) to their errors, of the same shape."""
 Pair = tuple[Tensor, Tensor]
 _MOST_ZERO_POINTS = 16
+_LEAST_SCALES = 4
+"""With which a base is combined, however many bases there are."""
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -106,7 +108,7 @@ def log_grid(narrow: float, wide: float, bases: Tensor, settings: FpcsSettings) 
         settings: number of candidates.
     """
     kept = settings.log_kept if len(bases) > 1 else settings.kept
-    count = max(2, settings.candidates // len(bases))
+    count = max(_LEAST_SCALES, settings.candidates // len(bases))
     narrow, wide = max(narrow, _TINY), max(wide, _TINY)
     scales = narrow + (wide - narrow) * torch.linspace(0, 1, count, device=bases.device)  # (scales,)
     step = torch.full((1, 1), (wide - narrow) / (count - 1), device=bases.device)
@@ -123,12 +125,14 @@ def base_grid(scale: float, bases: Sequence[int], device: torch.device) -> Grid:
 def best_bases(loss: Loss, scale: float, bases: Sequence[int], count: int, device: torch.device) -> Tensor:
     """Choose the bases of least error at one scale, of shape (count,), the best first.
 
-    The authors' code starts so after GELU (the paper's grid has every base at every scale). Neighbouring bases put
-    their levels elsewhere, so that errors jump from one to the next: no coarse grid of bases finds the good ones.
+    The authors' code starts so after GELU. Neighbouring bases put their levels elsewhere, so that errors jump from one
+    to the next: no coarse grid of bases finds the good ones.
     """
+    if count >= len(bases):
+        return torch.tensor(bases, dtype=torch.float32, device=device)
     grid = base_grid(scale, bases, device)
     errors = loss(grid.first, grid.second)
-    return grid.first.gather(1, _least(errors, min(count, len(bases))))[0]
+    return grid.first.gather(1, _least(errors, count))[0]
 
 
 def _fixed_axis(device: torch.device) -> Axis:

@@ -23,7 +23,9 @@ class FpcsSettings:
         quantile: the least scale of the first grid spans this quantile (and its mirror image), the greatest all values.
         zero_point_window: first zero points lie around the middle code (``centre``, as published) or around the zero
             point of the observed range (``observed``), which suits skewed operands.
-        log_bases: bases in the first grid of base and scale (after GELU): the best at the scale the search starts from.
+        log_bases: bases in the first grid of base and scale (after GELU): all 128, each at four scales, or the best so
+            many at the scale that the search starts from (the authors' code takes 8 at 16 scales). At 3 bits on a
+            ViT's MLPs, these 8 gave up to 1.17 times the error of the best of all bases at 16 scales, all gave 1.01.
         log_kept: combinations of base and scale that are kept.
         tokens: vectors (token rows of an input; rows or columns of an attention head's matrix) on which candidates for
             activations are compared.
@@ -38,7 +40,7 @@ class FpcsSettings:
     rounds: int = 3
     quantile: float = 0.9
     zero_point_window: Literal["centre", "observed"] = "centre"
-    log_bases: int = 8
+    log_bases: int = 128
     log_kept: int = 32
     tokens: int = 512
     images: int = 32
