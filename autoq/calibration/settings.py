@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict
 
@@ -31,6 +31,14 @@ class CalibrationSettings:
         sample_elements: values kept per operand, about; bounds memory.
         bins: resolution of the histograms on which squared errors are computed.
         seed: chooses which tokens are kept.
+        inputs: operands are observed with earlier sites in ``full_precision``, or ``quantized`` as the recipe says,
+            site after site in the order in which they run (RepQ-ViT). What reparameterized LayerNorms feed then keeps
+            the scale and zero point that their factors were made for.
+        include_zero: whether ranges of affine quantizers are widened to include zero, whose code lies in 0..2^bits − 1;
+            else codes spread over the range as it is, and the zero point is any whole number.
+        norm_observer: the observer by which channels get the ranges that factors of reparameterization are made of.
+        weight_observer: the observer of weights; None: ``observer``.
+        factor_observer: the observer of ranges with power-of-two factors; None: ``observer``.
         second_order: whether weights on equally spaced grids are rounded by the error of their layer's output (GPTQ)
             once their scales are chosen, rather than to nearest; up to 4 bits, scales are then improved too.
         fpcs: of the progressive search; see :class:`FpcsSettings`.
@@ -47,6 +55,11 @@ class CalibrationSettings:
     sample_elements: int = 1 << 18
     bins: int = 2048
     seed: int = 0
+    inputs: Literal["full_precision", "quantized"] = "full_precision"
+    include_zero: bool = True
+    norm_observer: str = "min_max"
+    weight_observer: str | None = None
+    factor_observer: str | None = None
     second_order: bool = False
     fpcs: FpcsSettings = field(default_factory=FpcsSettings)
 
@@ -54,7 +67,9 @@ class CalibrationSettings:
 
     def __post_init__(self) -> None:
         """Refuse unknown observers, and what would silently turn bounds around."""
-        OBSERVERS.lookup(self.observer)
+        for observer in (self.observer, self.norm_observer, self.weight_observer, self.factor_observer):
+            if observer is not None:
+                OBSERVERS.lookup(observer)
         if not 50 <= self.percentile <= 100:
             raise CalibrationError(f"percentile must be between 50 and 100, got {self.percentile:g}")
         if not 0 <= self.averaging_constant <= 1:

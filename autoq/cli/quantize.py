@@ -26,6 +26,27 @@ from autoq.cli.options import (
 )
 
 
+def _print_differences(method: str | None) -> None:
+    """Print what the published protocol of a method does, and what is done by default."""
+    if method is None:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from autoq.methods import METHODS
+
+    cls = METHODS.lookup(method)
+    if not cls.differences:
+        typer.echo(f"{cls.name} has one protocol.")
+        raise typer.Exit
+    table = Table("what", "published", "autoq", title=f"{cls.name} ({cls.source})", show_lines=True)
+    for each in cls.differences:
+        published = f"{each.published}\nnot built; here: {each.here}" if each.here else each.published
+        table.add_row(each.subject, published, each.autoq)
+    Console().print(table)
+    raise typer.Exit
+
+
 def quantize(
     method: Annotated[
         str,
@@ -34,6 +55,23 @@ def quantize(
     bits: Annotated[
         str, typer.Option("--bits", metavar="BITS", help="w4a4; w8a8s4 for 4-bit attention maps (papers' 8/8/4).")
     ],
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="autoq: strict 2^b codes and improvements; published: as in the authors' code "
+            "(--differences METHOD tells where they differ). [default: autoq]",
+        ),
+    ] = None,
+    differences: Annotated[  # noqa: ARG001 - its callback ends the command
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            is_eager=True,
+            callback=_print_differences,
+            help="Print how the protocols of a method differ, and stop.",
+        ),
+    ] = None,
     model: Model = "vit_digits",
     pretrained: Pretrained = True,
     data: Data = "digits",
@@ -97,7 +135,7 @@ def quantize(
     from autoq.display import RunDisplay
     from autoq.methods import BitWidths, MethodOptions, create_method
 
-    options = MethodOptions(observer, groups, ptf, lis, iterations, importance, mlp, bfloat16, on_disk)
+    options = MethodOptions(protocol, observer, groups, ptf, lis, iterations, importance, mlp, bfloat16, on_disk)
     chosen = create_method(method, options)
     widths = BitWidths.parse(bits)
     folder = out or default_out(model, f"{method}-{widths}")

@@ -13,16 +13,18 @@ from autoq.graph.canonical import canonical
 from autoq.graph.sites import Operand, Site
 from autoq.graph.trace import TracedModel
 from autoq.methods.bit_widths import BitWidths
-from autoq.recipe import IMAGE_BITS, OperandConfig, SiteConfig
+from autoq.recipe import IMAGE_BITS, OperandConfig, Overflow, SiteConfig
 from autoq.reconstruction.mlp_training import MlpSettings
 from autoq.reconstruction.settings import ReconstructionSettings
 
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """What a person may change about a method; None leaves it as published.
+    """What a person may change about a method; None leaves the method's default.
 
     Attributes:
+        protocol: ``autoq`` (the default), with strict 2^bits codes and our improvements, or ``published``, as in the
+            authors' code; what differs is in :attr:`BaseMethod.differences`.
         observer: how ranges of activations are observed.
         groups: groups of instance-aware group quantization.
         ptf: whether LayerNorm runs in integers, on inputs with power-of-two factors.
@@ -34,6 +36,7 @@ class MethodOptions:
         on_disk: whether activations between blocks are kept in temporary files rather than in memory.
     """
 
+    protocol: str | None = None
     observer: str | None = None
     groups: int | None = None
     ptf: bool | None = None
@@ -50,6 +53,27 @@ class MethodOptions:
         return {name: value for name, value in values.items() if value is not None}
 
 
+PROTOCOLS = ("autoq", "published")
+"""How methods that have both choose parameters."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that the protocols of a method do differently.
+
+    Attributes:
+        subject: what is chosen.
+        published: how the authors' code chooses it.
+        autoq: how it is chosen by default.
+        here: how ``published`` chooses it here, where that is not wholly the authors' way; else empty.
+    """
+
+    subject: str
+    published: str
+    autoq: str
+    here: str = ""
+
+
 class BaseMethod(ABC):
     """A published method at uniform bits.
 
@@ -64,6 +88,8 @@ class BaseMethod(ABC):
     """The paper."""
     images: ClassVar[int] = 32
     """Calibration images of the paper's protocol."""
+    differences: ClassVar[tuple[Difference, ...]] = ()
+    """Between its protocols; empty: it has one."""
     taken_options: ClassVar[Mapping[str, tuple[object, ...]]] = {}
     """Names of ``MethodOptions`` that it has, and their values; an empty tuple takes any."""
     reconstruction: ClassVar[ReconstructionSettings | None] = None
@@ -78,12 +104,27 @@ class BaseMethod(ABC):
             MethodError: the method has no such option, or it cannot have that value.
         """
         self.options = options or MethodOptions()
+        taken = self._options_taken()
         for name, value in self.options.given().items():
-            if name not in self.taken_options:
+            if name not in taken:
                 raise MethodError(f"{self.name} has no option {_flag(name)}; {self._describe_options()}")
-            allowed = self.taken_options[name]
+            allowed = taken[name]
             if allowed and value not in allowed:
                 raise MethodError(f"{self.name}: {name} {value!r} is not one of {', '.join(map(str, allowed))}")
+
+    @property
+    def is_published(self) -> bool:
+        """Whether parameters are chosen as in the authors' code."""
+        return self.options.protocol == "published"
+
+    @property
+    def overflow(self) -> Overflow:
+        """Where values below a logarithm's last level go: to zero, a (2^bits + 1)-th level, as published; or a code."""
+        return "extra_zero" if self.is_published else "zero_code"
+
+    def label(self, bits: BitWidths) -> str:
+        """Return what recipes are named by: ``adalog w4a4``, ``adalog w4a4 (published)``."""
+        return f"{self.name} {bits} (published)" if self.is_published else f"{self.name} {bits}"
 
     def settings(self, seed: int) -> CalibrationSettings:
         """Return how quantizer parameters are chosen."""
@@ -101,7 +142,7 @@ class BaseMethod(ABC):
             chosen: SiteConfig = {}
             for operand in site.operands:
                 is_image = site.name == first and not operand.is_weight
-                config = self._image(bits) if is_image else self._operand(site, operand, bits)
+                config = self.image(bits) if is_image else self._operand(site, operand, bits)
                 if config is not None:
                     chosen[operand.name] = canonical(config, operand)
             if chosen:
@@ -116,16 +157,24 @@ class BaseMethod(ABC):
         changed = {name: value for name, value in self.options.given().items() if name in names}
         return replace(self.reconstruction, seed=seed, **changed)  # type: ignore[arg-type]
 
-    def mlp_settings(self, seed: int) -> MlpSettings | None:
-        """Return how MLPs with ReLU are trained, if they are."""
+    def mlp_settings(self, seed: int, bits: BitWidths) -> MlpSettings | None:  # noqa: ARG002
+        """Return how MLPs with ReLU are trained for quantization at some bits, if they are."""
         if self.mlp_reconstruction is None or self.options.mlp is False:
             return None
         iterations = self.options.iterations or self.mlp_reconstruction.iterations
         return replace(self.mlp_reconstruction, seed=seed, iterations=iterations)
 
+    def image(self, bits: BitWidths) -> OperandConfig | None:
+        """Configure the model's input: one range at 8 bits or more; None: it stays in floating point."""
+        return OperandConfig(scheme="uniform", bits=max(IMAGE_BITS, bits.activations))
+
     def weight(self, bits: int) -> OperandConfig:
         """Configure weights: one scale for each output channel."""
         return OperandConfig(scheme="uniform", bits=bits, granularity="channel", symmetric=True)
+
+    def convolution_weight(self, bits: int) -> OperandConfig:
+        """Configure weights of convolutions, the patch embedding's for one; like others unless overridden."""
+        return self.weight(bits)
 
     def layer_input(self, bits: int) -> OperandConfig:
         """Configure inputs of linear layers and convolutions: one range."""
@@ -151,16 +200,13 @@ class BaseMethod(ABC):
         """Configure attention scores; in floating point unless overridden."""
         return None
 
-    def _image(self, bits: BitWidths) -> OperandConfig:
-        return OperandConfig(scheme="uniform", bits=max(IMAGE_BITS, bits.activations))
-
     def _operand(self, site: Site, operand: Operand, bits: BitWidths) -> OperandConfig | None:
         if site.op == "layer_norm":
             return self.norm_input(bits.activations)
         if site.op == "softmax":
             return self.softmax_input(bits.activations)
         if operand.is_weight:
-            return self.weight(bits.weights)
+            return (self.weight if site.op == "linear" else self.convolution_weight)(bits.weights)
         if operand.producer == "softmax":
             return self.attention_map(bits.attention)
         if operand.producer == "gelu":
@@ -169,8 +215,11 @@ class BaseMethod(ABC):
             return self.layer_input(bits.activations)
         return self.attention_operand(bits.activations)
 
+    def _options_taken(self) -> dict[str, tuple[object, ...]]:
+        return dict(self.taken_options) | ({"protocol": PROTOCOLS} if self.differences else {})
+
     def _describe_options(self) -> str:
-        taken = ", ".join(map(_flag, self.taken_options))
+        taken = ", ".join(map(_flag, self._options_taken()))
         return f"it has {taken}" if taken else "it has none"
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 from autoq.calibration import CalibrationSettings
+from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.graph.trace import TracedModel
-from autoq.methods._base import BaseMethod
+from autoq.methods._base import BaseMethod, Difference
 from autoq.methods.bit_widths import BitWidths
 from autoq.recipe import OperandConfig
+
+_ALL_VECTORS = 1 << 40
 
 
 class AdaLog(BaseMethod):
@@ -17,14 +20,48 @@ class AdaLog(BaseMethod):
 
     name: ClassVar[str] = "adalog"
     source: ClassVar[str] = "Wu et al., AdaLog, ECCV 2024"
+    differences: ClassVar[tuple[Difference, ...]] = (
+        Difference("image", "floating point (from 8 bits on)", "8 bits or more"),
+        Difference("LayerNorms that are rescaled", "those where weights and activations have the same bits", "all"),
+        Difference("channel ranges for the factors", "of least squared error", "least and greatest value, with zero"),
+        Difference("lowest level of logarithms", "zero, a (2^b + 1)-th level", "2^b codes"),
+        Difference(
+            "bases after GELU",
+            "the best 8 of all at the first scale, with 16 scales",
+            "all, with 4 scales, then as here",
+        ),
+        Difference("steps of FPCS", "6 (paper: 4)", "4"),
+        Difference("spans of the first grid", "as they are", "widened to zero"),
+        Difference(
+            "order",
+            "weights and inputs for their own error, then rounds of weights, activations",
+            "weights for the layer's output, then rounds of activations, weights",
+        ),
+        Difference("vectors that candidates are compared on", "all", "512 a head, ranked by the leading directions"),
+        Difference(
+            "result of a search",
+            "the best of the last step",
+            "the best of all steps, rounds and the observed range",
+            here="as by default: never worse by the error that is minimised",
+        ),
+    )
 
     def settings(self, seed: int) -> CalibrationSettings:
         """Search by fast progressive combining (paper, §3.3)."""
-        return CalibrationSettings(observer="fpcs", seed=seed)
+        if not self.is_published:
+            return CalibrationSettings(observer="fpcs", seed=seed)
+        fpcs = FpcsSettings(steps=6, log_bases=8, start="operands", tokens=_ALL_VECTORS, screening=0)
+        return CalibrationSettings(observer="fpcs", norm_observer="mse", include_zero=False, seed=seed, fpcs=fpcs)
 
     def reparameterized(self, traced: TracedModel, bits: BitWidths) -> dict[str, int]:
         """Rescale the LayerNorms that RepQ-ViT does."""
+        if self.is_published and bits.weights != bits.activations:
+            return {}
         return dict.fromkeys(rewritable_norms(traced), bits.activations)
+
+    def image(self, bits: BitWidths) -> OperandConfig | None:
+        """Leave the image in floating point, as published, or quantize it at 8 bits."""
+        return None if self.is_published else super().image(bits)
 
     def weight(self, bits: int) -> OperandConfig:
         """Quantize affinely, per output channel."""
@@ -32,7 +69,7 @@ class AdaLog(BaseMethod):
 
     def gelu_output(self, bits: int) -> OperandConfig:
         """Quantize logarithmically, shifted to be non-negative (paper, §3.2)."""
-        return OperandConfig(scheme="adalog", bits=bits)
+        return OperandConfig(scheme="adalog", bits=bits, overflow=self.overflow)
 
     def attention_operand(self, bits: int) -> OperandConfig:
         """Quantize affinely, one range a head."""
@@ -40,4 +77,4 @@ class AdaLog(BaseMethod):
 
     def attention_map(self, bits: int) -> OperandConfig:
         """Quantize logarithmically, at scale one."""
-        return OperandConfig(scheme="adalog", bits=bits)
+        return OperandConfig(scheme="adalog", bits=bits, overflow=self.overflow)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, get_args
 
 from autoq.calibration import CalibrationSettings
+from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.graph.trace import TracedModel
-from autoq.methods._base import BaseMethod
+from autoq.methods._base import BaseMethod, Difference
 from autoq.methods.bit_widths import BitWidths
-from autoq.recipe import OperandConfig
+from autoq.recipe import Granularity, OperandConfig
 from autoq.reconstruction.mlp_training import MlpSettings
-from autoq.reconstruction.settings import ErrorWeighting, ReconstructionSettings
+from autoq.reconstruction.settings import PUBLISHED_ITERATIONS, ErrorWeighting, ReconstructionSettings
+
+_PUBLISHED_MLP_RATE = 4e-5
+_CLAMPED_MORE_BITS = 4
 
 
 class AphqVit(BaseMethod):
@@ -25,6 +30,28 @@ class AphqVit(BaseMethod):
     name: ClassVar[str] = "aphq-vit"
     source: ClassVar[str] = "Wu et al., APHQ-ViT, CVPR 2025"
     images: ClassVar[int] = 1024
+    differences: ClassVar[tuple[Difference, ...]] = (
+        Difference("iterations of a block, of an MLP", "20,000", "1,000, 500, at higher rates"),
+        Difference("rate of MLPs, what they are trained on", "4e-5, the original model", "1e-3, MLPs trained before"),
+        Difference("clamp of MLPs", "0.98-quantile at 4 bits, 0.99 else", "0.99-quantile"),
+        Difference("attention maps", "a range a head", "one range"),
+        Difference(
+            "starting point", "layer-output search on 128 images", "least squared error of each operand on 128 images"
+        ),
+        Difference("image", "floating point (from 8 bits on)", "8 bits or more"),
+        Difference("LayerNorms that are rescaled", "those where weights and activations have the same bits", "all"),
+        Difference("channel ranges for the factors", "of least squared error", "least and greatest value, with zero"),
+        Difference(
+            "targets of blocks", "the model with GELU", "the model with ReLU in full precision", here="as by default"
+        ),
+        Difference("norm before an MLP", "not trained", "trained", here="as by default"),
+        Difference(
+            "regulariser of rounding", "0.01 times its sum", "relative to the block's first loss", here="as by default"
+        ),
+        Difference(
+            "gradient of scales", "straight through, clamped after rounding", "LSQ's (equation 3)", here="as by default"
+        ),
+    )
     taken_options: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "iterations": (),
         "importance": get_args(ErrorWeighting),
@@ -36,12 +63,46 @@ class AphqVit(BaseMethod):
     mlp_reconstruction: ClassVar[MlpSettings | None] = MlpSettings()
 
     def settings(self, seed: int) -> CalibrationSettings:
-        """Start the reconstruction from bounds of least squared error of each operand alone."""
-        return CalibrationSettings(observer="mse", seed=seed)
+        """Start from bounds of least squared error of each operand alone, or as published of the layer's output."""
+        if not self.is_published:
+            return CalibrationSettings(observer="mse", seed=seed)
+        fpcs = FpcsSettings(steps=6, images=128, start="operands", screening=0)
+        return CalibrationSettings(observer="fpcs", norm_observer="mse", include_zero=False, seed=seed, fpcs=fpcs)
 
     def reparameterized(self, traced: TracedModel, bits: BitWidths) -> dict[str, int]:
         """Rescale the LayerNorms that RepQ-ViT does."""
+        if self.is_published and bits.weights != bits.activations:
+            return {}
         return dict.fromkeys(rewritable_norms(traced), bits.activations)
+
+    def reconstruction_settings(self, seed: int) -> ReconstructionSettings | None:
+        """Return how blocks are reconstructed: in 20,000 iterations as published, unless others are asked for."""
+        chosen = super().reconstruction_settings(seed)
+        if chosen is None or not self.is_published:
+            return chosen
+        return replace(chosen, iterations=self.options.iterations or PUBLISHED_ITERATIONS)
+
+    def mlp_settings(self, seed: int, bits: BitWidths) -> MlpSettings | None:
+        """Return how MLPs with ReLU are trained."""
+        chosen = super().mlp_settings(seed, bits)
+        if chosen is None or not self.is_published:
+            return chosen
+        return replace(
+            chosen,
+            iterations=self.options.iterations or PUBLISHED_ITERATIONS,
+            learning_rate=_PUBLISHED_MLP_RATE,
+            inputs="original",
+            clamp_quantile=0.98 if bits.activations <= _CLAMPED_MORE_BITS else 0.99,
+        )
+
+    def image(self, bits: BitWidths) -> OperandConfig | None:
+        """Leave the image in floating point, as published, or quantize it at 8 bits."""
+        return None if self.is_published else super().image(bits)
+
+    def attention_map(self, bits: int) -> OperandConfig:
+        """Quantize affinely, one range, or as published one a head."""
+        granularity: Granularity = "head" if self.is_published else "tensor"
+        return OperandConfig(scheme="uniform", bits=bits, granularity=granularity)
 
     def weight(self, bits: int) -> OperandConfig:
         """Quantize affinely, per output channel."""

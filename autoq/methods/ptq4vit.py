@@ -5,23 +5,78 @@ from __future__ import annotations
 from typing import ClassVar
 
 from autoq.calibration import CalibrationSettings
-from autoq.methods._base import BaseMethod
-from autoq.recipe import OperandConfig
+from autoq.calibration.fpcs.settings import FpcsSettings
+from autoq.methods._base import BaseMethod, Difference
+from autoq.methods.bit_widths import BitWidths
+from autoq.recipe import Granularity, OperandConfig
+
+_CANDIDATES = 100
+_SPANS = (0.01, 1.2)
+_ALL_VECTORS = 1 << 40
 
 
 class Ptq4Vit(BaseMethod):
     """Two ranges, a power of two apart, after softmax and GELU; all scales for the error of the layer's output.
 
-    Everything else is symmetric, with one range for a whole tensor, weights included (the paper has one for each of Q,
-    K and V). The paper weights that error by squared gradients; here it is not weighted.
+    Everything else is symmetric, with one range for a whole tensor, weights included.
     """
 
     name: ClassVar[str] = "ptq4vit"
     source: ClassVar[str] = "Yuan et al., PTQ4ViT, ECCV 2022"
+    differences: ClassVar[tuple[Difference, ...]] = (
+        Difference("image", "floating point", "8 bits or more"),
+        Difference("weights of the patch embedding", "a scale for each output channel", "one scale"),
+        Difference("queries, keys, values", "a scale for each head", "one scale"),
+        Difference(
+            "weights of qkv",
+            "a scale for each of Q, K and V",
+            "one scale",
+            here="one scale: no granularity has three for a weight",
+        ),
+        Difference("candidate scales", "100 from 0.01 to 1.2 of the range", "FPCS from the 0.9-quantile on"),
+        Difference("twin ranges after softmax", "the coarse one reaches 1; 20 distances", "scale, distance searched"),
+        Difference(
+            "twin ranges after GELU",
+            "fine step 0.16997 / 2^(b − 1), any coarse step (paper: a power of two apart)",
+            "scale and distance searched",
+            here="fine step as published, coarse steps a power of two apart",
+        ),
+        Difference(
+            "values above the split after softmax",
+            "the code adds the fine range's greatest value to them",
+            "the paper's formula",
+            here="the paper's formula",
+        ),
+        Difference(
+            "errors of a layer's output",
+            "weighted by squared gradients of the loss",
+            "not weighted",
+            here="not weighted",
+        ),
+    )
 
     def settings(self, seed: int) -> CalibrationSettings:
         """Choose scales by the layer's output (paper, §3.2)."""
-        return CalibrationSettings(observer="fpcs", seed=seed)
+        if not self.is_published:
+            return CalibrationSettings(observer="fpcs", seed=seed)
+        fpcs = FpcsSettings(
+            candidates=_CANDIDATES,
+            steps=1,
+            spans=_SPANS,
+            twin_scales="published",
+            tokens=_ALL_VECTORS,
+            screening=0,
+        )
+        return CalibrationSettings(observer="fpcs", seed=seed, fpcs=fpcs)
+
+    def image(self, bits: BitWidths) -> OperandConfig | None:
+        """Leave the image in floating point, as published, or quantize it at 8 bits."""
+        return None if self.is_published else super().image(bits)
+
+    def convolution_weight(self, bits: int) -> OperandConfig:
+        """Quantize symmetrically, one range for the layer, or as published for each output channel."""
+        granularity: Granularity = "channel" if self.is_published else "tensor"
+        return OperandConfig(scheme="uniform", bits=bits, granularity=granularity, symmetric=True)
 
     def weight(self, bits: int) -> OperandConfig:
         """Quantize symmetrically, one range for the layer."""
@@ -32,8 +87,9 @@ class Ptq4Vit(BaseMethod):
         return OperandConfig(scheme="uniform", bits=bits, symmetric=True)
 
     def attention_operand(self, bits: int) -> OperandConfig:
-        """Quantize symmetrically, one range."""
-        return OperandConfig(scheme="uniform", bits=bits, symmetric=True)
+        """Quantize symmetrically, one range, or as published one a head."""
+        granularity: Granularity = "head" if self.is_published else "tensor"
+        return OperandConfig(scheme="uniform", bits=bits, granularity=granularity, symmetric=True)
 
     def gelu_output(self, bits: int) -> OperandConfig:
         """Use a fine range for what is negative, a coarse one for what is positive."""

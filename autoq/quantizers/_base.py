@@ -15,7 +15,7 @@ from autoq.quantizers._label import SchemeLabel
 from autoq.quantizers.granularity import OperandLayout, count_groups, expand_groups
 from autoq.recipe import OperandConfig
 
-OutputSearch = Literal["scale_and_zero_point", "scale_and_log_base"]
+OutputSearch = Literal["scale_and_zero_point", "scale_and_log_base", "scale_and_shift_bits"]
 IntegerOperation = Literal["layer_norm", "softmax"]
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from autoq.quantizers._base import BaseQuantizer, usable_out, working_dtype
+from autoq.quantizers._base import BaseQuantizer, OutputSearch, usable_out, working_dtype
 from autoq.quantizers.granularity import OperandLayout
 from autoq.recipe import OperandConfig
 
@@ -38,6 +38,7 @@ class TwinUniformQuantizer(BaseQuantizer):
     scheme: ClassVar[str] = "twin_uniform"
     qparam_names: ClassVar[tuple[str, ...]] = ("scale", "shift_bits", "fine_sign")
     config_fields: ClassVar[tuple[str, ...]] = ("granularity",)
+    output_search: ClassVar[OutputSearch | None] = "scale_and_shift_bits"
     scale: Tensor
     shift_bits: Tensor
     fine_sign: Tensor

@@ -1,7 +1,7 @@
 """Recipes: how every operand of a model is quantized, keyed by name, written to be read and edited by a person."""
 
 from autoq.recipe.document import SCHEMA_VERSION, Recipe, hash_sites, sites_to_json
-from autoq.recipe.operands import FLOAT_BITS, IMAGE_BITS, Granularity, OperandConfig, SiteConfig
+from autoq.recipe.operands import FLOAT_BITS, IMAGE_BITS, Granularity, OperandConfig, Overflow, SiteConfig
 from autoq.recipe.records import CostRecord, LabelsBy, ScoreRecord
 from autoq.recipe.references import (
     CalibrationReference,
@@ -24,6 +24,7 @@ __all__ = [
     "ModelReference",
     "OperandConfig",
     "OperandsReference",
+    "Overflow",
     "Recipe",
     "ReconstructionReference",
     "ScoreRecord",

@@ -18,6 +18,10 @@ protocols of AdaLog, RepQ-ViT and IGQ-ViT)."""
 Granularity = Literal["tensor", "channel", "head", "group"]
 
 
+Overflow = Literal["zero_code", "extra_zero"]
+"""Where a logarithm's values below its last level go."""
+
+
 class OperandConfig(Frozen):
     """How one operand is quantized.
 
@@ -40,7 +44,7 @@ class OperandConfig(Frozen):
     symmetric: bool = False
     groups: int = Field(default=1, ge=1)
     log_base_numerator: int | None = Field(default=None, ge=10, le=137)
-    overflow: Literal["zero_code", "extra_zero"] = "zero_code"
+    overflow: Overflow = "zero_code"
     hadamard_block: Annotated[int, AfterValidator(power_of_two)] = 1
 
     def to_json(self) -> dict[str, Any]:

@@ -201,15 +201,15 @@ def open_bank(
         session = session.rotated_for(lambda: images, directory)
     if settings.centre_keys:
         session = session.centred_for(lambda: images, directory)
-    if settings.reparameterize:
-        norms = dict.fromkeys(rewritable_norms(session.traced), _RESCALED_FOR_BITS)
-        session = session.rescaled(norms, lambda: images, directory)
     # An option serves many recipes: it is solved with the rest of its site in full precision.
     by_output = OBSERVERS.lookup(settings.observer).by_layer_output
     fpcs = FpcsSettings(rounds=0) if by_output else FpcsSettings()
     calibration = CalibrationSettings(
         observer=settings.observer, seed=settings.seed, second_order=settings.second_order, fpcs=fpcs
     )
+    if settings.reparameterize:
+        norms = dict.fromkeys(rewritable_norms(session.traced), _RESCALED_FOR_BITS)
+        session = session.rescaled(norms, lambda: images, calibration, directory)
     bank = session.bank(lambda: images, images.sha256, calibration, observed)
     bank.load(directory)
     return session, bank

@@ -79,7 +79,7 @@ def quantize(
         InputError: images cannot be had, or the directory cannot be written or has another bank.
         RunError: an operand cannot be calibrated, or the quantized model produces NaN.
     """
-    training, mlps = method.reconstruction_settings(settings.seed), method.mlp_settings(settings.seed)
+    training, mlps = method.reconstruction_settings(settings.seed), method.mlp_settings(settings.seed, bits)
     directory = QuantizedDirectory(settings.out) if training is None else ReconstructionDirectory(settings.out)
     on_disk = bool(method.options.on_disk)
     if mlps is not None:
@@ -131,15 +131,16 @@ def calibrate_method(
     sites = method.sites(session.traced, bits)
     norms = method.reparameterized(session.traced, bits)
     observed = ObservedImages(len(images.tensor), progress)
-    session = session.rescaled(norms, lambda: images, directory, observed)
-    bank = session.bank(lambda: images, images.sha256, method.settings(images.seed), observed, sites)
+    calibration = method.settings(images.seed)
+    session = session.rescaled(norms, lambda: images, calibration, directory, observed, sites)
+    bank = session.bank(lambda: images, images.sha256, calibration, observed, sites)
     bank.load(directory)
     solve_bank(bank, options_of(sites), directory, progress)
     recipe = Recipe(
         model=session.reference,
         sites=sites,
         reparameterized=norms,
-        method=f"{method.name} {bits}",
+        method=method.label(bits),
         calibration=calibration_reference(images, bank),
         cost=session.costs.cost(sites).record(),
         task=task_to_record(session.task),

@@ -194,14 +194,15 @@ def find_bank(session: Session, recipe: Recipe, images: Callable[[], Calibration
         content = read_bank(directory) if calibration.bank_fingerprint else None
         if content is not None and content.fingerprint == calibration.bank_fingerprint:
             session = _centred(session, recipe, images, directory)
-            session = session.rescaled(recipe.reparameterized, images, directory)
+            session = session.rescaled(recipe.reparameterized, images, settings, directory)
             sha256 = content.description["images_sha256"]
             bank = session.bank(images, sha256, settings, recipe_sites=recipe.sites)
             bank.load(directory)
             return session, bank
     if calibration.bank_fingerprint:
         _logger.warning("the recipe's bank is not beside it: solving it again from %s", calibration.data)
-    session = _centred(session, recipe, images).rescaled(recipe.reparameterized, images)
+    session = _centred(session, recipe, images)
+    session = session.rescaled(recipe.reparameterized, images, settings, recipe_sites=recipe.sites)
     bank = session.bank(images, images().sha256, settings, recipe_sites=recipe.sites)
     if calibration.bank_fingerprint not in ("", bank.fingerprint):
         _logger.warning("the images or autoq have changed since the recipe was calibrated: expect another score")

@@ -255,16 +255,20 @@ class Session:
         self,
         norms: Mapping[str, int],
         images: Callable[[], CalibrationImages],
+        settings: CalibrationSettings,
         bank: str | os.PathLike[str] | None = None,
         progress: Callable[[int], None] | None = None,
+        recipe_sites: Mapping[str, SiteConfig] | None = None,
     ) -> Session:
         """Return the model with reparameterized LayerNorms (RepQ-ViT); full precision is unchanged up to rounding.
 
         Args:
             norms: LayerNorm sites, and the bits of the quantizers that they feed.
-            images: gives the calibration images; one full-precision pass over them finds the factors,
+            images: gives the calibration images; one pass over them finds the factors,
+            settings: as these say,
             bank: unless the bank in this directory has them.
             progress: called with the number of images of each batch that is observed.
+            recipe_sites: the recipe that is solved, where ``settings.inputs`` are quantized.
 
         Raises:
             CalibrationError: a LayerNorm feeds something else than linear layers.
@@ -276,7 +280,7 @@ class Session:
             factors = content.folded.factors
         else:
             batches = torch.split(images().tensor, choose_batch_size(self.traced))
-            factors = observe_factors(self.model, batches, norms, progress)
+            factors = observe_factors(self.model, batches, norms, settings, recipe_sites, progress)
         return self.rescaled_by(norms, factors)
 
     def rescaled_by(self, norms: Mapping[str, int], factors: Mapping[str, ChannelFactors]) -> Session:
@@ -313,7 +317,7 @@ class Session:
             images_sha256: of those images; part of the bank's identity.
             settings: how parameters are chosen.
             progress: called with the number of images of each batch that is observed.
-            recipe_sites: the recipe that is solved, where ``settings.observer`` solves sites and not operands.
+            recipe_sites: the recipe that is solved, where what ``settings`` choose for an operand depends on others.
         """
         description = {"weights_sha256": self.loaded.weights_sha256, "images_sha256": images_sha256}
         changes = {

@@ -24,6 +24,7 @@ from autoq.calibration.observers import OBSERVERS
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.transforms.folded import FoldedTransforms
 from autoq.calibration.transforms.integer_operations import integer_operations
+from autoq.calibration.transforms.reparameterization import shared_quantizers
 from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.bases import check_bases
 from autoq.graph.insert import FixedTensor, QuantizedModel
@@ -31,7 +32,7 @@ from autoq.identity import fingerprint_of
 from autoq.quantizers import BaseQuantizer, create_quantizer, quantizer_class
 from autoq.recipe import OperandConfig, SiteConfig, hash_sites
 
-BANK_VERSION = 3
+BANK_VERSION = 4
 """Raised when the same settings would give other parameters."""
 _SAVE_SECONDS = 20.0
 """How often a bank that is being solved is written: what a kill may cost."""
@@ -44,6 +45,7 @@ SolveProgress = Callable[[int, int], None]
 class Bank:
     """Quantizers by operand and option, and codes of weights. What is asked for and not there is solved and kept.
 
+    With ``settings.inputs`` "quantized", an option of ``recipe_sites`` is solved behind the others of its recipe.
     With the observer ``fpcs``, parameters are solved site by site for the error of the site's output. An option is then
     solved with the site's other operand in full precision, unless there are ``settings.fpcs.rounds`` and it belongs to
     ``recipe_sites``, which are solved with both operands quantized.
@@ -80,7 +82,7 @@ class Bank:
             description: identifies model weights and calibration images; plain JSON.
             batch_size: images that run at a time.
             folded: what was folded into the model's weights; kept with the parameters.
-            recipe_sites: what ``fpcs`` solves jointly.
+            recipe_sites: the recipe that is solved, where what is solved for an operand depends on others.
             capture_progress: gets the number of images of each batch that is observed.
             cached_weight_bytes: most memory for codes of quantized weights.
         """
@@ -88,18 +90,22 @@ class Bank:
         self.model = model
         described: dict[str, Any] = {**description, "bank_version": BANK_VERSION, "settings": asdict(settings)}
         is_joint = OBSERVERS.lookup(settings.observer).by_layer_output and settings.fpcs.rounds > 0
-        together = dict(recipe_sites or {}) if is_joint else {}
+        together = dict(recipe_sites or {}) if is_joint or settings.inputs == "quantized" else {}
         if together:
             described["solved_for"] = hash_sites(together)[:16]
         # As it comes back from a file: tuples are lists there.
         self.description: dict[str, Any] = json.loads(json.dumps(described))
         self._folded = folded or FoldedTransforms()
+        known = (
+            shared_quantizers(model.traced, self._folded.factors, together) if settings.inputs == "quantized" else {}
+        )
         self._solver = OptionSolver(
             model,
             images,
             settings,
             batch_size=batch_size,
             recipe_sites=together,
+            known=known,
             capture_progress=capture_progress,
         )
         self._options: dict[SolvedKey, SolvedOption] = {}

@@ -5,7 +5,7 @@ With ``second_order``, weights are then rounded on their grids by the Gram matri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
 from itertools import groupby
 from operator import itemgetter
 
@@ -19,6 +19,7 @@ from autoq.calibration.fpcs.output_search import solve_jobs
 from autoq.calibration.observers import OBSERVERS
 from autoq.calibration.second_order.gram import capture_grams, gram_groups
 from autoq.calibration.second_order.weights import LayerRounding, is_rounded
+from autoq.calibration.sequential import solve_in_order
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers import OperandSolver
 from autoq.calibration.threads import in_threads
@@ -40,7 +41,7 @@ class OptionSolver:
     Attributes:
         model: whose operands are solved; its slots are emptied.
         settings: how parameters are chosen.
-        recipe_sites: sites of which both operands are solved together.
+        recipe_sites: sites of which both operands are solved together, or one after the other.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class OptionSolver:
         *,
         batch_size: int,
         recipe_sites: Mapping[str, SiteConfig],
+        known: Mapping[OperandKey, BaseQuantizer],
         capture_progress: Callable[[int], None] | None,
     ) -> None:
         """Observe nothing yet.
@@ -61,10 +63,11 @@ class OptionSolver:
                 activation is solved.
             settings: how parameters are chosen.
             batch_size: images that run at a time.
-            recipe_sites: what ``fpcs`` solves jointly.
+            recipe_sites: what ``fpcs`` solves jointly, or what is solved on quantized inputs.
+            known: of these, quantizers that are taken as they are, where inputs are quantized.
             capture_progress: gets the number of images of each batch that is observed.
         """
-        self.model, self.settings, self.recipe_sites = model, settings, recipe_sites
+        self.model, self.settings, self.recipe_sites, self._known = model, settings, recipe_sites, known
         self._images, self._batch_size = images, batch_size
         self._capture_progress = capture_progress
         self._samples: dict[OperandKey, OperandSample] = {}
@@ -80,6 +83,10 @@ class OptionSolver:
         Raises:
             CalibrationError: an option does not fit its operand.
         """
+        if self.settings.inputs == "quantized":
+            own = [key for key in options if self.recipe_sites.get(key[0], {}).get(key[1]) == key[2]]
+            yield from self._solve_in_order(set(own))
+            options = [key for key in options if key not in own]
         groups = self._second_order_groups(options)
         chosen = {site for group in groups for site in group}
         yield from self._solve_on_grids([key for key in options if key[0] not in chosen], workers)
@@ -148,6 +155,15 @@ class OptionSolver:
             if any(key in group and key not in self._samples for key in operands):
                 batches = torch.split(self._calibration_images(), self._batch_size)
                 self._samples |= capture(self.model, batches, self.settings, self._capture_progress, group)
+
+    def _solve_in_order(self, options: Set[SolvedKey]) -> Solved:
+        if not options:
+            return
+        batches = torch.split(self._calibration_images(), self._batch_size)
+        sites, progress = self.recipe_sites, self._capture_progress
+        for site, solved in solve_in_order(self.model, batches, sites, self.settings, self._known, progress):
+            found = {(site, operand, quantizer.config): quantizer for operand, quantizer in solved.items()}
+            yield self._rounded({key: quantizer for key, quantizer in found.items() if key in options})
 
     def _solve_by_site(self, options: Sequence[SolvedKey]) -> Solved:
         jobs: dict[str, list[SiteConfig]] = {}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from autoq.calibration.fpcs.search import Loss
-from autoq.quantizers import BaseQuantizer, OperandLayout, create_quantizer, quantizer_class
+from autoq.quantizers import BaseQuantizer, OperandLayout, TwinUniformQuantizer, create_quantizer, quantizer_class
 from autoq.recipe import OperandConfig
 
 ELEMENTS_AT_ONCE = 1 << 17
@@ -159,10 +159,33 @@ def log_loss(error: QuadraticError, config: OperandConfig, shift: Tensor, scale:
         shift: what makes values non-negative.
         scale: of each row at relative scale one, of shape (R, 1).
     """
-    shifted = error.values + shift
+    shifted = replace(error, values=error.values + shift)
+    return _scaled_loss(shifted, lambda base: _unit_quantizer(config, base, shift.device), scale)
 
-    def loss(base: Tensor, relative: Tensor) -> Tensor:
-        roundings = [_unit_quantizer(config, int(q), shifted.device) for q in base[0].tolist()]
+
+def twin_loss(error: QuadraticError, config: OperandConfig, fine_sign: int, scale: Tensor) -> Loss:
+    """Make the error of all rows, which share m, a function of m and relative scale of ``twin_uniform``, each (1, n).
+
+    Args:
+        error: the quadratic form.
+        config: of scheme ``twin_uniform``.
+        fine_sign: sign of the values in the fine range.
+        scale: Δ of each row at relative scale one, of shape (R, 1).
+    """
+    one = torch.ones(1, device=scale.device)
+    option = config.model_copy(update={"granularity": "tensor"})
+
+    def unit(shift_bits: int) -> BaseQuantizer:
+        return TwinUniformQuantizer.with_scale(option, OperandLayout(1, -1), one, shift_bits, fine_sign)
+
+    return _scaled_loss(error, unit, scale)
+
+
+def _scaled_loss(error: QuadraticError, unit: Callable[[int], BaseQuantizer], scale: Tensor) -> Loss:
+    """Make the error a function of a whole number, by which ``unit`` makes quantizers of scale one, and of a scale."""
+
+    def loss(number: Tensor, relative: Tensor) -> Tensor:
+        roundings = [unit(int(value)) for value in number[0].tolist()]
         steps = (scale * relative).float()
 
         def rounding(values: Tensor, rows: slice, candidates: slice, out: Tensor) -> None:
@@ -173,7 +196,7 @@ def log_loss(error: QuadraticError, config: OperandConfig, shift: Tensor, scale:
                 rounded = roundings[index].fake_quantize(block, out=block).mul_(step)
                 torch.sub(rounded.squeeze(2), values.squeeze(2), out=out[:, :, index - candidates.start])
 
-        return replace(error, values=shifted).evaluate(rounding, base.shape[1]).sum(0, keepdim=True)
+        return error.evaluate(rounding, number.shape[1]).sum(0, keepdim=True)
 
     return loss
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import torch
@@ -12,45 +11,30 @@ from torch import Tensor
 
 from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss, log_loss
 from autoq.calibration.fpcs.search import (
-    Grid,
-    Loss,
     Pair,
+    Problem,
     affine_grid,
     base_grid,
     best_bases,
     log_grid,
     progressive_search,
 )
+from autoq.calibration.fpcs.twin_search import twin_problem
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers.logarithmic import log_class
 from autoq.graph.sites import Operand
-from autoq.quantizers import BaseQuantizer, create_quantizer, quantizer_class
+from autoq.quantizers import BaseQuantizer, TwinUniformQuantizer, create_quantizer, quantizer_class
 from autoq.recipe import OperandConfig
 
 _T = TypeVar("_T")
+_BASES_GONE_ON_WITH = 8
+"""By a search whose incumbent was searched: the other operand has changed a little since."""
 
 
 def is_searched(config: OperandConfig) -> bool:
     """Tell whether a configuration's parameters are found by the progressive search."""
     is_served = quantizer_class(config.scheme).output_search is not None
     return is_served and config.granularity in ("tensor", "channel", "head")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What the progressive search is given.
-
-    Attributes:
-        grid: first combinations.
-        incumbent: combination of each row that is to be beaten, or None.
-        loss: to minimise.
-        screen: a cheaper loss that ranks candidates, or None.
-    """
-
-    grid: Grid
-    incumbent: Pair | None
-    loss: Loss
-    screen: Loss | None
 
 
 class ParameterSearch:
@@ -65,7 +49,7 @@ class ParameterSearch:
             settings: of the search.
         """
         self._operand, self._full = operand, full
-        self._fpcs, self._seed = settings.fpcs, settings.seed
+        self._fpcs, self._seed, self._include_zero = settings.fpcs, settings.seed, settings.include_zero
         self._cache: dict[tuple[object, ...], object] = {}
 
     def minimise(self, config: OperandConfig, error: QuadraticError, incumbent: BaseQuantizer | None) -> BaseQuantizer:
@@ -76,8 +60,11 @@ class ParameterSearch:
             error: to minimise, its rows those that share parameters.
             incumbent: the quantizer to be beaten; None: that of the observed range.
         """
-        if quantizer_class(config.scheme).output_search == "scale_and_log_base":
+        searched = quantizer_class(config.scheme).output_search
+        if searched == "scale_and_log_base":
             return self._minimise_logarithmic(config, error, incumbent)
+        if searched == "scale_and_shift_bits":
+            return self._minimise_twin(config, error, incumbent)
         observed = self.observed(config)
         problem = self.affine_problem(config, error, incumbent or observed)
         scale, zero_point, _ = progressive_search(
@@ -98,7 +85,13 @@ class ParameterSearch:
         least, most = self._range(config)
         rows = len(error.values)
         grid = affine_grid(
-            (low, least.reshape(rows)), (high, most.reshape(rows)), config.bits, self._fpcs, symmetric=config.symmetric
+            (low, least.reshape(rows)),
+            (high, most.reshape(rows)),
+            config.bits,
+            self._fpcs,
+            symmetric=config.symmetric,
+            include_zero=self._include_zero,
+            all_zero_points=self._operand.name == "input",
         )
         qparams = incumbent.qparams()
         start = (qparams["scale"].reshape(rows, 1), qparams["zero_point"].reshape(rows, 1))
@@ -121,7 +114,7 @@ class ParameterSearch:
         if has_unit_scale and len(bases) == 1:
             numerator, relative = float(bases[0]), 1.0
         else:
-            problem = self._log_problem(config, error, scale.reshape(rows, 1), bases, incumbent or observed)
+            problem = self._log_problem(config, error, scale.reshape(rows, 1), bases, incumbent)
             kept = self._fpcs.kept if len(bases) == 1 else self._fpcs.log_kept
             steps = 1 if has_unit_scale else self._fpcs.steps
             found = progressive_search(
@@ -132,15 +125,32 @@ class ParameterSearch:
         qparams |= dict.fromkeys(cls.fitted_fields, torch.tensor(numerator))
         return create_quantizer(config, self._operand.layout, qparams)
 
+    def _minimise_twin(
+        self, config: OperandConfig, error: QuadraticError, incumbent: BaseQuantizer | None
+    ) -> BaseQuantizer:
+        """Search the coarse scale and how many binary places finer the fine one is (PTQ4ViT, §3.2)."""
+        observed = self.observed(config)
+        narrow = self._cached(("positive",), lambda: _positive_quantile(error.values, self._fpcs.quantile))
+        problem = twin_problem(config, error, observed, incumbent, float(narrow), self._fpcs, self._seed)
+        steps = self._fpcs.steps if self._fpcs.twin_scales == "searched" else 1
+        shift_bits, relative, _ = progressive_search(
+            problem.loss, problem.grid, self._fpcs.log_kept, steps, screen=problem.screen, incumbent=problem.incumbent
+        )
+        qparams = observed.qparams()
+        scale, fine_sign = qparams["scale"] * float(relative), int(qparams["fine_sign"])
+        layout = self._operand.layout
+        return TwinUniformQuantizer.with_scale(config, layout, scale, int(shift_bits), fine_sign)
+
     def _log_problem(
         self,
         config: OperandConfig,
         error: QuadraticError,
         scale: Tensor,
         bases: Sequence[int],
-        incumbent: BaseQuantizer,
+        incumbent: BaseQuantizer | None,
     ) -> Problem:
         """Set up the search of one of the ``bases`` and of a scale relative to ``scale`` (R, 1)."""
+        is_first, incumbent = incumbent is None, incumbent or self.observed(config)
         shift = self.observed(config).qparams()["shift"].flatten()[0]
         screened = error.screened(self._fpcs.screening, self._seed)
         screen = None if screened is None else log_loss(screened, config, shift, scale)
@@ -151,7 +161,8 @@ class ParameterSearch:
         numerator = qparams.get("log_base_numerator", torch.tensor(float(bases[0]))).to(device)
         start = (numerator.reshape(1, 1), qparams["scale"].reshape(len(scale), 1)[:1] / scale[:1])
         narrow = self._cached(("positive",), lambda: _positive_quantile(error.values, self._fpcs.quantile))
-        tried = best_bases(screen or loss, float(start[1]), bases, self._fpcs.log_bases, device)
+        count = self._fpcs.log_bases if is_first else min(self._fpcs.log_bases, _BASES_GONE_ON_WITH)
+        tried = best_bases(screen or loss, float(start[1]), bases, count, device)
         return Problem(log_grid(float((narrow + shift) / scale.max()), 1.0, tried, self._fpcs), start, loss, screen)
 
     def observed(self, config: OperandConfig) -> BaseQuantizer:

@@ -71,7 +71,33 @@ class Grid:
         return a.unsqueeze(3).expand(shape).flatten(1), b.unsqueeze(2).expand(shape).flatten(1)
 
 
-def affine_grid(low: Pair, high: Pair, bits: int, settings: FpcsSettings, *, symmetric: bool) -> Grid:
+@dataclass(frozen=True)
+class Problem:
+    """What the progressive search is given.
+
+    Attributes:
+        grid: first combinations.
+        incumbent: combination of each row that is to be beaten, or None.
+        loss: to minimise.
+        screen: a cheaper loss that ranks candidates, or None.
+    """
+
+    grid: Grid
+    incumbent: Pair | None
+    loss: Loss
+    screen: Loss | None
+
+
+def affine_grid(
+    low: Pair,
+    high: Pair,
+    bits: int,
+    settings: FpcsSettings,
+    *,
+    symmetric: bool,
+    include_zero: bool = True,
+    all_zero_points: bool = False,
+) -> Grid:
     """Combine scales from a quantile's span to the whole span with a window of zero points.
 
     Args:
@@ -80,16 +106,24 @@ def affine_grid(low: Pair, high: Pair, bits: int, settings: FpcsSettings, *, sym
         bits: code width.
         settings: number of candidates, and where zero points are looked for.
         symmetric: the zero point is fixed, and both sides of zero span what the wider one needs.
+        include_zero: spans are widened to zero.
+        all_zero_points: up to 16 codes, each is a candidate, and not only the middle half; the authors' code does so
+            for inputs of linear layers.
     """
     if symmetric:
         narrow, wide = (2 * torch.maximum(least.abs(), most.abs()) for least, most in zip(low, high, strict=True))
         zero_points = torch.full((len(narrow), 1), symmetric_zero_point(bits), device=narrow.device)
     else:
-        # A quantizer with a code for zero spans zero too.
-        narrow, wide = (most.clamp(min=0) - least.clamp(max=0) for least, most in zip(low, high, strict=True))
-        zero_points = _zero_points(low[1], high[1], bits, settings)
+        ends = list(zip(low, high, strict=True))
+        if include_zero:  # a quantizer with a code for zero spans zero too
+            ends = [(least.clamp(max=0), most.clamp(min=0)) for least, most in ends]
+        narrow, wide = (most - least for least, most in ends)
+        most_zero_points = min(_MOST_ZERO_POINTS, 2**bits if all_zero_points else 2 ** (bits - 1))
+        zero_points = _zero_points(low[1], high[1], bits, most_zero_points, settings)
     count = max(2, settings.candidates // zero_points.shape[1])
     largest = torch.finfo(torch.float32).max / 2 ** (bits + 1)
+    if settings.spans is not None:
+        narrow, wide = (share * wide for share in settings.spans)
     narrow, wide = ((span.unsqueeze(1) / (2**bits - 1)).clamp(_TINY, largest) for span in (narrow, wide))
     scales = narrow + (wide - narrow) * torch.linspace(0, 1, count, device=wide.device)
     neighbours = max(2, settings.candidates // settings.kept)
@@ -113,13 +147,13 @@ def log_grid(narrow: float, wide: float, bases: Tensor, settings: FpcsSettings) 
     scales = narrow + (wide - narrow) * torch.linspace(0, 1, count, device=bases.device)  # (scales,)
     step = torch.full((1, 1), (wide - narrow) / (count - 1), device=bases.device)
     scale_axis = Axis(step, max(2, settings.candidates // kept), least=_TINY)
-    return _combine(bases.float().unsqueeze(0), scales.unsqueeze(0), _fixed_axis(bases.device), scale_axis)
+    return _combine(bases.float().unsqueeze(0), scales.unsqueeze(0), fixed_axis(bases.device), scale_axis)
 
 
 def base_grid(scale: float, bases: Sequence[int], device: torch.device) -> Grid:
     """Combine every base with one scale, in one row: after softmax the scale is one, and one step of search enough."""
     first = torch.tensor([bases], dtype=torch.float32, device=device)  # (1, bases)
-    return _combine(first, torch.full((1, 1), scale, device=device), _fixed_axis(device), _fixed_axis(device))
+    return _combine(first, torch.full((1, 1), scale, device=device), fixed_axis(device), fixed_axis(device))
 
 
 def best_bases(loss: Loss, scale: float, bases: Sequence[int], count: int, device: torch.device) -> Tensor:
@@ -135,7 +169,8 @@ def best_bases(loss: Loss, scale: float, bases: Sequence[int], count: int, devic
     return grid.first.gather(1, _least(errors, count))[0]
 
 
-def _fixed_axis(device: torch.device) -> Axis:
+def fixed_axis(device: torch.device) -> Axis:
+    """Make the axis of a parameter that is not refined."""
     return Axis(torch.zeros(1, 1, device=device), 1)
 
 
@@ -182,9 +217,8 @@ def progressive_search(
     return _best(None, (first, second, errors), 1)
 
 
-def _zero_points(low: Tensor, high: Tensor, bits: int, settings: FpcsSettings) -> Tensor:
-    """Choose a window of whole numbers in 0..2^bits − 1, of shape (rows, count)."""
-    width = min(_MOST_ZERO_POINTS, 2 ** (bits - 1))
+def _zero_points(low: Tensor, high: Tensor, bits: int, width: int, settings: FpcsSettings) -> Tensor:
+    """Choose a window of ``width`` whole numbers in 0..2^bits − 1, of shape (rows, width)."""
     window = torch.arange(width, dtype=torch.float32, device=low.device)
     first: Tensor = torch.full((len(low), 1), float(2 ** (bits - 1) - width // 2), device=low.device)
     if settings.zero_point_window == "observed":

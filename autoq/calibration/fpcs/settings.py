@@ -21,12 +21,19 @@ class FpcsSettings:
         rounds: alternations between the two operands of a site; 0: each is searched with the other in full precision,
             so that it does not depend on the other's option.
         quantile: the least scale of the first grid spans this quantile (and its mirror image), the greatest all values.
+        spans: shares of the whole span that the first grid's least and greatest scale span; None: by ``quantile``, and
+            all. PTQ4ViT takes 0.01 and 1.2.
+        start: ``weights``: weights are searched on full-precision inputs, then each round searches activations given
+            quantized weights, and weights given quantized activations. ``operands``: as in AdaLog's code, weights and
+            inputs of linear layers are searched for their own error first, and weights come first in each round.
         zero_point_window: first zero points lie around the middle code (``centre``, as published) or around the zero
             point of the observed range (``observed``), which suits skewed operands.
         log_bases: bases in the first grid of base and scale (after GELU): all 128, each at four scales, or the best so
             many at the scale that the search starts from (the authors' code takes 8 at 16 scales). At 3 bits on a
             ViT's MLPs, these 8 gave up to 1.17 times the error of the best of all bases at 16 scales, all gave 1.01.
         log_kept: combinations of base and scale that are kept.
+        twin_scales: scales of twin uniform quantizers are ``searched`` with their distance, or as ``published`` by
+            PTQ4ViT: 1 is what the coarse range reaches after softmax, 0.17 what the fine one does after GELU.
         tokens: vectors (token rows of an input; rows or columns of an attention head's matrix) on which candidates for
             activations are compared.
         images: calibration images used.
@@ -39,9 +46,12 @@ class FpcsSettings:
     steps: int = 4
     rounds: int = 3
     quantile: float = 0.9
+    spans: tuple[float, float] | None = None
+    start: Literal["weights", "operands"] = "weights"
     zero_point_window: Literal["centre", "observed"] = "centre"
     log_bases: int = 128
     log_kept: int = 32
+    twin_scales: Literal["searched", "published"] = "searched"
     tokens: int = 512
     images: int = 32
     screening: int = 8

@@ -89,11 +89,10 @@ class SiteSolver:
 
     def _alternate(self, first: str, second: str, configs: SiteConfig) -> dict[str, BaseQuantizer]:
         """Search the second operand (a weight) alone, then ``rounds`` times each given the other."""
-        key = ("alone", second, configs[second])
-        best = {second: self._kept(key, lambda: self._search(second, configs[second], first, None, None))}
+        best, order = self._start(first, second, configs)
         for _ in range(self._fpcs.rounds):
             changed = False
-            for name, other in ((first, second), (second, first)):
+            for name, other in order:
                 before = best.get(name)
                 best[name] = self._search(name, configs[name], other, best[other], before)
                 changed = before is None or not _is_same(before, best[name])
@@ -102,6 +101,28 @@ class SiteSolver:
             if not changed:
                 break
         return best
+
+    def _start(
+        self, first: str, second: str, configs: SiteConfig
+    ) -> tuple[dict[str, BaseQuantizer], tuple[tuple[str, str], tuple[str, str]]]:
+        """Search what the rounds begin with, and say in which order (operand, other operand) each goes on."""
+        activations_first = ((first, second), (second, first))
+        if self._fpcs.start == "weights":
+            key = ("alone", second, configs[second])
+            alone = self._kept(key, lambda: self._search(second, configs[second], first, None, None))
+            return {second: alone}, activations_first
+        if not self._site.operand(second).is_weight:
+            return {second: self.searches[second].observed(configs[second])}, activations_first
+        best = {second: self._own_search(second, configs[second])}
+        if quantizer_class(configs[first].scheme).output_search != "scale_and_zero_point":
+            return best, activations_first
+        return best | {first: self._own_search(first, configs[first])}, activations_first[::-1]
+
+    def _own_search(self, name: str, config: OperandConfig) -> BaseQuantizer:
+        """Search an operand for its own error."""
+        return self._kept(
+            ("own", name, config), lambda: self.searches[name].minimise(config, self._own(name, config), None)
+        )
 
     def _is_joint(self, name: str, config: OperandConfig) -> bool:
         """Tell whether the operand is solved by the output's error."""
@@ -113,9 +134,7 @@ class SiteSolver:
         """Solve an operand by its own error: through FPCS, or by the scheme's own solver."""
         operand = self._site.operand(name)
         if is_searched(config):
-            return self._kept(
-                ("own", name, config), lambda: self.searches[name].minimise(config, self._own(name, config), None)
-            )
+            return self._own_search(name, config)
         data = self._kept(("sample", name), lambda: self._sample(operand))
         return self._kept(("own", name, config), lambda: solve(operand, config, data, self._settings))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar, TypeVar, cast
 
 from torch import Tensor
@@ -41,6 +42,8 @@ class OperandData:
         """
         self.operand = operand
         self.sample = _sample_of_weight(data) if isinstance(data, Tensor) else data
+        if operand.is_weight and settings.weight_observer is not None:
+            settings = replace(settings, observer=settings.weight_observer)
         self.settings = settings
         self.observer: type[BaseObserver] = OBSERVERS.lookup(settings.observer)
         self._cache: dict[tuple[object, ...], object] = {}

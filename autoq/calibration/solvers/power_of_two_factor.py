@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from autoq.calibration.solvers._base import BaseSolver
+from autoq.calibration.solvers._base import BaseSolver, OperandData
 from autoq.calibration.solvers.affine_errors import Errors, affine_errors, direct_errors
 from autoq.quantizers import BaseQuantizer, PowerOfTwoFactorQuantizer, create_quantizer
 from autoq.quantizers.power_of_two_factor import GREATEST_EXPONENT, choose_factor_qparams
@@ -23,7 +24,7 @@ class PowerOfTwoFactorSolver(BaseSolver):
 
     def solve(self, config: OperandConfig) -> BaseQuantizer:
         """Take the observed range, or the best of those that the observer offers, and factors of least error."""
-        data = self.data
+        data = self._data_for_range()
         layer, channels = (
             data.rows(config.model_copy(update={"granularity": granularity, "groups": 1}))
             for granularity in ("tensor", "channel")
@@ -33,6 +34,14 @@ class PowerOfTwoFactorSolver(BaseSolver):
         lower, upper, exponent = search_factors(channels.values, errors, lower, upper, config.bits)
         plain = PowerOfTwoFactorQuantizer.from_range(config, data.operand.layout, lower, upper).qparams()
         return create_quantizer(config, data.operand.layout, plain | {"exponent": exponent.view(channels.shape)})
+
+    def _data_for_range(self) -> OperandData:
+        """Return the operand's data as the observer of ranges with factors would have it."""
+        settings = self.data.settings
+        if settings.factor_observer is None:
+            return self.data
+        sample = replace(self.data.sample, observed={})
+        return OperandData(self.data.operand, sample, replace(settings, observer=settings.factor_observer))
 
 
 def search_factors(

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from autoq.calibration.observers import Bounds
-from autoq.calibration.solvers.affine_errors import Errors, affine_errors
+from autoq.calibration.solvers.affine_errors import Errors, affine_errors, direct_errors
 from autoq.calibration.solvers.by_range import RangeSolver
 from autoq.calibration.solvers.rows import Rows
-from autoq.quantizers import UniformQuantizer
-from autoq.quantizers._affine import symmetric_zero_point
+from autoq.quantizers import BaseQuantizer, UniformQuantizer, create_quantizer
+from autoq.quantizers._affine import choose_affine_qparams, symmetric_zero_point
 from autoq.recipe import OperandConfig
 
 _RATIO = 0.86
@@ -30,6 +30,21 @@ class UniformSolver(RangeSolver):
     """Solves ``uniform`` by its range; scale and zero point are searched together."""
 
     quantizer: ClassVar[type] = UniformQuantizer
+
+    def solve(self, config: OperandConfig) -> BaseQuantizer:
+        """Choose one range a row, of those that the observer offers, or search scale and zero point."""
+        settings, observer = self.data.settings, self.data.observer
+        if settings.include_zero or config.symmetric or observer.searches:
+            return super().solve(config)
+        rows = self.data.rows(config)
+        lower, upper = self.data.candidates(rows) or (rows.lower.unsqueeze(0), rows.upper.unsqueeze(0))
+        scale, zero_point = choose_affine_qparams(lower.t(), upper.t(), config.bits, include_zero=False)
+        if len(lower) > 1:
+            errors = direct_errors(rows.values, scale, zero_point, config.bits)
+            best = errors.argmin(1, keepdim=True)
+            scale, zero_point = scale.gather(1, best), zero_point.gather(1, best)
+        qparams = {"scale": scale.reshape(rows.shape), "zero_point": zero_point.reshape(rows.shape)}
+        return create_quantizer(config, self.data.operand.layout, qparams)
 
     def _search(self, config: OperandConfig, rows: Rows) -> Bounds:
         return search_uniform(

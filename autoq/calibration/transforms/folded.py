@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from torch import Tensor
 
 from autoq.calibration.transforms.reparameterization import ChannelFactors
+
+_OF_FACTORS = tuple(each.name for each in fields(ChannelFactors))
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,10 @@ class FoldedTransforms:
     centres: Mapping[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors by name: ``SITE.ratio``, ``SITE.offset``, ``SITE.centre``."""
+        """Return all tensors by name: ``SITE.ratio``, ``.offset``, ``.scale``, ``.zero_point``; ``SITE.centre``."""
         held: dict[str, Tensor] = {}
         for site, factor in self.factors.items():
-            held |= {f"{site}.ratio": factor.ratio, f"{site}.offset": factor.offset}
+            held |= {f"{site}.{name}": getattr(factor, name) for name in _OF_FACTORS}
         held |= {f"{site}.centre": centre for site, centre in self.centres.items()}
         return held
 
@@ -44,7 +46,7 @@ class FoldedTransforms:
         """
         return cls(
             {
-                site: ChannelFactors(tensors[f"{site}.ratio"], tensors[f"{site}.offset"])
+                site: ChannelFactors(**{name: tensors[f"{site}.{name}"] for name in _OF_FACTORS})
                 for site in document["reparameterized"]
             },
             {site: tensors[f"{site}.centre"] for site in document.get("centred", [])},

@@ -6,20 +6,24 @@ section 3.2. The LayerNorm and the linear layers after it are changed so that fu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from autoq.calibration.capture import run_observed
+from autoq.calibration.capture import capture
+from autoq.calibration.sequential import solve_in_order
+from autoq.calibration.settings import CalibrationSettings
+from autoq.calibration.solvers import solve
 from autoq.calibration.transforms.rewriting import BETA, BIAS, GAMMA, WEIGHT, ParameterRewriter, exact, is_constant
 from autoq.errors import CalibrationError
 from autoq.graph.consumers import linears_by_norm
-from autoq.graph.insert import QuantizedModel
+from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.graph.nodes import WEIGHT_LAYERS
 from autoq.graph.trace import TracedModel
-from autoq.quantizers._affine import choose_affine_qparams
+from autoq.quantizers import BaseQuantizer, create_quantizer
+from autoq.recipe import OperandConfig, SiteConfig
 from autoq.validation import did_you_mean
 
 
@@ -30,31 +34,35 @@ class ChannelFactors:
     Attributes:
         ratio: r1 = s / s̃, positive, of shape (C,).
         offset: s ⊙ r2, r2 = z − z̃, of shape (C,).
+        scale: s̃, one number.
+        zero_point: z̃, a whole number.
     """
 
     ratio: Tensor
     offset: Tensor
+    scale: Tensor
+    zero_point: Tensor
 
 
-def choose_factors(lower: Tensor, upper: Tensor, bits: int) -> ChannelFactors:
+def choose_factors(scale: Tensor, zero_point: Tensor) -> ChannelFactors:
     """Choose the factors with which one scale and zero point do what one for each channel would.
 
-    With s and z, the scale and zero point of each channel between its bounds, and s̃ and z̃, their means over the
-    channels that have a range, round(X' / s̃) + z̃ = round(X / s) + z. The published code does not round z̃; zero points
-    are codes, and r2 takes up the difference exactly. Channels without a range of their own stay as they are.
+    With s and z, the scale and zero point of each channel, and s̃ and z̃, their means over the channels that have a
+    range, round(X' / s̃) + z̃ = round(X / s) + z. RepQ-ViT's code does not round z̃ (AdaLog's does), which gives 2^b + 1
+    levels; zero points are codes, and r2 takes up the difference exactly. Channels without a range of their own stay as
+    they are.
 
     Args:
-        lower: least value of each channel, C numbers in any shape.
-        upper: greatest value of each channel, likewise.
-        bits: code width.
+        scale: of each channel, C numbers in any shape.
+        zero_point: of each channel, likewise.
     """
-    scale, zero_point = choose_affine_qparams(lower.flatten(), upper.flatten(), bits, include_zero=True)  # (C,)
+    scale, zero_point = scale.flatten(), zero_point.flatten()  # (C,)
     # A channel that is always zero would be blown up without end, and its neighbours' mean scale drawn towards zero.
     has_range = scale > scale.max() * torch.finfo(torch.float32).eps
     shared_scale, shared_zero_point = scale[has_range].mean(), zero_point[has_range].mean().round()
     ratio = torch.where(has_range, scale / shared_scale, torch.ones_like(scale))
     offset = torch.where(has_range, scale * (zero_point - shared_zero_point), torch.zeros_like(scale))
-    return ChannelFactors(ratio, offset)
+    return ChannelFactors(ratio, offset, shared_scale, shared_zero_point)
 
 
 def rewritable_norms(traced: TracedModel) -> tuple[str, ...]:
@@ -68,16 +76,20 @@ def rewritable_norms(traced: TracedModel) -> tuple[str, ...]:
 
 def observe_factors(
     model: QuantizedModel,
-    batches: Iterable[Tensor],
+    batches: Sequence[Tensor],
     norms: Mapping[str, int],
+    settings: CalibrationSettings,
+    sites: Mapping[str, SiteConfig] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, ChannelFactors]:
-    """Choose factors from the ranges that the linear layers after each LayerNorm see in full precision.
+    """Choose factors from a range for each channel of what linear layers after each LayerNorm see.
 
     Args:
         model: its slots are emptied.
         batches: images of shape (N, C, H, W) on the model's device.
         norms: LayerNorm sites, and the bits of the quantizers that they feed.
+        settings: by ``norm_observer``, and with earlier sites as ``inputs`` says.
+        sites: the recipe that earlier sites are quantized by, where they are.
         progress: called with the number of images of each finished batch.
 
     Raises:
@@ -87,10 +99,52 @@ def observe_factors(
     for norm in norms:
         if norm not in rewritable:
             raise CalibrationError(_refusal(model.traced, norm))
-    observers = {norm: _ChannelRange() for norm in norms}
-    slots = {(linear, "input"): observer for norm, observer in observers.items() for linear in rewritable[norm]}
-    run_observed(model, slots, batches, progress)
-    return {norm: choose_factors(*observer.bounds(norm), norms[norm]) for norm, observer in observers.items()}
+    by_channel = {
+        linear: OperandConfig(scheme="uniform", bits=bits, granularity="channel")
+        for norm, bits in norms.items()
+        for linear in rewritable[norm]
+    }
+    settings = replace(settings, observer=settings.norm_observer)
+    first = {norm: rewritable[norm][0] for norm in norms}  # the others see the same values
+    if settings.inputs == "quantized":
+        recipe = dict(sites or {}) | {
+            linear: {**(sites or {}).get(linear, {}), "input": config} for linear, config in by_channel.items()
+        }
+        solved = dict(solve_in_order(model, batches, recipe, settings, progress=progress))
+        quantizers = {norm: solved[linear]["input"] for norm, linear in first.items()}
+    else:
+        samples = capture(model, batches, settings, progress, [(linear, "input") for linear in first.values()])
+        operands = {norm: model.traced.sites_by_name[linear].operand("input") for norm, linear in first.items()}
+        quantizers = {
+            norm: solve(operands[norm], by_channel[linear], samples[linear, "input"], settings)
+            for norm, linear in first.items()
+        }
+    parameters = {norm: quantizer.qparams() for norm, quantizer in quantizers.items()}
+    return {norm: choose_factors(each["scale"], each["zero_point"]) for norm, each in parameters.items()}
+
+
+def shared_quantizers(
+    traced: TracedModel, factors: Mapping[str, ChannelFactors], sites: Mapping[str, SiteConfig]
+) -> dict[OperandKey, BaseQuantizer]:
+    """Make the quantizers of what reads reparameterized LayerNorms, of the scale and zero point that factors are for.
+
+    Args:
+        traced: the model, reparameterized or not.
+        factors: by LayerNorm site.
+        sites: a recipe; of the layers' inputs, those that it quantizes uniformly with one scale get their quantizers.
+    """
+    found: dict[OperandKey, BaseQuantizer] = {}
+    rewritable = _rewritable(traced)
+    for norm, chosen in factors.items():
+        for linear in rewritable[norm]:
+            config = sites.get(linear, {}).get("input")
+            if config is None or (config.scheme, config.granularity, config.symmetric) != ("uniform", "tensor", False):
+                continue
+            operand = traced.sites_by_name[linear].operand("input")
+            shape = operand.layout.parameter_shape(operand.shape, config)
+            qparams = {"scale": chosen.scale.reshape(shape), "zero_point": chosen.zero_point.reshape(shape)}
+            found[linear, "input"] = create_quantizer(config, operand.layout, qparams)
+    return found
 
 
 def reparameterize(traced: TracedModel, factors: Mapping[str, ChannelFactors]) -> TracedModel:
@@ -121,28 +175,6 @@ def reparameterize(traced: TracedModel, factors: Mapping[str, ChannelFactors]) -
         layers = [traced.edges[linear, "input"].node for linear in rewritable[norm]]
         _rescale_(rewriter, traced.edges[norm, "input"].node, layers, chosen)
     return rewriter.result()
-
-
-class _ChannelRange(nn.Module):
-    """Sits in the slots of a LayerNorm's readers and keeps the least and greatest value of each channel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._seen: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        values = torch.stack([*self._seen, *x.flatten(0, -2).float().aminmax(dim=0)])
-        self._seen = list(values.aminmax(dim=0))
-        return x
-
-    def bounds(self, norm: str) -> tuple[Tensor, Tensor]:
-        """Return least and greatest values, of shape (C,) each."""
-        if not self._seen:
-            raise CalibrationError("there are no calibration images")
-        lower, upper = self._seen
-        if not (torch.isfinite(lower).all() and torch.isfinite(upper).all()):
-            raise CalibrationError(f"{norm} has NaN or infinite values in full precision: check the weights")
-        return lower, upper
 
 
 def _rewritable(traced: TracedModel) -> dict[str, tuple[str, ...]]:

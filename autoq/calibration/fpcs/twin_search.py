@@ -1,0 +1,73 @@
+"""What the progressive search is given for PTQ4ViT's twin uniform quantizers: a coarse scale and a distance.
+
+Yuan et al., "PTQ4ViT: Post-Training Quantization for Vision Transformers with Twin Uniform Quantization", ECCV 2022.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autoq.calibration.fpcs.layer_error import QuadraticError, twin_loss
+from autoq.calibration.fpcs.search import Grid, Pair, Problem, fixed_axis, log_grid
+from autoq.calibration.fpcs.settings import FpcsSettings
+from autoq.quantizers import BaseQuantizer
+from autoq.recipe import OperandConfig
+
+_FURTHER_SHIFTS = 5
+"""Beyond ``bits``: GELU outputs reach some hundred times as far up as down."""
+_PUBLISHED_SOFTMAX_SHIFTS = 20
+_GELU_MINIMUM = 0.16997124254703522
+"""How far down GELU reaches, which the fine range covers in the authors' code."""
+
+
+def twin_problem(
+    config: OperandConfig,
+    error: QuadraticError,
+    observed: BaseQuantizer,
+    incumbent: BaseQuantizer | None,
+    narrow: float,
+    settings: FpcsSettings,
+    seed: int,
+) -> Problem:
+    """Set up the search of m and of a scale relative to the observed one.
+
+    Args:
+        config: of scheme ``twin_uniform``.
+        error: to minimise; its rows share m.
+        observed: the quantizer of the observed range.
+        incumbent: the quantizer to be beaten; None: the observed one.
+        narrow: a quantile of the positive values, which the least scale covers.
+        settings: of the search.
+        seed: of the screening.
+    """
+    qparams = observed.qparams()
+    scale, fine_sign = qparams["scale"].reshape(-1, 1), int(qparams["fine_sign"])
+    before = (incumbent or observed).qparams()
+    start = (before["shift_bits"].reshape(1, 1), before["scale"].reshape(-1, 1)[:1] / scale[:1])
+    screened = error.screened(settings.screening, seed)
+    screen = None if screened is None else twin_loss(screened, config, fine_sign, scale)
+    loss = twin_loss(error, config, fine_sign, scale)
+    magnitudes = max(2 ** (config.bits - 1) - 1, 1)
+    if settings.twin_scales == "published" and config.bits > 1:
+        grid = _published_grid(config.bits, magnitudes, scale, fine_sign)
+        return Problem(grid, (grid.first[:, :1], grid.second[:, :1]), loss, screen)
+    shifts = torch.arange(1.0 if config.bits == 1 else config.bits + _FURTHER_SHIFTS + 1, device=scale.device)
+    grid = log_grid(float(narrow / magnitudes / scale.max()), 1.0, shifts, settings)
+    return Problem(grid, start, loss, screen)
+
+
+def _published_grid(bits: int, magnitudes: int, scale: Tensor, fine_sign: int) -> Grid:
+    """Combine every m with the one scale that the authors' code gives it.
+
+    After softmax the coarse range reaches 1. After GELU the fine step is 0.16997 / 2^(bits − 1), and the coarse one a
+    power of two times that (paper, §3.1; the code takes any multiple).
+    """
+    if fine_sign > 0:
+        shifts = torch.arange(float(_PUBLISHED_SOFTMAX_SHIFTS), device=scale.device)
+        steps = torch.full_like(shifts, 1 / magnitudes)
+    else:
+        shifts = torch.arange(bits + _FURTHER_SHIFTS + 1.0, device=scale.device)
+        steps = torch.exp2(shifts) * _GELU_MINIMUM / 2 ** (bits - 1)
+    pair: Pair = (shifts.unsqueeze(0), (steps / scale.max()).unsqueeze(0))
+    return Grid(*pair, fixed_axis(scale.device), fixed_axis(scale.device))
