@@ -76,11 +76,18 @@ class RepqReference:
         self.of_product: dict[tuple[nn.Module, str], Uniform | LogSqrt2] = {}
 
     @torch.no_grad()
-    def calibrate(self, images: Tensor) -> None:
+    def calibrate(self, images: Tensor, as_here: bool = False) -> None:
+        """Calibrate as the authors' code does, or ``as_here``: zero points are codes, and whatever does not read a
+        LayerNorm is calibrated behind the rescaled weights."""
+        self.as_here = as_here
         self.run(images)
         for block in self.model.blocks:  # type: ignore[union-attr]
             self.rescale(block.norm1, block.attn.qkv)
             self.rescale(block.norm2, block.mlp.fc1)
+        if as_here:
+            rescaled = {layer for block in self.model.blocks for layer in (block.attn.qkv, block.mlp.fc1)}  # type: ignore[union-attr]
+            self.of_input = {layer: own for layer, own in self.of_input.items() if layer in rescaled}
+            self.of_weight, self.of_product = {}, {}
         self.run(images)
 
     def rescale(self, norm: nn.LayerNorm, layer: nn.Linear) -> None:
@@ -88,6 +95,8 @@ class RepqReference:
         assert own.scale is not None
         scale, zero = own.scale.flatten(), own.zero.flatten()
         shared, shared_zero = scale.mean(), zero.mean()
+        if self.as_here:
+            shared_zero = shared_zero.round()
         ratio = scale / shared
         shift = -zero * scale / ratio + shared_zero * shared
         norm.weight.div_(ratio)

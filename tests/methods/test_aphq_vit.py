@@ -155,15 +155,15 @@ def test_a_model_without_mlps_is_refused(tmp_path: Path, whole: Path) -> None:
 
 def test_the_papers_settings() -> None:
     method = create_method("aphq-vit")
-    training, mlps = method.reconstruction_settings(7), method.mlp_settings(7)
+    training, mlps = method.reconstruction_settings(7), method.mlp_settings(7, WIDTHS)
     assert training is not None
     assert mlps is not None
     assert (training.seed, mlps.seed, training.importance, training.batch, training.drop) == (7, 7, "aph", 32, 0.5)
     assert method.images == 1024
     assert create_method("rtn").reconstruction_settings(0) is None
-    assert create_method("rtn").mlp_settings(0) is None
+    assert create_method("rtn").mlp_settings(0, WIDTHS) is None
     changed = create_method("aphq-vit", MethodOptions(iterations=5, importance="brecq", bfloat16=True))
-    training, mlps = changed.reconstruction_settings(0), changed.mlp_settings(0)
+    training, mlps = changed.reconstruction_settings(0), changed.mlp_settings(0, WIDTHS)
     assert training is not None
     assert mlps is not None
     assert (training.iterations, training.importance, training.bfloat16, mlps.iterations) == (5, "brecq", True, 5)
@@ -177,3 +177,19 @@ def test_full_precision_of_the_given_model_is_not_touched(tmp_path: Path) -> Non
     run(tmp_path)
     assert torch.equal(session.traced.graph_module(images), before)
     assert torch.equal(session.loaded.module(images), before)
+
+
+def test_published_settings() -> None:
+    method = create_method("aphq-vit", MethodOptions(protocol="published"))
+    training = method.reconstruction_settings(0)
+    assert training is not None
+    assert (training.iterations, training.rounding_rate, training.relative_scale_rate) == (20_000, 1e-3, 4e-5)
+    for text, quantile in (("w4a4", 0.98), ("w6a6", 0.99)):
+        mlps = method.mlp_settings(0, BitWidths.parse(text))
+        assert mlps is not None
+        found = (mlps.iterations, mlps.learning_rate, mlps.inputs, mlps.clamp_quantile)
+        assert found == (20_000, 4e-5, "original", quantile)
+    quick = create_method("aphq-vit", MethodOptions(protocol="published", iterations=3)).reconstruction_settings(0)
+    assert quick is not None
+    assert quick.iterations == 3
+    assert method.attention_map(4).granularity == "head"

@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from autoq.errors import MethodError
-from autoq.methods import BaseMethod, BitWidths, MethodOptions, create_method
+from autoq.methods import METHODS, BaseMethod, BitWidths, MethodOptions, create_method
 from autoq.recipe import OperandConfig
 from autoq.reconstruction.mlp_training import MlpSettings
 from autoq.reconstruction.settings import ReconstructionSettings
@@ -72,11 +72,11 @@ def test_pixels_have_eight_bits_at_least() -> None:
 def test_options_change_the_training_they_are_of() -> None:
     plain = Distinct()
     assert plain.reconstruction_settings(7) == ReconstructionSettings(batch=4, seed=7)
-    assert plain.mlp_settings(7) == MlpSettings(batch_size=5, seed=7)
+    assert plain.mlp_settings(7, BitWidths(4, 4, 4)) == MlpSettings(batch_size=5, seed=7)
     changed = Distinct(MethodOptions(iterations=9, importance="mse"))
     assert changed.reconstruction_settings(7) == ReconstructionSettings(batch=4, seed=7, iterations=9, importance="mse")
-    assert changed.mlp_settings(7) == replace(MlpSettings(batch_size=5, seed=7), iterations=9)
-    assert Distinct(MethodOptions(mlp=False)).mlp_settings(7) is None
+    assert changed.mlp_settings(7, BitWidths(4, 4, 4)) == replace(MlpSettings(batch_size=5, seed=7), iterations=9)
+    assert Distinct(MethodOptions(mlp=False)).mlp_settings(7, BitWidths(4, 4, 4)) is None
 
 
 def test_options_that_are_given() -> None:
@@ -84,9 +84,30 @@ def test_options_that_are_given() -> None:
     assert MethodOptions(groups=0, ptf=False).given() == {"groups": 0, "ptf": False}
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_protocols(name: str) -> None:
+    """Who has differences takes both protocols; the published one is named by the recipe."""
+    if not METHODS[name].differences:
+        with pytest.raises(MethodError, match="has no option --protocol"):
+            create_method(name, MethodOptions(protocol="published"))
+        return
+    published, own = (create_method(name, MethodOptions(protocol=protocol)) for protocol in ("published", "autoq"))
+    assert (published.label(BitWidths(4, 4, 4)), own.label(BitWidths(4, 4, 4))) == (
+        f"{name} w4a4 (published)",
+        f"{name} w4a4",
+    )
+    assert create_method(name).settings(3) == own.settings(3) != published.settings(3)
+    for each in METHODS[name].differences:
+        assert each.subject
+        assert each.published != each.autoq
+        assert each.here != each.published
+    with pytest.raises(MethodError, match="protocol 'paper' is not one of autoq, published"):
+        create_method(name, MethodOptions(protocol="paper"))
+
+
 def test_options_that_a_method_does_not_have() -> None:
-    with pytest.raises(MethodError, match=r"repq-vit has no option --ptf; it has none"):
-        create_method("repq-vit", MethodOptions(ptf=True))
+    with pytest.raises(MethodError, match=r"rtn has no option --ptf; it has none"):
+        create_method("rtn", MethodOptions(ptf=True))
     with pytest.raises(MethodError, match=r"igq-vit has no option --lis; it has --groups, --observer"):
         create_method("igq-vit", MethodOptions(lis=False))
     with pytest.raises(MethodError, match="fq-vit: observer 'mse' is not one of min_max, ema, percentile, omse"):

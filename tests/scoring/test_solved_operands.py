@@ -58,7 +58,10 @@ def test_a_banks_codes_are_taken_over(model: QuantizedModel) -> None:
 
 
 def test_what_is_written_is_read_again(model: QuantizedModel, operands: SolvedOperands, tmp_path: Path) -> None:
-    folded = FoldedTransforms({"norm": ChannelFactors(torch.rand(8), torch.randn(8))}, {"qk": torch.rand(2, 4)})
+    folded = FoldedTransforms(
+        {"norm": ChannelFactors(torch.rand(8), torch.randn(8), *torch.rand(2))},
+        {"qk": torch.rand(2, 4)},
+    )
     write_operands(tmp_path / "recipe.safetensors", operands, folded, {"images": 3})
     found = read_operands(tmp_path / "recipe.safetensors", model)
     assert found.operands.sites == operands.sites

@@ -6,13 +6,14 @@ section 3.2. The LayerNorm and the linear layers after it are changed so that fu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from autoq.calibration.capture import capture
+from autoq.calibration.capture import OperandSample, capture
 from autoq.calibration.sequential import solve_in_order
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers import solve
@@ -105,22 +106,38 @@ def observe_factors(
         for linear in rewritable[norm]
     }
     settings = replace(settings, observer=settings.norm_observer)
-    first = {norm: rewritable[norm][0] for norm in norms}  # the others see the same values
     if settings.inputs == "quantized":
         recipe = dict(sites or {}) | {
             linear: {**(sites or {}).get(linear, {}), "input": config} for linear, config in by_channel.items()
         }
         solved = dict(solve_in_order(model, batches, recipe, settings, progress=progress))
-        quantizers = {norm: solved[linear]["input"] for norm, linear in first.items()}
+        quantizers = {norm: solved[_widest(model.traced, rewritable[norm])]["input"] for norm in norms}
     else:
-        samples = capture(model, batches, settings, progress, [(linear, "input") for linear in first.values()])
-        operands = {norm: model.traced.sites_by_name[linear].operand("input") for norm, linear in first.items()}
-        quantizers = {
-            norm: solve(operands[norm], by_channel[linear], samples[linear, "input"], settings)
-            for norm, linear in first.items()
-        }
+        samples = capture(model, batches, settings, progress, [(linear, "input") for linear in by_channel])
+        quantizers = {}
+        for norm in norms:
+            operand = model.traced.sites_by_name[rewritable[norm][0]].operand("input")
+            sample = _merged([samples[linear, "input"] for linear in rewritable[norm]])
+            quantizers[norm] = solve(operand, by_channel[rewritable[norm][0]], sample, settings)
     parameters = {norm: quantizer.qparams() for norm, quantizer in quantizers.items()}
     return {norm: choose_factors(each["scale"], each["zero_point"]) for norm, each in parameters.items()}
+
+
+def _widest(traced: TracedModel, linears: Sequence[str]) -> str:
+    """Return the layer that reads most of a LayerNorm's output: queries of class attention read one token."""
+    return max(linears, key=lambda linear: math.prod(traced.sites_by_name[linear].operand("input").shape))
+
+
+def _merged(samples: Sequence[OperandSample]) -> OperandSample:
+    """Make one sample of what several layers read of a LayerNorm's output; all have its channels last."""
+    first, ndim = samples[0], samples[0].values.ndim
+    if len(samples) == 1:
+        return first
+    values = torch.cat([sample.values.flatten(0, -2) for sample in samples])  # (tokens, C)
+    lower = torch.stack([sample.lower.flatten() for sample in samples]).amin(0)
+    upper = torch.stack([sample.upper.flatten() for sample in samples]).amax(0)
+    shape = (1,) * (ndim - 1) + (-1,)
+    return OperandSample(values.view(*(1,) * (ndim - 2), *values.shape), lower.view(shape), upper.view(shape), None)
 
 
 def shared_quantizers(

@@ -33,7 +33,10 @@ def options(*bits: int) -> dict[SolvedKey, SolvedOption]:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    folded = FoldedTransforms({"norm.1": ChannelFactors(torch.rand(8), torch.randn(8))}, {"0": torch.rand(2, 3)})
+    folded = FoldedTransforms(
+        {"norm.1": ChannelFactors(torch.rand(8), torch.randn(8), *torch.rand(2))},
+        {"0": torch.rand(2, 3)},
+    )
     write_bank(tmp_path / "a" / "bank", DESCRIPTION, options(3, 4), folded)
     content = read_bank(tmp_path / "a" / "bank")
     assert content is not None

@@ -44,6 +44,7 @@ class Watched:
             settings,
             batch_size=5,
             recipe_sites=recipe_sites or {},
+            known={},
             capture_progress=self.batches.append,
         )
 

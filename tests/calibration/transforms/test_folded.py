@@ -12,9 +12,12 @@ from autoq.calibration.transforms.reparameterization import ChannelFactors
 
 
 def test_tensors_and_names_come_back() -> None:
-    folded = FoldedTransforms({"norm": ChannelFactors(torch.rand(8), torch.randn(8))}, {"qk": torch.randn(2, 4)})
+    folded = FoldedTransforms(
+        {"norm": ChannelFactors(torch.rand(8), torch.randn(8), *torch.rand(2))},
+        {"qk": torch.randn(2, 4)},
+    )
     tensors, document = folded.tensors(), json.loads(json.dumps(folded.document()))
-    assert set(tensors) == {"norm.ratio", "norm.offset", "qk.centre"}
+    assert set(tensors) == {"norm.ratio", "norm.offset", "norm.scale", "norm.zero_point", "qk.centre"}
     again = FoldedTransforms.read(document, tensors)
     assert again.document() == folded.document()
     assert all(torch.equal(value, tensors[name]) for name, value in again.tensors().items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from autoq.calibration import CalibrationSettings
 from autoq.calibration.transforms.reparameterization import (
     ChannelFactors,
     choose_factors,
     observe_factors,
     reparameterize,
     rewritable_norms,
+    shared_quantizers,
 )
 from autoq.errors import CalibrationError
 from autoq.graph.consumers import linears_by_norm
@@ -30,6 +33,7 @@ from autoq.recipe import Granularity, OperandConfig
 from tests.graph.small import tokens, traced
 from tests.graph.zoo import example
 
+SETTINGS = CalibrationSettings()
 REWRITABLE = ["vit", "beit", "cait", "xcit", "swin", "pvt_v2", "maxvit", "tiny_vit", "yolos_eager"]
 CHANNELS = 8
 
@@ -52,7 +56,12 @@ def random_factors(channels: int, seed: int = 0) -> ChannelFactors:
     """Ratios from 1/8 to 8, offsets about as large as a LayerNorm's output."""
     generator = torch.Generator().manual_seed(seed)
     ratio = 2 ** (6 * torch.rand(channels, generator=generator) - 3)
-    return ChannelFactors(ratio, torch.randn(channels, generator=generator))
+    return factors_of(ratio, torch.randn(channels, generator=generator))
+
+
+def factors_of(ratio: Tensor, offset: Tensor) -> ChannelFactors:
+    """Factors whose scale and zero point do not matter."""
+    return ChannelFactors(ratio, offset, torch.tensor(0.1), torch.tensor(3.0))
 
 
 def factors_for(found: TracedModel, norms: tuple[str, ...]) -> dict[str, ChannelFactors]:
@@ -239,7 +248,7 @@ def test_a_rewritten_model_can_be_rewritten_again() -> None:
     factors = factors_for(found, ("norm", "norm2"))
     once = assert_rewritten(found, tokens(), factors)
     twice = assert_rewritten(once, tokens(), {"norm": factors["norm2"]})
-    inverse = {"norm": ChannelFactors(1 / factors["norm"].ratio, -factors["norm"].offset / factors["norm"].ratio)}
+    inverse = {"norm": factors_of(1 / factors["norm"].ratio, -factors["norm"].offset / factors["norm"].ratio)}
     assert_close(outputs(twice, tokens()), outputs(found, tokens()))
     back = reparameterize(once, inverse)
     for site in ("q", "k", "v"):
@@ -266,7 +275,7 @@ def test_no_factors_make_a_copy() -> None:
 def test_factors_that_do_not_fit_are_refused(ratio: Tensor, offset: Tensor, message: str) -> None:
     found = traced(Attention())
     with pytest.raises(CalibrationError, match=f"norm2.*{message}"):
-        reparameterize(found, {"norm2": ChannelFactors(ratio, offset)})
+        reparameterize(found, {"norm2": factors_of(ratio, offset)})
 
 
 def test_bfloat16_models_keep_their_type() -> None:
@@ -285,6 +294,11 @@ bounds = st.lists(st.tuples(st.floats(-50, 50, width=32), st.floats(0, 50, width
 )
 
 
+def factors_between(lower: Tensor, upper: Tensor, bits: int) -> ChannelFactors:
+    """Factors of channels whose ranges are widened to zero."""
+    return choose_factors(*choose_affine_qparams(lower, upper, bits, include_zero=True))
+
+
 def shared_qparams(lower: Tensor, upper: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """The paper's scale s̃ and zero point z̃ of all channels: the means over those that have a range, z̃ rounded."""
     scale, zero_point = choose_affine_qparams(lower, upper, bits, include_zero=True)
@@ -296,8 +310,9 @@ def shared_qparams(lower: Tensor, upper: Tensor, bits: int) -> tuple[Tensor, Ten
 @settings(deadline=None, max_examples=60)
 def test_one_scale_does_what_one_per_channel_would(pair: tuple[Tensor, Tensor], bits: int) -> None:
     lower, upper = pair
-    factors = choose_factors(lower, upper, bits)
+    factors = factors_between(lower, upper, bits)
     scale, zero_point = shared_qparams(lower, upper, bits)
+    assert (factors.scale, factors.zero_point) == (scale, zero_point)
     assert zero_point == zero_point.round()
     assert 0 <= zero_point <= 2**bits - 1
     for value in (factors.ratio, factors.offset, scale):
@@ -322,7 +337,7 @@ def test_channels_without_a_range_stay_as_they_are() -> None:
     lower = torch.tensor([-1.0, 0.0, -6.0, 2.0, -1e-30, 0.0])
     upper = torch.tensor([2.0, 0.0, 3.0, 2.0, 1e-30, 3.0])
     spans = torch.tensor([3.0, 9.0, 2.0, 3.0])
-    factors = choose_factors(lower.reshape(1, 1, 6), upper.reshape(1, 1, 6), 4)
+    factors = factors_between(lower.reshape(1, 1, 6), upper.reshape(1, 1, 6), 4)
     scale, zero_point = shared_qparams(lower, upper, 4)
     torch.testing.assert_close(scale, spans.mean() / 15)
     assert zero_point == 4  # of 5, 10, 0, 0
@@ -330,7 +345,7 @@ def test_channels_without_a_range_stay_as_they_are() -> None:
         assert (factors.ratio[dead], factors.offset[dead]) == (1, 0)
     torch.testing.assert_close(factors.ratio[[0, 2, 3, 5]], spans / 15 / scale)
     torch.testing.assert_close(factors.offset[2], torch.tensor(9 / 15 * (10 - 4)))
-    nothing = choose_factors(torch.zeros(3), torch.zeros(3), 4)
+    nothing = factors_between(torch.zeros(3), torch.zeros(3), 4)
     assert (nothing.ratio.tolist(), nothing.offset.tolist()) == ([1, 1, 1], [0, 0, 0])
 
 
@@ -340,7 +355,7 @@ def per_tensor_and_per_channel(name: str, bits: int) -> tuple[list[Tensor], list
     norms = rewritable_norms(case.traced)
     batch = case.images(2)
     observed = QuantizedModel(case.traced)
-    factors = observe_factors(observed, [batch], dict.fromkeys(norms, bits))
+    factors = observe_factors(observed, [batch], dict.fromkeys(norms, bits), SETTINGS)
     assert all(slot.quantizer is None for slot in observed.slots.values())
     old, new, naive = (QuantizedModel(m) for m in (case.traced, reparameterize(case.traced, factors), case.traced))
     for norm in norms:
@@ -390,16 +405,41 @@ def test_observed_factors_are_those_of_the_bounds() -> None:
     found = traced(Attention())
     model, batches = QuantizedModel(found), [tokens(3), tokens(5)[3:]]
     counts: list[int] = []
-    factors = observe_factors(model, batches, {"norm": 3, "norm2": 6}, counts.append)
+    factors = observe_factors(model, batches, {"norm": 3, "norm2": 6}, SETTINGS, progress=counts.append)
     assert counts == [3, 2]
     for norm, site, bits in (("norm", "q", 3), ("norm2", "fc", 6)):
         seen = torch.cat([inputs(found, batch, (site,))[site] for batch in batches]).flatten(0, -2)
-        expected = choose_factors(seen.amin(0), seen.amax(0), bits)
+        expected = factors_between(seen.amin(0), seen.amax(0), bits)
         assert torch.equal(factors[norm].ratio, expected.ratio)
         assert torch.equal(factors[norm].offset, expected.offset)
     with pytest.raises(CalibrationError, match="no calibration images"):
-        observe_factors(model, [], {"norm": 3})
-    with pytest.raises(CalibrationError, match="norm2 has NaN"):
-        observe_factors(model, [tokens() * torch.inf], {"norm2": 3})
+        observe_factors(model, [], {"norm": 3}, SETTINGS)
+    with pytest.raises(CalibrationError, match="fc:input has NaN"):
+        observe_factors(model, [tokens() * torch.inf], {"norm2": 3}, SETTINGS)
     with pytest.raises(CalibrationError, match="no LayerNorm 'fc'"):
-        observe_factors(model, batches, {"fc": 3})
+        observe_factors(model, batches, {"fc": 3}, SETTINGS)
+
+
+def test_factors_of_another_observer_and_of_ranges_as_they_are() -> None:
+    """A channel of values in 2..3 gets 15 steps between them, and not between 0 and 3."""
+    found = traced(Attention())
+    model, batches = QuantizedModel(found), [tokens(3)]
+    seen = inputs(found, batches[0], ("q",))["q"].flatten(0, -2)
+    as_it_is = replace(SETTINGS, include_zero=False)
+    factors = observe_factors(model, batches, {"norm": 4}, as_it_is)["norm"]
+    scale, _ = choose_affine_qparams(*seen.aminmax(dim=0), 4, include_zero=False)
+    torch.testing.assert_close(factors.ratio * factors.scale, scale)
+    best = observe_factors(model, batches, {"norm": 4}, replace(SETTINGS, norm_observer="mse"))["norm"]
+    assert not torch.allclose(best.ratio, factors.ratio)
+
+
+def test_quantizers_of_the_factors_scale_and_zero_point() -> None:
+    found = traced(Attention())
+    factors = {"norm": factors_of(torch.rand(CHANNELS) + 0.5, torch.randn(CHANNELS))}
+    sites = {"q": {"input": uniform("tensor")}, "k": {"input": uniform("channel")}, "fc": {"input": uniform("tensor")}}
+    (key, quantizer), *others = shared_quantizers(found, factors, sites).items()
+    assert (key, others) == (("q", "input"), [])
+    assert {name: value.item() for name, value in quantizer.qparams().items()} == {
+        "scale": pytest.approx(0.1),
+        "zero_point": 3,
+    }

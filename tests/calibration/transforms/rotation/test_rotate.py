@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import nn
 
+from autoq.calibration import CalibrationSettings
 from autoq.calibration.transforms.reparameterization import observe_factors, reparameterize, rewritable_norms
 from autoq.calibration.transforms.rotation.find import find_spaces
 from autoq.calibration.transforms.rotation.rotate import rotate
@@ -126,8 +127,8 @@ def test_rotated_layer_norms_can_be_reparameterized() -> None:
     rotated = rotate(model, dict.fromkeys(SPACES["vit"], 3))
     norms = dict.fromkeys(rewritable_norms(rotated), 4)
     assert norms.keys() == dict.fromkeys(rewritable_norms(model)).keys()
-    factors = observe_factors(QuantizedModel(rotated), [case], norms)
-    plain = observe_factors(QuantizedModel(model), [case], norms)
+    factors = observe_factors(QuantizedModel(rotated), [case], norms, CalibrationSettings())
+    plain = observe_factors(QuantizedModel(model), [case], norms, CalibrationSettings())
     assert not torch.allclose(factors["blocks.0.norm1"].ratio, plain["blocks.0.norm1"].ratio)
     for one, other in zip(outputs(reparameterize(rotated, factors), case), outputs(model, case), strict=True):
         assert (one - other).abs().max() < 1e-5 * other.abs().max()  # factors are of single precision
