@@ -67,3 +67,23 @@ def test_what_is_not_there_is_refused_before_the_model_is_loaded(command: Comman
             outcome = command(*arguments)
             assert (outcome.status, options[1].partition("/")[0] in outcome.err) == (2, True)
             assert "loading and tracing" not in outcome.err
+
+
+def test_published_recipes_evaluate_as_they_were_calibrated(command: Command, tmp_path: Path) -> None:
+    """Without their bank too: factors of LayerNorms, behind quantized layers, are found again."""
+    out = tmp_path / "out"
+    options = ("--method", "repq-vit", "--bits", "w4a4", "--protocol", "published", "--calib-images", 8, "--out", out)
+    document = one_json(command("quantize", *options, "--json"))
+    assert document["method"] == "repq-vit w4a4 (published)"
+    with_bank = one_json(command("evaluate", document["recipe"], "--json"))
+    (out / "bank").rename(tmp_path / "elsewhere")
+    without = one_json(command("evaluate", document["recipe"], "--json"))
+    assert with_bank["kl_nats"] == document["kl_nats"] == pytest.approx(without["kl_nats"], rel=1e-6)
+
+
+def test_differences_of_protocols(command: Command) -> None:
+    outcome = command("quantize", "--differences", "repq-vit")
+    assert outcome.status == 0, outcome.err
+    assert "2^b codes" in outcome.out
+    assert command("quantize", "--differences", "rtn").out == "rtn has one protocol.\n"
+    assert "Did you mean 'adalog'?" in refusal(command("quantize", "--differences", "adalogg"))
