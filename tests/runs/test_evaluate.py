@@ -226,7 +226,9 @@ def reconstructed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = session.calibration_images("digits", 16, 0)
     sites, norms = method.sites(session.traced, bits), method.reparameterized(session.traced, bits)
     rotated = {"patch_embed.proj": 3, "blocks.0.attn.qk": 0, "blocks.1.attn.av": 5}
-    session = session.rotated_by(rotated).centred_for(lambda: images).rescaled(norms, lambda: images)
+    session = (
+        session.rotated_by(rotated).centred_for(lambda: images).rescaled(norms, lambda: images, CalibrationSettings())
+    )
     bank = session.bank(lambda: images, images.sha256, method.settings(0), recipe_sites=sites)
     calibration = calibration_reference(images, bank)
     recipe = Recipe(

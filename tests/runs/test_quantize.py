@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from autoq.calibration import CalibrationSettings
 from autoq.errors import DataError, RunDirectoryError
 from autoq.events import Event, PhaseAdvanced, PhaseStarted
 from autoq.methods import METHODS, BitWidths, MethodOptions, create_method
@@ -102,7 +103,7 @@ def test_full_precision_is_not_touched_by_reparameterization(tmp_path: Path) -> 
     norms = run(tmp_path / "out", "repq-vit").reparameterized
     assert set(norms.values()) == {4}
     assert torch.equal(session.traced.graph_module(images), before)
-    rescaled = session.rescaled(norms, lambda: CalibrationImages("noise", 0, images))
+    rescaled = session.rescaled(norms, lambda: CalibrationImages("noise", 0, images), CalibrationSettings())
     assert not torch.equal(rescaled.traced.weight("blocks.0.attn.qkv"), session.traced.weight("blocks.0.attn.qkv"))
     torch.testing.assert_close(rescaled.traced.graph_module(images), before, rtol=1e-3, atol=1e-4)
 

@@ -66,10 +66,10 @@ def test_recipes_of_other_models_are_refused() -> None:
 def test_reparameterized_layer_norms_change_the_graph_alone() -> None:
     session = small_session()
     images = session.calibration_images("digits", 8, 0)
-    assert session.rescaled({}, lambda: images) is session
+    assert session.rescaled({}, lambda: images, CalibrationSettings()) is session
     norms = {"blocks.0.norm1": 4}
     seen: list[int] = []
-    rescaled = session.rescaled(norms, lambda: images, progress=seen.append)
+    rescaled = session.rescaled(norms, lambda: images, CalibrationSettings(), progress=seen.append)
     assert sum(seen) == 8
     assert (rescaled.reparameterized, set(rescaled.folded.factors)) == (norms, set(norms))
     site = "blocks.0.attn.qkv"
@@ -105,7 +105,7 @@ def test_rotations_change_the_graph_alone(tmp_path: Path) -> None:
         raise AssertionError("the bank names the rotations")
 
     assert session.rotated_for(not_needed, tmp_path).rotated == rotated.rotated
-    both = rotated.rescaled({"blocks.0.norm1": 4}, lambda: images)
+    both = rotated.rescaled({"blocks.0.norm1": 4}, lambda: images, CalibrationSettings())
     assert both.rotated == rotated.rotated
     with torch.inference_mode():
         assert torch.allclose(both.model.run(images.tensor)[0], session.model.run(images.tensor)[0], atol=1e-4)
@@ -114,7 +114,7 @@ def test_rotations_change_the_graph_alone(tmp_path: Path) -> None:
 def test_factors_are_read_from_a_bank(tmp_path: Path) -> None:
     session = small_session()
     images = session.calibration_images("digits", 8, 0)
-    rescaled = session.rescaled({"blocks.0.norm1": 4}, lambda: images)
+    rescaled = session.rescaled({"blocks.0.norm1": 4}, lambda: images, CalibrationSettings())
     bank = rescaled.bank(lambda: images, images.sha256, SETTINGS)
     bank.solve_all([("head", "input", OperandConfig(scheme="uniform", bits=4))])
     bank.save(tmp_path)
@@ -122,9 +122,9 @@ def test_factors_are_read_from_a_bank(tmp_path: Path) -> None:
     def not_needed() -> CalibrationImages:
         raise AssertionError("the bank has the factors")
 
-    read = session.rescaled({"blocks.0.norm1": 4}, not_needed, tmp_path)
+    read = session.rescaled({"blocks.0.norm1": 4}, not_needed, CalibrationSettings(), tmp_path)
     assert torch.equal(read.traced.weight("blocks.0.attn.qkv"), rescaled.traced.weight("blocks.0.attn.qkv"))
-    other = session.rescaled({"blocks.1.norm1": 4}, lambda: images, tmp_path)
+    other = session.rescaled({"blocks.1.norm1": 4}, lambda: images, CalibrationSettings(), tmp_path)
     assert set(other.folded.factors) == {"blocks.1.norm1"}
 
 
