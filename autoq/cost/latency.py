@@ -77,8 +77,10 @@ class LatencyTable(BaseModel):
     >>> rows = [{"site": "head", "input": 8, "weight": 8, "milliseconds": 0.1}, {"site": "head", "milliseconds": 0.3}]
     >>> table = LatencyTable(schema_version=1, rows=rows)
     >>> eight = OperandConfig(scheme="uniform", bits=8)
-    >>> table.site_nanoseconds("head", {"input": eight, "weight": eight}), table.site_nanoseconds("head", {})
-    (100000, 300000)
+    >>> table.site_nanoseconds("head", {"input": eight, "weight": eight})
+    100000
+    >>> table.site_nanoseconds("head", {"input": None, "weight": eight})
+    300000
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -114,7 +116,11 @@ class LatencyTable(BaseModel):
         return round(self.rest_milliseconds * _NANOSECONDS)
 
     def site_nanoseconds(self, site: str, config: Mapping[str, OperandConfig | None]) -> int:
-        """Look up the time of a site whose operands are quantized so; None and what is missing are floating point.
+        """Look up the time of a site at an option.
+
+        Args:
+            site: its name.
+            config: all its operands; None: in floating point.
 
         Raises:
             BudgetError: no row serves the option.

@@ -43,7 +43,7 @@ def test_quantize_says_where_the_recipe_is(command: Command, tmp_path: Path) -> 
         (("--method", "aphq-vit", "--bits", "w3a3", "--importance", "fisher"), "is not one of aph, brecq, mse"),
         (("--method", "aphq-vit", "--bits", "w3a3", "--iterations", 0), "--iterations"),
         (("--method", "aphq-vit", "--bits", "w3a3", "--data", "absent/images"), "absent/images"),
-        (("--method", "repq-vit", "--bits", "w3a3", "--on-disk"), "repq-vit has no option --on-disk; it has none"),
+        (("--method", "rtn", "--bits", "w3a3", "--on-disk"), "rtn has no option --on-disk; it has none"),
         (("--method", "igq-vit", "--bits", "w3a3", "--no-mlp"), "igq-vit has no option --mlp"),
         (("--method", "rtn", "--bits", "4/4"), "cannot read bits '4/4': write w4a4"),
         (("--method", "rtn", "--bits", "w4a0"), "0 is not between 1 and 16"),
@@ -86,4 +86,4 @@ def test_differences_of_protocols(command: Command) -> None:
     assert outcome.status == 0, outcome.err
     assert "2^b codes" in outcome.out
     assert command("quantize", "--differences", "rtn").out == "rtn has one protocol.\n"
-    assert "Did you mean 'adalog'?" in refusal(command("quantize", "--differences", "adalogg"))
+    assert "Did you mean 'adalog'?" in refusal(command, "quantize", "--differences", "adalogg")
