@@ -23,6 +23,12 @@ class FqVit(BaseMethod):
     images: ClassVar[int] = 1000
     differences: ClassVar[tuple[Difference, ...]] = (
         Difference("percentile", "99.999", "99.99"),
+        Difference("lowest level of Log-Int-Softmax", "zero, a (2^b + 1)-th level", "2^b codes"),
+        Difference(
+            "step of the integer exponential",
+            "that of the scores: at 0.6 a probability of 7e-5 becomes 4e-3",
+            "split until it is below 2^-6",
+        ),
         Difference("weights", "least and greatest value, whatever the observer", "by the observer"),
         Difference(
             "LayerNorm inputs with PTF",
@@ -53,8 +59,9 @@ class FqVit(BaseMethod):
 
     def attention_map(self, bits: int) -> OperandConfig:
         """Quantize to powers of two, from integers (paper, §3.4)."""
-        scheme = "uniform" if self.options.lis is False else "log_int_softmax"
-        return OperandConfig(scheme=scheme, bits=bits)
+        if self.options.lis is False:
+            return OperandConfig(scheme="uniform", bits=bits)
+        return OperandConfig(scheme="log_int_softmax", bits=bits, overflow=self.overflow)
 
     def norm_input(self, bits: int) -> OperandConfig:
         """Scale one range by a power of two for each channel (paper, §3.3)."""

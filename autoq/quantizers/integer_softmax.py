@@ -18,6 +18,10 @@ _GREATEST_SHIFT = 30
 _SUM_BITS = 62
 """Sums stay below 2^62, so that twice a remainder fits in an int64 too."""
 _LEAST_SCALE = 2.0**-20
+_GREATEST_SCALE = 2.0**-6
+"""With which ln 2, rounded up to whole steps, is at most 2.3 % too large."""
+_GREATEST_PUBLISHED_SCALE = 1.67
+"""Up to which the published constant c is not zero."""
 _MOST_ENTRIES = 4096
 """Of a table of exponentials; codes further down are all the same."""
 
@@ -125,19 +129,22 @@ class IntegerSoftmax(nn.Module):
     LogRound(N) for every N up to 2^22 (beyond, neighbouring reciprocals are the same float32), which all codes up to 22
     need.
 
-    Outside 2^−20..0.6931 the published constants overflow or say that one step is ln 2: steps above are split in two,
-    four, … and steps below joined by twos until they are within. Codes are recovered exactly from float32 with up to 16
-    bits; bfloat16 cannot hold more than 7.
+    Logarithms fall by one every ⌈ln 2 / step⌉ steps, which is too slow where steps are large: at 0.6 a probability of
+    7e−5 becomes 4e−3. Steps above 2^−6 are therefore split in two, four, … (the codes become longer, nothing else).
+    As ``published`` they are split only above 1.67, where the constants say nothing. Steps below 2^−20, at which the
+    constants overflow, are joined by twos. Codes are recovered exactly from float32 with up to 16 bits; bfloat16 cannot
+    hold more than 7.
 
     Attributes:
         scale: step of the scores' quantizer.
     """
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float, *, published: bool = False) -> None:
         """Choose the arithmetic's own step.
 
         Args:
             scale: step of the scores' quantizer.
+            published: take it as it is where that gives any result.
 
         Raises:
             CalibrationError: the scale is not positive and finite.
@@ -147,7 +154,8 @@ class IntegerSoftmax(nn.Module):
         if not (0 < self.scale < 2.0**128):
             raise CalibrationError(f"integer softmax: scale must be positive and finite, got {self.scale:g}")
         self._doublings = 0
-        while math.ldexp(self.scale, -self._doublings) > _LN2:
+        greatest = _GREATEST_PUBLISHED_SCALE if published else _GREATEST_SCALE
+        while math.ldexp(self.scale, -self._doublings) > greatest:
             self._doublings += 1
         while math.ldexp(self.scale, -self._doublings) < _LEAST_SCALE:
             self._doublings -= 1

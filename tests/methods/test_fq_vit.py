@@ -41,3 +41,12 @@ def test_switches_of_fq_vit() -> None:
             assert schemes["softmax", "lhs"] == ("uniform" if lis is False else "log_int_softmax")
             assert method.settings(7).observer == "omse"
             assert method.settings(7).seed == 7
+
+
+def test_published() -> None:
+    """The observer is that of activations: weights and power-of-two ranges keep their least and greatest values."""
+    method = create_method("fq-vit", MethodOptions(protocol="published", observer="percentile"))
+    settings = method.settings(0)
+    assert (settings.observer, settings.percentile) == ("percentile", 99.999)
+    assert (settings.weight_observer, settings.factor_observer) == ("min_max", "min_max")
+    assert by_kind(method)["attention map"].overflow == "extra_zero"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from autoq.methods import create_method
+from autoq.methods import MethodOptions, create_method
 from autoq.recipe import OperandConfig
-from tests.methods.configured import by_kind, uniform
+from tests.methods.configured import WIDTHS, by_kind, traced_model, uniform
 
 
 def test_configurations() -> None:
@@ -24,3 +24,15 @@ def test_configurations() -> None:
 def test_scales_are_chosen_by_the_output_of_layers() -> None:
     method = create_method("ptq4vit")
     assert (method.images, method.settings(3).observer, method.settings(3).seed) == (32, "fpcs", 3)
+
+
+def test_published() -> None:
+    """The image in floating point, a range a head, the patch embedding's weights a channel."""
+    method = create_method("ptq4vit", MethodOptions(protocol="published"))
+    kinds = by_kind(method)
+    assert "image" not in kinds
+    assert {kinds[kind].granularity for kind in ("query", "key", "value")} == {"head"}
+    assert kinds["weight"].granularity == "tensor"
+    assert method.sites(traced_model(), WIDTHS)["patch_embed.proj"]["weight"].granularity == "channel"
+    fpcs = method.settings(0).fpcs
+    assert (fpcs.candidates, fpcs.steps, fpcs.spans, fpcs.twin_scales) == (100, 1, (0.01, 1.2), "published")

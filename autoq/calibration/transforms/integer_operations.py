@@ -23,7 +23,8 @@ Solved = Callable[[str, str, OperandConfig], BaseQuantizer]
 def integer_operations(traced: TracedModel, sites: Mapping[str, SiteConfig], solved: Solved) -> dict[str, nn.Module]:
     """Make the integer operations that a recipe's schemes ask for (``BaseQuantizer.integer_operation``).
 
-    A LayerNorm's output is rounded to the step of the quantizer that it feeds, the finest if it feeds several.
+    A LayerNorm's output is rounded to the step of the quantizer that it feeds, the finest if it feeds several. Where
+    logarithms after a softmax have the published (2^bits + 1)-th level, it has the published step too.
 
     Args:
         traced: the model.
@@ -46,7 +47,7 @@ def integer_operations(traced: TracedModel, sites: Mapping[str, SiteConfig], sol
                 operations[site] = _layer_norm(traced, sites, (site, operand), config, solved)
             elif operation == "softmax":
                 softmax, step = _scores(traced, sites, (site, operand), config, solved)
-                operations[softmax] = IntegerSoftmax(step)
+                operations[softmax] = IntegerSoftmax(step, published=config.overflow == "extra_zero")
     return operations
 
 

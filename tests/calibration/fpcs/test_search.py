@@ -182,6 +182,26 @@ def test_published_first_grid() -> None:
     torch.testing.assert_close(finer[0], 0.7 + torch.linspace(-0.5, 0.5, 8) / 30 / 7.5)
 
 
+@pytest.mark.parametrize(("bits", "zero_points"), [(3, range(8)), (4, range(16)), (6, range(24, 40))])
+def test_published_zero_points_of_layer_inputs(bits: int, zero_points: range) -> None:
+    """All codes up to 16, else the middle 16; as many scales as make 128 combinations."""
+    low, high = (torch.tensor([-3.0]), torch.tensor([-6.0])), (torch.tensor([4.5]), torch.tensor([9.0]))
+    grid = affine_grid(low, high, bits, FPCS, symmetric=False, all_zero_points=True)
+    assert sorted(set(grid.second[0].tolist())) == list(zero_points)
+    assert len(grid.first[0].unique()) == 128 // len(zero_points)
+
+
+def test_spans_as_they_are_and_as_shares() -> None:
+    """A range of 2 to 5 spans 5 with zero and 3 without; PTQ4ViT's candidates go from 1 to 120 % of it."""
+    low, high = (torch.tensor([2.5]), torch.tensor([2.0])), (torch.tensor([4.0]), torch.tensor([5.0]))
+    for include_zero, (narrow, wide) in ((True, (4.0, 5.0)), (False, (1.5, 3.0))):
+        grid = affine_grid(low, high, 4, FPCS, symmetric=False, include_zero=include_zero)
+        torch.testing.assert_close(grid.first[0].unique()[[0, -1]], torch.tensor([narrow, wide]) / 15)
+    settings = replace(FPCS, candidates=100, spans=(0.01, 1.2))
+    grid = affine_grid(low, high, 4, settings, symmetric=True)
+    torch.testing.assert_close(grid.first[0], torch.linspace(0.01, 1.2, 100) * 10 / 15)
+
+
 @pytest.mark.parametrize(("bits", "count"), [(1, 1), (2, 2), (3, 4), (5, 16), (8, 16)])
 def test_zero_points_are_codes(bits: int, count: int) -> None:
     low, high = torch.tensor([-0.1, -5.0, 1.0]), torch.tensor([9.0, 0.0, 2.0])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from autoq.calibration import OBSERVERS, CalibrationSettings, solve
 from autoq.recipe import OperandConfig
-from tests.calibration.samples import operand, sample_of, squared_error, uniform_reference
+from tests.calibration.samples import operand, sample_of, squared_error, uniform_reference, weight_operand
 
 SHAPE = (1, 40, 16)
 
@@ -87,3 +87,26 @@ def test_constant_operands_are_solved(observer: str, value: float) -> None:
     sample = sample_of(operand(SHAPE), torch.full((2, *SHAPE[1:]), value))
     solved = solve(operand(SHAPE), factors(3), sample, CalibrationSettings(observer))  # type: ignore[arg-type]
     torch.testing.assert_close(solved(sample.values), sample.values, rtol=0.01, atol=1e-6)
+
+
+def test_an_observer_of_their_own() -> None:
+    """As published, ranges with factors keep their least and greatest value, whatever observes other activations."""
+    values = draw()
+    settings = CalibrationSettings("percentile", percentile=90.0, factor_observer="min_max")
+    found = solve(operand(SHAPE), factors(4), sample_of(operand(SHAPE), values), settings).qparams()
+    expected = solve(operand(SHAPE), factors(4), sample_of(operand(SHAPE), values), CalibrationSettings("min_max"))
+    for name, value in expected.qparams().items():
+        assert torch.equal(found[name], value)
+
+
+def test_weights_have_an_observer_of_their_own() -> None:
+    option = OperandConfig(scheme="uniform", bits=4, granularity="channel")
+    weight = draw().flatten(0, 1)
+    settings = CalibrationSettings("omse", weight_observer="min_max")
+    found = solve(weight_operand(tuple(weight.shape)), option, weight, settings).qparams()["scale"]
+    plain = solve(weight_operand(tuple(weight.shape)), option, weight, CalibrationSettings("min_max")).qparams()[
+        "scale"
+    ]
+    shrunk = solve(weight_operand(tuple(weight.shape)), option, weight, CalibrationSettings("omse")).qparams()["scale"]
+    assert torch.equal(found, plain)
+    assert not torch.equal(found, shrunk)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoq.calibration import solve
+from autoq.calibration import CalibrationSettings, solve
+from autoq.recipe import OperandConfig
 from tests.calibration.samples import (
     SETTINGS,
     SHAPE,
@@ -83,3 +84,26 @@ def test_bfloat16_weights_are_solved_in_float32() -> None:
     solved = solve(weight_operand((8, 40)), config("uniform", 8, granularity="channel"), weight, SETTINGS)
     assert solved.qparams()["scale"].dtype == torch.float32
     assert solved(weight).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("observer", ["min_max", "best_percentile"])
+def test_ranges_as_they_are(observer: str) -> None:
+    """Without zero, codes spread between a channel's own bounds, of the three percentiles those of least error."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 3000, generator=generator) + torch.tensor([[-9.0], [0.0], [5.0], [40.0]])
+    settings = CalibrationSettings(observer=observer, include_zero=False)
+    option = OperandConfig(scheme="uniform", bits=4, granularity="channel")
+    found = solve(weight_operand((4, 3000)), option, values, settings).qparams()
+    for row, scale, zero_point in zip(values, found["scale"].flatten(), found["zero_point"].flatten(), strict=True):
+        errors = []
+        for percentile in (0.999, 0.9999, 0.99999) if observer == "best_percentile" else (1.0,):
+            low, high = (row.double().quantile(q).float() for q in (1 - percentile, percentile))
+            step = (high - low) / 15
+            zero = torch.round(-low / step)
+            rounded = ((torch.round(row / step) + zero).clamp(0, 15) - zero) * step
+            errors.append(((rounded - row).square().sum().item(), step.item(), zero.item()))
+        _, step, zero = min(errors)
+        assert scale.item() == pytest.approx(step, rel=1e-5)
+        assert zero_point.item() == zero
+    assert found["zero_point"].min() < 0
+    assert found["zero_point"].max() > 15
