@@ -34,6 +34,7 @@ from autoq.runs.session import Session
 from autoq.scoring import measure_accuracy
 from autoq.units import format_bops, format_kl
 
+PROTOCOLS = ("published", "autoq")
 GROUPS = (1, 2, 4, 8, 12, 16)
 OBSERVERS = ("min_max", "ema", "percentile", "omse")
 
@@ -71,7 +72,7 @@ def rows() -> dict[str, list[Row]]:
             f"fq-vit, {observer}{'' if on else ', without PTF and LIS'}",
             "fq-vit",
             bits,
-            MethodOptions(observer, None, on, on),
+            MethodOptions(observer=observer, ptf=on, lis=on),
         )
         for on, bits in ((True, "w8a8s4"), (True, "w8a8"), (False, "w8a8"))
         for observer in OBSERVERS
@@ -85,6 +86,12 @@ def rows() -> dict[str, list[Row]]:
         "Methods at uniform bits": [Row(name, name, bits) for name in plain for bits in widths],
         "Fully quantized: LayerNorm and softmax too": fully,
         "Instance-aware groups at 4/4": groups,
+        "Protocols: as published, and by default": [
+            Row(name if protocol == "autoq" else f"{name}, published", name, bits, MethodOptions(protocol=protocol))
+            for name in ("repq-vit", "adalog", "ptq4vit", "fq-vit")
+            for bits in (("w8a8s4",) if name == "fq-vit" else widths[-2:])
+            for protocol in PROTOCOLS
+        ],
     }
 
 
@@ -96,6 +103,7 @@ def main() -> None:
     parser.add_argument("--eval-data", default="digits/val")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="*", help="measure these alone")
+    parser.add_argument("--tables", default="", help="print tables whose title contains this")
     parser.add_argument("--results", type=Path, required=True)
     arguments = parser.parse_args()
     session = Session.open(arguments.model)
@@ -119,6 +127,7 @@ def main() -> None:
     tables = {
         title: [(row, [found for seed in range(arguments.seeds) if (found := measured(row, seed))]) for row in listed]
         for title, listed in rows().items()
+        if arguments.tables in title
     }
     _print_tables(tables, _full_precision(session, labelled), labelled.count)
 
@@ -145,7 +154,7 @@ def _measure(session: Session, row: Row, seed: int, data: str, eval_data: str) -
 
 
 def _key(entry: dict[str, Any]) -> str:
-    names = ("method", "bits", "observer", "groups", "ptf", "lis", "seed")
+    names = ("method", "bits", "protocol", "observer", "groups", "ptf", "lis", "seed")
     return json.dumps([entry.get(name) for name in names])
 
 
