@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from autoq.errors import AutoqError, BudgetError, RecipeError, RunDirectoryError
+from autoq.events import PhaseStarted
 from autoq.exporters import RecipeExporter, pick, write_export
 from autoq.exporters.pick import _losses
 from autoq.optimization.front import knee
@@ -93,8 +94,9 @@ def test_typos(run: Path) -> None:
 def test_runs_without_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "is no run directory" in refusal(tmp_path, "best", RunDirectoryError)
     trace_once(monkeypatch)
+    before_any_trial = interrupt_at(lambda event: isinstance(event, PhaseStarted) and event.phase == "sensitivity")
     with pytest.raises(KeyboardInterrupt):
-        run_search(small_settings(tmp_path), tmp_path / "run", interrupt_at(lambda event: event.phase == "search"))  # type: ignore[union-attr]
+        run_search(small_settings(tmp_path), tmp_path / "run", before_any_trial)
     assert "no recipe within its budget yet" in refusal(tmp_path / "run", "best", RunDirectoryError)
     (tmp_path / "run" / "study.log").unlink()
     assert "no recipe within its budget yet" in refusal(tmp_path / "run", "best", RunDirectoryError)
