@@ -112,9 +112,9 @@ class RepqReference:
         x = self.layer(model.patch_embed.proj, images, 8).flatten(2).transpose(1, 2)  # type: ignore[union-attr]
         x = model._pos_embed(x)  # type: ignore[operator]
         for block in model.blocks:  # type: ignore[union-attr]
-            x = x + self.attention(block.attn, block.norm1(x))
+            x = x + block.ls1(self.attention(block.attn, block.norm1(x)))
             hidden = block.mlp.act(self.layer(block.mlp.fc1, block.norm2(x), axis=-1))
-            x = x + self.layer(block.mlp.fc2, hidden)
+            x = x + block.ls2(self.layer(block.mlp.fc2, hidden))
         return self.layer(model.head, model.fc_norm(model.pool(model.norm(x))))  # type: ignore[operator,arg-type]
 
     def attention(self, attention: nn.Module, x: Tensor) -> Tensor:
