@@ -70,12 +70,21 @@ def capture(
     }
     run_observed(model, recorders, batches, progress)
     samples = {}
-    for (site, operand), recorder in recorders.items():
-        sample = recorder.sample()
-        if not (torch.isfinite(sample.lower).all() and torch.isfinite(sample.upper).all()):
-            raise CalibrationError(f"{site}:{operand} has NaN or infinite values in full precision: check the weights")
-        samples[site, operand] = sample
+    for key, recorder in recorders.items():
+        samples[key] = finite_sample(recorder, key, "in full precision: check the weights")
     return samples
+
+
+def finite_sample(recorder: OperandRecorder, key: OperandKey, hint: str) -> OperandSample:
+    """Return what a recorder has kept.
+
+    Raises:
+        CalibrationError: there are NaN or infinite values; the message ends with ``hint``.
+    """
+    sample = recorder.sample()
+    if not (torch.isfinite(sample.lower).all() and torch.isfinite(sample.upper).all()):
+        raise CalibrationError(f"{key[0]}:{key[1]} has NaN or infinite values {hint}")
+    return sample
 
 
 def run_observed(

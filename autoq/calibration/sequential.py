@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from autoq.calibration.capture import OperandRecorder, OperandSample
+from autoq.calibration.capture import OperandRecorder, OperandSample, finite_sample
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers import solve
 from autoq.errors import CalibrationError
@@ -98,10 +98,5 @@ def _observe(
         model.run_stage(index, state)
     model.remove_(keys)
     for operand, recorder in recorders.items():
-        sample = recorder.sample()
-        if not (torch.isfinite(sample.lower).all() and torch.isfinite(sample.upper).all()):
-            raise CalibrationError(
-                f"{site.name}:{operand} has NaN or infinite values behind quantized sites: use more bits"
-            )
-        found[operand] = sample
+        found[operand] = finite_sample(recorder, (site.name, operand), "behind quantized sites: use more bits")
     return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 from autoq.calibration import CalibrationSettings
+from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.errors import MethodError
 from autoq.graph.canonical import canonical
 from autoq.graph.sites import Operand, Site
@@ -53,6 +54,8 @@ class MethodOptions:
         return {name: value for name, value in values.items() if value is not None}
 
 
+EVERYTHING = 1 << 40
+"""A number of values or vectors beyond those of any operand: none are left out."""
 PROTOCOLS = ("autoq", "published")
 """How methods that have both choose parameters."""
 
@@ -90,6 +93,8 @@ class BaseMethod(ABC):
     """Calibration images of the paper's protocol."""
     differences: ClassVar[tuple[Difference, ...]] = ()
     """Between its protocols; empty: it has one."""
+    publishes_float_image: ClassVar[bool] = False
+    """Whether the model's input stays in floating point as published."""
     taken_options: ClassVar[Mapping[str, tuple[object, ...]]] = {}
     """Names of ``MethodOptions`` that it has, and their values; an empty tuple takes any."""
     reconstruction: ClassVar[ReconstructionSettings | None] = None
@@ -164,8 +169,22 @@ class BaseMethod(ABC):
         iterations = self.options.iterations or self.mlp_reconstruction.iterations
         return replace(self.mlp_reconstruction, seed=seed, iterations=iterations)
 
+    def rescaled_norms(self, traced: TracedModel, bits: BitWidths, *, equal_widths: bool = False) -> dict[str, int]:
+        """Return RepQ-ViT's LayerNorms, as :meth:`reparameterized` does.
+
+        Args:
+            traced: the model.
+            bits: uniform widths.
+            equal_widths: as published there are none unless weights and activations have the same bits.
+        """
+        if equal_widths and self.is_published and bits.weights != bits.activations:
+            return {}
+        return dict.fromkeys(rewritable_norms(traced), bits.activations)
+
     def image(self, bits: BitWidths) -> OperandConfig | None:
         """Configure the model's input: one range at 8 bits or more; None: it stays in floating point."""
+        if self.is_published and self.publishes_float_image:
+            return None
         return OperandConfig(scheme="uniform", bits=max(IMAGE_BITS, bits.activations))
 
     def weight(self, bits: int) -> OperandConfig:

@@ -6,19 +6,17 @@ from typing import ClassVar
 
 from autoq.calibration import CalibrationSettings
 from autoq.calibration.fpcs.settings import FpcsSettings
-from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.graph.trace import TracedModel
-from autoq.methods._base import BaseMethod, Difference
+from autoq.methods._base import EVERYTHING, BaseMethod, Difference
 from autoq.methods.bit_widths import BitWidths
 from autoq.recipe import OperandConfig
-
-_ALL_VECTORS = 1 << 40
 
 
 class AdaLog(BaseMethod):
     """Logarithms of a fitted base after softmax and GELU; everything fitted to the layer's output by FPCS."""
 
     name: ClassVar[str] = "adalog"
+    publishes_float_image: ClassVar[bool] = True
     source: ClassVar[str] = "Wu et al., AdaLog, ECCV 2024"
     differences: ClassVar[tuple[Difference, ...]] = (
         Difference("image", "floating point (from 8 bits on)", "8 bits or more"),
@@ -28,7 +26,7 @@ class AdaLog(BaseMethod):
         Difference(
             "bases after GELU",
             "the best 8 of all at the first scale, with 16 scales",
-            "all, with 4 scales, then as here",
+            "all, with 4 scales; later rounds begin with the best 8",
         ),
         Difference("steps of FPCS", "6 (paper: 4)", "4"),
         Difference("spans of the first grid", "as they are", "widened to zero"),
@@ -50,18 +48,12 @@ class AdaLog(BaseMethod):
         """Search by fast progressive combining (paper, §3.3)."""
         if not self.is_published:
             return CalibrationSettings(observer="fpcs", seed=seed)
-        fpcs = FpcsSettings(steps=6, log_bases=8, start="operands", tokens=_ALL_VECTORS, screening=0)
+        fpcs = FpcsSettings(steps=6, log_bases=8, start="operands", tokens=EVERYTHING, screening=0)
         return CalibrationSettings(observer="fpcs", norm_observer="mse", include_zero=False, seed=seed, fpcs=fpcs)
 
     def reparameterized(self, traced: TracedModel, bits: BitWidths) -> dict[str, int]:
         """Rescale the LayerNorms that RepQ-ViT does."""
-        if self.is_published and bits.weights != bits.activations:
-            return {}
-        return dict.fromkeys(rewritable_norms(traced), bits.activations)
-
-    def image(self, bits: BitWidths) -> OperandConfig | None:
-        """Leave the image in floating point, as published, or quantize it at 8 bits."""
-        return None if self.is_published else super().image(bits)
+        return self.rescaled_norms(traced, bits, equal_widths=True)
 
     def weight(self, bits: int) -> OperandConfig:
         """Quantize affinely, per output channel."""

@@ -8,7 +8,6 @@ from typing import ClassVar, get_args
 
 from autoq.calibration import CalibrationSettings
 from autoq.calibration.fpcs.settings import FpcsSettings
-from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.graph.trace import TracedModel
 from autoq.methods._base import BaseMethod, Difference
 from autoq.methods.bit_widths import BitWidths
@@ -28,6 +27,7 @@ class AphqVit(BaseMethod):
     """
 
     name: ClassVar[str] = "aphq-vit"
+    publishes_float_image: ClassVar[bool] = True
     source: ClassVar[str] = "Wu et al., APHQ-ViT, CVPR 2025"
     images: ClassVar[int] = 1024
     differences: ClassVar[tuple[Difference, ...]] = (
@@ -71,9 +71,7 @@ class AphqVit(BaseMethod):
 
     def reparameterized(self, traced: TracedModel, bits: BitWidths) -> dict[str, int]:
         """Rescale the LayerNorms that RepQ-ViT does."""
-        if self.is_published and bits.weights != bits.activations:
-            return {}
-        return dict.fromkeys(rewritable_norms(traced), bits.activations)
+        return self.rescaled_norms(traced, bits, equal_widths=True)
 
     def reconstruction_settings(self, seed: int) -> ReconstructionSettings | None:
         """Return how blocks are reconstructed: in 20,000 iterations as published, unless others are asked for."""
@@ -94,10 +92,6 @@ class AphqVit(BaseMethod):
             inputs="original",
             clamp_quantile=0.98 if bits.activations <= _CLAMPED_MORE_BITS else 0.99,
         )
-
-    def image(self, bits: BitWidths) -> OperandConfig | None:
-        """Leave the image in floating point, as published, or quantize it at 8 bits."""
-        return None if self.is_published else super().image(bits)
 
     def attention_map(self, bits: int) -> OperandConfig:
         """Quantize affinely, one range, or as published one a head."""

@@ -6,13 +6,11 @@ from typing import ClassVar
 
 from autoq.calibration import CalibrationSettings
 from autoq.calibration.fpcs.settings import FpcsSettings
-from autoq.methods._base import BaseMethod, Difference
-from autoq.methods.bit_widths import BitWidths
+from autoq.methods._base import EVERYTHING, BaseMethod, Difference
 from autoq.recipe import Granularity, OperandConfig
 
 _CANDIDATES = 100
 _SPANS = (0.01, 1.2)
-_ALL_VECTORS = 1 << 40
 
 
 class Ptq4Vit(BaseMethod):
@@ -22,6 +20,7 @@ class Ptq4Vit(BaseMethod):
     """
 
     name: ClassVar[str] = "ptq4vit"
+    publishes_float_image: ClassVar[bool] = True
     source: ClassVar[str] = "Yuan et al., PTQ4ViT, ECCV 2022"
     differences: ClassVar[tuple[Difference, ...]] = (
         Difference("image", "floating point", "8 bits or more"),
@@ -64,14 +63,10 @@ class Ptq4Vit(BaseMethod):
             steps=1,
             spans=_SPANS,
             twin_scales="published",
-            tokens=_ALL_VECTORS,
+            tokens=EVERYTHING,
             screening=0,
         )
         return CalibrationSettings(observer="fpcs", seed=seed, fpcs=fpcs)
-
-    def image(self, bits: BitWidths) -> OperandConfig | None:
-        """Leave the image in floating point, as published, or quantize it at 8 bits."""
-        return None if self.is_published else super().image(bits)
 
     def convolution_weight(self, bits: int) -> OperandConfig:
         """Quantize symmetrically, one range for the layer, or as published for each output channel."""

@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from autoq.calibration import CalibrationSettings
-from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.graph.trace import TracedModel
-from autoq.methods._base import BaseMethod, Difference
+from autoq.methods._base import EVERYTHING, BaseMethod, Difference
 from autoq.methods.bit_widths import BitWidths
 from autoq.recipe import OperandConfig
-
-_EVERYTHING = 1 << 40
 
 
 class RepqVit(BaseMethod):
@@ -57,13 +54,13 @@ class RepqVit(BaseMethod):
             inputs="quantized",
             include_zero=False,
             sample_images=self.images,
-            sample_elements=_EVERYTHING,
+            sample_elements=EVERYTHING,
             seed=seed,
         )
 
     def reparameterized(self, traced: TracedModel, bits: BitWidths) -> dict[str, int]:
         """Rescale every LayerNorm that feeds linear layers alone (paper, §3.2)."""
-        return dict.fromkeys(rewritable_norms(traced), bits.activations)
+        return self.rescaled_norms(traced, bits)
 
     def weight(self, bits: int) -> OperandConfig:
         """Quantize affinely, per output channel."""

@@ -11,15 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoq.data import (
-    GivenImages,
-    ImageSource,
-    fingerprint,
-    load_images,
-    name_of,
-    open_source,
-    subset,
-)
+from autoq.data import GivenImages, ImageSource, fingerprint, load_images, name_of, open_source, subset
 from autoq.errors import DataError
 from autoq.models import LoadedModel
 from autoq.python_names import call_python_name, is_python_name
