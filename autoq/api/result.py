@@ -109,7 +109,7 @@ class SearchResult:
         """Choose a recipe of the run.
 
         Args:
-            choice: ``best``, ``knee``, an id, or a budget such as ``60%``: the best within it.
+            choice: ``best``, ``knee``, the id of any trial, or a budget such as ``60%``: the best within it.
             version: ``searched``, ``finished`` or ``reconstructed``; None: that of least discrepancy.
 
         Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,12 @@ from autoq.cost import KINDS, Budget, Limits
 from autoq.cost.kinds import cost_kind
 from autoq.cost.limits import describe_amount
 from autoq.errors import BudgetError, RecipeError, RunDirectoryError
+from autoq.optimization.storage import load_trials
 from autoq.optimization.trials import EvaluatedTrial, best_trial, knee_trial, shown_trials
 from autoq.recipe import Recipe
-from autoq.runs.search.directory import SearchDirectory
+from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
 from autoq.runs.search.record import RunRecord
+from autoq.runs.search.trial_recipes import TrialRecipes
 from autoq.sensitivity.proxies import PROXIES, Proxy
 from autoq.units import KL_LOSS
 from autoq.validation import did_you_mean
@@ -48,9 +51,9 @@ def pick(directory: str | os.PathLike[str], choice: str, *, version: str | None 
 
     Args:
         directory: of the run.
-        choice: ``best`` (least loss within the run's budgets), ``knee``, the id of a front or uniform point
-            (``trial-137``, ``w4a4``) or of a published method (``repq-vit-w4a4``), or smaller budgets: ``10G``,
-            ``w3a3`` or ``40%`` of the cost that the front is over, or of any kind, ``size=2MB,latency=40%``.
+        choice: ``best`` (least loss within the run's budgets), ``knee``, the id of a trial (``trial-137``, ``w4a4``)
+            or of a published method (``repq-vit-w4a4``), or smaller budgets: ``10G``, ``w3a3`` or ``40%`` of the cost
+            that the front is over, or of any kind, ``size=2MB,latency=40%``.
         version: ``searched``, ``finished`` or ``reconstructed``; None: that of least discrepancy among those there are.
 
     Raises:
@@ -68,13 +71,21 @@ def pick(directory: str | os.PathLike[str], choice: str, *, version: str | None 
     chosen = choice if choice in known else _choose(run, record, choice)
     paths = _versions(run, record, chosen)
     if version is None:
-        recipes = {name: Recipe.load(path) for name, path in paths.items()}
+        recipes = {name: _load(run, record, chosen, path) for name, path in paths.items()}
         losses = _losses(recipes, PROXIES[record.settings.proxy])
         version = min(reversed(recipes), key=lambda name: losses[name])
         return Picked(chosen, recipes[version], version)
     if version not in paths:
         raise RunDirectoryError(_missing(record, chosen, version))
-    return Picked(chosen, Recipe.load(paths[version]), version)
+    return Picked(chosen, _load(run, record, chosen, paths[version]), version)
+
+
+def _load(run: SearchDirectory, record: RunRecord, chosen: str, path: Path) -> Recipe:
+    """Read a recipe; one of a trial that is not on the front, which no file has, is made from the study."""
+    if path != run.recipe_path(chosen) or path.is_file():
+        return Recipe.load(path)
+    trial = next(trial for trial in run.trials() if trial.id == chosen)
+    return TrialRecipes.load(run.space).recipe(trial, record).located(run.recipes)
 
 
 def _losses(recipes: Mapping[str, Recipe], proxy: Proxy) -> dict[str, float]:
@@ -107,8 +118,8 @@ def _missing(record: RunRecord, chosen: str, version: str) -> str:
 def _choose(run: SearchDirectory, record: RunRecord, choice: str) -> str:
     """Return the id that ``choice`` means."""
     trials = run.trials()
-    front, uniform = shown_trials(trials, record.limits)
-    ids = [trial.id for trial in [*front, *uniform]]
+    front, _ = shown_trials(trials, record.limits)
+    ids = [trial.id for trial in trials]
     if choice in ids:
         return choice
     if not front:
@@ -117,11 +128,22 @@ def _choose(run: SearchDirectory, record: RunRecord, choice: str) -> str:
         return knee_trial(front).id
     if choice == "best":
         return front[-1].id
+    _refuse_unscored(run, choice)
     limits = _limits(choice, record, ids)
     chosen = best_trial(front, limits)
     if chosen is None:
         raise BudgetError(f"{_beyond(limits, front)}: pick that, or a larger budget.{_trial_of_number(choice, ids)}")
     return chosen.id
+
+
+def _refuse_unscored(run: SearchDirectory, choice: str) -> None:
+    """Refuse a trial that the study has without a score."""
+    named = re.fullmatch(r"trial-(\d+)", choice)
+    states = [trial.state.name for trial in load_trials(run.study, STUDY_NAME)] if named else []
+    if named and int(named[1]) < len(states):
+        why = {"PRUNED": "was given up early, as it lost much more than recipes that cost no more", "FAIL": "failed"}
+        state = why.get(states[int(named[1])], "was not scored on its own")
+        raise RunDirectoryError(f"{choice} {state}: pick one that trials.csv lists")
 
 
 def _beyond(limits: Limits, front: list[EvaluatedTrial]) -> str:
@@ -153,7 +175,7 @@ def _limits(choice: str, record: RunRecord, ids: list[str]) -> Limits:
     except BudgetError as error:
         hint = did_you_mean(choice, [*ids, "best", "knee"])
         raise BudgetError(
-            f"cannot pick {choice!r}: it is neither best, knee, a point of the front nor a budget.{hint}"
+            f"cannot pick {choice!r}: it is neither best, knee, a trial that was evaluated nor a budget.{hint}"
         ) from error
     return Limits({name: budget.resolve(partial(record.uniform_cost, KINDS[name])) for name, budget in found.items()})
 

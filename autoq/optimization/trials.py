@@ -30,6 +30,7 @@ class EvaluatedTrial:
         score: of its recipe.
         proxy: what the search minimises; a name in ``autoq.sensitivity.proxies.PROXIES``.
         cost_kind: the kind of cost that the front is over.
+        recipe_hash: of the recipe that was evaluated; None where the study does not say.
     """
 
     id: str
@@ -40,6 +41,7 @@ class EvaluatedTrial:
     score: ScoreRecord
     proxy: str = KL
     cost_kind: CostKind = BOPS
+    recipe_hash: str | None = None
 
     @property
     def loss(self) -> float:
@@ -70,6 +72,7 @@ class EvaluatedTrial:
             score=ScoreRecord(**attributes["score"]),
             proxy=proxy,
             cost_kind=cost_kind,
+            recipe_hash=attributes.get("recipe_hash"),
         )
 
 

@@ -15,6 +15,7 @@ from autoq.report.points import PUBLISHED, Improved, Point
 from autoq.report.summary import Meaning, RunSummary, SiteRow
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import ImprovedEntry, ImprovedKind, RunRecord
+from autoq.runs.search.trial_recipes import TrialRecipes
 from autoq.sensitivity.proxies import PROXIES
 from autoq.tasks import task_from_record
 from autoq.units import KL_LOSS
@@ -32,8 +33,6 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
     trials = run.trials()
     front, uniform = shown_trials(trials, record.limits)
     best = front[-1] if front else None
-    front_ids = {trial.id for trial in front}
-    shown = front_ids | {trial.id for trial in uniform}
     proxy = PROXIES[record.settings.proxy]
     worst = max((trial.loss for trial in uniform), default=None)
     volume = None
@@ -42,7 +41,7 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
             hypervolume([trial.point for trial in front], (record.uniform_8_8_cost, worst)) / record.uniform_8_8_cost
         )
     full, task = record.full_precision, task_from_record(record.task)
-    found = tuple(_point(run, record, trial, front_ids, shown) for trial in trials)
+    found = _points(run, record, trials, {trial.id for trial in front})
     return RunSummary(
         model=record.settings.model,
         data=record.settings.data,
@@ -71,10 +70,22 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
     )
 
 
-def _point(run: SearchDirectory, record: RunRecord, trial: EvaluatedTrial, front: set[str], shown: set[str]) -> Point:
+def _points(
+    run: SearchDirectory, record: RunRecord, trials: list[EvaluatedTrial], front: set[str]
+) -> tuple[Point, ...]:
+    """Return all trials with their recipes: from files where these are, else made from the study."""
+    if not trials:
+        return ()
+    recipes = TrialRecipes.load(run.space)
+    return tuple(_point(run, record, trial, front, recipes) for trial in trials)
+
+
+def _point(
+    run: SearchDirectory, record: RunRecord, trial: EvaluatedTrial, front: set[str], recipes: TrialRecipes
+) -> Point:
     accuracy, metric = record.accuracy.get(trial.id), task_from_record(record.task).main_metric.name
     path = run.recipe_path(trial.id)
-    recipe = _read_recipe(path) if trial.id in shown else None
+    written = _read_recipe(path)
     return Point(
         id=trial.id,
         origin=trial.origin,
@@ -85,8 +96,8 @@ def _point(run: SearchDirectory, record: RunRecord, trial: EvaluatedTrial, front
         metric=accuracy.metrics.get(metric) if accuracy else None,
         feasible=record.limits.admit(trial.cost),
         on_front=trial.id in front,
-        recipe=recipe,
-        recipe_path=f"recipes/{path.name}" if recipe is not None else None,
+        recipe=recipes.document(trial, record) if written is None else written,
+        recipe_path=None if written is None else f"recipes/{path.name}",
     )
 
 

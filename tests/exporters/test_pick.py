@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from autoq.errors import AutoqError, BudgetError, RecipeError, RunDirectoryError
 from autoq.events import PhaseStarted
 from autoq.exporters import RecipeExporter, pick, write_export
 from autoq.exporters.pick import _losses
 from autoq.optimization.front import knee
-from autoq.optimization.storage import load_trials
+from autoq.optimization.storage import TrialStore, load_trials
 from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, shown_trials
 from autoq.recipe import Recipe, ScoreRecord
 from autoq.runs.evaluate import evaluate_recipe
@@ -69,6 +70,24 @@ def test_an_id_is_that_recipe(run: Path, front: list[EvaluatedTrial]) -> None:
     assert {config.bits for operands in recipe.sites.values() for config in operands.values()} == {6}
 
 
+def test_any_trial_can_be_picked(run: Path, front: list[EvaluatedTrial]) -> None:
+    others = [trial for trial in SearchDirectory(run).trials() if trial not in front and trial.origin != "uniform"]
+    assert others
+    name, recipe, version = pick(run, others[0].id)
+    assert (name, version) == (others[0].id, "searched")
+    assert recipe.score is not None
+    assert (recipe.cost, recipe.score.kl_nats) == (others[0].cost, others[0].score.kl_nats)
+    assert recipe.folder == run / "recipes", "its bank is looked for from there"
+
+
+def test_a_trial_without_a_score_is_refused_with_the_reason(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    store = TrialStore.open(tmp_path / "run" / "study.log", STUDY_NAME)
+    store.append(create_trial(state=TrialState.PRUNED, user_attrs={"origin": "sampler", "label": ""}))
+    given_up = f"trial-{len(store.load_trials()) - 1}"
+    assert f"{given_up} was given up early" in refusal(tmp_path / "run", given_up, RunDirectoryError)
+
+
 def test_a_budget_is_the_best_that_it_buys(run: Path, front: list[EvaluatedTrial]) -> None:
     middle = front[len(front) // 2]
     assert pick(run, str(middle.cost.bops))[0] == middle.id
@@ -102,10 +121,12 @@ def test_runs_without_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "no recipe within its budget yet" in refusal(tmp_path / "run", "best", RunDirectoryError)
 
 
-def test_a_missing_recipe_is_named(tmp_path: Path, run: Path) -> None:
+def test_a_missing_recipe_is_made_again(tmp_path: Path, run: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "recipes" / "w4a4.json").unlink()
-    assert "w4a4.json" in refusal(tmp_path / "run", "w4a4", RecipeError)
+    assert pick(tmp_path / "run", "w4a4").recipe == Recipe.load(run / "recipes" / "w4a4.json")
+    (tmp_path / "run" / "space.json").unlink()
+    assert "space.json" in refusal(tmp_path / "run", "w4a4", RunDirectoryError)
 
 
 def test_labelled_images_decide_where_every_version_is_known_there() -> None:

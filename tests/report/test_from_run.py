@@ -52,11 +52,11 @@ def test_its_points(run: Path) -> None:
         )
         assert point.on_front == (point.feasible and not beaten)
         shown = point.on_front or point.origin == "uniform"
-        assert (point.recipe is not None) == (point.metric is not None) == shown
-        if point.recipe is not None:
-            assert point.recipe_path is not None
+        assert (point.recipe_path is not None) == (point.metric is not None) == shown
+        assert point.recipe is not None
+        assert point.recipe["score"]["kl_nats"] == point.kl_nats
+        if point.recipe_path is not None:
             assert json.loads((run / point.recipe_path).read_text()) == point.recipe
-            assert point.recipe["score"]["kl_nats"] == point.kl_nats
     best = min(front, key=lambda point: point.kl_nats)
     assert summary.best_id == best.id
 
@@ -114,9 +114,15 @@ def test_no_run_and_damaged_runs(run: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "recipes" / "w4a4.json").write_text("{")
     with pytest.raises(RunDirectoryError, match=r"w4a4\.json"):
         summarize(tmp_path / "run")
+    written = json.loads((run / "recipes" / "w4a4.json").read_text())
     (tmp_path / "run" / "recipes" / "w4a4.json").unlink()
     point = next(point for point in summarize(tmp_path / "run").points if point.id == "w4a4")
-    assert (point.recipe, point.recipe_path) == (None, None), "a kill may come between a trial and its recipe"
+    assert point.recipe_path is None, "a kill may come between a trial and its recipe"
+    assert point.recipe == written
+    assert list(point.recipe) == list(written)
+    (tmp_path / "run" / "space.json").write_text("{")
+    with pytest.raises(RunDirectoryError, match=r"space\.json.*the same search writes it again"):
+        summarize(tmp_path / "run")
     (tmp_path / "run" / "study.log").write_text('{"op_code":\n')
     with pytest.raises(RunDirectoryError, match="damaged"):
         summarize(tmp_path / "run")

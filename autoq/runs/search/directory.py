@@ -36,6 +36,11 @@ class SearchDirectory(BaseSettingsDirectory[RunRecord]):
         return self.path / "study.log"
 
     @property
+    def space(self) -> Path:
+        """What recipes of trials are made from."""
+        return self.path / "space.json"
+
+    @property
     def recipes(self) -> Path:
         """The folder with a recipe for each trial that is shown."""
         return self.path / "recipes"

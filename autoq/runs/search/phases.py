@@ -102,6 +102,8 @@ class SearchRun:
         self.trials_before = len(store.load_trials())
         with fastest_threads(lambda: session.model.run(few), session.device):
             solve_bank(self.bank, options_of_space(self.inputs.space), self.directory.bank, self.progress)
+            self.writer.trial_recipes.save(self.directory.space)
+            self.bank.save(self.directory.bank)  # it answers for options with fitted bases spelled out too
             table = self._sensitivities(self._proxy_of_options()) if self.record.settings.needs_sensitivities else None
             self._evaluate_first(store, table)
             self._measure_baselines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from optuna.trial import FrozenTrial
 
@@ -13,6 +14,7 @@ from autoq.optimization.trials import UNIFORM, EvaluatedTrial, evaluated_trials,
 from autoq.recipe import CalibrationReference, Recipe, SearchReference
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import RunRecord
+from autoq.runs.search.trial_recipes import TrialRecipes
 from autoq.runs.session import Session
 from autoq.sensitivity.proxies import KL
 from autoq.tasks import task_to_record
@@ -70,22 +72,19 @@ class RecipeWriter:
 
     def write(self, trial: EvaluatedTrial, record: RunRecord | None = None) -> None:
         """Write a trial's recipe, fitted bases spelled out, with what the run's record has of it."""
-        score = trial.score
-        if record is not None:
-            score = score.model_copy(update={"calibration_kl_nats": record.calibration_kl_nats.get(trial.id)})
-            if (accuracy := record.accuracy.get(trial.id)) is not None:
-                full = record.full_precision
-                beside = (record.labels_by, None if full is None else full.metrics)
-                score = score.with_metrics(accuracy.metrics, accuracy.images, *beside, accuracy.kl_nats)
-        Recipe(
+        self.trial_recipes.recipe(trial, record).save(self.directory.recipe_path(trial.id))
+
+    @cached_property
+    def trial_recipes(self) -> TrialRecipes:
+        """What recipes are made from, once the bank has solved all options of the space."""
+        shared = Recipe(
             model=self.session.reference,
-            sites=self.bank.resolve(self.space.sites_for(trial.assignment)),
+            sites={},
             rotated=dict(self.session.rotated),
             centred=tuple(self.session.folded.centres),
             reparameterized=dict(self.session.reparameterized),
             search=self.reference,
             calibration=self.calibration,
-            cost=trial.cost,
             task=task_to_record(self.session.task),
-            score=score,
-        ).save(self.directory.recipe_path(trial.id))
+        )
+        return TrialRecipes.of(shared, self.space, self.bank)
