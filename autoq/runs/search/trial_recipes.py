@@ -62,7 +62,8 @@ class TrialRecipes:
         sites = self.space.sites_for(trial.assignment)
         if trial.recipe_hash is not None and hash_sites(sites) != trial.recipe_hash:
             raise RunDirectoryError(
-                f"{trial.id} was evaluated by a version of autoq that made another recipe of its decisions: search again"
+                f"{trial.id} was evaluated by a version of autoq that made another recipe of its decisions: "
+                "search in a new directory"
             )
         spelled_out = {site: self._spelled_out(site, operands) for site, operands in sites.items()}
         score = trial.score if record is None else measured_score(trial, record)
