@@ -101,7 +101,7 @@ def recipe_of(out: Path, trial: EvaluatedTrial) -> Recipe:
 def test_what_a_run_leaves() -> None:
     out = finished_run()
     check_finished(out)
-    left = {".lock", "bank", "recipes", "run.json", "sensitivity.csv", "study.log"}
+    left = {".lock", "bank", "recipes", "run.json", "sensitivity.csv", "space.json", "study.log"}
     assert {path.name for path in out.iterdir()} == left
     assert {path.name for path in (out / "bank").iterdir()} == {"bank.json", "bank.safetensors"}
     assert [trial.label for trial in trials_of(out)[: 1 + len(UNIFORM_POINTS)]] == ["trial 0", *UNIFORM_POINTS]
