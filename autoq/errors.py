@@ -17,7 +17,8 @@
     │   ├── SpaceError            a search space or study file is malformed
     │   ├── MethodError           no such method, or it has no such option or bits
     │   ├── BudgetError           a budget cannot be parsed or reached
-    │   └── RunDirectoryError     a run directory cannot be used: not writable, another run's, in use
+    │   ├── RunDirectoryError     a run directory cannot be used: not writable, another run's, in use
+    │   └── WorkerRefusedError    a worker has other weights, images, code or hardware than its driver
     └── RunError                  something failed while running; exit status 1 (RuntimeError)
         ├── CalibrationError      an operand's quantizer parameters cannot be solved
         └── NonFiniteError        a quantized model produced NaN or infinity
@@ -91,6 +92,10 @@ class BudgetError(InputError):
 
 class RunDirectoryError(InputError):
     """A run directory cannot be used: not writable, of another run, or in use by another process."""
+
+
+class WorkerRefusedError(InputError):
+    """A worker has other weights, images, parameters, code or hardware than the driver of its study."""
 
 
 class RunError(AutoqError, RuntimeError):

@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial
 import autoq
 from autoq.cost import CostModel, Limits, uniform_bops
 from autoq.optimization.allocation.problem import AllocationProblem
+from autoq.optimization.executors.local import LocalExecutor
 from autoq.optimization.front import best_within, hypervolume
 from autoq.optimization.objective import Evaluation, JointObjective, KeepGoing
 from autoq.optimization.samplers import SAMPLERS, AllocationPrior
@@ -135,9 +136,9 @@ def main() -> None:
             known.add(json.dumps(key, sort_keys=True))
             measure = KeptObjective(JointObjective(evaluator, "kl"), arguments.folder / "evaluations.jsonl")
             store = TrialStore(InMemoryStorage(), "search-quality", ("minimize", "minimize"))
-            driver = StudyDriver(prior, costs, limits, store, measure, StudySettings(kind, seed, prunes=False))
+            driver = StudyDriver(prior, costs, limits, store, StudySettings(kind, seed, prunes=False))
             watch = _Watch(measure)
-            driver.run(max(counts), on_trial=watch)
+            driver.run(LocalExecutor(measure), max(counts), on_trial=watch)
             line = {
                 **key,
                 "machine": _machine(),

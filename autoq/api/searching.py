@@ -58,6 +58,8 @@ def search(
     example_input: Tensor | None = None,
     label_names: Sequence[str] | None = None,
     pretrained: bool = True,
+    workers: int = 1,
+    executor: str | None = None,
     device: str = "auto",
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
@@ -124,6 +126,9 @@ def search(
         example_input: an example of the input, of shape (N, ...), where images do not tell.
         label_names: names of the outputs, by which class folders are matched.
         pretrained: False for random weights, of a model that is named.
+        workers: how many processes evaluate recipes side by side, for a model and images that are named. A script that
+            asks for several does so under ``if __name__ == "__main__":``, as processes import it again.
+        executor: where they evaluate; None: ``"local"`` with one worker, else ``"processes"``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
         seed: of everything that is random.
         out: run directory, which the same call resumes; None: a temporary one, which lives as long as the result.
@@ -165,6 +170,8 @@ def search(
         "reconstruct_images": reconstruct_images,
         "eval_recipes": eval_recipes,
         "pretrained": pretrained,
+        "workers": workers,
+        "executor": executor,
         "device": device,
         "seed": seed,
     }

@@ -27,6 +27,7 @@ from autoq.cli.options import (
 )
 from autoq.cli.search_output import show_found
 from autoq.errors import SpaceError
+from autoq.optimization.executors import EXECUTORS
 from autoq.optimization.samplers import SAMPLERS
 from autoq.sensitivity.proxies import PROXIES
 
@@ -162,6 +163,19 @@ def search(
     reconstruct_images: Annotated[
         int | None, typer.Option(metavar="N", help="Images that --reconstruct learns from, at most. [default: 1024]")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Evaluate recipes in N processes of this machine, one a core or GPU. [default: 1]"
+        ),
+    ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Where recipes are evaluated: {named(EXECUTORS)}. [default: local with one worker, else processes]",
+        ),
+    ] = None,
     device: Annotated[str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="[default: 0]")] = None,
     out: Annotated[
@@ -206,6 +220,8 @@ def search(
         "reconstruct": reconstruct,
         "reconstruct_iterations": reconstruct_iterations,
         "reconstruct_images": reconstruct_images,
+        "workers": workers,
+        "executor": executor,
         "device": device,
         "seed": seed,
     }

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from autoq.recipe import SiteConfig
-from autoq.scoring.discrepancy import Score
-from autoq.scoring.evaluator import Evaluator
-from autoq.sensitivity.proxies import joint_proxies
-from autoq.sensitivity.table import SensitivityTable
+from autoq.sensitivity.proxies import KL, joint_proxies
+
+if TYPE_CHECKING:
+    from autoq.scoring.discrepancy import Score
+    from autoq.scoring.evaluator import Evaluator
+    from autoq.sensitivity.table import SensitivityTable
 
 KeepGoing = Callable[[float], bool]
 """Told the loss over the first images, says whether the others are worth their time."""
@@ -52,8 +54,11 @@ class JointObjective:
     """The loss by a proxy that is read off an evaluation of the recipe."""
 
     def __init__(self, evaluator: Evaluator, proxy: str) -> None:
-        """Read off the loss that ``autoq.sensitivity.proxies.PROXIES`` has under the name ``proxy``."""
-        self._evaluator, self._loss_of = evaluator, joint_proxies()[proxy]
+        """Read off the loss that ``autoq.sensitivity.proxies.PROXIES`` has under the name ``proxy``.
+
+        One that adds up over operands is read off no evaluation: KL takes its place.
+        """
+        self._evaluator, self._loss_of = evaluator, joint_proxies().get(proxy, joint_proxies()[KL])
 
     def __call__(self, sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:
         """Measure a recipe, see ``Objective``."""

@@ -19,6 +19,7 @@ from autoq.errors import NonFiniteError
 from autoq.events import Event, TrialFinished
 from autoq.graph.sites import Site
 from autoq.optimization.allocation.problem import AllocationProblem
+from autoq.optimization.executors.local import LocalExecutor
 from autoq.optimization.objective import Evaluation, KeepGoing
 from autoq.optimization.samplers import SAMPLERS, AllocationPrior, SamplerEntry
 from autoq.optimization.space import ResolvedSpace, parse_space, resolve_space
@@ -100,12 +101,15 @@ class Problem:
             CostModel(self.sites),
             Limits({"bops": self.budget}),
             store,
-            self.measure,
             StudySettings(kind, seed),
         )
 
+    @property
+    def executor(self) -> LocalExecutor:
+        return LocalExecutor(self.measure)
+
     def run(self, trials: int, sampler: str | SamplerEntry = "random", seed: int = 0) -> list[FrozenTrial]:
-        self.driver(sampler, seed).run(trials, progress=self.events.append)
+        self.driver(sampler, seed).run(self.executor, trials, progress=self.events.append)
         return self.stored()
 
     def stored(self) -> list[FrozenTrial]:
@@ -163,9 +167,9 @@ def test_taken_up_with_other_proposals(problem: Problem, monkeypatch: pytest.Mon
     """With the seed alone, a sampler would propose all over again what it has proposed before."""
     problem.run(20)
     driver, asked = problem.driver(), []
-    ask = driver._study.ask
-    monkeypatch.setattr(driver._study, "ask", lambda *arguments: asked.append(1) or ask(*arguments))  # type: ignore[func-returns-value]
-    driver.run(30)
+    ask = driver._proposer._study.ask
+    monkeypatch.setattr(driver._proposer._study, "ask", lambda *arguments: asked.append(1) or ask(*arguments))  # type: ignore[func-returns-value]
+    driver.run(problem.executor, 30)
     assert len(asked) == 10
 
 
@@ -175,7 +179,7 @@ def test_taken_up_in_the_middle_of_the_uniform_points(problem: Problem) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        problem.driver().run(12, on_trial=stop_after_three)
+        problem.driver().run(problem.executor, 12, on_trial=stop_after_three)
     assert [trial.user_attrs["label"] for trial in problem.stored()] == UNIFORM_POINTS[:3]
     trials = problem.run(12)
     assert [trial.user_attrs["label"] for trial in trials[: len(UNIFORM_POINTS)]] == UNIFORM_POINTS
@@ -235,7 +239,7 @@ def test_a_space_without_choices_is_one_recipe(tmp_path: Path) -> None:
 def test_uniform_points_and_one_proposal_are_evaluated_after_the_deadline_and_nothing_else(problem: Problem) -> None:
     """The first proposal is the allocated recipe of the budget; the same search started again proposes no more."""
     for _ in range(2):
-        problem.driver().run(100, deadline=time.monotonic() - 1, progress=problem.events.append)
+        problem.driver().run(problem.executor, 100, deadline=time.monotonic() - 1, progress=problem.events.append)
         assert [trial.user_attrs["label"] for trial in problem.stored()] == [*UNIFORM_POINTS, ""]
     last = problem.events[-1]
     assert isinstance(last, TrialFinished)
@@ -245,7 +249,7 @@ def test_uniform_points_and_one_proposal_are_evaluated_after_the_deadline_and_no
 def test_a_deadline_ends_the_search(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10_000))
     monkeypatch.setattr(study_module.time, "monotonic", lambda: float(next(clock)))
-    problem.driver().run(1000, deadline=100.0)
+    problem.driver().run(problem.executor, 1000, deadline=100.0)
     assert len(UNIFORM_POINTS) < len(problem.stored()) < 100
 
 
@@ -275,13 +279,13 @@ def small_nsga2(seed: int, _: AllocationPrior) -> NSGAIISampler:
 def test_nsga2_starts_from_the_uniform_points(problem: Problem) -> None:
     """Without their generation, Optuna would start from a random population and never look at them."""
     driver = problem.driver(SamplerEntry("", small_nsga2))
-    driver.run(len(UNIFORM_POINTS) + 1)
+    driver.run(problem.executor, len(UNIFORM_POINTS) + 1)
     child = problem.stored()[-1]
     assert child.system_attrs["NSGAIISampler:generation"] == 1
-    sampler = driver._study.sampler
+    sampler = driver._proposer._study.sampler
     assert isinstance(sampler, NSGAIISampler)
-    parents = sampler.get_parent_population(driver._study, 1)
-    assert sorted(parent.user_attrs["label"] for parent in parents) == sorted(UNIFORM_POINTS)
+    parents = sampler.get_parent_population(driver._proposer._study, 1)
+    assert sorted(params(parents)) == sorted(params(problem.stored()[: len(UNIFORM_POINTS)]))
 
 
 def test_nsga2_goes_on_with_its_generations(problem: Problem) -> None:
@@ -350,10 +354,8 @@ def test_nothing_is_pruned_where_that_is_not_wanted(tmp_path: Path) -> None:
     problem = Sliced(tmp_path)
     store = TrialStore.open(problem.path, "autoq")
     settings = StudySettings(SAMPLERS["random"], prunes=False)
-    driver = StudyDriver(
-        problem.prior, CostModel(problem.sites), Limits({"bops": problem.budget}), store, problem.measure, settings
-    )
-    driver.run(40)
+    driver = StudyDriver(problem.prior, CostModel(problem.sites), Limits({"bops": problem.budget}), store, settings)
+    driver.run(problem.executor, 40)
     assert {trial.state for trial in problem.stored()} == {TrialState.COMPLETE}
 
 
@@ -364,7 +366,7 @@ def test_the_allocation_for_the_budget_is_evaluated_first_and_once(problem: Prob
     prior = problem.prior
     assert first.params == prior.allocate(prior.limit).assignment
     assert driver.evaluate_allocation(problem.measure) is None
-    driver.run(12)
+    driver.run(problem.executor, 12)
     assert len(set(problem.evaluated)) == len(problem.evaluated) == 12
     assert problem.stored()[0].params == first.params
 
@@ -378,10 +380,8 @@ def test_what_was_not_evaluated_is_evaluated_at_the_end(problem: Problem) -> Non
         return Evaluation(2 * fake_kl(sites), None)
 
     settings = StudySettings(SAMPLERS["progressive"], proxy="aph")
-    driver = StudyDriver(
-        problem.prior, CostModel(problem.sites), Limits({"bops": problem.budget}), store, added, settings
-    )
-    driver.run(40)
+    driver = StudyDriver(problem.prior, CostModel(problem.sites), Limits({"bops": problem.budget}), store, settings)
+    driver.run(LocalExecutor(added), 40)
     assert problem.evaluated == []
     assert evaluated_trials(problem.stored()) == []
     for _ in range(2):

@@ -15,8 +15,8 @@ from autoq.optimization.allocation.knapsack import IntArray
 from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.samplers.prior import AllocationPrior
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-"""States of trials that are not to be proposed again."""
+PROPOSED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
+"""States of trials that are not to be proposed again. A running one without parameters is the one that is asked for."""
 _MOST_REPEATS = 64
 """Recipes in a row that were evaluated before, after which all are taken to have been."""
 
@@ -27,7 +27,7 @@ class BasePriorSampler(BaseSampler):
     A subclass overrides ``at``, if it proposes a fixed sequence of recipes, or else ``propose``. Both give an array of
     shape (sites,): the combination of each site of the problem.
 
-    Stateless: proposals depend on the prior, the seed, the trials and the trial's number.
+    Stateless: proposals depend on the prior, the seed, the trials, those in flight included, and the trial's number.
     """
 
     def __init__(self, seed: int, prior: AllocationPrior) -> None:
@@ -49,7 +49,7 @@ class BasePriorSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Propose a whole recipe."""
-        past = [t for t in study.get_trials(deepcopy=False, states=FINISHED) if search_space.keys() <= t.params.keys()]
+        past = [t for t in study.get_trials(deepcopy=False, states=PROPOSED) if search_space.keys() <= t.params.keys()]
         return self.problem.assignment(self.propose(past, np.random.default_rng((self._seed, trial.number))))
 
     def sample_independent(
@@ -59,7 +59,7 @@ class BasePriorSampler(BaseSampler):
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
     def propose(self, past: Sequence[FrozenTrial], rng: np.random.Generator) -> IntArray:
-        """Propose the next recipe, (sites,), given the finished trials: by default, the next new one in sequence."""
+        """Propose the next recipe, (sites,), given all trials: by default, the next new one in sequence."""
         del rng
         done = {self.combinations_of(trial).tobytes() for trial in past}
         affordable: IntArray | None = None

@@ -18,7 +18,7 @@ from threadpoolctl import ThreadpoolController
 
 from autoq.optimization.allocation.knapsack import FloatArray, IntArray
 from autoq.optimization.front import KL_FLOOR_NATS, non_dominated
-from autoq.optimization.samplers._base import FINISHED
+from autoq.optimization.samplers._base import PROPOSED
 from autoq.optimization.samplers.additive_model import AdditiveModel, model_from_prior, model_from_study
 from autoq.optimization.samplers.expected_gain import Front, Prediction, log_expected_gain
 from autoq.optimization.samplers.neighbours import SiteFronts, StepSize, neighbours, novel
@@ -64,8 +64,11 @@ class ProgressiveSampler(BaseSampler):
     With a prior (exact costs, sensitivities) the first proposals are exact allocations for a range of budgets. Without
     one, costs are learned as well, and trials are proposed at random until one is complete.
 
+    Trials that run are believed to lose what the surrogate expects of them (the kriging believer of Ginsbourger, Le
+    Riche and Carraro, 2010), so that several proposals in flight do not crowd around one place.
+
     Stateless: all is read from the study, so that several workers can share one; proposals are determined by the seed,
-    the prior, the finished trials and the trial's number.
+    the prior, the finished and the running trials and the trial's number.
 
     >>> def objective(trial):
     ...     bits = [trial.suggest_categorical(f"layer.{i}.bits", (2, 4, 8)) for i in range(4)]
@@ -111,9 +114,10 @@ class ProgressiveSampler(BaseSampler):
                 f"the study's directions are {named}; ProgressiveSampler needs two objectives to minimise, a cost and "
                 'a loss: directions=["minimize", "minimize"]'
             )
-        finished = study.get_trials(deepcopy=False, states=FINISHED)
-        tried = [t for t in finished if search_space.keys() <= t.params.keys()]
+        proposed = study.get_trials(deepcopy=False, states=PROPOSED)
+        tried = [t for t in proposed if search_space.keys() <= t.params.keys()]
         past = self._usable([t for t in tried if t.state == TrialState.COMPLETE])
+        in_flight = self._usable([t for t in tried if t.state == TrialState.RUNNING])
         # Matrices this small only lose by threads, ten times over where cores are shared.
         with self._blas.limit(limits=1, user_api="blas"):
             if (allocation := self._next_allocation(tried)) is not None:
@@ -123,7 +127,7 @@ class ProgressiveSampler(BaseSampler):
                 return {}
             model = self._from_prior or model_from_study(space, past)
             rng = np.random.default_rng((self._seed, trial.number))
-            return model.decode(self._propose(model, past, rng))
+            return model.decode(self._propose(model, past, in_flight, rng))
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -164,26 +168,38 @@ class ProgressiveSampler(BaseSampler):
             self._encoded[key] = model.encode(params)
         return self._encoded[key]
 
-    def _propose(self, model: AdditiveModel, past: Sequence[FrozenTrial], rng: np.random.Generator) -> IntArray:
+    def _propose(
+        self,
+        model: AdditiveModel,
+        past: Sequence[FrozenTrial],
+        in_flight: Sequence[FrozenTrial],
+        rng: np.random.Generator,
+    ) -> IntArray:
         """Choose the configuration, (sites,), to evaluate next."""
-        cost = np.array([trial.values[0] for trial in past])
-        logarithms = np.log(np.maximum([trial.values[1] for trial in past], KL_FLOOR_NATS))
-        front = np.array(non_dominated([(c, math.exp(y)) for c, y in zip(cost, logarithms, strict=True)]))
-        known = _Known(np.array([self._encode(model, trial.params) for trial in past]), cost, logarithms, front)
-        targets = _target_costs(model, cost[front], rng)
+        known = _Known.of(
+            np.array([self._encode(model, trial.params) for trial in past]),
+            np.array([trial.values[0] for trial in past]),
+            np.log(np.maximum([trial.values[1] for trial in past], KL_FLOOR_NATS)),
+        )
+        targets = _target_costs(model, known.cost[known.front], rng)
         near = known.nearest(targets)
-        surrogate = Surrogate(model, known.combinations[near], logarithms[near])
+        surrogate = Surrogate(model, known.combinations[near], known.logarithms[near])
+        if in_flight:
+            believed = np.array([self._encode(model, trial.params) for trial in in_flight])
+            expected, _ = surrogate.predict(believed)
+            known = known.joined(believed, model.costs(believed), expected)
+            surrogate = surrogate.believing(believed, expected)
         candidates = _candidates(model, known, targets, surrogate.draw_losses(rng), rng)
         if not len(candidates):
-            return np.asarray(known.combinations[front[-1]])
+            return np.asarray(known.combinations[known.front[-1]])
         predicted = Prediction(model.costs(candidates), *surrogate.predict(candidates))
-        gain = log_expected_gain(Front(cost[front], logarithms[front], model.least, model.limit), predicted)
-        return np.asarray(candidates[int(np.argmax(gain))])
+        front = Front(known.cost[known.front], known.logarithms[known.front], model.least, model.limit)
+        return np.asarray(candidates[int(np.argmax(log_expected_gain(front, predicted)))])
 
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """Complete trials as arrays.
+    """Trials whose values are known, or believed, as arrays.
 
     Attributes:
         combinations: (trials, sites).
@@ -196,6 +212,20 @@ class _Known:
     cost: FloatArray
     logarithms: FloatArray
     front: IntArray
+
+    @classmethod
+    def of(cls, combinations: IntArray, cost: FloatArray, logarithms: FloatArray) -> _Known:
+        """Find the front of trials."""
+        front = np.array(non_dominated([(c, math.exp(y)) for c, y in zip(cost, logarithms, strict=True)]))
+        return cls(combinations, cost, logarithms, front)
+
+    def joined(self, combinations: IntArray, cost: FloatArray, logarithms: FloatArray) -> _Known:
+        """Return these trials and others."""
+        return _Known.of(
+            np.concatenate([self.combinations, combinations]),
+            np.concatenate([self.cost, cost]),
+            np.concatenate([self.logarithms, logarithms]),
+        )
 
     def nearest(self, targets: FloatArray) -> IntArray:
         """Find the trials of the front, and those nearest any target cost, as many as the surrogate learns from."""

@@ -36,22 +36,38 @@ class Surrogate:
     eq. 5.8).
     """
 
-    def __init__(self, model: AdditiveModel, combinations: IntArray, logarithms: FloatArray) -> None:
+    def __init__(
+        self,
+        model: AdditiveModel,
+        combinations: IntArray,
+        logarithms: FloatArray,
+        fitted: tuple[Scales, float] | None = None,
+    ) -> None:
         """Condition on trials.
 
         Args:
             model: costs, and losses that are expected.
             combinations: (n, sites) configurations that were evaluated.
             logarithms: (n,) of the losses that were found.
+            fitted: the sizes of corrections, and λ; None: the likeliest.
         """
-        self._model = model
+        self._model, self._combinations, self._logarithms = model, combinations, logarithms
         few = np.linspace(0, len(combinations) - 1, min(len(combinations), _FITTED_TO)).round().astype(np.int64)
-        self._scales, self._length = _likeliest(model, combinations[few], logarithms[few])
+        self._scales, self._length = fitted or _likeliest(model, combinations[few], logarithms[few])
         self._known = _Features(model, combinations)
         self._residual = logarithms - self._known.expected
         covariance = _Covariance(self._known, self._known)(self._scales, self._length)
         self._factor = _factorized(covariance, self._scales)
         self._weights = cho_solve((self._factor, True), self._residual)
+
+    def believing(self, combinations: IntArray, logarithms: FloatArray) -> Surrogate:
+        """Condition on further configurations, (m, sites), of which the logarithms of losses, (m,), are believed."""
+        return Surrogate(
+            self._model,
+            np.concatenate([self._combinations, combinations]),
+            np.concatenate([self._logarithms, logarithms]),
+            (self._scales, self._length),
+        )
 
     def predict(self, combinations: IntArray) -> tuple[FloatArray, FloatArray]:
         """Predict the logarithm of the loss.

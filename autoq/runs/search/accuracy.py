@@ -1,4 +1,4 @@
-"""Accuracy on labelled images, discrepancy on the same, and how long that takes."""
+"""Accuracy on labelled images, discrepancy on the same, how long that takes, and of which trials it is measured."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from autoq.optimization.trials import EvaluatedTrial, best_trial, evenly_spread, shown_trials
 from autoq.recipe import SiteConfig
 from autoq.runs.images import LabelledImages
-from autoq.runs.search.record import MeasuredAccuracy
+from autoq.runs.search.improve_front import chosen_trials
+from autoq.runs.search.record import MeasuredAccuracy, RunRecord
 from autoq.scoring import Evaluator, measure_accuracy
 from autoq.scoring.discrepancy import Discrepancy
 from autoq.tasks import Outputs
@@ -72,3 +74,14 @@ class AccuracyMeter:
     def fits(self, deadline: float | None) -> bool:
         """Tell whether one more recipe is measured by a ``time.monotonic()``; always if that is None."""
         return deadline is None or time.monotonic() + (self.seconds or 0.0) <= deadline
+
+
+def trials_to_measure(trials: list[EvaluatedTrial], record: RunRecord) -> tuple[list[EvaluatedTrial], int]:
+    """List the trials whose accuracy is measured, and how many of them, the first ones, are measured in any case."""
+    limits, bits = record.limits, record.baseline_bits
+    front, uniform = shown_trials(trials, limits)
+    best = best_trial(front, limits)
+    baseline = [trial for trial in uniform if bits and trial.label == f"w{bits[0]}a{bits[1]}"]
+    first = {trial.id: trial for trial in [*([best] if best else []), *chosen_trials(front, limits), *baseline]}
+    spread = evenly_spread(front, record.settings.eval_recipes)
+    return list((first | {trial.id: trial for trial in [*spread, *uniform]}).values()), len(first)

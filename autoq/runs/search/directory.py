@@ -10,7 +10,7 @@ from autoq.optimization.storage import load_trials
 from autoq.optimization.trials import EvaluatedTrial, evaluated_trials
 from autoq.runs.directory import BaseSettingsDirectory
 from autoq.runs.search.record import ImprovedKind, RunRecord
-from autoq.runs.search.settings import IMPROVEMENT_SETTINGS
+from autoq.runs.search.settings import IMPROVEMENT_SETTINGS, PLACE_SETTINGS
 
 STUDY_NAME = "autoq"
 
@@ -21,14 +21,17 @@ class SearchDirectory(BaseSettingsDirectory[RunRecord]):
     holds: ClassVar[str] = "a search"
     record_name: ClassVar[str] = "run.json"
     record_type: ClassVar[type[RunRecord]] = RunRecord
-    may_differ: ClassVar[frozenset[str]] = IMPROVEMENT_SETTINGS | {
-        "trials",
-        "time_limit_seconds",
-        "device",
-        "eval_data",
-        "eval_recipes",
-        "baselines",
-    }
+    may_differ: ClassVar[frozenset[str]] = (
+        IMPROVEMENT_SETTINGS
+        | PLACE_SETTINGS
+        | {
+            "trials",
+            "time_limit_seconds",
+            "eval_data",
+            "eval_recipes",
+            "baselines",
+        }
+    )
 
     @property
     def study(self) -> Path:

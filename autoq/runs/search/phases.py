@@ -12,27 +12,29 @@ from autoq.calibration import Bank
 from autoq.cost import CostModel
 from autoq.errors import InputError
 from autoq.events import FirstRecipe, PhaseAdvanced, PhaseStarted, Progress
-from autoq.optimization.allocation.problem import AllocationProblem
-from autoq.optimization.objective import AdditiveObjective, JointObjective, Objective, ScoredObjective
-from autoq.optimization.samplers import SAMPLERS, AllocationPrior
+from autoq.optimization.executors import EXECUTORS
+from autoq.optimization.executors._base import BaseExecutor, ExecutorContext
+from autoq.optimization.executors.local import LocalExecutor
+from autoq.optimization.objective import JointObjective
 from autoq.optimization.space import Assignment
 from autoq.optimization.space.uniform_points import UniformPoint, has_schemes, uniform_points
 from autoq.optimization.storage import TrialStore
-from autoq.optimization.study import StudyDriver, StudySettings
-from autoq.optimization.trials import EvaluatedTrial, best_trial, evaluated_trials, evenly_spread, shown_trials
+from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, shown_trials
 from autoq.runs.opening import RunInputs, solve_bank
-from autoq.runs.search.accuracy import AccuracyMeter
+from autoq.runs.search.accuracy import AccuracyMeter, trials_to_measure
 from autoq.runs.search.baselines import measure_baselines
 from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
 from autoq.runs.search.improve_front import chosen_trials, improve_chosen
 from autoq.runs.search.recipes import RecipeWriter
 from autoq.runs.search.record import RunRecord
+from autoq.runs.search.study import SearchStudy
+from autoq.runs.search.worker import SearchWorkerSpecification
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.evaluator import CACHE_BYTES
 from autoq.scoring.threads import fastest_threads
-from autoq.sensitivity.proxies import FISHER, KL, PROXIES
+from autoq.sensitivity.proxies import FISHER, PROXIES
 from autoq.sensitivity.table import SensitivityTable
 from autoq.units import format_seconds
 
@@ -100,17 +102,18 @@ class SearchRun:
         few = images[: choose_batch_size(session.traced)]
         store = TrialStore.open(self.directory.study, STUDY_NAME)
         self.trials_before = len(store.load_trials())
-        with fastest_threads(lambda: session.model.run(few), session.device):
+        with fastest_threads(lambda: session.model.run(few), session.device) as threads:
             solve_bank(self.bank, options_of_space(self.inputs.space), self.directory.bank, self.progress)
             self.writer.trial_recipes.save(self.directory.space)
             self.bank.save(self.directory.bank)  # it answers for options with fitted bases spelled out too
             table = self._sensitivities(self._proxy_of_options()) if self.record.settings.needs_sensitivities else None
-            self._evaluate_first(store, table)
-            self._measure_baselines()
             evaluator = self._on_scoring()
+            study = self._study(store, table, evaluator)
+            self._evaluate_first(study)
+            self._measure_baselines()
             labelled = self.inputs.labelled
             meter = None if labelled is None else AccuracyMeter(evaluator, labelled, self.record.accuracy_seconds)
-            self._run_study(store, table, evaluator, meter)
+            self._run_study(study, meter, threads)
             self.trials = evaluated_trials(store.load_trials(), self.record.settings.proxy, self.record.limits.chosen)
             self._score_on_calibration()
             try:
@@ -127,18 +130,21 @@ class SearchRun:
         deadline = None if self.deadline is None else (self.started + self.deadline) / 2
         measure_baselines(inputs, self.costs, self.directory, self.record, self.progress, keep, deadline)
 
-    def _evaluate_first(self, store: TrialStore, table: SensitivityTable | None) -> None:
-        """Evaluate the exact allocation before anything else, whatever the time limit, and write its recipe.
-
-        Where nothing is known of options alone there is no allocation.
-        """
-        if table is None or self.is_searched:
-            return
-        joint, objective = self._objectives(table, self._on_scoring(cache_bytes=0))
-        frozen = self._driver(store, table, objective, self._uniform_points(table)).evaluate_allocation(
-            joint if objective is joint else ScoredObjective(objective, joint)
+    def _study(self, store: TrialStore, table: SensitivityTable | None, evaluator: Evaluator) -> SearchStudy:
+        return SearchStudy(
+            space=self.inputs.space,
+            costs=self.costs,
+            settings=self.record.settings,
+            limits=self.record.limits,
+            store=store,
+            table=table,
+            points=self._uniform_points(table),
+            joint=JointObjective(evaluator, self.record.settings.proxy),
         )
-        if frozen is None:
+
+    def _evaluate_first(self, study: SearchStudy) -> None:
+        """Evaluate the exact allocation before anything else, whatever the time limit, and write its recipe."""
+        if self.is_searched or (frozen := study.evaluate_allocation()) is None:
             return
         self.writer.keep_if_on_front(frozen)
         for trial in evaluated_trials([frozen], self.record.settings.proxy, self.record.limits.chosen):
@@ -146,43 +152,29 @@ class SearchRun:
             told = f"{loss.title} {loss.format(trial.loss)}"
             self.progress(FirstRecipe(told, trial.cost_kind.format(trial.chosen_cost), path))
 
-    def _objectives(self, table: SensitivityTable | None, evaluator: Evaluator) -> tuple[Objective, Objective]:
-        """Return what evaluates recipes jointly, and what is minimised."""
-        proxy = self.record.settings.proxy
-        is_additive = PROXIES[proxy].is_additive
-        joint = JointObjective(evaluator, KL if is_additive else proxy)
-        return joint, AdditiveObjective(table) if table is not None and is_additive else joint
-
-    def _driver(
-        self, store: TrialStore, table: SensitivityTable | None, objective: Objective, points: list[UniformPoint]
-    ) -> StudyDriver:
-        settings, limits = self.record.settings, self.record.limits
-        problem = AllocationProblem(self.costs, self.inputs.space, limits)
-        return StudyDriver(
-            prior=AllocationPrior.of(problem, table, limits.limit),
-            costs=self.costs,
-            limits=limits,
-            store=store,
-            objective=objective,
-            settings=StudySettings(SAMPLERS[settings.sampler], settings.seed, settings.proxy),
-            points=points,
-        )
-
-    def _run_study(
-        self, store: TrialStore, table: SensitivityTable | None, evaluator: Evaluator, meter: AccuracyMeter | None
-    ) -> None:
+    def _run_study(self, study: SearchStudy, meter: AccuracyMeter | None, threads: int) -> None:
         """Evaluate recipes that the sampler proposes, and score the front."""
         settings = self.record.settings
-        points = self._uniform_points(table)
-        reserved = None if meter is None else self._seconds_of_accuracy(points, meter)
-        joint, objective = self._objectives(table, evaluator)
-        driver = self._driver(store, table, objective, points)
+        reserved = None if meter is None else self._seconds_of_accuracy(study.points, meter)
         self.progress(PhaseStarted("search", settings.trials, _resuming(self.trials_before, settings.trials)))
         last = self.last_proposal(reserved or 0.0)
-        driver.run(
-            0 if self.is_searched else settings.trials, last, self.progress, self.writer.keep_if_on_front, reserved
+        trials = 0 if self.is_searched else settings.trials
+        with self._executor(study, threads) as executor:
+            study.run(executor, trials, last, self.progress, self.writer.keep_if_on_front, reserved)
+
+    def _executor(self, study: SearchStudy, threads: int) -> BaseExecutor:
+        """Return what evaluates recipes; what takes no evaluation, or is over, is done here."""
+        settings, inputs = self.record.settings, self.inputs
+        entry = EXECUTORS[settings.executor_name]
+        if self.is_searched or PROXIES[settings.proxy].is_additive or not entry.rebuilds:
+            return LocalExecutor(study.objective)
+        self.bank.save(self.directory.bank)
+        images = (inputs.images, inputs.scoring)
+        each = max(1, threads // settings.workers)
+        specification = SearchWorkerSpecification.of(
+            settings, self.directory.path, inputs.session, images, self.bank, each
         )
-        driver.score_front(joint, self.writer.keep_if_on_front)
+        return entry.make(ExecutorContext(study.objective, specification, settings.workers, self.directory.path))
 
     def _proxy_of_options(self) -> str:
         """Name the loss by which options are measured alone."""
@@ -249,7 +241,7 @@ class SearchRun:
 
         What the result is told by comes first, and is measured in any case; the rest as far as the time limit allows.
         """
-        chosen, needed = self._to_measure()
+        chosen, needed = trials_to_measure(self.trials, self.record)
         missing = sum(trial.id not in self.record.accuracy for trial in chosen)
         seconds = None if meter is None else meter.seconds
         detail = "" if not seconds or not missing else f"about {format_seconds(missing * seconds)}"
@@ -264,17 +256,6 @@ class SearchRun:
                 left_out += 1
             self.progress(PhaseAdvanced("front", done))
         self.keep(accuracy_left_out=left_out)
-
-    def _to_measure(self) -> tuple[list[EvaluatedTrial], int]:
-        """List the trials to measure, and how many of them, the first ones, are measured in any case."""
-        settings, limits, bits = self.record.settings, self.record.limits, self.record.baseline_bits
-        front, uniform = shown_trials(self.trials, limits)
-        best = best_trial(front, limits)
-        baseline = [trial for trial in uniform if bits and trial.label == f"w{bits[0]}a{bits[1]}"]
-        picked = chosen_trials(front, limits)
-        first = {trial.id: trial for trial in [*([best] if best else []), *picked, *baseline]}
-        spread = evenly_spread(front, settings.eval_recipes)
-        return list((first | {trial.id: trial for trial in [*spread, *uniform]}).values()), len(first)
 
     def _keep_accuracy(self, name: str, assignment: Assignment, meter: AccuracyMeter) -> None:
         """Measure the recipe of a trial, if that was not done before."""

@@ -16,7 +16,7 @@ from autoq.errors import BudgetError
 from autoq.recipe import CostRecord, LabelsBy, ModelReference, ScoreRecord
 from autoq.runs.directory import BaseSettingsRecord
 from autoq.runs.opening import RunInputs
-from autoq.runs.search.settings import IMPROVEMENT_SETTINGS, SearchSettings
+from autoq.runs.search.settings import IMPROVEMENT_SETTINGS, PLACE_SETTINGS, SearchSettings
 from autoq.runs.session import Session
 from autoq.tasks import Accuracy, task_to_record
 from autoq.version import __version__
@@ -181,9 +181,9 @@ class RunRecord(BaseSettingsRecord):
 
     def is_search_for(self, settings: SearchSettings) -> bool:
         """Tell whether this is a finished search with the same settings, where it runs and what follows it aside."""
-        apart = {*IMPROVEMENT_SETTINGS, "device"}
-        return self.state == "finished" and self.settings.model_dump(exclude=apart) == settings.model_dump(
-            exclude=apart
+        apart = IMPROVEMENT_SETTINGS | PLACE_SETTINGS
+        return self.state == "finished" and self.settings.model_dump(exclude=set(apart)) == settings.model_dump(
+            exclude=set(apart)
         )
 
     def only_lacks_improvement(self, settings: SearchSettings) -> bool:

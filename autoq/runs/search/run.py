@@ -10,9 +10,12 @@ from dataclasses import replace
 
 from autoq.cost import BOPS, KINDS, CostKind, CostModel, LatencyTable, Limits
 from autoq.cost.limits import describe_amount
-from autoq.errors import BudgetError
+from autoq.data import GivenImages
+from autoq.errors import BudgetError, SpaceError
 from autoq.events import Progress, ignore
+from autoq.models import IN_MEMORY
 from autoq.optimization.allocation.problem import AllocationProblem
+from autoq.optimization.executors import EXECUTORS
 from autoq.optimization.space import ResolvedSpace
 from autoq.runs.opening import GivenObjects, RunInputs, calibration_reference, open_bank, open_run
 from autoq.runs.search.directory import SearchDirectory
@@ -51,6 +54,7 @@ def run_search(
     started = time.monotonic()
     given = GivenObjects() if given is None else given
     settings.budgets  # noqa: B018 - refused before anything is loaded
+    _refuse_unnamed(settings, given)
     table = settings.table
     directory = SearchDirectory(out)
     with open_run(
@@ -133,6 +137,17 @@ def _warn_of_limits(settings: SearchSettings, limits: Limits, costs: CostModel) 
             )
     if settings.time_limit_seconds is not None and settings.improves:
         _logger.warning("--time-limit ends the search; finishing and reconstruction follow it (--no-finish leaves out)")
+
+
+def _refuse_unnamed(settings: SearchSettings, given: GivenObjects) -> None:
+    """Refuse objects where workers rebuild what they work on from its name."""
+    if EXECUTORS[settings.executor_name].rebuilds and (
+        settings.model.startswith(IN_MEMORY) or isinstance(given.data, GivenImages)
+    ):
+        raise SpaceError(
+            f"executor {settings.executor_name!r} rebuilds model and images by their names in other processes: name "
+            "them (python:package.module:function for what code of yours makes), or use one worker"
+        )
 
 
 def _refuse_unreachable(

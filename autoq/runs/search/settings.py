@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,6 +21,10 @@ IMPROVEMENT_SETTINGS = frozenset({"finish", "reconstruct", "reconstruct_iteratio
 """Settings of what follows a search."""
 FAST: Mapping[str, Any] = {**PLAIN_CALIBRATION, "finish": False, "baselines": "uniform", "trials": 60}
 """Settings of the search that takes least time (``--fast``), where nothing else is given."""
+PLACE_SETTINGS = frozenset({"device", "workers", "executor"})
+"""Settings of where a search runs, on which recipes and their scores do not depend."""
+MOST_WORKERS = 4096
+"""That can be asked for: one driver proposes for far fewer."""
 MOST_SECONDS = 366 * 24 * 3600.0
 """Of a time limit: a year."""
 Baselines = Literal["uniform", "published", "all"]
@@ -48,6 +52,9 @@ class SearchSettings(CalibrationChoices):
         reconstruct: whether the best recipe within the budget and the knee are reconstructed after that.
         reconstruct_iterations: training steps of each block, or None: as many as ``ReconstructionSettings`` has.
         reconstruct_images: unlabelled images of ``data`` to learn from, at most.
+        workers: how many evaluate recipes side by side.
+        executor: where they do; a name in ``autoq.optimization.executors.EXECUTORS``. None: in this process with one
+            worker, in processes of this machine with several.
     """
 
     eval_data: str | None = None
@@ -67,6 +74,8 @@ class SearchSettings(CalibrationChoices):
     reconstruct: bool = False
     reconstruct_iterations: int | None = Field(default=None, ge=1, le=MOST)
     reconstruct_images: int = Field(default=1024, ge=1, le=MOST)
+    workers: int = Field(default=1, ge=1, le=MOST_WORKERS)
+    executor: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -87,6 +96,20 @@ class SearchSettings(CalibrationChoices):
 
         SAMPLERS.lookup(name)
         return name
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> Self:
+        from autoq.optimization.executors import EXECUTORS
+
+        most = EXECUTORS.lookup(self.executor_name).most_workers
+        if most is not None and self.workers > most:
+            raise ValueError(f"executor {self.executor_name!r} has {most} worker, not {self.workers}: use processes")
+        return self
+
+    @property
+    def executor_name(self) -> str:
+        """The executor that is used."""
+        return self.executor or ("local" if self.workers == 1 else "processes")
 
     @field_validator("proxy", "sensitivity")
     @classmethod

@@ -140,3 +140,18 @@ def test_trials_of_unusable_combinations_do_not_harm() -> None:
     study.optimize(objective_of(prior), n_trials=30)
     assert len({tuple(trial.params.values()) for trial in study.trials}) == 30
     assert all(math.isfinite(_expected_loss(prior, trial.params)) for trial in study.trials[3:])
+
+
+def test_what_is_in_flight_is_neither_proposed_again_nor_crowded_around() -> None:
+    prior = prior_of("groups")
+    study = search(prior, 45)
+    distributions = study.trials[-1].distributions
+    seen = {prior.problem.combinations_of(trial.params).tobytes() for trial in study.trials}
+    costs = []
+    for _ in range(8):
+        params = study.ask(distributions).params  # which runs from now on
+        combinations = prior.problem.combinations_of(params)
+        assert combinations.tobytes() not in seen
+        seen.add(combinations.tobytes())
+        costs.append(prior.problem.cost(combinations))
+    assert len(set(costs)) > 4

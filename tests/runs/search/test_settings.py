@@ -25,6 +25,12 @@ def test_labelled_images() -> None:
     assert make_settings({"eval_data": "more"}).labelled_data == "more"
 
 
+def test_where_recipes_are_evaluated() -> None:
+    assert make_settings({}).executor_name == "local"
+    assert make_settings({"workers": 2}).executor_name == "processes"
+    assert make_settings({"executor": "processes"}).executor_name == "processes"
+
+
 def test_how_many_images_are_needed_at_once() -> None:
     assert make_settings({"calib_images": 12, "finish": False}).most_images == 12
     assert make_settings({"calib_images": 12, "finish": True}).most_images == FINISHING_IMAGES
@@ -51,6 +57,9 @@ def test_how_many_images_are_needed_at_once() -> None:
         ({"time_limit_seconds": float("nan")}, "time_limit_seconds"),
         ({"sampler": "tpa"}, "option: sampler: unknown sampler 'tpa'; there are progressive, "),
         ({"sampler": "tpa"}, "Did you mean 'tpe'?"),
+        ({"workers": 0}, "workers: give 1 or more (got 0)"),
+        ({"executor": "process"}, "unknown executor 'process'; there are local, processes"),
+        ({"executor": "local", "workers": 2}, "executor 'local' has 1 worker, not 2: use processes"),
         ({"observer": "fpcz"}, "best_percentile, fpcs. Did you mean 'fpcs'?"),
     ],
 )

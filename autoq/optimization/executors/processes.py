@@ -1,0 +1,249 @@
+"""Evaluation in worker processes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Self
+
+from autoq.errors import AutoqError, InputError, RunError
+from autoq.optimization.executors._base import (
+    BaseExecutor,
+    ExecutorContext,
+    Job,
+    Lost,
+    Result,
+    WorkerSpecification,
+)
+
+_MOST_FAILED_STARTS = 3
+"""Workers in a row that end before they are ready, after which no more are started."""
+_END_SECONDS = 5.0
+"""How long a worker has to end when it is told to, before it is killed."""
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A worker is built."""
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """A worker cannot be built, and another one would fare no better.
+
+    Attributes:
+        error: that says why.
+    """
+
+    error: AutoqError
+
+
+class ProcessExecutor(BaseExecutor):
+    """Evaluates in processes that are spawned and rebuild the model once; one that ends is replaced.
+
+    One job more than there are workers is taken on, so that a worker need not wait for the next proposal; with one
+    worker there is none, and a study takes the course that it takes locally. Interrupts are left to the driver, and
+    workers end when the driver does, however that ends.
+    """
+
+    def __init__(self, specification: WorkerSpecification, workers: int) -> None:
+        """Start the workers.
+
+        Args:
+            specification: of each worker.
+            workers: how many.
+        """
+        self._waiting: deque[Job] = deque()
+        self._failed_starts = 0
+        self._slots: list[_Slot] = []
+        try:
+            for number in range(workers):
+                self._slots.append(_Slot(specification, number))
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def of(cls, context: ExecutorContext) -> Self:
+        """Start as many workers as are wanted."""
+        return cls(context.required_specification(), context.workers)
+
+    @property
+    def capacity(self) -> int:
+        """One more than there are workers, if there are several."""
+        workers = len(self._slots)
+        return workers + 1 if workers > 1 else 1
+
+    @property
+    def process_ids(self) -> list[int]:
+        """The processes of the workers."""
+        return [slot.process.pid for slot in self._slots if slot.process.pid is not None]
+
+    def submit(self, job: Job) -> None:
+        """Give a job to an idle worker, or keep it until there is one."""
+        self._waiting.append(job)
+        self._hand_out()
+
+    def next_result(self, timeout: float | None = None) -> Result | Lost | None:
+        """Wait for a worker to finish or to end; see ``BaseExecutor``."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            # A result that was sent before its worker ended is there to be read: pipes come first.
+            by_pipe = {slot.pipe: slot for slot in self._slots}
+            by_sentinel = {slot.process.sentinel: slot for slot in self._slots}
+            ready = connection.wait([*by_pipe, *by_sentinel], left)
+            if not ready:
+                return None
+            slot = next((by_pipe[each] for each in ready if isinstance(each, Connection)), None)
+            back = self._ended(by_sentinel[ready[0]]) if slot is None else self._heard(slot)  # type: ignore[index]
+            self._hand_out()
+            if back is not None:
+                return back
+
+    def close(self) -> None:
+        """End all workers: idle ones at once, others with their evaluation, after a few seconds in any case."""
+        for slot in self._slots:
+            slot.pipe.close()
+            slot.process.terminate()
+        for slot in self._slots:
+            slot.process.join(_END_SECONDS)
+            if slot.process.is_alive():
+                slot.process.kill()
+                slot.process.join()
+            slot.process.close()
+        self._slots.clear()
+
+    def _hand_out(self) -> None:
+        for slot in self._slots:
+            if self._waiting and slot.is_ready and slot.job is None:
+                slot.job = self._waiting.popleft()
+                with contextlib.suppress(OSError):  # the worker has ended, as its sentinel will tell
+                    slot.pipe.send(slot.job)
+
+    def _heard(self, slot: _Slot) -> Result | Lost | None:
+        try:
+            message = slot.pipe.recv()
+        except (EOFError, OSError):
+            return self._ended(slot)
+        if isinstance(message, _Refused):
+            raise message.error
+        if isinstance(message, _Ready):
+            slot.is_ready, self._failed_starts = True, 0
+            return None
+        slot.job = None
+        return message  # type: ignore[no-any-return]
+
+    def _ended(self, slot: _Slot) -> Lost | None:
+        """Start a worker in place of one that has ended, and return its job."""
+        slot.process.join(_END_SECONDS)
+        reason = f"worker process {slot.process.pid} {_how_it_ended(slot.process.exitcode)}"
+        if not slot.is_ready:
+            self._failed_starts += 1
+            if self._failed_starts >= _MOST_FAILED_STARTS:
+                raise RunError(
+                    f"{reason} before it was ready, as others did: see what it wrote above, and whether memory is "
+                    'short (fewer --workers); a script calls autoq.search under if __name__ == "__main__":'
+                )
+        job = slot.job
+        slot.restart()
+        return None if job is None else Lost(job.number, reason)
+
+
+class _Slot:
+    """A place for a worker, which has one job at a time.
+
+    Attributes:
+        process: of the worker.
+        pipe: to it.
+        is_ready: whether it is built.
+        job: that it evaluates, or None.
+    """
+
+    def __init__(self, specification: WorkerSpecification, number: int) -> None:
+        """Start a worker with this number."""
+        self._specification, self._number = specification, number
+        self.job: Job | None = None
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(
+            target=_work, args=(self._specification, self._number, theirs), daemon=True
+        )
+        self.is_ready, self.job = False, None
+        with _interrupts_held_back():
+            self.process.start()
+        theirs.close()
+
+    def restart(self) -> None:
+        """Start a worker in place of one that has ended."""
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+        self.pipe.close()
+        self.process.close()
+        self._start()
+
+
+def _work(specification: WorkerSpecification, number: int, pipe: Connection) -> None:
+    """Evaluate jobs until the driver ends: what a worker process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # not at once: semaphores are given back
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+    logging.getLogger("autoq").setLevel(logging.ERROR)  # the driver has warned of the same already
+    warnings.simplefilter("ignore")
+    try:
+        worker = specification.build(number)
+    except AutoqError as error:
+        pipe.send(_Refused(error if isinstance(error, InputError) else RunError(str(error))))
+        return
+    pipe.send(_Ready())
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            pipe.send(worker.evaluate(pipe.recv()))
+
+
+def _end_with_driver() -> None:
+    """End this process as soon as the driver has ended, in the middle of an evaluation if need be."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Start processes in a ``with`` block that no interrupt reaches, from their first moment on."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # else it is started with the first process, and lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _how_it_ended(status: int | None) -> str:
+    if status is not None and status < 0:
+        return f"was killed by signal {-status}"
+    return f"ended with status {status}"

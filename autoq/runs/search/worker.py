@@ -1,0 +1,138 @@
+"""Workers of a search: rebuilt from settings and the run directory, and compared with what the driver has."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from autoq.calibration import Bank
+from autoq.errors import WorkerRefusedError
+from autoq.files import sha256_hex
+from autoq.identity import describe_changes
+from autoq.optimization.executors._base import Worker
+from autoq.optimization.objective import JointObjective
+from autoq.runs.images import CalibrationImages, most_held_out
+from autoq.runs.opening import GivenObjects, open_bank
+from autoq.runs.search.directory import SearchDirectory
+from autoq.runs.search.settings import SearchSettings
+from autoq.runs.session import Session
+from autoq.scoring import Evaluator
+from autoq.version import __version__
+
+
+@dataclass(frozen=True)
+class SearchWorkerSpecification:
+    """What a worker of a search is rebuilt from.
+
+    Attributes:
+        settings: of the search.
+        folder: absolute path of the run directory, with the bank.
+        fingerprints: what the driver has: weights, images, bank, code, device type.
+        threads: that PyTorch gets; None: as many as it takes.
+    """
+
+    settings: SearchSettings
+    folder: str
+    fingerprints: Mapping[str, str]
+    threads: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        settings: SearchSettings,
+        folder: str | os.PathLike[str],
+        session: Session,
+        images: tuple[CalibrationImages, CalibrationImages],
+        bank: Bank,
+        threads: int | None,
+    ) -> SearchWorkerSpecification:
+        """Describe what the driver has.
+
+        Args:
+            settings: of the search.
+            folder: the run directory, in which the bank is saved.
+            session: the model.
+            images: that calibrate, and that score.
+            bank: of the model.
+            threads: that PyTorch gets in each worker.
+        """
+        where = Path(folder).absolute()
+        return cls(settings, os.fspath(where), _fingerprints(session, images, bank, where), threads)
+
+    def build(self, slot: int) -> Worker:
+        """Load the model, the images that score and the bank, and compare them with what the driver has.
+
+        Args:
+            slot: number of the worker on its machine; of several GPUs each takes the next.
+
+        Raises:
+            WorkerRefusedError: they differ; the message says in what.
+            InputError: they cannot be loaded.
+        """
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        self._refuse(_code())
+        settings = self.settings.model_copy(update={"device": _device_of(self.settings.device, slot)})
+        given = GivenObjects()
+        session = given.open_session(settings)
+        count = settings.calib_images
+        loaded = given.calibration_images(session, settings, count, spare=most_held_out(count))
+        images = loaded.held_out(count)
+        folder = SearchDirectory(self.folder)
+        session, bank = open_bank(session, images[0], settings, folder.bank)
+        self._refuse(_fingerprints(session, images, bank, folder.path))
+        evaluator = Evaluator(session.model, bank, images[1].tensor, task=session.task)
+        objective = JointObjective(evaluator, settings.proxy)
+        return Worker(objective, f"{socket.gethostname()}:{os.getpid()}", _hardware(session.device))
+
+    def _refuse(self, found: Mapping[str, str]) -> None:
+        wanted = {name: value for name, value in self.fingerprints.items() if name in found}
+        if changes := describe_changes(wanted, found):
+            raise WorkerRefusedError(
+                f"worker {socket.gethostname()}:{os.getpid()} does not have what the driver has: {changes}; give it "
+                "the same software and data"
+            )
+
+
+def _fingerprints(
+    session: Session, images: tuple[CalibrationImages, CalibrationImages], bank: Bank, folder: Path
+) -> dict[str, str]:
+    """Return what two processes have to agree in, if the same recipe is to have the same score."""
+    return {
+        **_code(),
+        "device_type": session.device.type,
+        "weights_sha256": session.loaded.weights_sha256,
+        "images_sha256": images[0].sha256,
+        "scoring_sha256": images[1].sha256,
+        "bank_fingerprint": bank.fingerprint,
+        "bank_sha256": sha256_hex([(SearchDirectory(folder).bank / "bank.safetensors").read_bytes()]),
+    }
+
+
+@cache
+def _code() -> dict[str, str]:
+    """Return the versions that scores depend on, and a hash of this package's source."""
+    package = Path(__file__).parents[2]
+    files = sorted(package.rglob("*.py"))
+    named = (part for file in files for part in (file.relative_to(package).as_posix().encode(), file.read_bytes()))
+    return {"autoq": __version__, "torch": torch.__version__, "source_sha256": sha256_hex(named)}
+
+
+def _device_of(device: str, slot: int) -> str:
+    """Give each worker a GPU of its own, where the settings do not name one."""
+    count = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    return f"cuda:{slot % count}" if count > 1 else device
+
+
+def _hardware(device: torch.device) -> str:
+    """Name what scores may depend on in their last bits."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

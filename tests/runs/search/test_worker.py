@@ -1,0 +1,74 @@
+"""Workers of a search: rebuilt from its directory, refused where something differs, and what they score."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+import autoq
+from autoq.errors import SpaceError, WorkerRefusedError
+from autoq.optimization.executors._base import Job, Result
+from autoq.optimization.space import load_space, resolve_space
+from autoq.optimization.storage import load_trials
+from autoq.runs.opening import GivenObjects, open_bank
+from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
+from autoq.runs.search.run import run_search
+from autoq.runs.search.worker import SearchWorkerSpecification
+from tests.api.models import IMAGES, make
+from tests.runs.small_run import TRIALS, finished_run, small_session, small_settings, trace_once
+
+
+@pytest.fixture
+def specification(monkeypatch: pytest.MonkeyPatch) -> SearchWorkerSpecification:
+    """Of the finished run, made as its driver makes it."""
+    trace_once(monkeypatch)
+    directory = SearchDirectory(finished_run())
+    settings = directory.require().settings
+    session = GivenObjects().open_session(settings)
+    images = session.calibration_images(settings.data, settings.calib_images, settings.seed, 32)
+    both = images.held_out(settings.calib_images)
+    session, bank = open_bank(session, both[0], settings, directory.bank)
+    return SearchWorkerSpecification.of(settings, directory.path, session, both, bank, 1)
+
+
+def test_a_worker_scores_as_the_driver_did(specification: SearchWorkerSpecification) -> None:
+    worker = specification.build(0)
+    space = resolve_space(load_space(specification.settings.space), small_session().traced.sites)
+    for trial in load_trials(finished_run() / "study.log", STUDY_NAME)[::5]:
+        done = worker.evaluate(Job(trial.number, space.sites_for(trial.params)))
+        assert isinstance(done, Result)
+        assert done.evaluation is not None
+        assert done.evaluation.loss == trial.values[1], "bit for bit"
+        assert done.hardware.endswith(torch.backends.cpu.get_cpu_capability())
+
+
+@pytest.mark.parametrize("name", ["torch", "source_sha256", "weights_sha256", "scoring_sha256", "bank_sha256"])
+def test_a_worker_that_differs_is_refused(specification: SearchWorkerSpecification, name: str) -> None:
+    other = dataclasses.replace(specification, fingerprints={**specification.fingerprints, name: "other"})
+    with pytest.raises(WorkerRefusedError, match=rf"does not have what the driver has: {name} \(was 'other', is '"):
+        other.build(0)
+
+
+def test_a_search_by_two_processes(tmp_path: Path) -> None:
+    """It ends as it does in one, and what both have evaluated has the same score, bit for bit."""
+    result = run_search(small_settings(tmp_path, workers=2), tmp_path / "run")
+    trials = load_trials(tmp_path / "run" / "study.log", STUDY_NAME)
+    assert len(trials) == TRIALS
+    assert len({trial.user_attrs["recipe_hash"] for trial in trials}) == TRIALS
+    assert len({trial.user_attrs.get("worker") for trial in trials}) >= 2, "the first is evaluated by the driver"
+    alone = {t.user_attrs["recipe_hash"]: t for t in load_trials(finished_run() / "study.log", STUDY_NAME)}
+    both = [trial for trial in trials if trial.user_attrs["recipe_hash"] in alone]
+    assert len(both) >= 4, "the uniform points and the first allocation at least"
+    for trial in both:
+        assert trial.values == alone[trial.user_attrs["recipe_hash"]].values
+    assert result.front
+    again = run_search(small_settings(tmp_path), tmp_path / "run")
+    assert again.front == result.front, "workers are no part of what a run is"
+
+
+def test_objects_cannot_be_rebuilt_elsewhere() -> None:
+    with pytest.raises(SpaceError, match="executor 'processes' rebuilds model and images by their names"):
+        autoq.search(make(), IMAGES, workers=2)
