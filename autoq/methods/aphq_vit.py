@@ -9,13 +9,20 @@ from typing import ClassVar, get_args
 from autoq.calibration import CalibrationSettings
 from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.graph.trace import TracedModel
-from autoq.methods._base import BaseMethod, Difference
+from autoq.methods._base import EVERYTHING, BaseMethod, Difference
 from autoq.methods.bit_widths import BitWidths
 from autoq.recipe import Granularity, OperandConfig
 from autoq.reconstruction.mlp_training import MlpSettings
-from autoq.reconstruction.settings import PUBLISHED_ITERATIONS, ErrorWeighting, ReconstructionSettings
+from autoq.reconstruction.settings import (
+    PUBLISHED_ITERATIONS,
+    PUBLISHED_ROUNDING_RATE,
+    PUBLISHED_SCALE_RATE,
+    ErrorWeighting,
+    ReconstructionSettings,
+)
 
 _PUBLISHED_MLP_RATE = 4e-5
+_PUBLISHED_REGULARIZATION = 0.01
 _CLAMPED_MORE_BITS = 4
 
 
@@ -41,15 +48,28 @@ class AphqVit(BaseMethod):
         Difference("image", "floating point (from 8 bits on)", "8 bits or more"),
         Difference("LayerNorms that are rescaled", "those where weights and activations have the same bits", "all"),
         Difference("channel ranges for the factors", "of least squared error", "least and greatest value, with zero"),
+        Difference("vectors that candidates are compared on", "all", "none: operands alone"),
+        Difference("targets of blocks", "the model with GELU", "the model with ReLU in full precision"),
+        Difference("norm before an MLP", "not trained", "trained"),
         Difference(
-            "targets of blocks", "the model with GELU", "the model with ReLU in full precision", here="as by default"
+            "loss of a block",
+            "squared errors summed over tokens, a tenth of them, and 0.01 times the sum of AdaRound's regulariser",
+            "relative to the calibrated block's, and the mean of AdaRound's regulariser",
         ),
-        Difference("norm before an MLP", "not trained", "trained", here="as by default"),
+        Difference("rate of scales", "4e-5 for all", "relative to each scale"),
+        Difference("blocks that training made worse", "kept as trained", "as calibrated"),
+        Difference("images of a batch", "each once", "drawn one by one"),
         Difference(
-            "regulariser of rounding", "0.01 times its sum", "relative to the block's first loss", here="as by default"
+            "perturbation",
+            "1e-6 for every element of the output: before a LayerNorm the difference of gradients is rounding error",
+            "random signs, the limit of small ones",
+            here="as by default",
         ),
         Difference(
-            "gradient of scales", "straight through, clamped after rounding", "LSQ's (equation 3)", here="as by default"
+            "gradient of scales",
+            "straight through, clamped after rounding",
+            "LSQ's (equation 3)",
+            here="as by default: another where a value is less than half a step beyond the last code",
         ),
     )
     taken_options: ClassVar[Mapping[str, tuple[object, ...]]] = {
@@ -66,7 +86,7 @@ class AphqVit(BaseMethod):
         """Start from bounds of least squared error of each operand alone, or as published of the layer's output."""
         if not self.is_published:
             return CalibrationSettings(observer="mse", seed=seed)
-        fpcs = FpcsSettings(steps=6, images=128, start="operands", screening=0)
+        fpcs = FpcsSettings(steps=6, images=128, start="operands", tokens=EVERYTHING, screening=0)
         return CalibrationSettings(observer="fpcs", norm_observer="mse", include_zero=False, seed=seed, fpcs=fpcs)
 
     def reparameterized(self, traced: TracedModel, bits: BitWidths) -> dict[str, int]:
@@ -78,7 +98,11 @@ class AphqVit(BaseMethod):
         chosen = super().reconstruction_settings(seed)
         if chosen is None or not self.is_published:
             return chosen
-        return replace(chosen, iterations=self.options.iterations or PUBLISHED_ITERATIONS)
+        iterations = self.options.iterations or PUBLISHED_ITERATIONS
+        rates = {"weight_rate": PUBLISHED_ROUNDING_RATE, "scale_rate": PUBLISHED_SCALE_RATE}
+        return replace(
+            chosen, protocol="published", iterations=iterations, regularization=_PUBLISHED_REGULARIZATION, **rates
+        )
 
     def mlp_settings(self, seed: int, bits: BitWidths) -> MlpSettings | None:
         """Return how MLPs with ReLU are trained."""
@@ -90,6 +114,7 @@ class AphqVit(BaseMethod):
             iterations=self.options.iterations or PUBLISHED_ITERATIONS,
             learning_rate=_PUBLISHED_MLP_RATE,
             inputs="original",
+            train_norm=False,
             clamp_quantile=0.98 if bits.activations <= _CLAMPED_MORE_BITS else 0.99,
         )
 

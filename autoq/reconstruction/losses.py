@@ -16,6 +16,11 @@ from autoq.tasks import BaseTask
 class BlockLoss(Protocol):
     """A differentiable loss of a block's output."""
 
+    @property
+    def published_factor(self) -> float:
+        """What the mean loss is multiplied by in APHQ-ViT's code."""
+        ...
+
     def __call__(self, output: State, target: State, images: Tensor | slice) -> Tensor:
         """Return the mean loss of a batch, a scalar.
 
@@ -38,10 +43,16 @@ class WeightedSquaredError:
             weights: H of one image's entry of the output, as ``stage_hessians`` returns them; None: all ones.
         """
         self._leaves = [leaf for leaf, entry in enumerate(layout) if entry.is_learned_from]
+        self._shape = layout[self._leaves[0]].shape if self._leaves else ()  # (per_image, tokens, channels)
         self._weights: dict[int, Tensor] = {}
         if weights is not None:
             found = {leaf: value for leaf in self._leaves if (value := weights[leaf]) is not None}
             self._weights = normalized(found)
+
+    @property
+    def published_factor(self) -> float:
+        """A tenth of the number of tokens, over which errors are summed; of rows, where states have rows and columns."""
+        return (self._shape[1] if len(self._shape) > 1 else 1) / 10
 
     def __call__(self, output: State, target: State, images: Tensor | slice) -> Tensor:
         """Return the mean loss of a batch; see :class:`BlockLoss`."""
@@ -93,6 +104,11 @@ class PredictionDivergence:
     def __init__(self, task: BaseTask, names: Sequence[str] = ()) -> None:
         """Compare what ``task``, which is fitted, says of the model's output, whose tensors have these names."""
         self._task, self._names = task, names
+
+    @property
+    def published_factor(self) -> float:
+        """One: the divergence of an image as it is."""
+        return 1.0
 
     def __call__(self, output: State, target: State, images: Tensor | slice) -> Tensor:  # noqa: ARG002
         """Return the mean loss of a batch; see :class:`BlockLoss`."""

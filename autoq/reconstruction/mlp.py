@@ -21,7 +21,7 @@ from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import TracedModel
 from autoq.identity import fingerprint_of
 from autoq.reconstruction.losses import normalized
-from autoq.reconstruction.mlp_graph import Mlp, check_mlps, find_mlps, with_relu
+from autoq.reconstruction.mlp_graph import Mlp, check_mlps, find_mlps, own_parameters, with_relu
 from autoq.reconstruction.mlp_training import (
     MlpSettings,
     MlpSpan,
@@ -170,7 +170,7 @@ class _MlpTrainer:
         model = QuantizedModel(changed).to(self._device)
         self._inputs.advance_(self._original if settings.inputs == "original" else model, span.first)
         self._targets.advance_(self._original, span.last + 1)
-        trained = _parameters(changed, mlp)
+        trained = _trained_parameters(changed, mlp, settings)
         weights = normalized(self._hessians[span.last])
         sides = (self._inputs.store, self._targets.store)
         before = measure_error(model, span, *sides, weights, settings.batch_size)
@@ -240,8 +240,10 @@ def _hessians(
     return result
 
 
-def _parameters(traced: TracedModel, mlp: Mlp) -> dict[str, nn.Parameter]:
-    return {name: attrgetter(name)(traced.graph_module) for name in mlp.parameters}
+def _trained_parameters(traced: TracedModel, mlp: Mlp, settings: MlpSettings) -> dict[str, nn.Parameter]:
+    kept = () if settings.train_norm or mlp.norm is None else own_parameters(traced, mlp.norm)
+    names = [name for name in mlp.parameters if name not in kept]
+    return {name: attrgetter(name)(traced.graph_module) for name in names}
 
 
 def _fingerprint(

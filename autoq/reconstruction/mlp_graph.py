@@ -59,7 +59,7 @@ def find_mlps(traced: TracedModel) -> tuple[Mlp, ...]:
     layers = {
         traced.edges[site.name, "input"].node: site
         for site in traced.sites
-        if (site.op == "linear" or _is_pointwise(site)) and _own_parameters(traced, site.name)
+        if (site.op == "linear" or _is_pointwise(site)) and own_parameters(traced, site.name)
     }
     norms = {fc1: norm for norm, linears in linears_by_norm(traced).items() for fc1 in linears if len(linears) == 1}
     found: dict[str, Mlp] = {}
@@ -73,7 +73,7 @@ def find_mlps(traced: TracedModel) -> tuple[Mlp, ...]:
             continue
         norm = norms.get(fc1.name)
         sites = [fc1.name, fc2.name] if norm is None else [norm, fc1.name, fc2.name]
-        parameters = tuple(name for site in sites for name in _own_parameters(traced, site))
+        parameters = tuple(name for site in sites for name in own_parameters(traced, site))
         name = _common_module(fc1.name, fc2.name)
         name = fc2.name if not name or name in found else name
         path = module_path(node)
@@ -163,7 +163,7 @@ def _is_pointwise(site: Site) -> bool:
     return weight[1:] == (channels, 1, 1)
 
 
-def _own_parameters(traced: TracedModel, site: str) -> tuple[str, ...]:
+def own_parameters(traced: TracedModel, site: str) -> tuple[str, ...]:
     """Return the names of the site's weight and bias; none if another node reads one of them."""
     name = traced.edges[site, "input"].node
     nodes: list[fx.Node] = list(traced.graph_module.graph.nodes)

@@ -44,6 +44,7 @@ class MlpSettings:
         clamp_weight: how much the loss with the clamp counts beside the one without.
         inputs: what an MLP is trained on: states of the ``original`` model, as published, or of the one whose earlier
             MLPs are ``reconstructed``, so that later MLPs make up for the errors of earlier ones.
+        train_norm: whether the LayerNorm before an MLP is trained too.
         perturbation: how the importance H of errors is found.
         seed: of the order of the images.
 
@@ -57,6 +58,7 @@ class MlpSettings:
     clamp_quantile: float = 0.99
     clamp_weight: float = 2.0
     inputs: Literal["original", "reconstructed"] = "reconstructed"
+    train_norm: bool = True
     perturbation: PerturbationSettings = field(default_factory=PerturbationSettings)
     seed: int = 0
 

@@ -61,6 +61,7 @@ def reconstruct(
     directory: str | os.PathLike[str] | None = None,
     identity: Mapping[str, Any] | None = None,
     on_disk: bool = False,
+    targets: QuantizedModel | None = None,
     on_iteration: Callable[[Iteration], None] | None = None,
     on_block: Callable[[BlockReport], None] | None = None,
 ) -> tuple[SolvedOperands, tuple[BlockReport, ...]]:
@@ -85,6 +86,7 @@ def reconstruct(
         identity: what the model, its quantizers and the images are; decides, with the settings, whether what is kept
             there is used.
         on_disk: keep activations in temporary files in ``directory`` rather than in memory.
+        targets: the model whose full precision is aimed at, of the same stages; None: ``model`` itself.
         on_iteration: called after each iteration.
         on_block: called after each block, those read from ``directory`` included.
 
@@ -105,10 +107,11 @@ def reconstruct(
     folder = None if directory is None else Path(directory)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(model, calibrated, images, settings, operations or {}, task, folder, identity or {}, on_disk)
+    aim = model if targets is None else targets
+    run = _Run(model, calibrated, images, settings, operations or {}, task, folder, identity or {}, on_disk, aim)
     reports: list[BlockReport] = []
-    with _frozen(model):
-        weights = _hessians(model, chosen, images, settings, task)
+    with _frozen(model), _frozen(aim):
+        weights = _hessians(aim, chosen, images, settings, task)
         for block in known[: known.index(chosen[-1]) + 1] if chosen else ():
             if block not in chosen:
                 run.pass_(block)
@@ -147,8 +150,11 @@ class _Run:
         folder: Path | None,
         identity: Mapping[str, Any],
         on_disk: bool,
+        targets: QuantizedModel,
     ) -> None:
         model.remove_()
+        targets.remove_()
+        self._targets = targets
         self._model, self.operands, self._settings = model, calibrated, settings
         self._operations, self._task = operations, task
         described = {**identity, "settings": asdict(settings), "images": len(images)}
@@ -161,7 +167,7 @@ class _Run:
 
     def pass_(self, block: Block) -> None:
         """Advance both states past a block that stays as calibrated."""
-        target = self._outputs(block, self._full, None)
+        target = self._full_precision(block)
         self._quantized = self._outputs(block, self._quantized, self.operands.of_sites(block.sites))
         self._full = target
 
@@ -169,7 +175,7 @@ class _Run:
         self, block: Block, weights: tuple[Tensor | None, ...] | None, progress: Callable[[int, float], None]
     ) -> BlockReport:
         """Learn a block, or load what an earlier run has learned of it, and advance both states past it."""
-        target = self._outputs(block, self._full, None)
+        target = self._full_precision(block)
         own = self.operands.of_sites(block.sites)
         found = None if self._kept is None else self._kept.read(block, self._model, self.operands)
         learned, report = found or self._learn(block, own, target, weights, progress)
@@ -198,10 +204,10 @@ class _Run:
             )
             learned = own | SolvedOperands(trained.quantizers, trained.codes)
             iterations, after = self._settings.iterations, self._mean_loss(block, learned, target, loss)
-        better = after < before
-        if not better:
+        kept = after < before or self._settings.is_published
+        if not kept:
             learned = own
-        report = BlockReport(block.name, name, before, after, better, iterations, time.monotonic() - started)
+        report = BlockReport(block.name, name, before, after, kept, iterations, time.monotonic() - started)
         if self._kept is not None:
             self._kept.write(block, learned, report, self.operands)
         return learned, report
@@ -232,22 +238,30 @@ class _Run:
             )
         return total / self._images
 
-    def _outputs(self, block: Block, inputs: StateStore, operands: SolvedOperands | None) -> StateStore:
-        """Run a block on the states of all images; in full precision without ``operands``."""
+    def _full_precision(self, block: Block) -> StateStore:
+        """Run a block in full precision on the states of all images."""
+        self._targets.remove_()
+        return self._advanced(self._targets, block, self._full)
+
+    def _outputs(self, block: Block, inputs: StateStore, operands: SolvedOperands) -> StateStore:
+        """Run a quantized block on the states of all images."""
         self._enter(block, operands)
-        outputs = StateStore(self._layouts[block.last + 1], self._images, self._file_folder)
-        with torch.no_grad():
-            for images in self._slices():
-                outputs.put_(images.start, self._model.run_stages(block.stages, inputs.get(images, self._device)))
+        outputs = self._advanced(self._model, block, inputs)
         self._model.remove_()
         return outputs
 
-    def _enter(self, block: Block, operands: SolvedOperands | None) -> None:
-        """Fill a block's slots, or empty them; all others are empty."""
+    def _advanced(self, model: QuantizedModel, block: Block, inputs: StateStore) -> StateStore:
+        outputs = StateStore(self._layouts[block.last + 1], self._images, self._file_folder)
+        with torch.no_grad():
+            for images in self._slices():
+                outputs.put_(images.start, model.run_stages(block.stages, inputs.get(images, self._device)))
+        return outputs
+
+    def _enter(self, block: Block, operands: SolvedOperands) -> None:
+        """Fill a block's slots; all others are empty."""
         self._model.remove_()
-        if operands is not None:
-            operands.insert_(self._model)
-            self._model.replace_({site: each for site, each in self._operations.items() if site in block.sites})
+        operands.insert_(self._model)
+        self._model.replace_({site: each for site, each in self._operations.items() if site in block.sites})
 
     def _slices(self) -> Iterator[slice]:
         for start in range(0, self._images, self._settings.batch):

@@ -68,8 +68,9 @@ def train_block(
 
     Minimises loss / calibrated loss + λ Σ (1 − |2 h(V) − 1|^β), the sum divided by the number of weights, so that
     λ means the same for every model; β falls from ``exponent_start`` to ``exponent_end`` after the warm-up (AdaRound,
-    equations 24 and 25). Batches are inputs whose elements come from full precision with the probability of a drop,
-    else from the quantized blocks before (QDrop). Operands without anything to learn are quantized as calibrated.
+    equations 24 and 25). As published neither is divided so. Batches are inputs whose elements come from full
+    precision with the probability of a drop, else from the quantized blocks before (QDrop). Operands without anything
+    to learn are quantized as calibrated.
 
     Args:
         model: the block's slots are filled by this.
@@ -82,6 +83,7 @@ def train_block(
         learn_scales: whether to learn scales of activations.
         progress: called after each iteration with how many are done and the loss of its batch, relative.
     """
+    unit = loss.published_factor if settings.is_published else 1 / calibrated_loss
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(zlib.crc32(f"{settings.seed} {block.name}".encode()))
     order = torch.Generator().manual_seed(zlib.crc32(f"{settings.seed} {block.name} batches".encode()))
@@ -94,16 +96,23 @@ def train_block(
     model.insert_(operands.modules)
     steps = _Steps(operands.roundings, operands.scales(), settings)
     for done in range(settings.iterations):
-        size = (min(settings.batch, data.target.images),)
-        chosen = torch.randint(data.target.images, size, generator=order)  # (batch,), numbers of images
+        chosen = _batch(data.target.images, settings, order)  # (batch,), numbers of images
         state = _mixed(data, chosen, settings.drop, generator, device)
         with torch.enable_grad():
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.bfloat16):
                 output = model.run_stages(block.stages, state)
-            relative = loss(output, data.target.get(chosen, device), chosen) / calibrated_loss
-            steps.take_(relative, done)
-        progress(done + 1, float(relative.detach()))
+            found = loss(output, data.target.get(chosen, device), chosen)
+            steps.take_(found * unit, done)
+        progress(done + 1, float(found.detach()) / calibrated_loss)
     return operands.trained()
+
+
+def _batch(images: int, settings: ReconstructionSettings, generator: torch.Generator) -> Tensor:
+    """Draw the numbers of a batch's images; as published no image twice."""
+    size = min(settings.batch, images)
+    if settings.is_published:
+        return torch.randperm(images, generator=generator)[:size]
+    return torch.randint(images, (size,), generator=generator)
 
 
 class _TrainedOperands:
@@ -156,26 +165,27 @@ class _Steps:
     ) -> None:
         self._roundings, self._scales, self._settings = list(roundings.values()), scales, settings
         self._least = [_LEAST_SCALE * scale.detach().clone() for scale in scales]
-        self._weights = sum(rounding.direction.numel() for rounding in self._roundings)
+        weights = sum(rounding.direction.numel() for rounding in self._roundings)
+        self._regularization = settings.regularization / (1 if settings.is_published else max(1, weights))
         groups = [{"params": [each.direction], "lr": settings.rounding_rate} for each in self._roundings]
         # Relative to each operand's own scale: one rate cannot suit inputs of 10 and attention of 0.01.
-        rates = [settings.relative_scale_rate * float(scale.detach().mean()) for scale in scales]
+        rates = [settings.rate_of(float(scale.detach().mean())) for scale in scales]
         groups += [{"params": [scale], "lr": rate} for scale, rate in zip(scales, rates, strict=True)]
         self._rates = rates
         self._optimizer = torch.optim.Adam(groups) if groups else None
 
-    def take_(self, relative: Tensor, done: int) -> None:
+    def take_(self, loss: Tensor, done: int) -> None:
         """Take one step down the gradient of the loss and the regulariser."""
-        if self._optimizer is None or not relative.requires_grad:
+        if self._optimizer is None or not loss.requires_grad:
             return
         settings = self._settings
-        objective = relative
+        objective = loss
         start = settings.warm_up * settings.iterations
         if done >= start and self._roundings:
             share = (done - start) / (settings.iterations - start)
             exponent = settings.exponent_end + (settings.exponent_start - settings.exponent_end) * (1 - share)
             undecided = [each.undecided(exponent) * each.direction.numel() for each in self._roundings]
-            objective = objective + settings.regularization * torch.stack(undecided).sum() / self._weights
+            objective = objective + self._regularization * torch.stack(undecided).sum()
         annealed = (1 + math.cos(math.pi * done / settings.iterations)) / 2
         for group, rate in zip(self._optimizer.param_groups[len(self._roundings) :], self._rates, strict=True):
             group["lr"] = rate * annealed

@@ -93,6 +93,7 @@ def quantize(
         session = session.fitted(lambda: images)
         check_reference(session, images)
         enter()
+        targets = session.model if method.is_published and mlps is not None else None
         if mlps is not None:
             session = open_relu_model(session, images, mlps, directory.path, on_disk, progress)
         few = images if training is None else replace(images, tensor=images.tensor[:_CALIBRATED_ON])
@@ -100,7 +101,7 @@ def quantize(
         if training is None:
             return _score(calibrated, directory, progress)
         return reconstruct_calibrated(
-            calibrated, images, directory.path, training, on_disk=on_disk, progress=progress
+            calibrated, images, directory.path, training, on_disk=on_disk, progress=progress, targets=targets
         ).recipe
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from autoq.events import BlockAdvanced, BlockFinished, PhaseStarted, Progress, ignore
 from autoq.files import sha256_hex
 from autoq.graph.blocks import choose_blocks, find_blocks
+from autoq.graph.insert import QuantizedModel
 from autoq.recipe import Recipe, ReconstructionReference
 from autoq.reconstruction.block_folder import BlockReport
 from autoq.reconstruction.reconstruct import Iteration, reconstruct
@@ -45,6 +46,8 @@ def reconstruct_calibrated(
     blocks: Collection[str] | None = None,
     on_disk: bool = False,
     progress: Progress = ignore,
+    *,
+    targets: QuantizedModel | None = None,
 ) -> ReconstructedRecipe:
     """Reconstruct a recipe of an open session; write ``recipe.json``, ``recipe.safetensors``, ``reconstruction.csv``.
 
@@ -59,6 +62,7 @@ def reconstruct_calibrated(
         blocks: names of those to reconstruct; None: all.
         on_disk: keep activations in temporary files rather than in memory.
         progress: told what happens.
+        targets: the model that blocks are to come close to; None: the recipe's own in full precision.
 
     Raises:
         RecipeError: the model has no such block.
@@ -85,6 +89,7 @@ def reconstruct_calibrated(
             identity=identity,
             on_disk=on_disk,
             progress=progress,
+            targets=targets,
         )
         reference = _reference(directory, images, training, names)
     operands = read_operands(directory.operands, session.model).operands
@@ -116,6 +121,7 @@ def _train(
     identity: Mapping[str, Any],
     on_disk: bool,
     progress: Progress,
+    targets: QuantizedModel | None,
 ) -> None:
     """Reconstruct block by block, and write what was learned and how it went."""
     session = calibrated.session
@@ -133,6 +139,7 @@ def _train(
         directory=directory.blocks,
         identity=identity,
         on_disk=on_disk,
+        targets=targets,
         on_iteration=watch.advance,
         on_block=watch.finish,
     )

@@ -183,13 +183,14 @@ def test_published_settings() -> None:
     method = create_method("aphq-vit", MethodOptions(protocol="published"))
     training = method.reconstruction_settings(0)
     assert training is not None
-    assert (training.iterations, training.rounding_rate, training.relative_scale_rate) == (20_000, 1e-3, 4e-5)
+    assert (training.iterations, training.rounding_rate, training.rate_of(7.0)) == (20_000, 1e-3, 4e-5)
+    assert (training.protocol, training.regularization) == ("published", 0.01)
     for text, quantile in (("w4a4", 0.98), ("w6a6", 0.99)):
         mlps = method.mlp_settings(0, BitWidths.parse(text))
         assert mlps is not None
-        found = (mlps.iterations, mlps.learning_rate, mlps.inputs, mlps.clamp_quantile)
-        assert found == (20_000, 4e-5, "original", quantile)
+        found = (mlps.iterations, mlps.learning_rate, mlps.inputs, mlps.clamp_quantile, mlps.train_norm)
+        assert found == (20_000, 4e-5, "original", quantile, False)
     quick = create_method("aphq-vit", MethodOptions(protocol="published", iterations=3)).reconstruction_settings(0)
     assert quick is not None
-    assert quick.iterations == 3
+    assert (quick.iterations, quick.rounding_rate) == (3, 1e-3)
     assert method.attention_map(4).granularity == "head"

@@ -93,6 +93,12 @@ def test_trains_as_defined(inputs: str) -> None:
         assert (value - expected[name]).abs().max() < 0.02 * moved, name
 
 
+def test_norms_need_not_be_trained() -> None:
+    found = reconstruct_mlps(traced_small(), images(), MlpSettings(6, 5, 1e-3, train_norm=False)).parameters
+    everything = reconstruct_mlps(traced_small(), images(), MlpSettings(6, 5, 1e-3)).parameters
+    assert everything.keys() - found.keys() == {name for name in everything if ".scaler." in name} != set()
+
+
 @pytest.mark.parametrize("inputs", ["original", "reconstructed"])
 def test_training_lowers_the_error_and_leaves_the_original_alone(inputs: str) -> None:
     module = small()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from autoq.calibration.transforms.integer_operations import integer_operations
 from autoq.errors import CalibrationError, RecipeError
+from autoq.graph.blocks import find_blocks
 from autoq.graph.insert import QuantizedModel
 from autoq.methods import BitWidths, create_method
 from autoq.quantizers import BaseQuantizer
@@ -62,6 +64,42 @@ def same(first: SolvedOperands, second: SolvedOperands) -> bool:
 def _same_quantizer(first: BaseQuantizer, second: BaseQuantizer) -> bool:
     pairs = zip(first.qparams().values(), second.qparams().values(), strict=True)
     return first.config == second.config and all(torch.equal(*pair) for pair in pairs)
+
+
+def test_published_keeps_what_training_made_worse(model: QuantizedModel, start: SolvedOperands) -> None:
+    """A rate that spoils the block; by default it stays as calibrated."""
+    spoilt = replace(QUICK, iterations=1, scale_rate=1.0, warm_up=0.0)
+    reports = {}
+    for protocol in ("autoq", "published"):
+        _, (report,) = reconstruct(model, start, DATA, replace(spoilt, protocol=protocol), blocks=["blocks.1"])
+        assert report.after > report.before
+        reports[protocol] = report.kept
+    assert reports == {"autoq": False, "published": True}
+
+
+def test_blocks_may_aim_at_another_model(model: QuantizedModel, start: SolvedOperands) -> None:
+    """Errors are from that model's full precision; quantized is the model itself."""
+    aim = QuantizedModel(replace(model.traced, graph_module=deepcopy(model.traced.graph_module)))
+    with torch.no_grad():
+        for name, parameter in aim.named_parameters():
+            if name.endswith("bias"):
+                parameter.add_(0.1)
+    quick = replace(QUICK, iterations=1, importance="mse")
+    _, (report,) = reconstruct(model, start, DATA, quick, blocks=["blocks.0"], targets=aim)
+    last = next(block.last for block in find_blocks(model) if block.name == "blocks.0")
+    full, quantized = states_after(aim, None, last), states_after(model, start, last)
+    assert report.before == pytest.approx(float((quantized - full).square().mean()), rel=1e-4)
+
+
+def states_after(model: QuantizedModel, operands: SolvedOperands | None, stage: int) -> Tensor:
+    """All values of a state."""
+    model.remove_()
+    if operands is not None:
+        operands.insert_(model)
+    with torch.no_grad():
+        state = model.run_stages(range(stage + 1), (DATA,))
+    model.remove_()
+    return torch.cat([each.flatten() for each in state if isinstance(each, Tensor)])
 
 
 def test_every_block_loses_less_and_so_does_the_model(

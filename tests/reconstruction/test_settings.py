@@ -13,6 +13,7 @@ from autoq.reconstruction.settings import ReconstructionSettings
     [
         {"iterations": 0},
         {"batch": 0},
+        {"protocol": "paper"},
         {"importance": "l1"},
         {"drop": 1.0},
         {"regularization": 0.0},
@@ -39,7 +40,12 @@ def test_fewer_iterations_take_longer_steps() -> None:
 def test_scales_keep_the_published_ratio_to_rounding() -> None:
     for iterations in (1, 1000, 20_000, 40_000):
         settings = ReconstructionSettings(iterations=iterations)
-        assert settings.relative_scale_rate / settings.rounding_rate == pytest.approx(4e-5 / 1e-3)
+        assert settings.rate_of(1.0) / settings.rounding_rate == pytest.approx(4e-5 / 1e-3)
     # A sixteenth of the published iterations takes steps 16^(3/4) = 8 times as long.
-    assert ReconstructionSettings(iterations=1250).relative_scale_rate == pytest.approx(8 * 4e-5)
-    assert ReconstructionSettings(scale_rate=0.0).relative_scale_rate == 0
+    assert ReconstructionSettings(iterations=1250).rate_of(1.0) == pytest.approx(8 * 4e-5)
+    assert ReconstructionSettings(scale_rate=0.0).rate_of(3.0) == 0
+
+
+def test_rates_of_scales_are_relative_unless_published() -> None:
+    assert ReconstructionSettings(scale_rate=0.01).rate_of(3.0) == pytest.approx(0.03)
+    assert ReconstructionSettings(protocol="published", scale_rate=0.01).rate_of(3.0) == 0.01

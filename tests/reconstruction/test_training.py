@@ -13,13 +13,16 @@ from torch import Tensor
 from autoq.graph.blocks import Block, find_blocks
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.stages import State
+from autoq.quantizers import UniformQuantizer
+from autoq.quantizers.granularity import OperandLayout
 from autoq.recipe import OperandConfig
 from autoq.reconstruction.losses import WeightedSquaredError
+from autoq.reconstruction.rounding import LearnedRounding
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.reconstruction.states import StateStore, find_layouts
-from autoq.reconstruction.training import BlockData, Trained, _Steps, train_block
+from autoq.reconstruction.training import BlockData, Trained, _batch, _Steps, train_block
 from autoq.scoring.solved_operands import SolvedOperands
-from tests.reconstruction.small_model import A6, QUICK, W2, calibrated, images, sites_of, tiny_model
+from tests.reconstruction.small_model import A6, QUICK, TOKENS, W2, calibrated, images, sites_of, tiny_model
 
 DATA = images(24)
 
@@ -129,6 +132,58 @@ def test_a_step_is_a_share_of_the_scale(case: Case) -> None:
     for key, quantizer in trained.quantizers.items():
         before, after = (each.qparams()["scale"] for each in (case.operands.quantizers[key], quantizer))
         torch.testing.assert_close((after / before - 1).abs(), torch.full_like(before, 0.01), rtol=1e-2, atol=0)
+
+
+def test_the_published_step(case: Case) -> None:
+    """The loss as it is, a tenth of its sum over tokens, with the regulariser's sum; one rate for all scales."""
+    settings = replace(
+        QUICK, protocol="published", iterations=1, warm_up=0.0, scale_rate=1e-4, weight_rate=1e-3, regularization=0.01
+    )
+    seen: list[Tensor] = []
+    take = _Steps.take_
+
+    def taken(steps: _Steps, loss: Tensor, done: int) -> None:
+        seen.append(loss.detach())
+        take(steps, loss, done)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Steps, "take_", taken)
+        trained, (relative,) = case.train(settings)
+    tokens = case.data.target.layout[0].shape[1]
+    assert tokens == TOKENS
+    assert seen[0].item() == pytest.approx(relative * case.error(case.operands) * tokens / 10, rel=1e-5)
+    for key, quantizer in trained.quantizers.items():
+        before, after = (each.qparams()["scale"] for each in (case.operands.quantizers[key], quantizer))
+        torch.testing.assert_close((after - before).abs(), torch.full_like(before, 1e-4), rtol=1e-2, atol=0)
+
+
+def test_the_published_regulariser_is_a_sum() -> None:
+    """Its gradient does not depend on how many weights there are; by default it does."""
+    quantizer = UniformQuantizer(
+        OperandConfig(scheme="uniform", bits=4),
+        OperandLayout(2, 0),
+        {"scale": torch.tensor([0.25]), "zero_point": torch.tensor([8.0])},
+    )
+    pushed = {}
+    for protocol in ("published", "autoq"):
+        for size in (4, 400):
+            rounding = LearnedRounding(torch.full((1, size), 0.3), quantizer)
+            settings = replace(QUICK, protocol=protocol, iterations=1, warm_up=0.0, regularization=0.01)
+            steps = _Steps({("layer", "weight"): rounding}, [], settings)
+            steps.take_(0.0 * rounding.direction.sum(), 0)
+            assert rounding.direction.grad is not None
+            pushed[protocol, size] = rounding.direction.grad[0, 0].item()
+    assert pushed["published", 4] == pytest.approx(pushed["published", 400])
+    assert pushed["published", 4] == pytest.approx(4 * pushed["autoq", 4]) == pytest.approx(400 * pushed["autoq", 400])
+
+
+def test_a_published_batch_has_no_image_twice() -> None:
+    published = replace(QUICK, protocol="published", batch=100)
+    for settings in (published, replace(QUICK, batch=100)):
+        drawn = [_batch(24, settings, torch.Generator().manual_seed(seed)).tolist() for seed in range(3)]
+        assert all(len(each) == 24 for each in drawn)
+        assert all(len(set(each)) == 24 for each in drawn) == settings.is_published
+        assert drawn[0] != drawn[1]
 
 
 def steps_of(scale: Tensor, settings: ReconstructionSettings, sign: float) -> list[float]:
