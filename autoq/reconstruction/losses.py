@@ -51,7 +51,7 @@ class WeightedSquaredError:
 
     @property
     def published_factor(self) -> float:
-        """A tenth of the number of tokens, over which errors are summed; of rows, where states have rows and columns."""
+        """A tenth of the number of tokens (rows, where states have rows and columns), over which errors are summed."""
         return (self._shape[1] if len(self._shape) > 1 else 1) / 10
 
     def __call__(self, output: State, target: State, images: Tensor | slice) -> Tensor:
