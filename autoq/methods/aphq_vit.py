@@ -98,10 +98,13 @@ class AphqVit(BaseMethod):
         chosen = super().reconstruction_settings(seed)
         if chosen is None or not self.is_published:
             return chosen
-        iterations = self.options.iterations or PUBLISHED_ITERATIONS
-        rates = {"weight_rate": PUBLISHED_ROUNDING_RATE, "scale_rate": PUBLISHED_SCALE_RATE}
         return replace(
-            chosen, protocol="published", iterations=iterations, regularization=_PUBLISHED_REGULARIZATION, **rates
+            chosen,
+            protocol="published",
+            iterations=self.options.iterations or PUBLISHED_ITERATIONS,
+            weight_rate=PUBLISHED_ROUNDING_RATE,
+            scale_rate=PUBLISHED_SCALE_RATE,
+            regularization=_PUBLISHED_REGULARIZATION,
         )
 
     def mlp_settings(self, seed: int, bits: BitWidths) -> MlpSettings | None:
