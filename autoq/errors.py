@@ -1,7 +1,5 @@
 """Everything autoq raises on purpose.
 
-::
-
     AutoqError
     ├── InputError                what the user gave is wrong; the command line exits with status 2 (ValueError)
     │   ├── ArgumentTypeError     an argument of a Python function has a type that it cannot have (TypeError)

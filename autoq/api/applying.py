@@ -71,10 +71,11 @@ def quantize(
         MethodError: there is no such method, or bits are missing or not its own.
         RunError: an operand cannot be calibrated.
 
-    >>> import autoq, torch
-    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=16)
-    >>> quantized(torch.zeros(2, 1, 8, 8)).shape
-    torch.Size([2, 10])
+    Examples:
+        >>> import autoq, torch
+        >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=16)
+        >>> quantized(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
     options = ModelOptions(preprocess, example_input, None, pretrained, device)
     with shown(progress) as callback:

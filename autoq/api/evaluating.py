@@ -39,11 +39,12 @@ class Evaluation:
         score: discrepancy from full precision: ``kl_nats``, ``agreement_percent``, ``sqnr_db``.
         task: what the output means, and how its metrics are called.
 
-    >>> import autoq
-    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=8)
-    >>> measured = autoq.evaluate(quantized, "digits/val", model="vit_digits")
-    >>> measured.images, list(measured.metrics)
-    (540, ['top1_percent', 'top5_percent'])
+    Examples:
+        >>> import autoq
+        >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=8)
+        >>> measured = autoq.evaluate(quantized, "digits/val", model="vit_digits")
+        >>> measured.images, list(measured.metrics)
+        (540, ['top1_percent', 'top5_percent'])
     """
 
     images: int
@@ -103,11 +104,12 @@ def evaluate(
         InputError: the images do not fit the model, or the recipe is another model's.
         NonFiniteError: the quantized model produces NaN or infinity.
 
-    >>> import autoq
-    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=16)
-    >>> measured = autoq.evaluate(quantized, "digits/val", model="vit_digits")
-    >>> measured.metrics["top1_percent"] > 95, measured.score.kl_nats < 0.1
-    (True, True)
+    Examples:
+        >>> import autoq
+        >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=16)
+        >>> measured = autoq.evaluate(quantized, "digits/val", model="vit_digits")
+        >>> measured.metrics["top1_percent"] > 95, measured.score.kl_nats < 0.1
+        (True, True)
     """
     options = ModelOptions(preprocess, example_input, device=device)
     if isinstance(quantized, nn.Module):

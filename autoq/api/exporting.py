@@ -57,11 +57,12 @@ def export(
         RunError: what was written does not run; nothing is left of it.
         OSError: the file cannot be written.
 
-    >>> import autoq, pathlib, tempfile
-    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=16)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     autoq.export(quantized, pathlib.Path(folder) / "quantized.pt2", "pt2").agreement.agreement_percent
-    100.0
+    Examples:
+        >>> import autoq, pathlib, tempfile
+        >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=16)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     autoq.export(quantized, pathlib.Path(folder) / "quantized.pt2", "pt2").agreement.agreement_percent
+        100.0
     """
     exporter = EXPORTERS.lookup(format)()
     source = source_of(quantized, model, images, check_images)

@@ -57,11 +57,12 @@ def finish(
         RecipeError: the recipe is another model's, or has weights of its own already.
         RunError: the quantized model produces NaN.
 
-    >>> import autoq
-    >>> result = autoq.search(trials=4, calib_images=8, space="bits_only", fast=True)
-    >>> finished = autoq.finish("vit_digits", result.best, "digits", count=64)
-    >>> finished.finishing.images
-    64
+    Examples:
+        >>> import autoq
+        >>> result = autoq.search(trials=4, calib_images=8, space="bits_only", fast=True)
+        >>> finished = autoq.finish("vit_digits", result.best, "digits", count=64)
+        >>> finished.finishing.images
+        64
     """
     solving = make_checked(FinishingSettings, {"ridge": ridge})
     folder, kept = folder_or_temporary(out)

@@ -43,10 +43,11 @@ def sites(
         ModelError: there is no such model, or its preprocessing is unknown.
         TraceError: it cannot be traced.
 
-    >>> import autoq
-    >>> table = autoq.sites("vit_digits")
-    >>> table[table.site == "blocks.0.attn.qkv"].operand.tolist()
-    ['input', 'weight']
+    Examples:
+        >>> import autoq
+        >>> table = autoq.sites("vit_digits")
+        >>> table[table.site == "blocks.0.attn.qkv"].operand.tolist()
+        ['input', 'weight']
     """
     import pandas as pd
 
@@ -72,9 +73,10 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         RecipeNotFoundError: there is no such file.
         RecipeError: it is not JSON, or has a key or value that a recipe cannot have; the message names it.
 
-    >>> import autoq
-    >>> result = autoq.search(trials=4, calib_images=8, space="bits_only")
-    >>> autoq.load_recipe(result.folder / "recipes" / "w4a4.json") == result.recipe("w4a4")
-    True
+    Examples:
+        >>> import autoq
+        >>> result = autoq.search(trials=4, calib_images=8, space="bits_only")
+        >>> autoq.load_recipe(result.folder / "recipes" / "w4a4.json") == result.recipe("w4a4")
+        True
     """
     return Recipe.load(path)

@@ -65,11 +65,12 @@ def reconstruct(
         RecipeError: the recipe is another model's, or reconstructed already.
         RunError: training failed.
 
-    >>> import autoq
-    >>> result = autoq.search(trials=4, calib_images=8, space="bits_only")
-    >>> learned = autoq.reconstruct("vit_digits", result.best, "digits", iterations=2, count=8)
-    >>> learned.reconstruction.iterations
-    2
+    Examples:
+        >>> import autoq
+        >>> result = autoq.search(trials=4, calib_images=8, space="bits_only")
+        >>> learned = autoq.reconstruct("vit_digits", result.best, "digits", iterations=2, count=8)
+        >>> learned.reconstruction.iterations
+        2
     """
     given = {"iterations": iterations, "importance": importance, "bfloat16": bfloat16 or None, "seed": seed}
     training = make_checked(ReconstructionSettings, given)

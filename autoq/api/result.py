@@ -29,12 +29,13 @@ class SearchResult:
     Attributes:
         folder: the run directory.
 
-    >>> import autoq
-    >>> result = autoq.search(trials=4, calib_images=8, space="bits_only")
-    >>> result.recipe(result.front.index[-1]) == result.best
-    True
-    >>> autoq.SearchResult(result.folder).best == result.best
-    True
+    Examples:
+        >>> import autoq
+        >>> result = autoq.search(trials=4, calib_images=8, space="bits_only")
+        >>> result.recipe(result.front.index[-1]) == result.best
+        True
+        >>> autoq.SearchResult(result.folder).best == result.best
+        True
     """
 
     def __init__(self, folder: str | os.PathLike[str], kept: TemporaryFolder | None = None) -> None:

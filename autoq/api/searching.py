@@ -141,12 +141,13 @@ def search(
         InputError: an argument is wrong; a ``ValueError``, ``TypeError`` or ``FileNotFoundError`` too.
         RunError: something failed while running.
 
-    >>> import autoq
-    >>> result = autoq.search("vit_digits", "digits", "w4a4", trials=8, calib_images=16, space="bits_only")
-    >>> result.best.cost.bops <= result.budgets["bops"]
-    True
-    >>> result.recipe(result.front.index[-1]) == result.best
-    True
+    Examples:
+        >>> import autoq
+        >>> result = autoq.search("vit_digits", "digits", "w4a4", trials=8, calib_images=16, space="bits_only")
+        >>> result.best.cost.bops <= result.budgets["bops"]
+        True
+        >>> result.recipe(result.front.index[-1]) == result.best
+        True
     """
     values: dict[str, Any] = {
         "budget_bops": _text(budget_bops),

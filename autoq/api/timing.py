@@ -30,11 +30,12 @@ class Latency:
         timings: by batch size, then by name, the model in floating point first.
         agreement_percent: of each recipe's file with autoq, in onnxruntime; None for floating point.
 
-    >>> import autoq, tempfile, pathlib
-    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=8)
-    >>> found = autoq.latency([quantized], rounds=2)
-    >>> list(found.timings[1]), found.timings[1]["float"].speedup
-    (['float', 'rtn w8a8'], 1.0)
+    Examples:
+        >>> import autoq, tempfile, pathlib
+        >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=8)
+        >>> found = autoq.latency([quantized], rounds=2)
+        >>> list(found.timings[1]), found.timings[1]["float"].speedup
+        (['float', 'rtn w8a8'], 1.0)
     """
 
     machine: str
@@ -76,10 +77,11 @@ def latency(
         ExportError: a package is missing, or there is no such runtime.
         RunError: a file does not run.
 
-    >>> import autoq
-    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=8)
-    >>> autoq.latency([quantized], batch=[2], rounds=2).timings[2]["rtn w8a8"].rounds
-    2
+    Examples:
+        >>> import autoq
+        >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=8)
+        >>> autoq.latency([quantized], batch=[2], rounds=2).timings[2]["rtn w8a8"].rounds
+        2
     """
     if not quantized:
         raise ArgumentTypeError("give one quantized model or recipe at least")

@@ -29,11 +29,12 @@ def verify(
     Returns:
         Site by site, the difference, and how wide an accumulator must be; and which sites multiply no integers.
 
-    >>> import autoq
-    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w4a4", calib_images=8)
-    >>> found = autoq.verify(quantized, count=4)
-    >>> all(product.is_equal for product in found.products), found.overflowing(16)
-    (True, [])
+    Examples:
+        >>> import autoq
+        >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w4a4", calib_images=8)
+        >>> found = autoq.verify(quantized, count=4)
+        >>> all(product.is_equal for product in found.products), found.overflowing(16)
+        (True, [])
     """
     source = source_of(quantized, model, images, count)
     return verify_products(source.module, source.images)

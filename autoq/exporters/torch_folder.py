@@ -87,14 +87,15 @@ def load_quantized(folder: str | os.PathLike[str]) -> QuantizedModule:
         RecipeError: a file is missing or damaged, or the architecture is another.
         ModelError: the architecture cannot be built.
 
-    >>> import autoq, pathlib, tempfile, torch
-    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w4a8", calib_images=8)
-    >>> with tempfile.TemporaryDirectory() as parent:
-    ...     report = autoq.export(quantized, pathlib.Path(parent) / "mine", "torch")
-    ...     loaded = autoq.load_quantized(pathlib.Path(parent) / "mine")
-    >>> x = torch.rand(2, 1, 8, 8)
-    >>> torch.equal(loaded(x), quantized(x))
-    True
+    Examples:
+        >>> import autoq, pathlib, tempfile, torch
+        >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w4a8", calib_images=8)
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     report = autoq.export(quantized, pathlib.Path(parent) / "mine", "torch")
+        ...     loaded = autoq.load_quantized(pathlib.Path(parent) / "mine")
+        >>> x = torch.rand(2, 1, 8, 8)
+        >>> torch.equal(loaded(x), quantized(x))
+        True
     """
     path = Path(folder)
     recipe, state = Recipe.load(path / Recipe.FILE), _read_state(path / _STATE)

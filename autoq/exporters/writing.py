@@ -35,12 +35,13 @@ class ExportReport:
         plain_operators: operands that are arithmetic in floating point in the file, and why.
         session_options: to set where the file is run.
 
-    >>> import autoq, pathlib, tempfile
-    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=16)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     report = autoq.export(quantized, pathlib.Path(folder) / "quantized.json", check_images=8)
-    >>> report.format, report.agreement.images, report.left_in_float
-    ('recipe', 8, ())
+    Examples:
+        >>> import autoq, pathlib, tempfile
+        >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=16)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     report = autoq.export(quantized, pathlib.Path(folder) / "quantized.json", check_images=8)
+        >>> report.format, report.agreement.images, report.left_in_float
+        ('recipe', 8, ())
     """
 
     path: Path

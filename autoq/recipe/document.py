@@ -49,10 +49,11 @@ class Recipe(Frozen):
         task: what the model's output means, by name and settings; None: classification by its defaults.
         score: discrepancy (and accuracy) when the recipe was written.
 
-    >>> import autoq
-    >>> recipe = autoq.quantize("vit_digits", "rtn", images="digits", bits="w4a8", calib_images=8).recipe
-    >>> {operand: config.bits for operand, config in recipe.sites["blocks.0.attn.qkv"].items()}
-    {'input': 8, 'weight': 4}
+    Examples:
+        >>> import autoq
+        >>> recipe = autoq.quantize("vit_digits", "rtn", images="digits", bits="w4a8", calib_images=8).recipe
+        >>> {operand: config.bits for operand, config in recipe.sites["blocks.0.attn.qkv"].items()}
+        {'input': 8, 'weight': 4}
     """
 
     FILE: ClassVar[str] = "recipe.json"

@@ -92,11 +92,12 @@ class QuantizedModule(nn.Module):
         folded: what was folded into the model's weights.
         preprocessing: how an image becomes the input, as plain JSON; None where only code says so.
 
-    >>> import autoq
-    >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w4a8", calib_images=8)
-    >>> codes = quantized.codes["blocks.0.attn.qkv", "weight"]
-    >>> int(codes.max()) < 2**4
-    True
+    Examples:
+        >>> import autoq
+        >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w4a8", calib_images=8)
+        >>> codes = quantized.codes["blocks.0.attn.qkv", "weight"]
+        >>> int(codes.max()) < 2**4
+        True
     """
 
     def __init__(

@@ -20,7 +20,7 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 # Why not a general solver: HiGHS (scipy.optimize.milp) finds the same losses in 32 to 52 times the processor time
-# (benchmarks/allocation.py, docs/search.md).
+# (benchmarks/allocation.py, docs/search_quality.md).
 _MAX_STATES = 1 << 17
 """States of the dynamic program beyond which only the most promising are kept, and the solution is not proven."""
 

@@ -1,0 +1,79 @@
+"""Every command and every Python example in the documents is run, page by page, and prints what the page says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+import autoq
+from tests.documentation.blocks import DATA, RUN, SHOWN, blocks_of, pages
+from tests.documentation.reader import Reader
+
+ROOT = Path(autoq.__file__).parent.parent
+START = ROOT / "docs/start.md"
+PAGES = [path for path in pages(ROOT) if path != START]
+"""Pages go on from where the first one, ``START``, leaves its reader."""
+NOT_RUN = {"installs packages": 4, "needs the network": 2, "takes many minutes": 1}
+"""Blocks that no test runs, by reason."""
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT).with_suffix(""))
+
+
+@pytest.fixture(scope="session")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of someone who has followed the first page, once for all processes that test."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "started"
+    with FileLock(f"{folder}.lock"):
+        done = folder / "done"
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            reader = Reader(START, folder)
+            reader.read()
+            assert reader.ran
+            done.touch()
+    return folder
+
+
+@pytest.mark.slow
+def test_the_first_page_runs(started: Path) -> None:
+    assert (started / "done").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [path for path in PAGES if any(b.language in RUN for b in blocks_of(path.read_text("utf-8")))], ids=named
+)
+def test_a_page_runs(path: Path, started: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "reader"
+    shutil.copytree(started, folder)
+    reader = Reader(path, folder)
+    reader.read()
+    assert reader.ran or all(block.reason for block in blocks_of(path.read_text("utf-8")) if block.language in RUN)
+
+
+@pytest.mark.parametrize("path", pages(ROOT), ids=named)
+def test_every_block_says_what_it_is(path: Path) -> None:
+    text = path.read_text("utf-8")
+    blocks = blocks_of(text)
+    assert len(blocks) == len(re.findall(r"^```\w*.*$", text, re.M)) / 2, "a fence that is not read"
+    assert {block.language for block in blocks} <= {*RUN, *DATA, *SHOWN}
+
+
+@pytest.mark.parametrize("path", pages(ROOT), ids=named)
+def test_nothing_to_type_is_outside_of_a_block(path: Path) -> None:
+    prose = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.M | re.S)
+    assert re.findall(r"^ {4,}(?:\$|autoq|pip|python|scripts/).*", prose, re.M) == []
+
+
+def test_what_is_not_run_is_counted() -> None:
+    reasons = [block.reason for path in pages(ROOT) for block in blocks_of(path.read_text("utf-8")) if block.reason]
+    assert {reason: reasons.count(reason) for reason in reasons} == NOT_RUN
