@@ -1,11 +1,15 @@
 """Packages of the wheel; everything else is in pyproject.toml, which cannot map a folder into a package it finds.
 
-The search spaces lie at the top of the repository, where people look for them, and in the wheel inside the package.
+Search spaces and JSON Schemas lie at the top of the repository, where people look for them, and in the wheel inside the
+package.
 """
 
 from setuptools import find_namespace_packages, setup
 
+DATA = ("schemas", "search_spaces")
+"""Folders without code."""
+
 setup(
-    packages=[*find_namespace_packages(include=["autoq", "autoq.*"]), "autoq.search_spaces"],
-    package_dir={"autoq.search_spaces": "search_spaces"},
+    packages=[*find_namespace_packages(include=["autoq", "autoq.*"]), *(f"autoq.{name}" for name in DATA)],
+    package_dir={f"autoq.{name}": name for name in DATA},
 )

@@ -1,11 +1,15 @@
-"""What is built from the repository: a wheel and a source archive with their data, and a package that finds it."""
+"""What is built from the repository: a wheel and a source archive with their data, and a package that works."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import venv
 import zipfile
 from pathlib import Path
 
@@ -14,7 +18,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("autoq", "search_spaces", "LICENSE", "README.md", "pyproject.toml", "setup.py")
+SOURCES = ("autoq", "schemas", "search_spaces", "LICENSE", "README.md", "pyproject.toml", "setup.py")
+SCHEMAS = sorted(path.name for path in (ROOT / "schemas").glob("*.json"))
 SPACES = sorted(path.name for path in (ROOT / "search_spaces").glob("*.toml"))
 FIND_DATA = """
 import autoq
@@ -47,36 +52,59 @@ def build(checkout: Path, kind: str, out: Path) -> Path:
     return out / done.stdout.splitlines()[-1]
 
 
-def found_by(code_folder: Path, elsewhere: Path) -> list[str]:
-    """What a fresh process finds, with ``code_folder`` first on its path."""
+def install(wheel: Path, environment: Path) -> Path:
+    """Install a wheel alone into a fresh environment and return its folder of commands.
+
+    The libraries that it needs are those of this process: they are put on the path after it, without their ``.pth``
+    files, so that a checkout that is installed here is not found there.
+    """
+    venv.create(environment, with_pip=False)
+    python = environment / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
+    done = subprocess.run(pip, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (site_packages,) = environment.glob("lib/python*/site-packages")
+    libraries = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    (site_packages / "libraries.pth").write_text("\n".join(sorted(libraries)), encoding="utf-8")
+    return environment / "bin"
+
+
+def run(*command: object, cwd: Path, **environment: str) -> str:
+    """What a command prints, run elsewhere without this process's environment."""
     done = subprocess.run(
-        [sys.executable, "-c", FIND_DATA],
-        cwd=elsewhere,
-        env={"PYTHONPATH": str(code_folder)},
+        [str(part) for part in command],
+        cwd=cwd,
+        env={"PATH": os.defpath, "HOME": str(cwd), **environment},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return done.stdout
 
 
-def test_an_installed_wheel_finds_its_data(checkout: Path, tmp_path: Path) -> None:
+def test_an_installed_wheel_has_its_data_and_works(checkout: Path, tmp_path: Path) -> None:
     wheel = build(checkout, "wheel", tmp_path)
-    installed = tmp_path / "site-packages"
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        archive.extractall(installed)
     assert {name for name in names if name.endswith(".toml")} == {f"autoq/search_spaces/{name}" for name in SPACES}
-    assert {"autoq/models/vit_digits/model.safetensors", "autoq/report/page.html"} <= names
+    assert {f"autoq/schemas/{name}" for name in SCHEMAS} <= names
+    data = {path for path in (ROOT / "autoq").rglob("*.*") if path.suffix in {".html", ".css", ".js", ".safetensors"}}
+    assert {str(path.relative_to(ROOT)) for path in data} <= names
     tops = {name.split("/")[0] for name in names}
     assert tops == {"autoq", next(top for top in tops if top.endswith(".dist-info"))}, "nothing else at the top"
     code = {str(path.relative_to(ROOT)) for path in (ROOT / "autoq").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == code
-    file, spaces, model = found_by(installed, tmp_path)
-    assert Path(file).is_relative_to(installed)
+
+    commands, elsewhere = install(wheel, tmp_path / "environment"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    file, spaces, model = run(commands / "python", "-c", FIND_DATA, cwd=elsewhere).splitlines()
+    assert Path(file).is_relative_to(tmp_path / "environment")
     assert spaces.split() == SPACES
     assert model == "vit_digits"
+    options = ["--budget-bops", "w4a4", "--fast", "--trials", 3, "--calib-images", 8]
+    searched = json.loads(run(commands / "autoq", "search", *options, "--json", cwd=elsewhere))
+    assert (elsewhere / searched["out"] / "report.html").stat().st_size > 10_000
 
 
 def test_a_source_archive_makes_the_same_wheel(checkout: Path, tmp_path: Path) -> None:
@@ -91,7 +119,8 @@ def test_a_source_archive_makes_the_same_wheel(checkout: Path, tmp_path: Path) -
 
 
 def test_a_checkout_finds_its_data(checkout: Path, tmp_path: Path) -> None:
-    file, spaces, model = found_by(checkout, tmp_path)
+    found = run(sys.executable, "-c", FIND_DATA, cwd=tmp_path, PYTHONPATH=str(checkout))
+    file, spaces, model = found.splitlines()
     assert Path(file).is_relative_to(checkout)
     assert spaces.split() == SPACES
     assert model == "vit_digits"
