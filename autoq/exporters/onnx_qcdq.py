@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,8 +11,10 @@ import torch
 
 from autoq.exporters._base import BaseExporter, ExportSource, Runner, Written
 from autoq.exporters.affine_codes import AffineCodes, affine_codes
+from autoq.exporters.onnx_logarithmic import logarithmic_nodes, why_not_logarithmic
 from autoq.exporters.onnx_model import Markers, export_marked
 from autoq.graph.insert import OperandKey
+from autoq.quantizers import BaseLogQuantizer
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -39,11 +42,15 @@ class OnnxExporter(BaseExporter):
         quantized, plain = split_operands(source)
         # onnxruntime would round the inputs of such weights, too, if they were DequantizeLinear nodes (MatMulNBits).
         alone = {key for key in quantized if key[1] == "weight" and (key[0], "input") not in quantized}
-        model, numbers = export_marked(source, quantized)
+        logarithmic = {key: made for key in plain if (made := _logarithmic(source, key)) is not None}
+        model, numbers = export_marked(source, [*quantized, *logarithmic])
         nodes = _Nodes(model)
 
         def make(key: OperandKey, tensor: str, result: str, transposed: bool) -> list[NodeProto]:
-            name, operand = f"{key[0]}:{key[1]}", quantized[key]
+            name = f"{key[0]}:{key[1]}"
+            if key in logarithmic:
+                return _named(name, logarithmic_nodes(logarithmic[key], name, tensor, result, nodes.constant))
+            operand = quantized[key]
             if operand.codes is None:
                 return nodes.activation(name, operand, tensor, result)
             return nodes.weight(name, operand, result, transposed=transposed, is_fused=key not in alone)
@@ -63,6 +70,15 @@ class OnnxExporter(BaseExporter):
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         return lambda images: [torch.from_numpy(found) for found in session.run(None, {name: images.numpy()})]
+
+
+def _logarithmic(source: ExportSource, key: OperandKey) -> BaseLogQuantizer | None:
+    """Return the quantizer of an activation if it is a logarithmic one that has operators of its own."""
+    quantizer = source.module.quantizers[key]
+    if quantizer.layout.is_weight or why_not_logarithmic(quantizer) is not None:
+        return None
+    assert isinstance(quantizer, BaseLogQuantizer)  # noqa: S101 - or there was an objection
+    return quantizer
 
 
 def split_operands(source: ExportSource) -> tuple[dict[OperandKey, AffineCodes], dict[OperandKey, str]]:
@@ -98,7 +114,7 @@ class _Nodes:
         if operand.is_clipped:
             kind = np.dtype(operand.container)
             bounds = [
-                self._constant(f"{name}.{which}", np.array(bound, kind))
+                self.constant(f"{name}.{which}", np.array(bound, kind))
                 for which, bound in (("least", operand.least), ("greatest", operand.greatest))
             ]
             nodes.append(helper.make_node("Clip", [code, *bounds], [f"{name}.clipped"]))
@@ -115,14 +131,14 @@ class _Nodes:
         assert operand.codes is not None  # noqa: S101 - it is a weight
         axis = operand.codes.ndim - 1 if transposed else 0
         codes = operand.codes.numpy().T if transposed else operand.codes.numpy()
-        stored = self._constant(f"{name}.codes", codes)
+        stored = self.constant(f"{name}.codes", codes)
         if is_fused:
             scale, zero_point = self._parameters(name, operand)
             along: dict[str, Any] = {"axis": axis} if operand.scale.numel() > 1 else {}
             return _named(name, [helper.make_node("DequantizeLinear", [stored, scale, zero_point], [result], **along)])
         shape = [-1 if each == axis else 1 for each in range(codes.ndim)]
-        scale = self._constant(f"{name}.scale", operand.scale.numpy().reshape(shape))
-        zero_point = self._constant(f"{name}.zero_point", operand.zero_point.numpy().astype(np.float32).reshape(shape))
+        scale = self.constant(f"{name}.scale", operand.scale.numpy().reshape(shape))
+        zero_point = self.constant(f"{name}.zero_point", operand.zero_point.numpy().astype(np.float32).reshape(shape))
         nodes = [
             helper.make_node("Cast", [stored], [f"{name}.code"], to=TensorProto.FLOAT),
             helper.make_node("Sub", [f"{name}.code", zero_point], [f"{name}.steps"]),
@@ -133,10 +149,10 @@ class _Nodes:
     def _parameters(self, name: str, operand: AffineCodes) -> tuple[str, str]:
         """Add scale and zero point, without dimensions if they are one number."""
         shape = () if operand.scale.numel() == 1 else (-1,)
-        scale = self._constant(f"{name}.scale", operand.scale.numpy().reshape(shape))
-        return scale, self._constant(f"{name}.zero_point", operand.zero_point.numpy().reshape(shape))
+        scale = self.constant(f"{name}.scale", operand.scale.numpy().reshape(shape))
+        return scale, self.constant(f"{name}.zero_point", operand.zero_point.numpy().reshape(shape))
 
-    def _constant(self, name: str, value: np.ndarray) -> str:
+    def constant(self, name: str, value: np.ndarray) -> str:
         """Add an initializer."""
         from onnx import numpy_helper
 
@@ -145,7 +161,9 @@ class _Nodes:
 
 
 def _named(name: str, nodes: list[NodeProto]) -> list[NodeProto]:
-    """Name nodes after their operand."""
+    """Name nodes after their operand and what they do; the second of a kind has a number."""
+    seen: Counter[str] = Counter()
     for node in nodes:
-        node.name = f"{name}.{node.op_type}"
+        seen[node.op_type] += 1
+        node.name = f"{name}.{node.op_type}" + (f".{seen[node.op_type]}" if seen[node.op_type] > 1 else "")
     return nodes

@@ -87,8 +87,18 @@ class BaseLogQuantizer(BaseQuantizer):
         """Return further parameters, which a range does not determine."""
         return {}
 
+    @property
+    def octaves(self) -> float:
+        """The binary logarithm of the base: octaves from one level to the next."""
+        return self.log_base_numerators[0] / self.log_base_denominator
+
+    @property
+    def significand_steps(self) -> int:
+        """Into how many steps an octave's significands, in (½, 1], are rounded, counted from 0; 0: they are not."""
+        return 0
+
     @abstractmethod
-    def _choose_levels(self, count: int) -> LogLevels:
+    def choose_levels(self, count: int) -> LogLevels:
         """Return ``count`` levels of this quantizer's base."""
 
     @property
@@ -144,6 +154,6 @@ class BaseLogQuantizer(BaseQuantizer):
         self._require(self.shift.numel() == 1, f"shift must be one number, got shape {tuple(self.shift.shape)}")
         self._require(bool((self.scale > 0).all()), f"scale must be positive, the least is {self.scale.min():g}")
         self._has_shift = bool(self.shift.any()) or self.shift.requires_grad
-        self.levels = self._choose_levels(2**self.config.bits - (self.config.overflow == "zero_code"))
+        self.levels = self.choose_levels(2**self.config.bits - (self.config.overflow == "zero_code"))
         self.register_buffer("_values", self.levels.values.to(self.scale.device), persistent=False)
         self.register_buffer("_thresholds", self.levels.thresholds.to(self.scale.device), persistent=False)

@@ -18,6 +18,11 @@ LEAST_NUMERATOR, GREATEST_NUMERATOR = 10, 137
 """The bases that are searched."""
 
 
+def significand_steps(bits: int) -> int:
+    """Return into how many steps of one the table T is rounded, which hardware keeps as integers."""
+    return int(2 ** (bits + 1)) - 2
+
+
 class AdaLogQuantizer(BaseLogQuantizer):
     """AdaLog's quantizer (Wu et al., "AdaLog: Post-Training Quantization for Vision Transformers", ECCV 2024).
 
@@ -54,7 +59,7 @@ class AdaLogQuantizer(BaseLogQuantizer):
         """Return the levels at scale one, significands rounded; of shape (128, count), float64."""
         exponent = torch.tensor(cls.log_base_numerators).unsqueeze(1) * torch.arange(count)  # (bases, levels)
         shift, remainder = exponent // RESOLUTION, exponent % RESOLUTION
-        steps = 2 ** (bits + 1) - 2
+        steps = significand_steps(bits)
         table = (torch.exp2(-remainder.double() / RESOLUTION) * steps).round() / steps
         levels: Tensor = table * torch.exp2(-shift.double())
         return levels
@@ -64,9 +69,19 @@ class AdaLogQuantizer(BaseLogQuantizer):
         """Return the configured base, or 2."""
         return {"log_base_numerator": torch.tensor(float(config.log_base_numerator or RESOLUTION))}
 
-    def _choose_levels(self, count: int) -> LogLevels:
-        value_step = 1.0 / (2 ** (self.config.bits + 1) - 2)
-        return log_levels(count, int(self.log_base_numerator), RESOLUTION, value_step)
+    @property
+    def octaves(self) -> float:
+        """The binary logarithm of the base, q / r."""
+        return int(self.log_base_numerator) / RESOLUTION
+
+    @property
+    def significand_steps(self) -> int:
+        """Two for each code but one."""
+        return significand_steps(self.config.bits)
+
+    def choose_levels(self, count: int) -> LogLevels:
+        """Return the first levels of the base, significands rounded."""
+        return log_levels(count, int(self.log_base_numerator), RESOLUTION, 1.0 / self.significand_steps)
 
     def _prepare(self) -> None:
         self._require(self.log_base_numerator.numel() == 1, "log_base_numerator must be one number")

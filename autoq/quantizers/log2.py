@@ -13,5 +13,6 @@ class Log2Quantizer(BaseLogQuantizer):
 
     scheme: ClassVar[str] = "log2"
 
-    def _choose_levels(self, count: int) -> LogLevels:
+    def choose_levels(self, count: int) -> LogLevels:
+        """Return the first levels."""
         return log_levels(count, 1, 1)

@@ -41,7 +41,8 @@ class LogIntSoftmaxQuantizer(BaseLogQuantizer):
         scale = torch.ones((1,) * layout.ndim, device=upper.device)
         return cls(config, layout, {"scale": scale, "shift": torch.zeros((), device=upper.device)})
 
-    def _choose_levels(self, count: int) -> LogLevels:
+    def choose_levels(self, count: int) -> LogLevels:
+        """Return the first levels."""
         return reciprocal_levels(count)
 
     def _prepare(self) -> None:

@@ -23,5 +23,6 @@ class LogSqrt2Quantizer(BaseLogQuantizer):
         """Name the base: √2."""
         return replace(super().label(config), log_base="√2")
 
-    def _choose_levels(self, count: int) -> LogLevels:
+    def choose_levels(self, count: int) -> LogLevels:
+        """Return the first levels."""
         return log_levels(count, 1, self.log_base_denominator)

@@ -99,6 +99,12 @@ logits = session.run(["logits"], {"x": images})[0]
                 found = session.run(["logits"], {"x": IMAGES[:batch].numpy()})[0]
                 assert np.allclose(found, expected, atol=0.02)
 
+    def test_logarithms_are_operators_with_fast_kernels(self, tmp_path: Path) -> None:
+        nodes = self.graph("mixed", tmp_path).node
+        made = Counter(node.op_type for node in nodes if node.name.startswith("av:lhs"))
+        assert made["Log"] == made["QuantizeLinear"] == made["ThresholdedRelu"] == 1
+        assert not {"Where", "GatherND"} & {node.op_type for node in nodes if "adalog" in node.name or "av" in node.name}
+
     def test_what_is_no_integer_is_told(self, tmp_path: Path) -> None:
         report = self.write(source_of("mixed"), self.path(tmp_path))
         assert report.plain_operators["av:lhs"] == "scheme adalog"

@@ -88,7 +88,7 @@ class Log8Quantizer(BaseLogQuantizer):
     def label(cls, config: OperandConfig) -> SchemeLabel:
         return replace(super().label(config), log_base="8")
 
-    def _choose_levels(self, count: int) -> LogLevels:
+    def choose_levels(self, count: int) -> LogLevels:
         return log_levels(count, 3, 1)
 
 
