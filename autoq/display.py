@@ -1,11 +1,16 @@
-"""Show a running command: live bars on a terminal, plain lines elsewhere."""
+"""Show a running command: live bars on a terminal, plain lines elsewhere, or JSON for programs."""
 
 from __future__ import annotations
 
+import json
+import logging
+import math
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from rich.console import Console, RenderableType
 from rich.padding import Padding
@@ -175,3 +180,53 @@ class RunDisplay:
         self._last_line = time.monotonic()
         clock = "" if self._live else f" [{time.strftime('%H:%M:%S')}]"
         self._console.print(f"autoq: {text}{clock}", markup=False, highlight=False, soft_wrap=True)
+
+
+class JsonLog:
+    """A progress callback that writes each event, and each warning, as a JSON object in a line of its own.
+
+    >>> import io
+    >>> from autoq.events import PhaseAdvanced
+    >>> stream = io.StringIO()
+    >>> with JsonLog(stream) as log:
+    ...     log(PhaseAdvanced("search", 3))
+    >>> json.loads(stream.getvalue())["done"]
+    3
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        """Write to ``stream``, standard error by default."""
+        self._stream = stream or sys.stderr
+        self._formatters: dict[logging.Handler, logging.Formatter | None] = {}
+
+    def __enter__(self) -> Self:
+        """Write what is logged as JSON too."""
+        self._formatters = {handler: handler.formatter for handler in logging.getLogger().handlers}
+        for handler in self._formatters:
+            handler.setFormatter(_JsonFormatter())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Log in plain words again."""
+        for handler, formatter in self._formatters.items():
+            handler.setFormatter(formatter)
+
+    def __call__(self, event: Event) -> None:
+        """Write one event."""
+        self._stream.write(_json_line(type(event).__name__, vars(event)) + "\n")
+        self._stream.flush()
+
+
+class _JsonFormatter(logging.Formatter):
+    """Formats what is logged as an event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message as a JSON object."""
+        return _json_line("Logged", {"level": record.levelname.lower(), "message": record.getMessage()})
+
+
+def _json_line(event: str, values: Mapping[str, Any]) -> str:
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **finite})

@@ -16,6 +16,7 @@
     │   ├── MethodError           no such method, or it has no such option or bits
     │   ├── BudgetError           a budget cannot be parsed or reached
     │   ├── RunDirectoryError     a run directory cannot be used: not writable, another run's, in use
+    │   ├── StorageError          a database cannot be used, or its study is another search's
     │   └── WorkerRefusedError    a worker has other weights, images, code or hardware than its driver
     └── RunError                  something failed while running; exit status 1 (RuntimeError)
         ├── CalibrationError      an operand's quantizer parameters cannot be solved
@@ -90,6 +91,10 @@ class BudgetError(InputError):
 
 class RunDirectoryError(InputError):
     """A run directory cannot be used: not writable, of another run, or in use by another process."""
+
+
+class StorageError(InputError):
+    """A database cannot be used, or the study in it is another search's."""
 
 
 class WorkerRefusedError(InputError):

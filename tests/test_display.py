@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
+import math
 import re
 
 import pytest
 from rich.console import Console
 
-from autoq.display import RunDisplay
+from autoq.display import JsonLog, RunDisplay
 from autoq.events import BlockAdvanced, BlockFinished, Event, PhaseAdvanced, PhaseStarted, TrialFinished
 
 EVENTS: list[Event] = [
@@ -171,3 +174,21 @@ def test_blocks_on_a_terminal() -> None:
     last = text[text.rindex("comparing predictions") - 400 :]
     assert "block 2/2" in last
     assert "block 1/2" not in last, "one bar, started again for each block"
+
+
+def test_events_and_warnings_as_json() -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logging.getLogger().addHandler(handler)
+    try:
+        with JsonLog(stream) as log:
+            log(TrialFinished(3, 10, math.inf, 2, None))
+            logging.getLogger("autoq").warning("a recipe failed: %s", "head")
+        logging.getLogger("autoq").warning("plain")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    first, second, plain = stream.getvalue().splitlines()
+    event, logged = json.loads(first), json.loads(second)
+    assert (event["event"], event["done"], event["best_loss"]) == ("TrialFinished", 3, None)
+    assert (logged["event"], logged["level"], logged["message"]) == ("Logged", "warning", "a recipe failed: head")
+    assert plain == "plain"

@@ -60,6 +60,8 @@ def search(
     pretrained: bool = True,
     workers: int = 1,
     executor: str | None = None,
+    storage: str | None = None,
+    study_name: str | None = None,
     device: str = "auto",
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
@@ -129,6 +131,8 @@ def search(
         workers: how many processes evaluate recipes side by side, for a model and images that are named. A script that
             asks for several does so under ``if __name__ == "__main__":``, as processes import it again.
         executor: where they evaluate; None: ``"local"`` with one worker, else ``"processes"``.
+        storage: URL of a database that every trial is written to as well, as SQLAlchemy has it.
+        study_name: of the study there; None: the name of ``out``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
         seed: of everything that is random.
         out: run directory, which the same call resumes; None: a temporary one, which lives as long as the result.
@@ -173,6 +177,8 @@ def search(
         "pretrained": pretrained,
         "workers": workers,
         "executor": executor,
+        "storage": storage,
+        "study_name": study_name,
         "device": device,
         "seed": seed,
     }

@@ -32,6 +32,7 @@ from autoq.cli import (
     search,
     sensitivity,
     sites,
+    status,
     verify,
 )
 from autoq.cli.help import CONTEXT, GroupedCommand, Verbose, examples, with_verbosity
@@ -63,6 +64,13 @@ _add(
     "autoq search --budget-bops w4a4",
     "autoq search --model deit_tiny_patch16_224 --data imgs/ --time-limit 2h",
     "autoq search study.toml --eval-data val/ --out runs/1",
+)
+_add(
+    "status",
+    status.status,
+    "Show how far a search has come.",
+    "autoq status runs/1",
+    "autoq status postgresql://me@host/studies --study-name deit",
 )
 _add("report", report.report, "Redraw tables, plots and the page of a run.", "autoq report runs/1")
 _add(

@@ -176,11 +176,24 @@ def search(
             help=f"Where recipes are evaluated: {named(EXECUTORS)}. [default: local with one worker, else processes]",
         ),
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Write every trial to a database as well: postgresql://USER@HOST/DATABASE, mysql://..., sqlite:///FILE.",
+        ),
+    ] = None,
+    study_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the study there. [default: that of the run directory]")
+    ] = None,
     device: Annotated[str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="[default: 0]")] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run directory. [default: autoq-runs/MODEL-BUDGET]")
     ] = None,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Write progress as JSON objects, one a line, on standard error.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Find the recipe that loses least within budgets, and the front around it.
@@ -222,14 +235,18 @@ def search(
         "reconstruct_images": reconstruct_images,
         "workers": workers,
         "executor": executor,
+        "storage": storage,
+        "study_name": study_name,
         "device": device,
         "seed": seed,
     }
-    _run(study, {key: value for key, value in given.items() if value is not None}, out, fast, as_json)
+    _run(study, {key: value for key, value in given.items() if value is not None}, out, fast, log_json, as_json)
 
 
-def _run(study: Path | None, given: dict[str, Any], out: Path | None, fast: bool, as_json: bool) -> None:
-    from autoq.display import RunDisplay
+def _run(
+    study: Path | None, given: dict[str, Any], out: Path | None, fast: bool, log_json: bool, as_json: bool
+) -> None:
+    from autoq.display import JsonLog, RunDisplay
     from autoq.runs.search.settings import FAST, load_study_file, make_settings
 
     settings = make_settings(
@@ -239,7 +256,7 @@ def _run(study: Path | None, given: dict[str, Any], out: Path | None, fast: bool
         raise SpaceError(f"--{min(unused).replace('_', '-')} is of no use without --reconstruct: add it")
     out = out or default_out(settings.model, settings.budget_name)
     try:
-        with RunDisplay() as display:
+        with JsonLog() if log_json else RunDisplay() as display:
             from autoq.api.searching import search_with
 
             found = search_with(settings, out, display)

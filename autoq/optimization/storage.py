@@ -45,6 +45,13 @@ class JournalLock(Protocol):
         """Give the lock back."""
 
 
+class TrialCopy(Protocol):
+    """What follows a store, such as ``autoq.optimization.database.StudyDatabase``."""
+
+    def follow(self, trials: Sequence[FrozenTrial]) -> int:
+        """Write the trials that are lacking there; raise nothing if that fails, and return how many still are."""
+
+
 class FlockJournalLock:
     """An advisory lock on the journal itself, which the kernel releases when its holder dies.
 
@@ -103,16 +110,22 @@ class TrialStore:
             self._study = optuna.create_study(
                 storage=storage, study_name=study_name, directions=list(directions), load_if_exists=True
             )
+        self._storage, self._id = storage, storage.get_study_id_from_name(study_name)
         found = [direction.name.lower() for direction in self._study.directions]
         if found != list(directions):
             raise RunDirectoryError(f"study {study_name!r} has directions {found}, not {list(directions)}; use another")
         self._journal: Path | None = None
+        self._copy: TrialCopy | None = None
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], study_name: str, directions: Sequence[Direction] = ("minimize", "minimize")
+        cls,
+        path: str | os.PathLike[str],
+        study_name: str,
+        directions: Sequence[Direction] = ("minimize", "minimize"),
+        copy: TrialCopy | None = None,
     ) -> Self:
-        """Open or create ``study_name`` in the journal at ``path``.
+        """Open or create ``study_name`` in the journal at ``path``; ``copy`` is given all trials, those there too.
 
         Raises:
             RunDirectoryError: the journal cannot be written or read, or has the study with other directions.
@@ -122,7 +135,9 @@ class TrialStore:
             store = cls(storage, study_name, directions)
         except OSError as error:
             raise RunDirectoryError(f"cannot write study {os.fspath(path)!r}: {error.strerror}") from error
-        store._journal = Path(path).absolute()
+        store._journal, store._copy = Path(path).absolute(), copy
+        if copy is not None:
+            copy.follow(store.load_trials())
         return store
 
     @property
@@ -138,20 +153,24 @@ class TrialStore:
         """Write one finished trial durably and return its number.
 
         Raises:
-            ValueError: the trial is not finished, or its parameters, distributions and values do not fit together.
+            ValueError: the trial is not finished, or has not a value for each objective.
             TypeError: a user or system attribute is not JSON.
             RunError: it cannot be written (a full disk); what is half-written is taken back, and a later call works.
         """
         if not trial.state.is_finished():
             raise ValueError(f"only finished trials are stored, not one in state {trial.state.name}")
+        if trial.values is not None and len(trial.values) != (objectives := len(self._study.directions)):
+            raise ValueError(f"a trial with {len(trial.values)} values, where the number of objectives is {objectives}")
         try:
-            self._study.add_trial(trial)
+            number = self._storage.get_trial_number_from_id(self._storage.create_new_trial(self._id, trial))
         except OSError as error:
             if self._journal is not None:
                 with _held(_journal_lock(self._journal)):
                     _repair_(self._journal)
             raise RunError(f"cannot write a trial to {os.fspath(self._journal or 'storage')!r}: {error}") from error
-        return len(self.load_trials()) - 1
+        if self._copy is not None:
+            self._copy.follow(self.load_trials())
+        return number
 
 
 def load_trials(path: str | os.PathLike[str], study_name: str) -> list[FrozenTrial]:

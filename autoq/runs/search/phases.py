@@ -12,14 +12,16 @@ from autoq.calibration import Bank
 from autoq.cost import CostModel
 from autoq.errors import InputError
 from autoq.events import FirstRecipe, PhaseAdvanced, PhaseStarted, Progress
+from autoq.optimization.database import StudyDatabase
 from autoq.optimization.executors import EXECUTORS
 from autoq.optimization.executors._base import BaseExecutor, ExecutorContext
 from autoq.optimization.executors.local import LocalExecutor
 from autoq.optimization.objective import JointObjective
 from autoq.optimization.space import Assignment
 from autoq.optimization.space.uniform_points import UniformPoint, has_schemes, uniform_points
-from autoq.optimization.storage import TrialStore
+from autoq.optimization.storage import TrialStore, load_trials
 from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, shown_trials
+from autoq.runs.images import CalibrationImages
 from autoq.runs.opening import RunInputs, solve_bank
 from autoq.runs.search.accuracy import AccuracyMeter, trials_to_measure
 from autoq.runs.search.baselines import measure_baselines
@@ -52,6 +54,7 @@ class SearchRun:
         directory: of the run, held.
         progress: told what happens.
         costs: of recipes.
+        database: that trials are copied to, or None.
         writer: of recipes.
         record: of the run, as it is written.
         is_searched: whether an earlier run has finished the search.
@@ -67,6 +70,7 @@ class SearchRun:
     directory: SearchDirectory
     progress: Progress
     costs: CostModel
+    database: StudyDatabase | None
     writer: RecipeWriter
     record: RunRecord
     is_searched: bool
@@ -100,14 +104,14 @@ class SearchRun:
         """
         session, images = self.inputs.session, self.inputs.images.tensor
         few = images[: choose_batch_size(session.traced)]
-        store = TrialStore.open(self.directory.study, STUDY_NAME)
+        store = TrialStore.open(self.directory.study, STUDY_NAME, copy=self.database)
         self.trials_before = len(store.load_trials())
         with fastest_threads(lambda: session.model.run(few), session.device) as threads:
             solve_bank(self.bank, options_of_space(self.inputs.space), self.directory.bank, self.progress)
             self.writer.trial_recipes.save(self.directory.space)
             self.bank.save(self.directory.bank)  # it answers for options with fitted bases spelled out too
             table = self._sensitivities(self._proxy_of_options()) if self.record.settings.needs_sensitivities else None
-            evaluator = self._on_scoring()
+            evaluator = self._evaluator(self.inputs.scoring)
             study = self._study(store, table, evaluator)
             self._evaluate_first(study)
             self._measure_baselines()
@@ -194,22 +198,17 @@ class SearchRun:
         return measure_into(
             self.directory.sensitivities,
             options_of_space(self.inputs.space),
-            evaluator=self._on_calibration(),
+            evaluator=self._evaluator(self.inputs.images),
             bank=self.bank,
             images=self.inputs.images.tensor,
             proxy=proxy,
             progress=self.progress,
         )
 
-    def _on_scoring(self, cache_bytes: int = CACHE_BYTES) -> Evaluator:
-        """Return an evaluator on the images that score."""
-        session, images = self.inputs.session, self.inputs.scoring.tensor
-        return Evaluator(session.model, self.bank, images, cache_bytes=cache_bytes, task=session.task)
-
-    def _on_calibration(self, cache_bytes: int = CACHE_BYTES) -> Evaluator:
-        """Return an evaluator on the images that calibrated."""
-        session, images = self.inputs.session, self.inputs.images.tensor
-        return Evaluator(session.model, self.bank, images, cache_bytes=cache_bytes, task=session.task)
+    def _evaluator(self, images: CalibrationImages, cache_bytes: int = CACHE_BYTES) -> Evaluator:
+        """Return an evaluator on the images that score, or on those that calibrated."""
+        session = self.inputs.session
+        return Evaluator(session.model, self.bank, images.tensor, cache_bytes=cache_bytes, task=session.task)
 
     def _score_on_calibration(self) -> None:
         """Score the front and the uniform points on the images that calibrated too, if these are others."""
@@ -217,7 +216,7 @@ class SearchRun:
             return
         front, uniform = shown_trials(self.trials, self.record.limits)
         known, shown = dict(self.record.calibration_kl_nats), {trial.id: trial for trial in [*front, *uniform]}
-        evaluator = self._on_calibration(cache_bytes=0)
+        evaluator = self._evaluator(self.inputs.images, cache_bytes=0)
         self.progress(PhaseStarted("score", len(shown), "on the calibration images"))
         for done, (name, trial) in enumerate(shown.items(), start=1):
             if name not in known:
@@ -282,7 +281,9 @@ class SearchRun:
         self.directory.save(self.record)
 
     def leave(self) -> None:
-        """Save what is solved, and say how far the search came."""
+        """Save what is solved, let the database catch up, and say how far the search came."""
+        if self.database is not None and self.directory.study.exists():
+            self.database.close(load_trials(self.directory.study, STUDY_NAME))
         self.bank.save(self.directory.bank)
         state = "finished" if self.record.state == "finished" else "interrupted"
         self.keep(state=state, seconds=self._seconds())

@@ -124,6 +124,7 @@ class RunRecord(BaseSettingsRecord):
     """``run.json``: settings, versions, fingerprints, and what is measured once.
 
     Attributes:
+        run: tells this run from any other; empty in records of early versions.
         settings: what was asked for.
         versions: of autoq and the libraries that matter.
         model: name and weights.
@@ -153,6 +154,7 @@ class RunRecord(BaseSettingsRecord):
     """
 
     schema_version: Literal[1] = 1
+    run: str = ""
     settings: SearchSettings
     versions: dict[str, str]
     model: ModelReference

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from autoq.optimization.executors import EXECUTORS
 from autoq.optimization.space import ResolvedSpace
 from autoq.runs.opening import GivenObjects, RunInputs, calibration_reference, open_bank, open_run
 from autoq.runs.search.directory import SearchDirectory
+from autoq.runs.search.owner import open_database
 from autoq.runs.search.phases import SearchRun
 from autoq.runs.search.recipes import RecipeWriter
 from autoq.runs.search.record import RunRecord, new_record
@@ -99,11 +101,14 @@ def _begin(
     }
     if table is not None:
         fingerprints["latency_sha256"] = table.sha256
-    directory.refuse_changed(earlier, fingerprints | {"weights_sha256": loaded.weights_sha256})
+    found = fingerprints | {"weights_sha256": loaded.weights_sha256}
+    directory.refuse_changed(earlier, found)
+    costs = inputs.session.costs.with_latency(table)
+    name = (earlier.run if earlier is not None else "") or uuid.uuid4().hex
+    database = open_database(settings, directory.path, name, costs, found)
     session, bank = open_bank(inputs.session, images, settings, directory.bank, progress)
     fingerprints["bank_fingerprint"] = bank.fingerprint
-    costs = session.costs.with_latency(table)
-    record = new_record(settings, session, costs, inputs, fingerprints, earlier)
+    record = new_record(settings, session, costs, inputs, fingerprints, earlier).model_copy(update={"run": name})
     _warn_of_limits(settings, record.limits, costs)
     is_searched = earlier is not None and earlier.only_lacks_improvement(settings)
     calibration = calibration_reference(images, bank, inputs.scoring)
@@ -112,6 +117,7 @@ def _begin(
         loaded=replace(inputs.session, task=session.task),
         bank=bank,
         costs=costs,
+        database=database,
         directory=directory,
         progress=progress,
         writer=RecipeWriter(

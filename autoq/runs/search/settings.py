@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from autoq.errors import SpaceError
 from autoq.recipe import SearchReference
@@ -21,8 +21,8 @@ IMPROVEMENT_SETTINGS = frozenset({"finish", "reconstruct", "reconstruct_iteratio
 """Settings of what follows a search."""
 FAST: Mapping[str, Any] = {**PLAIN_CALIBRATION, "finish": False, "baselines": "uniform", "trials": 60}
 """Settings of the search that takes least time (``--fast``), where nothing else is given."""
-PLACE_SETTINGS = frozenset({"device", "workers", "executor"})
-"""Settings of where a search runs, on which recipes and their scores do not depend."""
+PLACE_SETTINGS = frozenset({"device", "workers", "executor", "storage", "study_name"})
+"""Settings of where a search runs and is copied to, on which recipes and their scores do not depend."""
 MOST_WORKERS = 4096
 """That can be asked for: one driver proposes for far fewer."""
 MOST_SECONDS = 366 * 24 * 3600.0
@@ -55,6 +55,8 @@ class SearchSettings(CalibrationChoices):
         workers: how many evaluate recipes side by side.
         executor: where they do; a name in ``autoq.optimization.executors.EXECUTORS``. None: in this process with one
             worker, in processes of this machine with several.
+        storage: URL of a database that every trial is written to as well; records have it without a password.
+        study_name: of the study there; None: the name of the run directory.
     """
 
     eval_data: str | None = None
@@ -76,6 +78,8 @@ class SearchSettings(CalibrationChoices):
     reconstruct_images: int = Field(default=1024, ge=1, le=MOST)
     workers: int = Field(default=1, ge=1, le=MOST_WORKERS)
     executor: str | None = None
+    storage: str | None = None
+    study_name: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -96,6 +100,21 @@ class SearchSettings(CalibrationChoices):
 
         SAMPLERS.lookup(name)
         return name
+
+    @field_validator("storage")
+    @classmethod
+    def _check_storage(cls, url: str | None) -> str | None:
+        if url is not None:
+            from autoq.optimization.database import shown_url
+
+            shown_url(url)
+        return url
+
+    @field_serializer("storage")
+    def _without_password(self, url: str | None) -> str | None:
+        from autoq.optimization.database import without_password
+
+        return None if url is None else without_password(url)
 
     @model_validator(mode="after")
     def _check_workers(self) -> Self:
