@@ -54,12 +54,12 @@ class SearchRun:
         directory: of the run, held.
         progress: told what happens.
         costs: of recipes.
-        database: that trials are copied to, or None.
         writer: of recipes.
         record: of the run, as it is written.
         is_searched: whether an earlier run has finished the search.
         started: ``time.monotonic()`` when this run began.
         seconds_before: what earlier runs took.
+        database: that trials are copied to, or None.
         trials: all completed ones, once :meth:`search` is done.
         trials_before: that earlier runs have left.
     """
@@ -70,12 +70,12 @@ class SearchRun:
     directory: SearchDirectory
     progress: Progress
     costs: CostModel
-    database: StudyDatabase | None
     writer: RecipeWriter
     record: RunRecord
     is_searched: bool
     started: float
     seconds_before: float
+    database: StudyDatabase | None = None
     trials: list[EvaluatedTrial] = field(default_factory=list)
     trials_before: int = 0
 
