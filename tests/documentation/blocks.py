@@ -5,7 +5,7 @@
 ``python``   statements; the blocks of a page are one program
 others       data (``toml``, ``json``, …), or something to look at (``text``, ``mermaid``)
 
-A block whose title is a file name is written to that file. One whose title begins with ``not run: `` is not run.
+A block whose title is a file name is written to that file. One whose title begins with ``not run by the tests: `` is not run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 RUN = ("sh", "console", "python")
 DATA = ("toml", "json", "csv")
 SHOWN = ("text", "mermaid", "bibtex")
-NOT_RUN = "not run: "
+NOT_RUN = "not run by the tests: "
 _FENCE = re.compile(r'^```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<code>.*?)^```$', re.M | re.S)
 
 

@@ -16,7 +16,7 @@ autoq search \\
 bits = 4
 ```
 
-```sh title="not run: needs the network"
+```sh title="not run by the tests: needs the network"
 autoq sites --model vit
 ```
 """
