@@ -18,7 +18,7 @@ ROOT = Path(autoq.__file__).parent.parent
 START = ROOT / "docs/start.md"
 PAGES = [path for path in pages(ROOT) if path != START]
 """Pages go on from where the first one, ``START``, leaves its reader."""
-NOT_RUN = {"installs packages": 4, "needs the network": 2, "takes many minutes": 1}
+NOT_RUN = {"installs packages": 4, "needs the network": 2, "takes many minutes": 1, "needs a database server": 1}
 """Blocks that no test runs, by reason."""
 
 
