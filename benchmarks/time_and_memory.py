@@ -128,11 +128,7 @@ def row(result: dict[str, float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time with the digits that it deserves.
-
-    >>> duration(0.123), duration(7.4), duration(600)
-    ('0.12 s', '7 s', '10 min')
-    """
+    """Write a time as 0.12 s, 7 s or 10 min."""
     if seconds < 1:
         return f"{seconds:.2f} s"
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -5,7 +5,8 @@
 ``python``   statements; the blocks of a page are one program
 others       data (``toml``, ``json``, …), or something to look at (``text``, ``mermaid``)
 
-A block whose title is a file name is written to that file. One whose title begins with ``not run by the tests: `` is not run.
+A block whose title is a file name is written to that file. One whose title begins with ``not run by the tests: `` is
+not run.
 """
 
 from __future__ import annotations
