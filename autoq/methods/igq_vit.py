@@ -19,9 +19,9 @@ class IgqVit(BaseMethod):
 
     The same number of groups everywhere; allocating them under a budget is ``autoq search --space groups_only``. The
     authors have published no code. The paper gives the groups, how members are assigned and the budget on groups. What
-    it leaves open is chosen here: bounds at a percentile of a group's members, ranges that include zero, zero points
-    clamped to codes, the overhead of groups as in ``autoq.cost``, and one range (queries, keys, values: one a head)
-    where an operand has no axis to group.
+    it leaves open is chosen here: bounds at a percentile of a group's members, which need not include zero (ranges of
+    weights, queries, keys and values do), the overhead of groups as in ``autoq.cost``, and one range (queries, keys,
+    values: one a head) where an operand has no axis to group.
     """
 
     name: ClassVar[str] = "igq-vit"
