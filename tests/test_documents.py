@@ -8,9 +8,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer.main
 import yaml
 
 import autoq
+from autoq.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -44,6 +46,16 @@ def test_the_site_has_every_page() -> None:
     listed = re.findall(r"'([\w/.-]+\.md)'", str(site["nav"]))
     pages = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
     assert sorted(listed) == sorted(pages), "a page that the navigation lacks, or one that is not there"
+
+
+def test_the_site_has_every_command() -> None:
+    listed = re.findall(r"^\| `autoq ([a-z-]+)` \|", (ROOT / "docs/commands.md").read_text(encoding="utf-8"), re.M)
+    assert set(listed) == set(typer.main.get_command(app).commands)
+
+
+def test_the_site_has_every_name() -> None:
+    listed = re.findall(r"^::: autoq\.(\w+)$", (ROOT / "docs/api.md").read_text(encoding="utf-8"), re.M)
+    assert {*listed, "__version__"} == {*autoq.__all__, "events"}
 
 
 def test_the_release_is_the_same_everywhere() -> None:
