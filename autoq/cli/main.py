@@ -34,6 +34,7 @@ from autoq.cli import (
     sites,
     status,
     verify,
+    worker,
 )
 from autoq.cli.help import CONTEXT, GroupedCommand, Verbose, examples, with_verbosity
 from autoq.cli.options import Interrupted, wrapped
@@ -71,6 +72,13 @@ _add(
     "Show how far a search has come.",
     "autoq status runs/1",
     "autoq status postgresql://me@host/studies --study-name deit",
+)
+_add(
+    "worker",
+    worker.worker,
+    "Evaluate recipes for a search on a shared disk.",
+    "autoq worker /shared/runs/1",
+    "sbatch --array=1-16 --gpus=1 --wrap 'autoq worker /shared/runs/1'",
 )
 _add("report", report.report, "Redraw tables, plots and the page of a run.", "autoq report runs/1")
 _add(

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Protocol, TextIO
 
 import typer
 
+from autoq.errors import SpaceError
+
 MODEL_HELP = (
     "timm name, hf-hub:NAME, local-dir:PATH (timm's hub format), hf-dir:PATH (transformers), python:MODULE:FUNCTION, "
     "or one that is bundled: vit_digits, or swin_shapes, a detector."
@@ -138,3 +140,15 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+def parse_seconds(text: str) -> float:
+    """Read a time such as ``90s``, ``10m`` or ``1.5h``.
+
+    Raises:
+        SpaceError: it is none.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|m|h|)\s*", text)
+    if match is None:
+        raise SpaceError(f"cannot read time {text!r}: write it as 90s, 10m or 1.5h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

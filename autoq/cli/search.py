@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +22,7 @@ from autoq.cli.options import (
     Json,
     default_out,
     named,
+    parse_seconds,
     this_command,
 )
 from autoq.cli.search_output import show_found
@@ -218,7 +218,7 @@ def search(
         "fix": fix,
         "exclude": exclude,
         "trials": trials,
-        "time_limit_seconds": None if time_limit is None else _seconds(time_limit),
+        "time_limit_seconds": None if time_limit is None else parse_seconds(time_limit),
         "sampler": sampler,
         "proxy": proxy,
         "sensitivity": sensitivity,
@@ -275,10 +275,3 @@ def _after_interrupt(out: Path) -> str:
         shown = "the trials so far" if so_far.summary.interrupted else "the search, which is finished"
         sys.stderr.write(f"autoq: {os.fspath(out / 'report.html')} shows {shown}\n")
     return f"interrupted; run the same command to resume: {this_command()}"
-
-
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(s|m|h|)\s*", text)
-    if match is None:
-        raise SpaceError(f"cannot read time limit {text!r}: write it as 90s, 10m or 1.5h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]

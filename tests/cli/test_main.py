@@ -94,7 +94,7 @@ def test_a_typo_is_told_before_anything_heavy_is_loaded() -> None:
         (["search", "--observer", "mze"], "--observer: unknown observer 'mze'; there are mse, min_max"),
         (["search", "--trials", "0"], "--trials: give 1 or more (got 0)."),
         (["search", "--trials", "many"], "'--trials'"),
-        (["search", "--time-limit", "soon"], "cannot read time limit 'soon': write it as 90s, 10m or 1.5h"),
+        (["search", "--time-limit", "soon"], "cannot read time 'soon': write it as 90s, 10m or 1.5h"),
         (["search", "--time-limit", "0s"], "--time-limit: give more than 0 (got 0.0)."),
         (["search", "--seed", "-1"], "seed"),
         (

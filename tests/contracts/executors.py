@@ -31,6 +31,8 @@ class ExecutorContract:
 
     name: ClassVar[str]
     workers: ClassVar[int] = 2
+    counts_the_dead: ClassVar[bool] = False
+    """Whether a worker that has ended counts for a while, so that more is in flight after that."""
 
     def make(self, specification: SimulatedSpecification, folder: Path, workers: int | None = None) -> BaseExecutor:
         context = ExecutorContext(specification.measure, specification, workers or self.workers, folder)
@@ -100,7 +102,7 @@ class ExecutorContract:
         failed = [trial for trial in stored if trial.state == TrialState.FAIL]
         if workers == 1:
             assert params(stored[:20]) == params(trials[:20]), "takes the course that it takes locally"
-            assert [trial.number for trial in failed] == [20]
+            assert [trial.number for trial in failed] == [20] or (self.counts_the_dead and len(failed) == 1)
         for trial in failed:
             assert trial.params == poison.params
             assert trial.user_attrs["error"].startswith("lost 4 times, at last: ")

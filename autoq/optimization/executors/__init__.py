@@ -28,12 +28,14 @@ class ExecutorEntry:
         make: from the context of a study to the executor.
         rebuilds: whether workers rebuild the model from its name, so that it has to have one.
         most_workers: how many workers it can have, or None.
+        divides_cores: whether workers share the cores of this machine.
     """
 
     description: str
     make: Callable[[ExecutorContext], BaseExecutor]
     rebuilds: bool = True
     most_workers: int | None = None
+    divides_cores: bool = False
 
 
 def _imported(module: str, name: str) -> Callable[[ExecutorContext], BaseExecutor]:
@@ -51,7 +53,13 @@ EXECUTORS: Registry[ExecutorEntry] = Registry(
     SpaceError,
     {
         "local": ExecutorEntry("in this process", _imported("local", "LocalExecutor"), rebuilds=False, most_workers=1),
-        "processes": ExecutorEntry("in worker processes on this machine", _imported("processes", "ProcessExecutor")),
+        "processes": ExecutorEntry(
+            "in worker processes on this machine", _imported("processes", "ProcessExecutor"), divides_cores=True
+        ),
+        "directory": ExecutorEntry(
+            "by workers that share the run directory, each started by autoq worker",
+            _imported("directory", "DirectoryExecutor"),
+        ),
     },
 )
 """Executors by the name that ``--executor`` takes."""

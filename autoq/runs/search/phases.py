@@ -174,7 +174,7 @@ class SearchRun:
             return LocalExecutor(study.objective)
         self.bank.save(self.directory.bank)
         images = (inputs.images, inputs.scoring)
-        each = max(1, threads // settings.workers)
+        each = max(1, threads // settings.workers) if entry.divides_cores else None
         specification = SearchWorkerSpecification.of(
             settings, self.directory.path, inputs.session, images, self.bank, each
         )
