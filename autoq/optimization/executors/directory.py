@@ -7,6 +7,7 @@ import logging
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 from autoq.optimization.executors._base import (
@@ -87,9 +88,18 @@ class DirectoryExecutor(BaseExecutor):
         return None
 
     def close(self) -> None:
-        """End the session, by which workers end when they have finished what they evaluate."""
+        """End the session; workers wait a while for the next one, as after an interrupt."""
+        self._end(is_last=False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the session, and where nothing has gone wrong the workers too."""
+        self._end(is_last=kind is None)
+
+    def _end(self, is_last: bool) -> None:
         self._beating.close()
-        self._folder.remove()
+        self._folder.remove(is_last)
 
     def _living(self) -> list[str]:
         folder = self._folder.workers

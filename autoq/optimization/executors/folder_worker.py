@@ -21,7 +21,7 @@ Prepare = Callable[[WorkerSpecification], WorkerSpecification]
 
 
 def work_in(folder: Path, wait_seconds: float, prepare: Prepare = lambda given: given, slot: int = 0) -> int | None:
-    """Evaluate the jobs in a folder until no driver is there any more.
+    """Evaluate the jobs in a folder until its driver is done, and for drivers that follow one that was interrupted.
 
     Args:
         folder: shared with the driver.
@@ -39,6 +39,8 @@ def work_in(folder: Path, wait_seconds: float, prepare: Prepare = lambda given: 
     done, deadline = 0, time.monotonic() + wait_seconds
     finished: Path | None = None
     while time.monotonic() < deadline:
+        if finished is not None and JobFolder.is_over(folder):
+            break
         session = JobFolder.current(folder)
         if session is None or session.path == finished:
             time.sleep(_POLL_SECONDS)

@@ -64,14 +64,30 @@ class JobFolder:
     @classmethod
     def current(cls, parent: Path) -> JobFolder | None:
         """Return the session of the last driver, or None before the first and after the last."""
+        name = cls._named(parent)
+        folder = cls(parent / name) if name else None
+        return folder if folder is not None and folder.specification.exists() else None
+
+    @classmethod
+    def is_over(cls, parent: Path) -> bool:
+        """Tell whether the last driver has said that no other is to be waited for."""
+        return cls._named(parent) == ""
+
+    @staticmethod
+    def _named(parent: Path) -> str | None:
         try:
-            folder = cls(parent / read_object(parent / CURRENT))
+            return str(read_object(parent / CURRENT))
         except FileNotFoundError:
             return None
-        return folder if folder.specification.exists() else None
 
-    def remove(self) -> None:
-        """End the session: workers take the missing folder for a word to stop."""
+    def remove(self, is_last: bool) -> None:
+        """End the session: workers take the missing folder for a word to stop.
+
+        Args:
+            is_last: whether no other driver is to be waited for.
+        """
+        if is_last:
+            write_object(self.path.parent / CURRENT, "")
         shutil.rmtree(self.path, ignore_errors=True)
 
     def claim(self, worker: str) -> Path | None:

@@ -166,7 +166,7 @@ def test_a_worker_without_a_driver_ends(tmp_path: Path) -> None:
 def test_a_worker_goes_over_to_the_next_driver(tmp_path: Path) -> None:
     """The first one is killed; its session stays, and nobody takes it for alive when another begins."""
     first = JobFolder.begun(tmp_path / FOLDER, SimulatedSpecification())
-    with subprocess.Popen(worker_command(tmp_path, wait=1.0)) as worker:
+    with subprocess.Popen(worker_command(tmp_path, wait=1000.0)) as worker:
         with DirectoryExecutor(SimulatedSpecification(), tmp_path / FOLDER) as executor:
             assert not first.path.exists()
             executor.submit(Job(3, recipe(3)))
