@@ -17,6 +17,7 @@ from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import ImprovedEntry, ImprovedKind, RunRecord
 from autoq.runs.search.trial_recipes import TrialRecipes
 from autoq.sensitivity.proxies import PROXIES
+from autoq.sensitivity.table import SensitivityTable
 from autoq.tasks import task_from_record
 from autoq.units import KL_LOSS
 
@@ -66,6 +67,8 @@ def summarize(directory: str | os.PathLike[str]) -> RunSummary:
         directory=os.fspath(directory),
         interrupted=record.state != "finished",
         improved=(*_improved(record, "finished", found), *_improved(record, "reconstructed", found)),
+        sensitivity=SensitivityTable.load(run.sensitivities) if run.sensitivities.is_file() else None,
+        random_weights=not record.model.pretrained,
         settings=_settings(record, len(trials)),
     )
 

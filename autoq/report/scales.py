@@ -54,7 +54,7 @@ def make_scale(summary: RunSummary, quantity: Quantity) -> Scale:
         return _loss_scale(values)
     if (full := summary.full_precision_metric) is not None:
         values.append(full)
-    return _percent_scale(values) if summary.metric.unit == "%" else _error_scale(values)
+    return percent_scale(values) if summary.metric.unit == "%" else _error_scale(values)
 
 
 def _loss_scale(values: Sequence[float]) -> Scale:
@@ -66,7 +66,8 @@ def _loss_scale(values: Sequence[float]) -> Scale:
     return Scale("loss", low, max(positive), log=True)
 
 
-def _percent_scale(values: Sequence[float]) -> Scale:
+def percent_scale(values: Sequence[float]) -> Scale:
+    """Make the axis over percentages that are better when higher, cut where it would flatten all that is good."""
     if not values:
         return Scale("metric", 0.0, 100.0)
     # A collapsed 2-bit model must not flatten the differences between all others, nor noise fill the picture.

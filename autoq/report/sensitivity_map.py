@@ -13,21 +13,13 @@ from autoq.quantizers import SchemeLabel, quantizer_class
 from autoq.recipe import OperandConfig
 from autoq.report.plots import DPI, INK, SOFT, VERMILION
 from autoq.report.text import fill_lines, literal_text, power_of_ten
-from autoq.sensitivity.measure import SensitivityTable
+from autoq.sensitivity.proxies import LOSS_NAMES
+from autoq.sensitivity.table import SensitivityTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, LogNorm
     from matplotlib.figure import Figure
-
-LOSS_NAMES = {
-    "kl": "KL from full precision (nats)",
-    "fisher": "KL estimated to second order (nats)",
-    "aph": "KL estimated from output errors (nats)",
-    "mse": "mean squared error of the output",
-    "agreement": "images predicted otherwise than by full precision (%)",
-}
-"""Proxy to what its loss is, with its unit."""
 
 _ABSENT, _ZERO = "#eceef0", "#fff9d6"
 _ROW, _COLUMN, _SIDE, _TOP, _BOTTOM, _NOTE = 0.175, 0.52, 1.15, 0.95, 0.6, 0.17

@@ -14,6 +14,7 @@ from autoq.units import KL_LOSS, Loss, Metric
 
 if TYPE_CHECKING:
     from autoq.recipe import LabelsBy
+    from autoq.sensitivity.table import SensitivityTable
     from autoq.tasks import BaseTask
 
 
@@ -86,6 +87,8 @@ class RunSummary:
         directory: the run directory as a person would type it; goes into the commands that the page shows.
         interrupted: whether the run stopped before its last trial.
         improved: recipes that were finished after the search, then those that were reconstructed, each cheapest first.
+        sensitivity: what operands lose alone, where it was measured.
+        random_weights: whether the model was not trained.
         settings: what else is worth keeping (seed, sampler, trials, versions, wall time), shown in this order.
     """
 
@@ -112,6 +115,8 @@ class RunSummary:
     directory: str = "DIR"
     interrupted: bool = False
     improved: tuple[Improved, ...] = ()
+    sensitivity: SensitivityTable | None = None
+    random_weights: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from autoq.cost.kinds import KINDS, CostKind
 from autoq.cost.limits import describe_amount
 from autoq.report.points import Improved, Point
 from autoq.report.scales import Quantity
 from autoq.report.summary import RunSummary
+from autoq.sensitivity.proxies import LOSS_NAMES
 from autoq.units import LABELS_BY, format_digits, format_kl, readable_budget, readable_label
+
+if TYPE_CHECKING:
+    from autoq.sensitivity.table import SensitivityTable
+
+_FEW_IMAGES = 64
+"""Images below which chance decides between close recipes."""
 
 
 def headline(summary: RunSummary) -> str:
@@ -62,6 +71,36 @@ def left_out(summary: RunSummary) -> str:
     count = summary.accuracy_left_out
     recipes = "1 recipe" if count == 1 else f"{count:,} recipes"
     return f"The time limit left none to measure {summary.metric.title} of {recipes}; the same search with more does."
+
+
+def warnings(summary: RunSummary) -> list[str]:
+    """State what makes the figures of a run worth less than they look."""
+    found = []
+    if summary.interrupted:
+        found.append("The run was interrupted; run the same command again to resume it.")
+    if summary.random_weights:
+        found.append("The model has random weights: figures of a trained one are others.")
+    few = min(summary.images, summary.scoring_images or summary.images)
+    if few < _FEW_IMAGES:
+        found.append(f"{few:,} images are few: differences between recipes that are close may be chance.")
+    if not summary.scoring_images:
+        found.append("Recipes were scored on the images that calibrated: on others they lose more.")
+    if summary.eval_data is None:
+        found.append("Accuracy was not measured, as no labelled images were given: --eval-data names some.")
+    elif unmeasured := sum(point.metric is None for point in summary.points):
+        measured = len(summary.points) - unmeasured
+        metric = summary.metric.title
+        found.append(f"{metric[0].upper()}{metric[1:]} was measured for {measured:,} of {_recipes(summary)}.")
+    return found
+
+
+def sensitivity_note(table: SensitivityTable) -> str:
+    """State what a table of sensitivities has."""
+    images = f"{table.images:,} image{'' if table.images == 1 else 's'}"
+    return (
+        f"{LOSS_NAMES.get(table.proxy, table.proxy)} of each operand quantized alone, in the best scheme of each "
+        f"width, mean over {images}. A block's is the sum of its operands'. Outlined: the bits of the chosen recipe."
+    )
 
 
 def improvement(found: Improved, summary: RunSummary) -> str:

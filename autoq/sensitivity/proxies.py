@@ -126,3 +126,13 @@ def check_proxy_name(name: str, task: BaseTask | None = None) -> str:
             f"proxy {name!r} counts equal predictions, which the task {task.name!r} has none of: use {others}"
         )
     return name
+
+
+LOSS_NAMES = {
+    "kl": "KL from full precision (nats)",
+    "fisher": "KL estimated to second order (nats)",
+    "aph": "KL estimated from output errors (nats)",
+    "mse": "mean squared error of the output",
+    "agreement": "images predicted otherwise than by full precision (%)",
+}
+"""Proxy to what its loss is, with its unit."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
+from autoq.optimization.front import non_dominated
 from autoq.report.points import Improved, Point
 from autoq.report.summary import Meaning, RunSummary, SiteRow
 from autoq.tasks import CLASSIFICATION, DenseTask
@@ -75,20 +76,23 @@ def make_summary(
     for width in range(2, 9):
         bits = uniform_bits(width)
         candidates.append(("uniform", f"w{width}a{width}", f"w{width}a{width}", bits, bops_of(bits), kl_of(bits)))
+    targets = [budget * share for share in (0.4, 0.7, 1.0, 1.0, 1.0, 1.6, 2.4)]
+    best_within = {target: min((c for c in candidates if c[4] <= target), key=lambda c: c[5]) for target in targets}
     for number in range(7, 7 + trials):
-        target = budget * rng.choice((0.4, 0.7, 1.0, 1.0, 1.0, 1.6, 2.4))
-        parent = min((c for c in candidates if c[4] <= target), key=lambda c: c[5])
+        parent = best_within[rng.choice(targets)]
         bits = {
             key: min(8, max(2, width + rng.choice((-1, 0, 1)))) if rng.random() < 0.3 else width
             for key, width in parent[3].items()
         }
         candidates.append(("sampler", f"trial-{number}", f"trial {number}", bits, bops_of(bits), kl_of(bits)))
+        for target, best in best_within.items():
+            if candidates[-1][4] <= target and candidates[-1][5] < best[5]:
+                best_within[target] = candidates[-1]
 
     points = []
-    for origin, name, label, bits, bops, kl in candidates:
-        dominated = any(
-            (b <= bops and k < kl) or (b < bops and k <= kl) for *_, b, k in candidates if (b, k) != (bops, kl)
-        )
+    front = set(non_dominated([(float(bops), kl) for *_, bops, kl in candidates]))
+    for index, (origin, name, label, bits, bops, kl) in enumerate(candidates):
+        dominated = index not in front
         listed = not dominated or origin == "uniform"
         points.append(
             Point(
@@ -105,7 +109,7 @@ def make_summary(
                 metric=97.9 - 12 * min(kl, 5) + rng.gauss(0, 0.15) if labels and listed else None,
                 feasible=bops <= budget,
                 on_front=not dominated,
-                recipe=make_recipe(sites, bits, rng, groups=origin != "uniform") if listed else None,
+                recipe=make_recipe(sites, bits, random.Random(f"{seed} {name}"), groups=origin != "uniform"),
                 recipe_path=f"recipes/{name}.json" if not dominated else None,
             )
         )

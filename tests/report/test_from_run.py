@@ -146,5 +146,5 @@ def test_a_search_by_another_loss_is_told_by_that(tmp_path: Path, proxy: str, at
     assert [float(row[attribute]) for row in rows] == [point.loss for point in front]
     assert [float(row["kl_nats"]) for row in rows] == [point.kl_nats for point in front]
     page = render_page(summary)
-    assert f'value="loss" checked> {summary.loss.title}</label>' in page
+    assert f'"loss":{{"title":"{summary.loss.title}"' in page
     assert '"is_kl":false' in page

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from autoq.recipe import OperandConfig
-from autoq.report.sensitivity_map import LOSS_NAMES, Cell, best_cells, draw_sensitivity
+from autoq.report.sensitivity_map import Cell, best_cells, draw_sensitivity
 from autoq.sensitivity.measure import Sensitivity, SensitivityTable
-from autoq.sensitivity.proxies import PROXIES
+from autoq.sensitivity.proxies import LOSS_NAMES, PROXIES
 
 DPI = 80
 Operands = list[tuple[str, str]]
