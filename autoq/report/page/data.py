@@ -11,7 +11,6 @@ from autoq.cost.kinds import CostKind
 from autoq.report.page.recipes import RecipeEncoder
 from autoq.report.points import Improved, Point
 from autoq.report.scales import make_scale, percent_scale
-from autoq.report.sensitivity_map import best_cells
 from autoq.report.summary import RunSummary
 from autoq.report.words import improvement, sensitivity_note
 from autoq.units import KL_LOSS
@@ -147,6 +146,8 @@ def _sensitivity(summary: RunSummary) -> dict[str, Any] | None:
     """The least loss of every operand alone at every width, in network order; None where it was not measured."""
     if summary.sensitivity is None:
         return None
+    from autoq.report.sensitivity_map import best_cells  # needs the schemes, and torch with them
+
     cells = best_cells(summary.sensitivity)
     order = [(site.name, operand) for site in summary.sites for operand in site.operands]
     bits = sorted({width for mine in cells.values() for width in mine})
