@@ -48,7 +48,8 @@ class Ptq4Vit(BaseMethod):
         ),
         Difference(
             "errors of a layer's output",
-            "weighted by squared gradients of the loss",
+            "weighted by squared gradients; the code takes those of the KL divergence of full precision from itself, "
+            "which are rounding errors",
             "not weighted",
             here="not weighted",
         ),
