@@ -12,6 +12,7 @@
 ``reconstruct``      train the rounding and the scales of a recipe on unlabelled images
 ``export``           write a quantized model in another format, and compare what was written
 ``latency``          time quantized models as ONNX against the model in floating point
+``latency_table``    measure every site in floating point and in integers, for budgets of latency
 ``verify``           compute a recipe's products in integers, and how wide their sums get
 ``sites``            list what of a model can be quantized
 ``load_quantized``   load a quantized model from a folder that ``export`` wrote
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from autoq.api.reconstructing import reconstruct
     from autoq.api.result import SearchResult
     from autoq.api.searching import search
-    from autoq.api.timing import latency
+    from autoq.api.timing import latency, latency_table
     from autoq.api.verifying import verify
     from autoq.exporters import ExportReport, load_quantized
     from autoq.recipe import Recipe
@@ -60,6 +61,7 @@ _HOMES = {
     "evaluate": "autoq.api.evaluating",
     "export": "autoq.api.exporting",
     "latency": "autoq.api.timing",
+    "latency_table": "autoq.api.timing",
     "load_quantized": "autoq.exporters",
     "load_recipe": "autoq.api.inspecting",
     "quantize": "autoq.api.applying",
@@ -83,6 +85,7 @@ __all__ = [
     "export",
     "finish",
     "latency",
+    "latency_table",
     "load_quantized",
     "load_recipe",
     "quantize",

@@ -38,6 +38,7 @@ _NAMES = {
     "capture": "observing activations",
     "calibration": "calibrating options",
     "sensitivity": "measuring sensitivity",
+    "timing": "timing sites",
     "baselines": "published methods",
     "search": "evaluating recipes",
     "front": "measuring the front",

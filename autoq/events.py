@@ -20,6 +20,7 @@ Phase = Literal[
     "reconstruction",
     "score",
     "accuracy",
+    "timing",
 ]
 
 

@@ -1,4 +1,4 @@
-"""``autoq.latency``."""
+"""``autoq.latency`` and ``autoq.latency_table``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from autoq.api.exporting import source_of
-from autoq.api.opening import ModelInput
+from autoq.api.opening import ModelInput, ModelOptions, open_model, shown
+from autoq.cost.latency import LatencyTable
 from autoq.errors import ArgumentTypeError
+from autoq.events import Progress
 from autoq.exporters import ExportSource, OnnxExporter, pick, write_export
+from autoq.exporters.site_timing import measure_table
 from autoq.exporters.timing import Timing, describe_machine, open_in, time_in_pairs
 from autoq.recipe import Recipe
+from autoq.scoring.quantized_module import QuantizedModule
+from autoq.scoring.solved_operands import SolvedOperands
 
 _FLOAT = "float"
 _CHECKED = 32
@@ -103,7 +110,7 @@ def latency(
         timings = {}
         for size in batch:
             one = first.images[:1].repeat(size, *[1] * (first.images.ndim - 1))
-            models = {name: open_file(path, one, threads) for name, path in files.items()}
+            models = {name: open_file(path, [one], threads) for name, path in files.items()}
             timings[size] = time_in_pairs(models, rounds)
     return Latency(describe_machine(runtime, threads), timings, agreement)
 
@@ -118,3 +125,64 @@ def _named_source(given: Any, number: int, model: ModelInput | None, images: obj
         return path.stem, source_of(path, model, images, _CHECKED)
     recipe = given if isinstance(given, Recipe) else given.recipe
     return recipe.method or f"recipe {number + 1}", source_of(given, model, images, _CHECKED)
+
+
+def latency_table(
+    model: ModelInput,
+    *,
+    batch: int = 1,
+    threads: int = 1,
+    rounds: int = 20,
+    runtime: str = "onnxruntime",
+    pretrained: bool = True,
+    images: object = None,
+    progress: Progress | bool = False,
+) -> LatencyTable:
+    """Measure the table that budgets of latency need: every site as ONNX, in floating point and in 8-bit integers.
+
+    Args:
+        model: a name, or a module in evaluation mode.
+        batch: images at a time; times are per image.
+        threads: that the runtime may use.
+        rounds: of each measurement; in each, the model and every kind of one site run once.
+        runtime: ``onnxruntime`` or ``openvino``.
+        pretrained: False for random weights, of a model that is named.
+        images: tensors of shape (N, ...), where nothing else tells the size of the input.
+        progress: a callback for events (``autoq.events``), True for a live display.
+
+    Returns:
+        The table; ``save`` writes it.
+
+    Raises:
+        ExportError: a package is missing, or there is no such runtime.
+        ModelError: there is no such model.
+
+    Examples:
+        >>> import autoq
+        >>> table = autoq.latency_table("vit_digits", rounds=2)
+        >>> table.rows[0].site, table.rows[0].milliseconds > 0
+        ('patch_embed.proj', True)
+    """
+    open_file = open_in(runtime)
+    OnnxExporter().require_packages()
+    session = open_model(model, ModelOptions(pretrained=pretrained, device="cpu"), images)
+    recipe = Recipe(model=session.reference, sites={})
+    source = ExportSource(
+        recipe,
+        lambda: QuantizedModule(
+            session.traced, SolvedOperands({}, {}), recipe, preprocessing=session.loaded.preprocessing
+        ),
+        lambda: torch.zeros(1, *session.loaded.input_size),
+    )
+    description = f"{session.reference.name}, batch {batch}, {describe_machine(runtime, threads)}"
+    with shown(progress) as report:
+        return measure_table(
+            session.traced,
+            source,
+            open_file,
+            description,
+            batch=batch,
+            threads=threads,
+            rounds=rounds,
+            progress=report,
+        )

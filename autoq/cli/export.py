@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoq.cli.options import CalibData, Json, RecipeModel, print_json, say
-from autoq.errors import ExportError, InputError, RecipeError, RunDirectoryError
+from autoq.cli.options import CalibData, Json, RecipeModel, explained, print_json, say
+from autoq.errors import ExportError, RecipeError
 
 if TYPE_CHECKING:
     from autoq.exporters import ExportReport, Picked
@@ -72,7 +70,7 @@ def export(
     EXPORTERS.lookup(format_)
     chosen, recipe, taken = _picked(source, pick, version)
     options = {"model": model, "images": calib_data, "allow_float": allow_float, "check_images": check_images}
-    with _explained(output):
+    with explained(output):
         report = write(recipe, output, format_, **options)  # type: ignore[arg-type]
     if as_json:
         print_json({"id": chosen, "version": taken} | report.to_json())
@@ -84,19 +82,6 @@ def export(
         say(figures_line(recipe))
     for line in _lines(report):
         say(line)
-
-
-@contextmanager
-def _explained(output: Path) -> Iterator[None]:
-    """Tell the user why a file cannot be written where that is due to the choice of it."""
-    try:
-        yield
-    except InputError:
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise RunDirectoryError(f"cannot write {os.fspath(output)!r}: {error.strerror}") from error
 
 
 def _picked(source: Path, choice: str, version: str | None) -> Picked:

@@ -26,6 +26,7 @@ from autoq.cli import (
     export,
     finish,
     latency,
+    latency_table,
     quantize,
     reconstruct,
     report,
@@ -105,6 +106,13 @@ _add(
     latency.latency,
     "Time recipes as ONNX against floating point.",
     "autoq latency runs/1 recipe.json --batch 1 --batch 8",
+)
+_add(
+    "latency-table",
+    latency_table.latency_table,
+    "Time every site, for --budget-latency.",
+    "autoq latency-table --model MODEL -o laptop.json",
+    "autoq search --model MODEL --data imgs/ --budget-latency 80% --latency-table laptop.json",
 )
 _add(
     "verify",

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TextIO
 
 import typer
 
-from autoq.errors import SpaceError
+from autoq.errors import InputError, RunDirectoryError, SpaceError
+from autoq.files import check_writable
 
 MODEL_HELP = (
     "timm name, hf-hub:NAME, local-dir:PATH (timm's hub format), hf-dir:PATH (transformers), python:MODULE:FUNCTION, "
@@ -97,6 +101,22 @@ def named(registry: Mapping[str, Described]) -> str:
 
 class Interrupted(Exception):  # noqa: N818 - not an error
     """Ctrl-C in a command, with a message for the user; exit status 130."""
+
+
+@contextmanager
+def explained(output: Path) -> Iterator[None]:
+    """Tell the user why a file cannot be written where that is due to the choice of it; at once where it is known."""
+    try:
+        check_writable(output.parent)
+        if not output.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunDirectoryError(f"cannot write {os.fspath(output)!r}: {error.strerror}") from error
 
 
 def short_name(model: str) -> str:

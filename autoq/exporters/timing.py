@@ -82,35 +82,38 @@ def _timing(reference: Sequence[float], own: Sequence[float]) -> Timing:
     return Timing(1000 * statistics.median(own), middle, low, high, len(own))
 
 
-def open_onnxruntime(path: Path, images: Tensor, threads: int) -> Run:
-    """Return what runs a file on images in onnxruntime, with its default optimizations."""
+def open_onnxruntime(path: Path, inputs: Sequence[Tensor], threads: int) -> Run:
+    """Return what runs a file on its inputs in onnxruntime, with its default optimizations."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    given = {session.get_inputs()[0].name: np.ascontiguousarray(images.numpy())}
+    names = [each.name for each in session.get_inputs()]
+    given = {name: np.ascontiguousarray(each.numpy()) for name, each in zip(names, inputs, strict=True)}
     return lambda: session.run(None, given)
 
 
-def open_openvino(path: Path, images: Tensor, threads: int) -> Run:
-    """Return what runs a file on images in openvino, on the processor, in float32 where it is not quantized."""
+def open_openvino(path: Path, inputs: Sequence[Tensor], threads: int) -> Run:
+    """Return what runs a file on its inputs in openvino, on the processor, in float32 where it is not quantized."""
     import openvino
 
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     model = openvino.Core().compile_model(openvino.Core().read_model(path), "CPU", settings)
-    request, given = model.create_infer_request(), np.ascontiguousarray(images.numpy())
-    return lambda: request.infer([given], share_inputs=True)
+    request, given = model.create_infer_request(), [np.ascontiguousarray(each.numpy()) for each in inputs]
+    return lambda: request.infer(given, share_inputs=True)
 
 
-RUNTIMES: Mapping[str, Callable[[Path, Tensor, int], Run]] = {
+Opener = Callable[[Path, Sequence[Tensor], int], Run]
+"""Opens a file to be run on these inputs, with so many threads."""
+RUNTIMES: Mapping[str, Opener] = {
     "onnxruntime": open_onnxruntime,
     "openvino": open_openvino,
 }
 """What opens a file, by the name of the package."""
 
 
-def open_in(runtime: str) -> Callable[[Path, Tensor, int], Run]:
+def open_in(runtime: str) -> Opener:
     """Return what opens a file in a runtime.
 
     Raises:

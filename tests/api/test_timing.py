@@ -19,7 +19,8 @@ def test_recipes_are_timed_against_floating_point(monkeypatch: pytest.MonkeyPatc
     module = autoq.quantize(make(), "rtn", IMAGES, bits="w8a8", calib_images=8)
     sizes = {}
 
-    def opened(path: Path, images: Tensor, threads: int) -> Callable[[], None]:
+    def opened(path: Path, inputs: list[Tensor], threads: int) -> Callable[[], None]:
+        (images,) = inputs
         assert (threads, len(images)) in ((3, 2), (3, 5))
         sizes[path.name] = path.stat().st_size
         return lambda: None

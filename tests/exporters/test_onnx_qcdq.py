@@ -84,7 +84,7 @@ logits = session.run(["logits"], {"x": images})[0]
         self.write(source, path)
         with torch.no_grad():
             expected = source.module(IMAGES)["logits"].numpy()
-        found = open_openvino(path, IMAGES, 1)()[1]  # type: ignore[index]
+        found = open_openvino(path, [IMAGES], 1)()[1]  # type: ignore[index]
         assert (found.argmax(1) == expected.argmax(1)).mean() >= 0.95
         assert np.abs(found - expected).mean() < 0.02 * np.abs(expected).mean()
 

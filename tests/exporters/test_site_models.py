@@ -1,0 +1,76 @@
+"""ONNX models of single sites."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoq.exporters.site_models import SiteModel
+from autoq.graph.trace import TracedModel, trace
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+class Several(nn.Module):
+    """A strided convolution in groups, a padded one, a linear layer, a product and an einsum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grouped = nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2)
+        self.same = nn.Conv2d(8, 8, 3, padding="same", dilation=2)
+        self.linear = nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.same(self.grouped(x)).flatten(2).transpose(1, 2)  # (N, 16, 8)
+        y = x @ x.transpose(1, 2)
+        return self.linear(torch.einsum("nij,njc->nic", y, x)).mean(1)
+
+
+@pytest.fixture(scope="module")
+def traced() -> TracedModel:
+    return trace(Several().eval(), torch.randn(2, 4, 8, 8))
+
+
+def outputs(model: SiteModel, weight_bits: int | None, *, quantized: bool) -> torch.Size:
+    made = model.make(weight_bits, quantized=quantized)
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_inputs()]
+    given = {name: value.numpy() for name, value in zip(names, model.inputs, strict=True)}
+    return torch.from_numpy(session.run(None, given)[0]).shape
+
+
+SHAPES = {
+    "grouped": (3, 8, 4, 4),
+    "same": (3, 8, 4, 4),
+    "matmul": (3, 16, 16),
+    "einsum": (3, 16, 8),
+    "linear": (3, 16, 6),
+}
+
+
+def test_every_kind_of_site_runs_in_floating_point_and_in_integers(traced: TracedModel) -> None:
+    found = {site.name: SiteModel.of(traced, site, 3) for site in traced.sites}
+    assert set(found) == set(SHAPES)
+    for name, model in found.items():
+        assert outputs(model, None, quantized=False) == SHAPES[name]
+        for bits in (7, 8):
+            assert outputs(model, bits, quantized=True) == SHAPES[name]
+
+
+def test_weights_are_stored_as_exports_have_them(traced: TracedModel) -> None:
+    model = SiteModel.of(traced, traced.sites_by_name["linear"], 1)
+    kinds = {}
+    for bits in (7, 8):
+        initializers = {each.name: each for each in model.make(bits, quantized=True).graph.initializer}
+        kinds[bits] = onnx.numpy_helper.to_array(initializers["weight.code"]).dtype.name
+        assert list(initializers["weight.scale"].dims) == [6]
+        assert list(initializers["input.scale"].dims) == []
+    assert kinds == {7: "int8", 8: "uint8"}
+
+
+def test_sites_of_one_shape_are_one_model(traced: TracedModel) -> None:
+    twice = trace(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval(), torch.randn(2, 4))
+    assert len({SiteModel.of(twice, site, 2) for site in twice.sites}) == 1
+    assert len({SiteModel.of(traced, site, 2) for site in traced.sites}) == len(traced.sites)
