@@ -17,6 +17,7 @@ from autoq.files import atomic_path
 Rows = list[dict[str, Any]]
 STEPS = ("calibrated", "mse", "brecq", "aph", "aph, ReLU")
 LABELS = ("calibrated\nonly", "squared\nerror", "BRECQ", "average\nperturbation\nHessian", "with MLP\nreconstruction")
+MARKERS = {"w4a4": "o", "w3a3": "D", "w2a2": "s", "w3a2": "^"}
 COLOURS = {"w4a4": "#0072b2", "w3a3": "#d55e00", "w2a2": "#009e73", "w3a2": "#cc79a7"}
 
 
@@ -50,8 +51,22 @@ def _ladder(axes: Axes, rows: Rows, key: str, label: str) -> None:
             found = [row[key] for row in rows if row["bits"] == bits and _step(row) == step]
             if found:
                 means.append((place, statistics.mean(found)))
-                axes.plot([place] * len(found), found, "o", color=COLOURS.get(bits, "black"), alpha=0.35, markersize=5)
-        axes.plot(*zip(*means, strict=True), "-o", color=COLOURS.get(bits, "black"), label=bits, markersize=7)
+                axes.plot(
+                    [place] * len(found),
+                    found,
+                    MARKERS.get(bits, "o"),
+                    color=COLOURS.get(bits, "black"),
+                    alpha=0.35,
+                    markersize=5,
+                )
+        axes.plot(
+            *zip(*means, strict=True),
+            linestyle="-",
+            marker=MARKERS.get(bits, "o"),
+            color=COLOURS.get(bits, "black"),
+            label=bits,
+            markersize=7,
+        )
     axes.set_xticks(range(len(STEPS)), LABELS, fontsize=9)
     axes.set_ylabel(label)
     axes.grid(color="#e6e8eb")

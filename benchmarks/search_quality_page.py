@@ -30,6 +30,23 @@ COLOURS = dict(
         strict=True,
     )
 )
+STYLES = dict(
+    zip(
+        ORDER,
+        (
+            "-",
+            (0, (6, 2)),
+            (0, (1, 1.2)),
+            (0, (6, 2, 1, 2)),
+            (0, (3, 1.5)),
+            (0, (1, 3)),
+            (0, (8, 2, 1, 2, 1, 2)),
+            (0, (10, 3)),
+        ),
+        strict=True,
+    )
+)
+"""Dashes, so that lines are told apart without colour."""
 NAMES = {
     "progressive": "autoq (progressive)",
     "lampq": "ILP, then swaps (LampQ)",
@@ -164,12 +181,12 @@ def _draw(by_sampler: dict[str, Lines]) -> Figure:
         rows = [curve + [np.nan] * (most - len(curve)) for curve in curves]
         mean = np.nanmean(rows, axis=0)
         width = 2.6 if name == "progressive" else 1.4
-        left.plot(steps[:most], mean, color=COLOURS[name], linewidth=width, label=NAMES[name])
+        left.plot(steps[:most], mean, color=COLOURS[name], linestyle=STYLES[name], linewidth=width, label=NAMES[name])
         left.fill_between(steps[:most], np.nanmin(rows, 0), np.nanmax(rows, 0), color=COLOURS[name], alpha=0.13)
         points = [p for p in found[0]["points"][:200] if p["kl_nats"] is not None]
         front = [points[i] for i in non_dominated([(p["bops"], p["kl_nats"]) for p in points])]
         x, y = [p["bops"] / 1e9 for p in front], [p["kl_nats"] for p in front]
-        right.step(x, y, where="post", color=COLOURS[name], linewidth=width)
+        right.step(x, y, where="post", color=COLOURS[name], linestyle=STYLES[name], linewidth=width)
     left.set_xscale("log")
     left.set_xticks([10, 20, 50, 100, 200, 400, 800], ["10", "20", "50", "100", "200", "400", "800"])
     left.set_xlabel("joint evaluations")

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoq.errors import BudgetError, RunDirectoryError
+from autoq.errors import BudgetError, InputError, RunDirectoryError
 from autoq.exporters.pick import pick
 from autoq.files import TemporaryFolder, check_writable
 from autoq.recipe import Recipe
@@ -126,8 +126,8 @@ class SearchResult:
             raise
         return found.recipe.located(found.recipe.folder, self._kept)
 
-    def plot(self, measure: str | None = None, ax: Axes | None = None) -> Axes:
-        """Draw the front against bit operations.
+    def plot_front(self, measure: str | None = None, ax: Axes | None = None) -> Axes:
+        """Draw the front, and what it is compared with, against the cost that it is over.
 
         Args:
             measure: what to draw: ``kl_nats`` (the default), or the task's main metric (``top1_percent``) if it was
@@ -137,9 +137,47 @@ class SearchResult:
         Raises:
             InputError: that was not measured.
         """
-        from autoq.report.plots import plot_pareto
+        from autoq.report.plots import plot_front
 
-        return plot_pareto(self.summary, measure, ax)
+        return plot_front(self.summary, measure, ax)
+
+    def plot_history(self, ax: Axes | None = None) -> Axes:
+        """Draw the loss of every evaluation within the budgets, and the least so far; ``ax`` as above."""
+        from autoq.report.run_plots import plot_history
+
+        return plot_history(self.summary, ax)
+
+    def plot_bits(self, choice: str = "best", ax: Axes | None = None) -> Axes:
+        """Draw the mean bits of a recipe, block by block.
+
+        Args:
+            choice: the recipe, as :meth:`recipe` takes it.
+            ax: where to draw; None: on a new figure.
+
+        Raises:
+            RunDirectoryError: there is no such recipe.
+            BudgetError: no recipe is within that budget.
+        """
+        from autoq.report.run_plots import plot_bits
+
+        return plot_bits(self.recipe(choice).sites, self.summary.sites, ax)
+
+    def plot_sensitivity(self) -> Axes:
+        """Draw what every operand loses alone at every width, on a new figure.
+
+        Raises:
+            InputError: the search did without sensitivities.
+        """
+        from autoq.report.sensitivity_map import plot_sensitivity
+
+        summary = self.summary
+        if summary.sensitivity is None:
+            raise InputError(
+                "this search measured no sensitivities: its sampler needs none; `autoq sensitivity` measures them"
+            )
+        return plot_sensitivity(
+            summary.sensitivity, [(s.name, operand) for s in summary.sites for operand in s.operands]
+        )
 
     def write_report(self) -> None:
         """Write the tables, the picture and the page into the run directory, as ``autoq report`` does."""

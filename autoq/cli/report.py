@@ -11,7 +11,11 @@ from autoq.cli.options import Json, print_json
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")], as_json: Json = False
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
+    format_: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="Of the picture: png, svg or pdf.")
+    ] = "png",
+    as_json: Json = False,
 ) -> None:
     """Redraw tables, plots and the page of a run, finished or not."""
     from autoq.report import write_report
@@ -19,7 +23,7 @@ def report(
     from autoq.report.words import headline
 
     summary = summarize(directory)
-    paths = write_report(summary, directory)
+    paths = write_report(summary, directory, format_)
     if as_json:
         print_json({"out": str(directory), "headline": headline(summary), "files": [str(path) for path in paths]})
         return

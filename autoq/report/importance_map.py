@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from autoq.files import atomic_path
+from autoq.report.figures import save_figure
 from autoq.report.importance_panels import (
     MOST_NAMED_CLASSES,
     color_scale,
@@ -21,7 +21,7 @@ from autoq.report.importance_panels import (
     profile_limits,
     relative,
 )
-from autoq.report.plots import DPI, INK, SOFT
+from autoq.report.plots import INK, SOFT
 from autoq.report.text import fill_lines, literal_text
 from autoq.sensitivity.block_importance import OutputImportance
 from autoq.sensitivity.importance_files import Importance
@@ -69,7 +69,7 @@ def draw_importance(
     title: str = "How much errors of each block's output matter",
     label_names: Sequence[str] | None = None,
 ) -> None:
-    """Draw importance as a PNG.
+    """Draw importance to a file.
 
     Args:
         importance: what was measured.
@@ -79,8 +79,7 @@ def draw_importance(
     """
     with literal_text():
         figure = _make_figure(importance, title, label_names)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=DPI, format="png")
+        save_figure(figure, path)
 
 
 def _make_figure(importance: Importance, title: str, label_names: Sequence[str] | None) -> Figure:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patheffects import AbstractPathEffect
+    from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
 _DIRECTIONS = ((1, 1), (1, -1), (0, 1), (1, 0), (-1, 1), (0, -1), (-1, 0), (-1, -1))
+_DISTANCES = (5.0, 10.0, 18.0, 28.0, 40.0)
+"""Points between a marker and its label."""
+_NEAR = 10.0
+"""Points up to which a label needs no line to its marker."""
 _HORIZONTAL = {1: "left", 0: "center", -1: "right"}
 _VERTICAL = {1: "bottom", 0: "center", -1: "top"}
 
@@ -41,8 +48,26 @@ def halo() -> list[AbstractPathEffect]:
     return [withStroke(linewidth=2.5, foreground="white")]
 
 
-def place_label(axes: Axes, text: str, x: float, y: float, taken: list[Bbox], color: str) -> None:
-    """Write ``text`` beside data coordinates, in the direction that covers least of ``taken``; it is then taken too."""
+def place_label(
+    axes: Axes,
+    text: str,
+    x: float,
+    y: float,
+    taken: list[Bbox],
+    color: str,
+    others: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Write ``text`` where it covers least of ``taken`` and is nearer to its own point than to any other.
+
+    Args:
+        axes: that it is written on.
+        text: the label.
+        x: of its point, in data coordinates.
+        y: of its point.
+        taken: what is covered already; the label is added.
+        color: of the label.
+        others: data coordinates of other points that have labels, for which it must not be taken.
+    """
     label = axes.annotate(
         text,
         (x, y),
@@ -53,16 +78,46 @@ def place_label(axes: Axes, text: str, x: float, y: float, taken: list[Bbox], co
         zorder=7,
         path_effects=halo(),
     )
+    own, *rivals = map(tuple, axes.transData.transform([(x, y), *others]))
     tried: list[tuple[int, int, float, int, int]] = []
-    for distance in (5.0, 10.0, 18.0):
+    for distance in _DISTANCES:
         for across, up in _DIRECTIONS:
-            label.set(ha=_HORIZONTAL[across], va=_VERTICAL[up], position=(across * distance, up * distance))
+            _move(label, distance, across, up)
             box = label.get_window_extent()
             inside = (
                 axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0 <= box.y1 <= axes.bbox.y1
             )
-            covered = sum(box.overlaps(other) for other in taken) + (0 if inside else 100)
+            mistaken = any(
+                _apart(box, rival) < 1.3 * _apart(box, own) for rival in rivals if tuple(rival) != tuple(own)
+            )
+            covered = sum(box.overlaps(other) for other in taken) + (0 if inside else 100) + (10 if mistaken else 0)
             tried.append((covered, len(tried), distance, across, up))
     _, _, distance, across, up = min(tried)
-    label.set(ha=_HORIZONTAL[across], va=_VERTICAL[up], position=(across * distance, up * distance))
+    _move(label, distance, across, up)
     taken.append(label.get_window_extent())
+    if distance > _NEAR:
+        _draw_leader(axes, (x, y), taken[-1], color)
+
+
+def _move(label: Annotation, distance: float, across: int, up: int) -> None:
+    label.set(ha=_HORIZONTAL[across], va=_VERTICAL[up], position=(across * distance, up * distance))
+
+
+def _apart(box: Bbox, place: Sequence[float]) -> float:
+    """Return how far a place on the screen is from a box."""
+    across = max(box.x0 - place[0], place[0] - box.x1, 0.0)
+    up = max(box.y0 - place[1], place[1] - box.y1, 0.0)
+    return math.hypot(across, up)
+
+
+def _draw_leader(axes: Axes, point: tuple[float, float], box: Bbox, color: str) -> None:
+    """Join a point with a label that is not beside it, by a short line within the axes."""
+    place = axes.transData.transform(point)
+    end = (min(max(place[0], box.x0), box.x1), min(max(place[1], box.y0), box.y1))
+    axes.annotate(
+        "",
+        point,
+        xytext=tuple(axes.transData.inverted().transform(end)),
+        zorder=4,
+        arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3},
+    )

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from autoq.cost.kinds import BOPS
 from autoq.errors import InputError
-from autoq.files import atomic_path
+from autoq.report.figures import new_axes, quiet_figure, save_figure
 from autoq.report.improved_marks import draw_improved, improved_boxes
 from autoq.report.placing import box_around, boxes_between, halo, place_label
 from autoq.report.points import Point
-from autoq.report.published_marks import draw_published, name_published, published_boxes
+from autoq.report.published_marks import PURPLE, draw_published, published_boxes
 from autoq.report.scales import Quantity, Scale, is_wide, make_scale
 from autoq.report.summary import RunSummary
 from autoq.report.text import literal_text
@@ -23,28 +23,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-    from matplotlib.text import Annotation
+    from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
 # Okabe and Ito's colours: told apart with any colour vision; the markers differ as well.
 BLUE, VERMILION, YELLOW = "#0072b2", "#d55e00", "#f0e442"
 INK, SOFT, GRID = "#222222", "#70757d", "#e6e8eb"
-DPI = 200
 
 _CORNERS = ((0.025, 0.04), (0.975, 0.04), (0.025, 0.88), (0.975, 0.96))
 """Where a note can go, emptiest first: nothing lies below a front; the fourth leaves room for a line of text."""
 
 
 def draw_pareto(summary: RunSummary, path: str | os.PathLike[str]) -> None:
-    """Draw a run as a PNG: one panel, or two when accuracy was measured."""
+    """Draw a run: one panel, or two when accuracy was measured.
+
+    Raises:
+        InputError: ``path`` ends in none of ``.png``, ``.svg`` and ``.pdf``.
+    """
     with literal_text():
-        figure = _make_figure(summary)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=DPI, format="png")
+        save_figure(_make_figure(summary), path)
 
 
-def plot_pareto(summary: RunSummary, measure: str | None = None, ax: Axes | None = None) -> Axes:
-    """Draw one panel of a run.
+def plot_front(summary: RunSummary, measure: str | None = None, ax: Axes | None = None) -> Axes:
+    """Draw the front of a run and what it is compared with, against the cost that it is over.
 
     Args:
         summary: of the run.
@@ -55,15 +56,13 @@ def plot_pareto(summary: RunSummary, measure: str | None = None, ax: Axes | None
     Raises:
         InputError: that was not measured.
     """
-    import matplotlib.pyplot as plt
-
     names = {"loss": summary.loss.name, "metric": summary.metric.name}
     known = {names[each]: each for each in _quantities(summary)}
     chosen = _quantities(summary)[0] if measure is None else known.get(measure)
     if chosen is None:
         raise InputError(f"{measure!r} was not measured, {', '.join(known)} was: search with labelled images")
     with literal_text():
-        axes = ax if ax is not None else plt.subplots(figsize=(7.6, 5.4), layout="constrained")[1]
+        axes = new_axes(ax, 7.6, 5.4)
         scale = make_scale(summary, chosen)
         _draw_panel(axes, summary, scale)
         axes.legend(frameon=False, fontsize=10)
@@ -74,12 +73,9 @@ def plot_pareto(summary: RunSummary, measure: str | None = None, ax: Axes | None
 
 
 def _make_figure(summary: RunSummary) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     scales = [make_scale(summary, quantity) for quantity in _quantities(summary)]
-    figure = Figure(figsize=(12.4 if len(scales) > 1 else 7.6, 5.4), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = quiet_figure(12.4 if len(scales) > 1 else 7.6, 5.4)
+    figure.set_layout_engine("constrained")
     figure.suptitle(_title(summary), x=0.012, ha="left", fontsize=13, color=INK)
     panels = figure.subplots(1, len(scales), squeeze=False)[0]
     for axes, scale in zip(panels, scales, strict=True):
@@ -237,15 +233,20 @@ def _write_labels(axes: Axes, summary: RunSummary, scale: Scale) -> None:
             path_effects=halo(),
         )
         taken.append(line.get_window_extent())
-    if summary.best and (height := scale.height(summary.best)) is not None:
-        _write_note(axes, note(summary, summary.best, scale.quantity), summary.best.cost, height, taken)
-    for point in summary.uniform:
-        # Points of several groups (w4a4 g8) are drawn but not named: there are too many for their names to fit.
-        if (height := scale.height(point)) is not None and " " not in point.label:
+    if summary.best and scale.height(summary.best) is not None:
+        _write_note(axes, f"★ {note(summary, summary.best, scale.quantity)}", taken)
+    others = [(point.cost, height) for point in _named(summary) if (height := scale.height(point)) is not None]
+    for point in _named(summary):
+        if (height := scale.height(point)) is not None:
             value = scale.value(point) if scale.is_below(point) and scale.quantity == "metric" else None
             below = "" if value is None else f"\n{summary.metric.format(value)}"
-            place_label(axes, point.label + below, point.cost, height, taken, color=VERMILION)
-    name_published(axes, summary, scale, taken)
+            color = PURPLE if point.is_published else VERMILION
+            place_label(axes, point.label + below, point.cost, height, taken, color, others)
+
+
+def _named(summary: RunSummary) -> list[Point]:
+    """Return the points that have labels: uniform ones in one group (there are too many others) and published ones."""
+    return [*(point for point in summary.uniform if " " not in point.label), *summary.published]
 
 
 def _covered(axes: Axes, summary: RunSummary, scale: Scale) -> list[Bbox]:
@@ -263,33 +264,27 @@ def _covered(axes: Axes, summary: RunSummary, scale: Scale) -> list[Bbox]:
     return boxes
 
 
-def _write_note(axes: Axes, text: str, x: float, y: float, taken: list[Bbox]) -> None:
-    """Explain the chosen recipe in the corner that covers least, joined to it by a line; both are then taken too."""
-    written = axes.annotate(
+def _write_note(axes: Axes, text: str, taken: list[Bbox]) -> None:
+    """Explain the chosen recipe, by its marker, in the corner that covers least; the corner is then taken too."""
+    written = axes.text(
+        0,
+        0,
         text,
-        (x, y),
-        xytext=(0, 0),
-        textcoords="axes fraction",
+        transform=axes.transAxes,
         fontsize=10,
         linespacing=1.4,
         color=INK,
         zorder=8,
         bbox={"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": INK, "linewidth": 0.8},
-        arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8, "shrinkB": 9},
     )
     tried: list[tuple[int, int]] = []
     for index, (across, up) in enumerate(_CORNERS):
         box = _put(written, across, up)
         tried.append((sum(box.overlaps(other) for other in taken), index))
-    box = _put(written, *_CORNERS[min(tried)[1]])
-    middle = ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)
-    taken += [box, *boxes_between(middle, tuple(axes.transData.transform((x, y))))]
+    taken.append(_put(written, *_CORNERS[min(tried)[1]]))
 
 
-def _put(written: Annotation, across: float, up: float) -> Bbox:
-    """Move a note into a corner, in fractions of the panel; return the box that it covers there, line not included."""
-    from matplotlib.text import Text
-
+def _put(written: Text, across: float, up: float) -> Bbox:
+    """Move a note into a corner, in fractions of the panel; return the box that it covers there."""
     written.set(position=(across, up), ha="left" if across < 0.5 else "right", va="bottom" if up < 0.5 else "top")
-    written.get_window_extent()  # an annotation learns its new place only when asked for its own extent
-    return Text.get_window_extent(written).padded(10)
+    return written.get_window_extent().padded(10)

@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from autoq.files import atomic_path
+from autoq.report.figures import save_figure
 from autoq.report.placing import halo
-from autoq.report.plots import BLUE, DPI, GRID, INK, SOFT, VERMILION
+from autoq.report.plots import BLUE, GRID, INK, SOFT, VERMILION
 from autoq.report.text import literal_text
 from autoq.runs.proxy_check.ranks import (
     BOPS,
@@ -34,16 +34,16 @@ _MARKERS = (
 )
 """Origin, marker, colour, size and name; what is drawn last lies on top."""
 _SUBSETS = (
-    ("all", INK, "all"),
-    ("near", BLUE, f"both within {NEAR_POINTS:g} points of full precision"),
-    ("clear", _GREEN, f"accuracies at least {CLEAR_DEVIATIONS:g} standard errors apart"),
+    ("all", INK, "o", "all"),
+    ("near", BLUE, "D", f"both within {NEAR_POINTS:g} points of full precision"),
+    ("clear", _GREEN, "s", f"accuracies at least {CLEAR_DEVIATIONS:g} standard errors apart"),
 )
 _ROW = 0.27
 """Inches for a proxy and number of images."""
 
 
 def draw_proxy_check(check: ProxyCheck, path: str | os.PathLike[str], title: str, images: int) -> None:
-    """Draw a check as a PNG.
+    """Draw a check to a file.
 
     Args:
         check: what was found.
@@ -53,8 +53,7 @@ def draw_proxy_check(check: ProxyCheck, path: str | os.PathLike[str], title: str
     """
     with literal_text():
         figure = _make_figure(check, title, images)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=DPI, format="png")
+        save_figure(figure, path)
 
 
 def _make_figure(check: ProxyCheck, title: str, images: int) -> Figure:
@@ -146,7 +145,7 @@ def _draw_taus(axes: Axes, check: ProxyCheck, measures: Sequence[tuple[str, int 
     """Draw a row for each proxy and number of images, with a dot and its interval for each subset."""
     pairs = {subset.name: subset for subset in check.subsets}
     places = _places(measures)
-    for number, (name, color, title) in enumerate(_SUBSETS):
+    for number, (name, color, marker, title) in enumerate(_SUBSETS):
         offset = 0.24 * (number - (len(_SUBSETS) - 1) / 2)
         found = [(y + offset, check.rank_of(*measure, name)) for y, measure in zip(places, measures, strict=True)]
         known = [(y, a.tau, a.low, a.high) for y, a in found if a.tau is not None]
@@ -154,10 +153,11 @@ def _draw_taus(axes: Axes, check: ProxyCheck, measures: Sequence[tuple[str, int 
             low, high = (tau if end is None else end for end in (low, high))
             axes.plot([low, high], [y, y], color=color, linewidth=1.6, alpha=0.45, solid_capstyle="butt", zorder=2)
         label = f"{title}: {pairs[name].pairs:,} pairs"
-        axes.scatter([tau for _, tau, _, _ in known], [y for y, *_ in known], s=20, color=color, zorder=3, label=label)
+        taus, heights = [tau for _, tau, _, _ in known], [y for y, *_ in known]
+        axes.scatter(taus, heights, s=20, marker=marker, color=color, zorder=3, label=label)
         if name != "clear" and (ceiling := pairs[name].ceiling.redrawn) is not None:
             axes.axvline(ceiling, color=color, linewidth=1.1, linestyle=(0, (4, 2)), zorder=1)
-    lows = [rank.agreement.low for rank in check.ranks if rank.subset in {name for name, _, _ in _SUBSETS}]
+    lows = [rank.agreement.low for rank in check.ranks if rank.subset in {name for name, *_ in _SUBSETS}]
     axes.set_xlim(min([0.5, *(low - 0.03 for low in lows if low is not None)]), 1.01)
     axes.set_ylim(places[-1] + 0.7, places[0] - 0.7)
     axes.set_yticks(places, [_measure_name(*measure) for measure in measures])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autoq.files import atomic_path
 from autoq.quantizers import SchemeLabel, quantizer_class
 from autoq.recipe import OperandConfig
-from autoq.report.plots import DPI, INK, SOFT, VERMILION
+from autoq.report.figures import new_figure, quiet_figure, save_figure
+from autoq.report.plots import INK, SOFT, VERMILION
 from autoq.report.text import fill_lines, literal_text, power_of_ten
 from autoq.sensitivity.proxies import LOSS_NAMES
 from autoq.sensitivity.table import SensitivityTable
@@ -54,7 +54,7 @@ def draw_sensitivity(
     path: str | os.PathLike[str],
     title: str = "Sensitivity of each operand, quantized alone",
 ) -> None:
-    """Draw a table as a PNG.
+    """Draw a table to a file, whose suffix says the format.
 
     Args:
         table: the losses.
@@ -65,9 +65,23 @@ def draw_sensitivity(
     import matplotlib as mpl
 
     with literal_text(), mpl.rc_context({"hatch.linewidth": 0.6}):
-        figure = _make_figure(table, operands, title)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=DPI, format="png")
+        save_figure(_make_figure(table, operands, title, quiet_figure), path)
+
+
+def plot_sensitivity(
+    table: SensitivityTable,
+    operands: Sequence[tuple[str, str]],
+    title: str = "Sensitivity of each operand, quantized alone",
+) -> Axes:
+    """Draw a table on a figure of its own, as large as it needs, which notebooks show; arguments as above.
+
+    Returns:
+        The axes of the cells.
+    """
+    import matplotlib as mpl
+
+    with literal_text(), mpl.rc_context({"hatch.linewidth": 0.6}):
+        return _make_figure(table, operands, title, new_figure).axes[0]
 
 
 def best_cells(table: SensitivityTable) -> dict[tuple[str, str], dict[int, Cell]]:
@@ -86,10 +100,12 @@ def _rank(cell: Cell) -> tuple[float, int, int, bool]:
     return cell.loss, cell.config.groups, cell.config.hadamard_block, bool(cell.label.mark)
 
 
-def _make_figure(table: SensitivityTable, operands: Sequence[tuple[str, str]], title: str) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def _make_figure(
+    table: SensitivityTable,
+    operands: Sequence[tuple[str, str]],
+    title: str,
+    make: Callable[[float, float], Figure],
+) -> Figure:
     cells = best_cells(table)
     rows = [operand for operand in dict.fromkeys(operands) if operand in cells]
     bits = sorted({width for operand in rows for width in cells[operand]})
@@ -99,8 +115,7 @@ def _make_figure(table: SensitivityTable, operands: Sequence[tuple[str, str]], t
     body = max(len(rows), 6) * _ROW
     bottom = _BOTTOM + _NOTE * len(notes)
     height = _TOP + body + bottom
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = make(width, height)
     axes = figure.add_axes((labels / width, bottom / height, 1 - (labels + _SIDE) / width, body / height))
     figure.text(0.12 / width, 1 - 0.13 / height, title, fontsize=11.5, color=INK, va="top")
     images = f"the best scheme of each width; mean over {table.images} image{'' if table.images == 1 else 's'}"

@@ -12,18 +12,26 @@ from autoq.report.summary import RunSummary
 from autoq.report.tables import baselines_csv, improved_csv, pareto_csv, trials_csv
 
 
-def write_report(summary: RunSummary, directory: str | os.PathLike[str]) -> list[Path]:
+def write_report(summary: RunSummary, directory: str | os.PathLike[str], picture_format: str = "png") -> list[Path]:
     """Write ``trials.csv``, ``pareto.csv``, ``pareto.png`` and ``report.html`` into an existing directory.
+
+    Args:
+        summary: of the run.
+        directory: that it is written into.
+        picture_format: of the picture: ``png``, ``svg`` or ``pdf``.
 
     Where published methods are compared with, ``baselines.csv`` too; where recipes were finished or
     reconstructed, ``improved.csv``.
 
     Returns:
         The paths of the files, in that order.
+
+    Raises:
+        InputError: there is no such format.
     """
     folder = Path(directory)
     trials, pareto, picture, page = (
-        folder / name for name in ("trials.csv", "pareto.csv", "pareto.png", "report.html")
+        folder / name for name in ("trials.csv", "pareto.csv", f"pareto.{picture_format}", "report.html")
     )
     write_text(trials, trials_csv(summary))
     write_text(pareto, pareto_csv(summary))

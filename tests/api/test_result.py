@@ -56,11 +56,23 @@ def test_a_picture_is_drawn_on_the_users_axes(result: autoq.SearchResult) -> Non
 
     for measure in (None, "top1_percent"):
         axes = Figure().subplots()
-        assert result.plot(measure, ax=axes) is axes
+        assert result.plot_front(measure, ax=axes) is axes
         assert "BOPs" in axes.get_xlabel()
         assert len(axes.collections) >= 2
     with pytest.raises(InputError, match="'speed' was not measured, kl_nats, top1_percent was"):
-        result.plot("speed")
+        result.plot_front("speed")
+
+
+def test_the_other_pictures(result: autoq.SearchResult) -> None:
+    from matplotlib import pyplot
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    assert result.plot_history(axes) is axes
+    assert result.plot_bits("w3a3", axes) is axes
+    cells = result.plot_sensitivity()
+    assert len(cells.get_yticklabels()) == sum(len(site.operands) for site in result.summary.sites if site.macs)
+    pyplot.close(cells.figure)
 
 
 def test_before_the_first_trial(tmp_path: Path) -> None:

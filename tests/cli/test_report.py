@@ -22,6 +22,12 @@ def test_report(command: Command, copy: Path) -> None:
     assert document == {"out": str(copy), "headline": headline, "files": paths}
 
 
+def test_the_picture_in_another_format(command: Command, copy: Path) -> None:
+    assert command("report", copy, "--format", "svg").status == 0
+    assert (copy / "pareto.svg").read_text(encoding="utf-8").startswith("<?xml")
+    assert "pareto.gif" in refusal(command, "report", str(copy), "--format", "gif")
+
+
 def test_what_is_no_run_directory(command: Command) -> None:
     assert "'absent' is no run directory" in refusal(command, "report", "absent")
     assert "'.' is no run directory" in refusal(command, "report", ".")

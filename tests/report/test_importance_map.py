@@ -21,7 +21,7 @@ GREY, DARKEST, PALEST = "#eceef0", "#440154", "#fde725"
 
 @pytest.fixture(autouse=True)
 def _coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoq.report.importance_map.DPI", DPI)
+    monkeypatch.setattr("autoq.report.figures.DPI", DPI)
 
 
 def uneven(*shape: int) -> Tensor:

@@ -47,3 +47,26 @@ def test_a_label_stays_inside(axes: Axes, x: float, y: float) -> None:
     (box,) = taken
     assert axes.bbox.x0 <= box.x0 < box.x1 <= axes.bbox.x1
     assert axes.bbox.y0 <= box.y0 < box.y1 <= axes.bbox.y1
+
+
+def test_a_label_is_nearest_to_its_own_point(axes: Axes) -> None:
+    """Beside another marker it would be taken for that one's."""
+    points = [(0.5, 0.5), (0.53, 0.56), (0.56, 0.5), (0.47, 0.44)]
+    taken = [box_around(axes, x, y) for x, y in points]
+    for number, (x, y) in enumerate(points):
+        place_label(axes, f"w{number}", x, y, taken, "black", points)
+        box = taken[-1]
+
+        def apart(point: tuple[float, float], box: Bbox = box) -> float:
+            across, up = axes.transData.transform(point)
+            return max(box.x0 - across, across - box.x1, 0) ** 2 + max(box.y0 - up, up - box.y1, 0) ** 2
+
+        assert min(points, key=apart) == (x, y)
+
+
+def test_a_label_that_is_not_beside_its_point_is_joined_to_it(axes: Axes) -> None:
+    around = Bbox.from_extents(170, 170, 230, 230)
+    place_label(axes, "far", 0.5, 0.5, [around], "black")
+    assert len(axes.texts) == 2, "the label, and the line to it"
+    place_label(axes, "near", 0.2, 0.2, [], "black")
+    assert len(axes.texts) == 3

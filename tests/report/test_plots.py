@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoq.report import RunSummary, draw_pareto
-from autoq.report.plots import DPI
+from autoq.report.figures import DPI
 from tests.report.pictures import has_color, pixels_of
 from tests.report.synthetic import make_summary, with_improved, with_points
 

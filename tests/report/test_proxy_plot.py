@@ -21,7 +21,7 @@ GREEN = "#009e73"
 
 @pytest.fixture(autouse=True)
 def _coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoq.report.proxy_plot.DPI", 80)
+    monkeypatch.setattr("autoq.report.figures.DPI", 80)
     monkeypatch.setattr("autoq.sensitivity.rank_agreement._RESAMPLES", 40)
     monkeypatch.setattr("autoq.sensitivity.rank_agreement._REDRAWN", 4)
 

@@ -20,7 +20,7 @@ Operands = list[tuple[str, str]]
 
 @pytest.fixture(autouse=True)
 def _coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoq.report.sensitivity_map.DPI", DPI)
+    monkeypatch.setattr("autoq.report.figures.DPI", DPI)
 
 
 def make_table(
