@@ -64,15 +64,15 @@ def test_a_picture_is_drawn_on_the_users_axes(result: autoq.SearchResult) -> Non
 
 
 def test_the_other_pictures(result: autoq.SearchResult) -> None:
-    from matplotlib import pyplot
+    import matplotlib.pyplot as plt
     from matplotlib.figure import Figure
 
-    axes = Figure().subplots()
-    assert result.plot_history(axes) is axes
-    assert result.plot_bits("w3a3", axes) is axes
+    left, right = Figure().subplots(1, 2)
+    assert result.plot_history(left) is left
+    assert result.plot_bits("w3a3", right) is right
     cells = result.plot_sensitivity()
     assert len(cells.get_yticklabels()) == sum(len(site.operands) for site in result.summary.sites if site.macs)
-    pyplot.close(cells.figure)
+    plt.close(cells.figure)
 
 
 def test_before_the_first_trial(tmp_path: Path) -> None:
