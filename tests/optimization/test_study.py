@@ -15,10 +15,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 import autoq.optimization.study as study_module
 from autoq.cost import CostModel, Limits, model_cost
-from autoq.errors import NonFiniteError
+from autoq.errors import NonFiniteError, RunError
 from autoq.events import Event, TrialFinished
 from autoq.graph.sites import Site
 from autoq.optimization.allocation.problem import AllocationProblem
+from autoq.optimization.executors._base import Job, Lost, Result
 from autoq.optimization.executors.local import LocalExecutor
 from autoq.optimization.objective import Evaluation, KeepGoing
 from autoq.optimization.samplers import SAMPLERS, AllocationPrior, SamplerEntry
@@ -393,3 +394,45 @@ def test_what_was_not_evaluated_is_evaluated_at_the_end(problem: Problem) -> Non
     for trial in problem.stored()[40:]:
         assert trial.values == by_hash[trial.user_attrs["recipe_hash"]].values, "by the proxy, as before"
         assert trial.user_attrs["score"]["kl_nats"] == pytest.approx(trial.values[1] / 2)
+
+
+class Losing(LocalExecutor):
+    """Loses evaluations: all, or the first ones of each recipe."""
+
+    def __init__(self, problem: Problem, times: float) -> None:
+        super().__init__(problem.measure)
+        self._times = times
+        self.submitted: list[int] = []
+
+    def submit(self, job: Job) -> None:
+        self.submitted.append(job.number)
+        super().submit(job)
+
+    def next_result(self, timeout: float | None = None) -> Result | Lost | None:
+        if self.submitted.count(self.submitted[-1]) <= self._times:
+            self._jobs.clear()
+            return Lost(self.submitted[-1], "the machine is gone")
+        return super().next_result(timeout)
+
+
+def test_lost_evaluations_are_done_again(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    usual, problem = Problem(tmp_path / "a"), Problem(tmp_path / "b")
+    trials = usual.run(20, "progressive")
+    executor = Losing(problem, 3)
+    problem.driver("progressive").run(executor, 20)
+    assert len(executor.submitted) == 80
+    assert params(problem.stored()) == params(trials)
+    assert [trial.values for trial in problem.stored()] == [trial.values for trial in trials]
+
+
+def test_a_study_whose_evaluations_are_all_lost_ends_with_the_reason(problem: Problem) -> None:
+    with pytest.raises(RunError, match="the last 8 recipes could not be evaluated: the machine is gone"):
+        problem.driver("progressive").run(Losing(problem, math.inf), 20)
+    failed = problem.stored()
+    assert [trial.state for trial in failed] == [TrialState.FAIL] * 7
+    assert failed[0].user_attrs["error"] == "lost 4 times, at last: the machine is gone"
+    trials = problem.run(20, "progressive")
+    assert len(trials) == 20, "it goes on when the machine is back"
+    assert len({trial.user_attrs["recipe_hash"] for trial in trials}) == 20
