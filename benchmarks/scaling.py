@@ -3,9 +3,9 @@
 python -m benchmarks.scaling flight [--results FILE]      # hypervolume with 1, 2, 8 and 32 in flight, three seeds
 python -m benchmarks.scaling speed [--results FILE]       # trials a second of 1 to 256 simulated workers
 
-Recipes are those of the bundled model; their losses are made up, sums of option losses with errors that the prior does
-not know, to a power that joint errors have. Evaluations of simulated workers sleep. Processor time of the driver tells what a
-trial costs it, whatever else the machine does.
+Recipes are those of the bundled model; their losses are made up: sums of option losses with errors that the prior does
+not know, to a power that joint errors have. Evaluations of simulated workers sleep. Processor time of the driver tells
+what a trial costs it, whatever else the machine does.
 """
 
 from __future__ import annotations
