@@ -54,7 +54,8 @@ class InFlight:
             params=dict(self.proposal.assignment),
             distributions=dict(distributions),
             constraints=limits.excess(self.cost),
-            user_attrs=self._attributes(result),
+            # Dashboards show attributes of trials, but not their constraints.
+            user_attrs=self._attributes(result) | {"within_budgets": limits.admit(self.cost)},
             system_attrs=nsga2_attributes(self.proposal),
         )
 

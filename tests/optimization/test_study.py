@@ -141,6 +141,7 @@ def test_every_sampler(problem: Problem, sampler: str) -> None:
         assert trial.values == [model_cost(problem.sites, sites).bops, fake_kl(sites)]
         assert trial.user_attrs["cost"] == model_cost(problem.sites, sites).record().model_dump(exclude_none=True)
         assert trial.constraints == {"bops": pytest.approx(trial.values[0] / problem.budget - 1)}
+        assert trial.user_attrs["within_budgets"] == (trial.values[0] <= problem.budget)
         if trial.user_attrs["origin"] == SAMPLER:
             assert trial.values[0] <= problem.budget
 
