@@ -83,8 +83,6 @@ def warnings(summary: RunSummary) -> list[str]:
     few = min(summary.images, summary.scoring_images or summary.images)
     if few < _FEW_IMAGES:
         found.append(f"{few:,} images are few: differences between recipes that are close may be chance.")
-    if not summary.scoring_images:
-        found.append("Recipes were scored on the images that calibrated: on others they lose more.")
     if summary.eval_data is None:
         found.append("Accuracy was not measured, as no labelled images were given: --eval-data names some.")
     elif unmeasured := sum(point.metric is None for point in summary.points):

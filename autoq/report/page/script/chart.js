@@ -94,7 +94,8 @@ function drawLimit(context, frame, x, theme) {
   const text = `budget ${figureText(view.x, limit)}`;
   const half = context.measureText(text).width / 2;
   context.textAlign = "center";
-  context.fillText(text, Math.min(frame.right - half, Math.max(frame.left + half + 130, at)), frame.top - 10);
+  const clear = 8 + context.measureText(yAxis().title).width + 14 + half; // the title of the other axis is on the same line
+  context.fillText(text, Math.min(frame.right - half, Math.max(clear, at)), frame.top - 12);
 }
 
 function drawFullPrecision(context, frame, y, theme) {
