@@ -104,17 +104,15 @@ class StudyDatabase:
         self._storage.engine.dispose()
 
     def _refuse_other(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        """Refuse a study that another search writes."""
-        of_it = [key for key in wanted if key not in ("run", "directory", "trials")]
-        if changes := describe_changes(found, wanted, of_it):
-            raise StorageError(
-                f"study {self._name!r} in {self._shown} is of another search: {changes}; choose another --study-name"
-            )
-        if found.get("run") != wanted.get("run"):
-            raise StorageError(
-                f"study {self._name!r} in {self._shown} is written by the search in {found.get('directory')}: go on "
-                "there, or choose another --study-name"
-            )
+        """Refuse a study that another run directory writes; what its own depends on is that directory's to check."""
+        if found.get("run") == wanted["run"]:
+            return
+        changes = describe_changes(found, wanted, [key for key in wanted if key not in ("run", "directory", "trials")])
+        raise StorageError(
+            f"study {self._name!r} in {self._shown} is written by the search in {found.get('directory')}"
+            + (f", which has another {changes}; choose" if changes else ": go on there, or choose")
+            + " another --study-name"
+        )
 
 
 def read_study(url: str, name: str | None = None) -> tuple[str, Mapping[str, Any], list[FrozenTrial]]:
