@@ -202,10 +202,18 @@ class _Slot:
 
 
 def _work(specification: WorkerSpecification, number: int, pipe: Connection) -> None:
-    """Evaluate jobs until the driver ends: what a worker process does."""
+    """Evaluate jobs until the driver ends, or says so: what a worker process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # not at once: semaphores are given back
     threading.Thread(target=_end_with_driver, daemon=True).start()
+    try:
+        _evaluate(specification, number, pipe)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
+
+
+def _evaluate(specification: WorkerSpecification, number: int, pipe: Connection) -> None:
+    """Build a worker, and evaluate what the pipe gives until it is closed."""
     logging.getLogger("autoq").setLevel(logging.ERROR)  # the driver has warned of the same already
     warnings.simplefilter("ignore")
     try:
