@@ -31,6 +31,7 @@ from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.images import LabelledImages
 from autoq.runs.recipes import options_of
 from autoq.runs.session import Session
+from autoq.runs.transforming import rescale_for
 from autoq.scoring import measure_accuracy
 from autoq.scoring.discrepancy import Discrepancy
 from autoq.scoring.outputs import predict
@@ -85,7 +86,7 @@ def _measure(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, An
     batches = torch.split(few.tensor, 32)
     with torch.inference_mode():  # KL is from the original model, also for one whose GELUs were replaced
         references = [predict(original.model, batch) for batch in batches]
-    session = session.rescaled(norms, lambda: few)
+    session = rescale_for(session, norms, lambda: few, method.settings(row["seed"]))
     bank = session.bank(lambda: few, few.sha256, method.settings(row["seed"]), recipe_sites=sites)
     bank.solve_all(options_of(sites))
     operands = SolvedOperands.from_bank(bank, sites)

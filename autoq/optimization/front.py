@@ -90,13 +90,13 @@ def knee(points: Sequence[Point]) -> int:
     return best if below_chord(best) > 1e-9 else front[-1]
 
 
-def best_within(points: Sequence[Point], budget_bops: float) -> int | None:
-    """Find the index of the point with the least KL at no more than ``budget_bops``; None if all cost more.
+def best_within(points: Sequence[Point], budget: float) -> int | None:
+    """Find the index of the point with the least KL at no more than ``budget``; None if all cost more.
 
     Of equal KL the cheaper, then the first.
 
-    >>> best_within([(3e9, 0.1), (1e9, 0.5)], budget_bops=2e9)
+    >>> best_within([(3e9, 0.1), (1e9, 0.5)], budget=2e9)
     1
     """
-    affordable = [index for index in non_dominated(points) if points[index][0] <= budget_bops]
+    affordable = [index for index in non_dominated(points) if points[index][0] <= budget]
     return affordable[-1] if affordable else None

@@ -20,6 +20,7 @@ from autoq.runs.labels import check_named, warn_of_shared_images
 from autoq.runs.reference import check_reference
 from autoq.runs.session import Session
 from autoq.runs.settings import CalibrationChoices
+from autoq.runs.transforming import centre_keys_for, rescale_for, rotate_for
 
 _RESCALED_FOR_BITS = 8
 """Zero points at which reparameterized LayerNorms are brought together: the finest of the usual widths suits all."""
@@ -198,9 +199,9 @@ def open_bank(
     session = session.fitted(lambda: images)
     check_reference(session, images)
     if settings.rotate:
-        session = session.rotated_for(lambda: images, directory)
+        session = rotate_for(session, lambda: images, directory)
     if settings.centre_keys:
-        session = session.centred_for(lambda: images, directory)
+        session = centre_keys_for(session, lambda: images, directory)
     # An option serves many recipes: it is solved with the rest of its site in full precision.
     by_output = OBSERVERS.lookup(settings.observer).by_layer_output
     fpcs = FpcsSettings(rounds=0) if by_output else FpcsSettings()
@@ -209,7 +210,7 @@ def open_bank(
     )
     if settings.reparameterize:
         norms = dict.fromkeys(rewritable_norms(session.traced), _RESCALED_FOR_BITS)
-        session = session.rescaled(norms, lambda: images, calibration, directory)
+        session = rescale_for(session, norms, lambda: images, calibration, directory)
     bank = session.bank(lambda: images, images.sha256, calibration, observed)
     bank.load(directory)
     return session, bank

@@ -23,6 +23,7 @@ from autoq.runs.reconstruction_directory import ReconstructionDirectory
 from autoq.runs.reference import check_reference
 from autoq.runs.relu_model import open_relu_model
 from autoq.runs.session import Session
+from autoq.runs.transforming import rescale_for
 from autoq.scoring.sources import SolvedSource
 from autoq.tasks import task_to_record
 
@@ -133,7 +134,7 @@ def calibrate_method(
     norms = method.reparameterized(session.traced, bits)
     observed = ObservedImages(len(images.tensor), progress)
     calibration = method.settings(images.seed)
-    session = session.rescaled(norms, lambda: images, calibration, directory, observed, sites)
+    session = rescale_for(session, norms, lambda: images, calibration, directory, observed, sites)
     bank = session.bank(lambda: images, images.sha256, calibration, observed, sites)
     bank.load(directory)
     solve_bank(bank, options_of(sites), directory, progress)

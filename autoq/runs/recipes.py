@@ -14,6 +14,7 @@ from autoq.errors import CalibrationError, ModelError, RecipeError
 from autoq.recipe import CalibrationReference, OperandConfig, Recipe, SiteConfig
 from autoq.runs.images import CalibrationImages
 from autoq.runs.session import Session
+from autoq.runs.transforming import centre_keys_for, rescale_for
 from autoq.scoring.solved_operands import SolvedOperands, read_operands
 from autoq.scoring.sources import QuantizerSource, SolvedSource
 from autoq.tasks import task_from_record
@@ -168,7 +169,7 @@ def _centred(
     """
     if not recipe.centred:
         return session
-    centred = session.centred_for(images, bank)
+    centred = centre_keys_for(session, images, bank)
     if tuple(centred.folded.centres) != recipe.centred:
         raise RecipeError(
             "the attention keys that are centred are others than the recipe's: the calibration images or autoq have "
@@ -194,7 +195,7 @@ def find_bank(session: Session, recipe: Recipe, images: Callable[[], Calibration
         content = read_bank(directory) if calibration.bank_fingerprint else None
         if content is not None and content.fingerprint == calibration.bank_fingerprint:
             session = _centred(session, recipe, images, directory)
-            session = session.rescaled(recipe.reparameterized, images, settings, directory)
+            session = rescale_for(session, recipe.reparameterized, images, settings, directory)
             sha256 = content.description["images_sha256"]
             bank = session.bank(images, sha256, settings, recipe_sites=recipe.sites)
             bank.load(directory)
@@ -202,7 +203,7 @@ def find_bank(session: Session, recipe: Recipe, images: Callable[[], Calibration
     if calibration.bank_fingerprint:
         _logger.warning("the recipe's bank is not beside it: solving it again from %s", calibration.data)
     session = _centred(session, recipe, images)
-    session = session.rescaled(recipe.reparameterized, images, settings, recipe_sites=recipe.sites)
+    session = rescale_for(session, recipe.reparameterized, images, settings, recipe_sites=recipe.sites)
     bank = session.bank(images, images().sha256, settings, recipe_sites=recipe.sites)
     if calibration.bank_fingerprint not in ("", bank.fingerprint):
         _logger.warning("the images or autoq have changed since the recipe was calibrated: expect another score")

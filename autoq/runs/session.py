@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,12 +11,9 @@ import torch
 from torch import Tensor
 
 from autoq.calibration import Bank, CalibrationSettings
-from autoq.calibration.bank.files import BankContent, read_bank
 from autoq.calibration.transforms.centring.centre import centre_keys
-from autoq.calibration.transforms.centring.choose import choose_centres
 from autoq.calibration.transforms.folded import FoldedTransforms
-from autoq.calibration.transforms.reparameterization import ChannelFactors, observe_factors, reparameterize
-from autoq.calibration.transforms.rotation.choose import choose_rotations
+from autoq.calibration.transforms.reparameterization import ChannelFactors, reparameterize
 from autoq.calibration.transforms.rotation.rotate import rotate
 from autoq.cost import CostModel
 from autoq.errors import RecipeError
@@ -190,25 +186,6 @@ class Session:
         """Load labelled images; see ``ImageReader.labelled_images``."""
         return self.reader.labelled_images(data, required)
 
-    def rotated_for(
-        self,
-        images: Callable[[], CalibrationImages],
-        bank: str | os.PathLike[str] | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> Session:
-        """Return the model with the rotations that help on these images; full precision is unchanged up to rounding.
-
-        Args:
-            images: gives the calibration images; one full-precision pass over some of them finds the rotations,
-            bank: unless the bank in this directory names them.
-            progress: called with the number of images of each batch that is observed.
-        """
-        content = self._content_of(bank)
-        if content is not None and "rotated" in content.description:
-            return self.rotated_by(content.description["rotated"])
-        batches = torch.split(images().tensor, choose_batch_size(self.traced))
-        return self.rotated_by(choose_rotations(self.model, batches, progress))
-
     def rotated_by(self, rotated: Mapping[str, int]) -> Session:
         """Return the model with channel spaces rotated by the matrices of known seeds, before it is rescaled.
 
@@ -219,25 +196,6 @@ class Session:
             return self
         traced = rotate(self.traced, rotated)
         return replace(self, traced=traced, model=QuantizedModel(traced).to(self.device), rotated=dict(rotated))
-
-    def centred_for(
-        self,
-        images: Callable[[], CalibrationImages],
-        bank: str | os.PathLike[str] | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> Session:
-        """Return the model with attention keys centred where that helps on these images; full precision is unchanged.
-
-        Args:
-            images: gives the calibration images; one full-precision pass over them finds the centres,
-            bank: unless the bank in this directory has them.
-            progress: called with the number of images of each batch that is observed.
-        """
-        content = self._content_of(bank)
-        if content is not None and "centred" in content.description:
-            return self.centred_by(content.folded.centres)
-        batches = torch.split(images().tensor, choose_batch_size(self.traced))
-        return self.centred_by(choose_centres(self.model, batches, progress))
 
     def centred_by(self, centres: Mapping[str, Tensor]) -> Session:
         """Return the model with attention keys centred by known vectors, before it is rescaled.
@@ -251,40 +209,8 @@ class Session:
         folded = replace(self.folded, centres=dict(centres))
         return replace(self, traced=traced, model=QuantizedModel(traced).to(self.device), folded=folded)
 
-    def rescaled(
-        self,
-        norms: Mapping[str, int],
-        images: Callable[[], CalibrationImages],
-        settings: CalibrationSettings,
-        bank: str | os.PathLike[str] | None = None,
-        progress: Callable[[int], None] | None = None,
-        recipe_sites: Mapping[str, SiteConfig] | None = None,
-    ) -> Session:
-        """Return the model with reparameterized LayerNorms (RepQ-ViT); full precision is unchanged up to rounding.
-
-        Args:
-            norms: LayerNorm sites, and the bits of the quantizers that they feed.
-            images: gives the calibration images; one pass over them finds the factors,
-            settings: as these say,
-            bank: unless the bank in this directory has them.
-            progress: called with the number of images of each batch that is observed.
-            recipe_sites: the recipe that is solved, where ``settings.inputs`` are quantized.
-
-        Raises:
-            CalibrationError: a LayerNorm feeds something else than linear layers.
-        """
-        if not norms:
-            return self
-        content = self._content_of(bank)
-        if content is not None and content.folded.factors.keys() == norms.keys():
-            factors = content.folded.factors
-        else:
-            batches = torch.split(images().tensor, choose_batch_size(self.traced))
-            factors = observe_factors(self.model, batches, norms, settings, recipe_sites, progress)
-        return self.rescaled_by(norms, factors)
-
     def rescaled_by(self, norms: Mapping[str, int], factors: Mapping[str, ChannelFactors]) -> Session:
-        """Return the model with LayerNorms reparameterized by known factors; see :meth:`rescaled`.
+        """Return the model with LayerNorms reparameterized by known factors (RepQ-ViT); full precision is unchanged.
 
         Raises:
             CalibrationError: a LayerNorm feeds something else than linear layers, or its factors do not fit.
@@ -295,12 +221,6 @@ class Session:
         model = QuantizedModel(traced).to(self.device)
         folded = replace(self.folded, factors=dict(factors))
         return replace(self, traced=traced, model=model, reparameterized=dict(norms), folded=folded)
-
-    def _content_of(self, bank: str | os.PathLike[str] | None) -> BankContent | None:
-        """Return what a directory has of a bank of this model, or None."""
-        content = None if bank is None else read_bank(bank)
-        is_own = content is not None and content.description.get("weights_sha256") == self.loaded.weights_sha256
-        return content if is_own else None
 
     def bank(
         self,

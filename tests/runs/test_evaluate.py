@@ -26,6 +26,7 @@ from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.images import ImageReader
 from autoq.runs.opening import calibration_reference
 from autoq.runs.reconstruct_recipe import reconstruct_calibrated
+from autoq.runs.transforming import centre_keys_for, rescale_for
 from tests.runs.small_run import PHOTOS, finished_run, small_session, trace_once
 
 PROCESS = """
@@ -226,9 +227,8 @@ def reconstructed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = session.calibration_images("digits", 16, 0)
     sites, norms = method.sites(session.traced, bits), method.reparameterized(session.traced, bits)
     rotated = {"patch_embed.proj": 3, "blocks.0.attn.qk": 0, "blocks.1.attn.av": 5}
-    session = (
-        session.rotated_by(rotated).centred_for(lambda: images).rescaled(norms, lambda: images, CalibrationSettings())
-    )
+    session = centre_keys_for(session.rotated_by(rotated), lambda: images)
+    session = rescale_for(session, norms, lambda: images, CalibrationSettings())
     bank = session.bank(lambda: images, images.sha256, method.settings(0), recipe_sites=sites)
     calibration = calibration_reference(images, bank)
     recipe = Recipe(

@@ -22,6 +22,7 @@ from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.images import CalibrationImages
 from autoq.runs.lock import LOCK_NAME, hold_directory
 from autoq.runs.quantize import QuantizeSettings, quantize
+from autoq.runs.transforming import rescale_for
 from tests.runs.small_run import PHOTOS, small_session, trace_once, write_photos
 
 IMAGES = 12
@@ -103,7 +104,7 @@ def test_full_precision_is_not_touched_by_reparameterization(tmp_path: Path) -> 
     norms = run(tmp_path / "out", "repq-vit").reparameterized
     assert set(norms.values()) == {4}
     assert torch.equal(session.traced.graph_module(images), before)
-    rescaled = session.rescaled(norms, lambda: CalibrationImages("noise", 0, images), CalibrationSettings())
+    rescaled = rescale_for(session, norms, lambda: CalibrationImages("noise", 0, images), CalibrationSettings())
     assert not torch.equal(rescaled.traced.weight("blocks.0.attn.qkv"), session.traced.weight("blocks.0.attn.qkv"))
     torch.testing.assert_close(rescaled.traced.graph_module(images), before, rtol=1e-3, atol=1e-4)
 

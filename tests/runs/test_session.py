@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -61,71 +60,6 @@ def test_recipes_of_other_models_are_refused() -> None:
     for sites, message in (({"haed": {"weight": config}}, "haed"), ({"head": {"wieght": config}}, "wieght")):
         with pytest.raises(RecipeError, match=message):
             session.check(recipe.model_copy(update={"sites": sites}))
-
-
-def test_reparameterized_layer_norms_change_the_graph_alone() -> None:
-    session = small_session()
-    images = session.calibration_images("digits", 8, 0)
-    assert session.rescaled({}, lambda: images, CalibrationSettings()) is session
-    norms = {"blocks.0.norm1": 4}
-    seen: list[int] = []
-    rescaled = session.rescaled(norms, lambda: images, CalibrationSettings(), progress=seen.append)
-    assert sum(seen) == 8
-    assert (rescaled.reparameterized, set(rescaled.folded.factors)) == (norms, set(norms))
-    site = "blocks.0.attn.qkv"
-    assert not torch.equal(rescaled.traced.weight(site), session.traced.weight(site))
-    with torch.inference_mode():
-        assert torch.allclose(rescaled.model.run(images.tensor)[0], session.model.run(images.tensor)[0], atol=1e-4)
-    again = session.rescaled_by(norms, rescaled.folded.factors)
-    assert torch.equal(again.traced.weight(site), rescaled.traced.weight(site))
-    assert session.bank(lambda: images, images.sha256, SETTINGS).fingerprint != (
-        rescaled.bank(lambda: images, images.sha256, SETTINGS).fingerprint
-    )
-
-
-def test_rotations_change_the_graph_alone(tmp_path: Path) -> None:
-    session = small_session()
-    images = session.calibration_images("digits", 8, 0)
-    assert session.rotated_by({}) is session
-    seen: list[int] = []
-    rotated = session.rotated_for(lambda: images, progress=seen.append)
-    assert sum(seen) == 8
-    assert "patch_embed.proj" in rotated.rotated
-    site = "blocks.0.attn.qkv"
-    assert not torch.equal(rotated.traced.weight(site), session.traced.weight(site))
-    with torch.inference_mode():
-        assert torch.allclose(rotated.model.run(images.tensor)[0], session.model.run(images.tensor)[0], atol=1e-4)
-    assert torch.equal(session.rotated_by(rotated.rotated).traced.weight(site), rotated.traced.weight(site))
-    banks = [each.bank(lambda: images, images.sha256, SETTINGS) for each in (session, rotated)]
-    assert banks[1].description == banks[0].description | {"rotated": rotated.rotated}
-    banks[1].solve_all([("head", "input", OperandConfig(scheme="uniform", bits=4))])
-    banks[1].save(tmp_path)
-
-    def not_needed() -> CalibrationImages:
-        raise AssertionError("the bank names the rotations")
-
-    assert session.rotated_for(not_needed, tmp_path).rotated == rotated.rotated
-    both = rotated.rescaled({"blocks.0.norm1": 4}, lambda: images, CalibrationSettings())
-    assert both.rotated == rotated.rotated
-    with torch.inference_mode():
-        assert torch.allclose(both.model.run(images.tensor)[0], session.model.run(images.tensor)[0], atol=1e-4)
-
-
-def test_factors_are_read_from_a_bank(tmp_path: Path) -> None:
-    session = small_session()
-    images = session.calibration_images("digits", 8, 0)
-    rescaled = session.rescaled({"blocks.0.norm1": 4}, lambda: images, CalibrationSettings())
-    bank = rescaled.bank(lambda: images, images.sha256, SETTINGS)
-    bank.solve_all([("head", "input", OperandConfig(scheme="uniform", bits=4))])
-    bank.save(tmp_path)
-
-    def not_needed() -> CalibrationImages:
-        raise AssertionError("the bank has the factors")
-
-    read = session.rescaled({"blocks.0.norm1": 4}, not_needed, CalibrationSettings(), tmp_path)
-    assert torch.equal(read.traced.weight("blocks.0.attn.qkv"), rescaled.traced.weight("blocks.0.attn.qkv"))
-    other = session.rescaled({"blocks.1.norm1": 4}, lambda: images, CalibrationSettings(), tmp_path)
-    assert set(other.folded.factors) == {"blocks.1.norm1"}
 
 
 def test_tasks_learn_what_they_need_once() -> None:
