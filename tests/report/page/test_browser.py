@@ -282,6 +282,22 @@ def test_the_chart_stays_in_view_while_the_table_is_read(open_page: Open, summar
     assert row.evaluate("(r) => r.getBoundingClientRect().bottom <= innerHeight")
 
 
+def test_ten_thousand_recipes(open_page: Open, tmp_path: Path) -> None:
+    """As few elements as for two hundred, and everything works; times are those of ``benchmarks.page``."""
+    page = open_page(make_summary(trials=10_000, blocks=1))
+    assert page.locator("*").count() < 1200
+    assert page.text_content("#shown") == "10,007 of 10,007 recipes shown."
+    page.check("#all-trials")
+    page.fill("#search", "trial 9999")
+    page.click("#points tbody button")
+    assert chosen(page) == "trial 9999"
+    assert page.locator("*").count() < 1200
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
+    assert (tmp_path / "light.png").read_bytes() != (tmp_path / "dark.png").read_bytes()
+
+
 def test_the_screen_reader_is_told(open_page: Open, summary: RunSummary) -> None:
     page = open_page(with_published(summary))
     unnamed = page.evaluate(

@@ -29,7 +29,7 @@ def rebuilt(encoder: RecipeEncoder, columns: dict[str, list[str]], index: int, f
 
 
 def test_files_are_put_together_to_the_letter(summary: RunSummary, tmp_path: Path) -> None:
-    points = [with_records(point) for point in summary.points]
+    points = [with_records(point) for point in summary.points[::15]]
     columns = {"kl_nats": [json.dumps(point.kl_nats) for point in points]}
     encoder = RecipeEncoder(columns)
     encoded = [encoder.add(index, point) for index, point in enumerate(points)]

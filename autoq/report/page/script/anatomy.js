@@ -18,7 +18,7 @@ export const blockOf = (name) => name.match(/^(?:.*\.)?\d+(?=\.)/)?.[0] ?? name;
 const roleOf = (site, operand) => (PRODUCTS.has(site.op) ? "product" : operand.name === "weight" ? "weight" : "input");
 
 /** Whether a site is left in floating point and costs nothing: norms and softmax that no scheme quantizes. */
-export const isLeftOut = (site) => UNCOUNTED.has(site.op) && site.operands.every((operand) => operand.config === null);
+const isLeftOut = (site) => UNCOUNTED.has(site.op) && site.operands.every((operand) => operand.config === null);
 
 const mean = (values) => (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null);
 
@@ -47,20 +47,36 @@ export function blocksOf(sites) {
 
 /** Mean bits of each role over sites; null where there is no such operand. */
 export const meanBits = (sites) =>
-  Object.fromEntries(ROLES.map(({ key }) => [key, mean(sites.flatMap((site) => site.operands.filter((operand) => operand.role === key).map((operand) => operand.bits)))]));
+  Object.fromEntries(
+    ROLES.map(({ key }) => [
+      key,
+      mean(
+        sites.flatMap((site) => site.operands.filter((operand) => operand.role === key).map((operand) => operand.bits)),
+      ),
+    ]),
+  );
 
-export const COST_PARTS = ["embedding", "attention layers", "attention products", "MLP and other layers", "head", "groups and transforms"];
+export const COST_PARTS = [
+  "embedding",
+  "attention layers",
+  "attention products",
+  "MLP and other layers",
+  "head",
+  "groups and transforms",
+];
 
 /** The part of the model that a site belongs to, by structure: layers beside a product of activations are attention's. */
 function partNames(sites) {
   const layers = sites.filter((site) => site.operands.some((operand) => operand.name === "weight"));
   const parents = new Set(sites.filter((site) => PRODUCTS.has(site.op)).map((site) => parentOf(site.name)));
-  return new Map(sites.map((site) => {
-    if (PRODUCTS.has(site.op)) return [site.name, "attention products"];
-    if (site === layers[0]) return [site.name, "embedding"];
-    if (site === layers.at(-1)) return [site.name, "head"];
-    return [site.name, parents.has(parentOf(site.name)) ? "attention layers" : "MLP and other layers"];
-  }));
+  return new Map(
+    sites.map((site) => {
+      if (PRODUCTS.has(site.op)) return [site.name, "attention products"];
+      if (site === layers[0]) return [site.name, "embedding"];
+      if (site === layers.at(-1)) return [site.name, "head"];
+      return [site.name, parents.has(parentOf(site.name)) ? "attention layers" : "MLP and other layers"];
+    }),
+  );
 }
 
 const parentOf = (name) => name.split(".").slice(0, -1).join(".");
@@ -77,4 +93,3 @@ export function costParts(point) {
 
 /** How many sites of the model a recipe leaves in floating point without cost. */
 export const countLeftOut = (point) => sitesOf(point).filter(isLeftOut).length;
-

@@ -2,7 +2,7 @@
 
 import { digitsText } from "./numbers.js";
 
-export const FONT = '12px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
+const FONT = '12px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
 
 /** The colours of the page's theme by name, read anew for each drawing: light and dark differ. */
 export function colors() {

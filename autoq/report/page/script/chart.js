@@ -1,22 +1,23 @@
 // The chart: every recipe by a cost and a figure, with zoom, pan and choice.
 
 import { colors, drawAxes, haloText, labelWidth, openCanvas, stroke, tickText } from "./canvas.js";
+import { showTip } from "./chart_tip.js";
 import { describe, drawKey } from "./chart_words.js";
+import { boxed, panned, zoomed } from "./chart_zoom.js";
 import { byId, run } from "./data.js";
 import { byName } from "./dom.js";
-import { figureText, lossText } from "./figures.js";
+import { figureText } from "./figures.js";
 import { listen, zoomKey } from "./gestures.js";
 import { COLORS, Labels, drawArrow, drawDots, drawMark, drawRing } from "./marks.js";
 import { prefixFor } from "./numbers.js";
 import { makeScale, spanOf } from "./scale.js";
-import { choose, frontOf, nameOf, onChange, shownImproved, shownPoints, view, xAxis, yAxis, zoomTo } from "./view.js";
+import { choose, frontOf, onChange, shownImproved, shownPoints, view, xAxis, yAxis, zoomTo } from "./view.js";
 
 const TOP = 26;
 const BOTTOM = 44;
 const REACH = { mouse: 14, touch: 26 };
 const container = byName("chart");
 const canvas = byName("chart-canvas");
-const tip = byName("tip");
 
 /** What was drawn last: frame, scales, and places of the points, for choosing. */
 let drawn = null;
@@ -43,31 +44,56 @@ function layOut(context, width, height, shown) {
   return { frame, full, y, x: makeScale(xSpan, full.xLog, frame.left, frame.right) };
 }
 
-export function drawChart() {
+function drawChart() {
   const { context, width, height } = openCanvas(canvas);
   if (!width) return;
   const [theme, shown] = [colors(), shownPoints()];
   const { frame, full, x, y } = layOut(context, width, height, shown);
   const ground = full.yLog ? 10 ** full.y[0] : full.y[0];
   const lowest = !view.zoom && yAxis().low !== null ? yAxis().low : ground;
-  const placed = (each, point = each) => ({ each, point, x: x(point[view.x]), y: y(Math.max(each[view.y], lowest)), isBelow: each[view.y] < lowest });
+  const placed = (each, point = each) => ({
+    each,
+    point,
+    x: x(point[view.x]),
+    y: y(Math.max(each[view.y], lowest)),
+    isBelow: each[view.y] < lowest,
+  });
   const places = shown.map((point) => placed(point));
   const improved = shownImproved().map((found) => placed(found, byId.get(found.id)));
   drawn = { frame, full, x, y, places, improved };
 
   const [factor, prefix] = prefixFor(Math.max(...x.ticks(6), 0));
   drawLimit(context, frame, x, theme);
-  drawAxes(context, frame,
+  drawAxes(
+    context,
+    frame,
     { scale: x, text: (value) => tickText(value / factor), title: `${xAxis().title}${axisUnit(prefix)}` },
-    { scale: y, text: tickText, title: yAxis().title }, theme);
+    { scale: y, text: tickText, title: yAxis().title },
+    theme,
+  );
   context.save();
   context.beginPath();
   const air = view.zoom ? 0 : 8; // whole marks at the border where everything is shown
-  context.rect(frame.left - air, frame.top - air, frame.right - frame.left + 2 * air, frame.bottom - frame.top + 2 * air);
+  context.rect(
+    frame.left - air,
+    frame.top - air,
+    frame.right - frame.left + 2 * air,
+    frame.bottom - frame.top + 2 * air,
+  );
   context.clip();
   drawFullPrecision(context, frame, y, theme);
-  drawDots(context, places.filter(({ point }) => point.kind === "trial"), theme);
-  drawLine(context, frontOf(shown).map((point) => placed(point)).filter(({ isBelow }) => !isBelow || isOwn()), theme);
+  drawDots(
+    context,
+    places.filter(({ point }) => point.kind === "trial"),
+    theme,
+  );
+  drawLine(
+    context,
+    frontOf(shown)
+      .map((point) => placed(point))
+      .filter(({ isBelow }) => !isBelow || isOwn()),
+    theme,
+  );
   drawMarks(context, places, improved, frame, theme);
   context.restore();
   if (box) drawBox(context, theme);
@@ -106,7 +132,14 @@ function drawFullPrecision(context, frame, y, theme) {
   stroke(context, frame.left, at, frame.right, at);
   context.setLineDash([]);
   context.textAlign = "left";
-  haloText(context, `full precision ${figureText("metric", run.full_precision_metric)}`, frame.left + 6, at - 6, theme.soft, theme);
+  haloText(
+    context,
+    `full precision ${figureText("metric", run.full_precision_metric)}`,
+    frame.left + 6,
+    at - 6,
+    theme.soft,
+    theme,
+  );
 }
 
 /** The front as a staircase: a recipe also answers every budget above its own cost. */
@@ -152,7 +185,8 @@ function drawMarks(context, places, improved, frame, theme) {
   }
   for (const { point, x, y } of shown) {
     const isNamed = point.kind !== "front" && !point.label.includes(" g");
-    if (isNamed && x >= frame.left && x <= frame.right) labels.write(point.label, x, y, theme[COLORS[point.kind]], theme);
+    if (isNamed && x >= frame.left && x <= frame.right)
+      labels.write(point.label, x, y, theme[COLORS[point.kind]], theme);
   }
 }
 
@@ -163,44 +197,14 @@ function drawBox(context, theme) {
 }
 
 // ---------------------------------------------------------------- zoom and pan
-const spans = () => ({ x: drawn.x.span, y: drawn.y.span });
+const zoomBy = (factor, x, y) => zoomTo(zoomed(drawn, factor, x, y));
+const panBy = (dx, dy) => zoomTo(panned(drawn, dx, dy));
+const zoomToBox = (from, to) => zoomTo(boxed(drawn, from, to));
+const zoomAtMiddle = (factor) =>
+  zoomBy(factor, (drawn.frame.left + drawn.frame.right) / 2, (drawn.frame.top + drawn.frame.bottom) / 2);
 
-function zoomBy(factor, x, y) {
-  const { frame } = drawn;
-  const { x: [left, right], y: [low, high] } = spans();
-  const across = (x - frame.left) / (frame.right - frame.left);
-  const up = (frame.bottom - y) / (frame.bottom - frame.top);
-  const grown = ([from, to], at) => {
-    const size = (to - from) / Math.min(20, Math.max(0.05, factor));
-    const fixed = from + at * (to - from);
-    return [fixed - at * size, fixed + (1 - at) * size];
-  };
-  const next = { x: grown([left, right], across), y: grown([low, high], up) };
-  const all = drawn.full;
-  const isFar = next.x[1] - next.x[0] > 1.05 * (all.x[1] - all.x[0]) && next.y[1] - next.y[0] > 1.05 * (all.y[1] - all.y[0]);
-  zoomTo(isFar ? null : next);
-}
-
-function panBy(dx, dy) {
-  const { frame } = drawn;
-  const { x, y } = spans();
-  const [right, up] = [(-dx / (frame.right - frame.left)) * (x[1] - x[0]), (dy / (frame.bottom - frame.top)) * (y[1] - y[0])];
-  zoomTo({ x: [x[0] + right, x[1] + right], y: [y[0] + up, y[1] + up] });
-}
-
-function zoomToBox(from, to) {
-  const inUnits = (scale, pixel) => scale.span[0] + ((pixel - scale.start) / (scale.end - scale.start)) * (scale.span[1] - scale.span[0]);
-  const { frame } = drawn;
-  const [x, y] = [{ span: drawn.x.span, start: frame.left, end: frame.right }, { span: drawn.y.span, start: frame.bottom, end: frame.top }];
-  zoomTo({
-    x: [Math.min(from.x, to.x), Math.max(from.x, to.x)].map((pixel) => inUnits(x, pixel)),
-    y: [Math.max(from.y, to.y), Math.min(from.y, to.y)].map((pixel) => inUnits(y, pixel)),
-  });
-}
-
-const zoomAtMiddle = (factor) => zoomBy(factor, (drawn.frame.left + drawn.frame.right) / 2, (drawn.frame.top + drawn.frame.bottom) / 2);
-
-const isOutside = (frame, x, y) => x < frame.left - 1 || x > frame.right + 1 || y < frame.top - 1 || y > frame.bottom + 1;
+const isOutside = (frame, x, y) =>
+  x < frame.left - 1 || x > frame.right + 1 || y < frame.top - 1 || y > frame.bottom + 1;
 
 // ---------------------------------------------------------------- choosing
 /** The nearest mark within reach; what is on the front comes before other trials. */
@@ -208,30 +212,21 @@ function nearest(x, y, reach) {
   const { frame } = drawn;
   let [found, least] = [null, reach];
   for (const place of [...drawn.places, ...drawn.improved]) {
-    if (place.x < frame.left - 8 || place.x > frame.right + 8 || place.y < frame.top - 8 || place.y > frame.bottom + 8) continue;
+    if (place.x < frame.left - 8 || place.x > frame.right + 8 || place.y < frame.top - 8 || place.y > frame.bottom + 8)
+      continue;
     const far = Math.hypot(place.x - x, place.y - y) + (place.point.kind === "trial" ? 3 : 0);
     if (far < least) [found, least] = [place, far];
   }
   return found;
 }
 
-function showTip(place) {
-  tip.hidden = !place;
-  canvas.style.cursor = place ? "pointer" : "";
-  if (!place) return;
-  const { each, point } = place;
-  const lines = [each === point ? nameOf(point) : `${point.label}, ${each.kind}`, figureText("cost", point.cost), lossText(each)];
-  if (![view.x, "loss", "kl_nats"].includes(view.y)) lines.push(`${yAxis().title}: ${figureText(view.y, each[view.y])}`);
-  if (view.x !== run.cost.key) lines.push(`${xAxis().title}: ${figureText(view.x, point[view.x])}`);
-  if (!point.isFeasible) lines.push("over the budget");
-  tip.textContent = lines.join("\n");
-  const right = place.x + 14;
-  tip.style.left = `${Math.max(0, right + tip.offsetWidth > container.clientWidth ? place.x - tip.offsetWidth - 14 : right)}px`;
-  tip.style.top = `${Math.max(0, Math.min(place.y - 10, container.clientHeight - tip.offsetHeight - 4))}px`;
-}
-
 const WALKS = {
-  ArrowRight: ["front", 1], ArrowLeft: ["front", -1], ArrowUp: ["uniform", -1], ArrowDown: ["uniform", 1], PageDown: [null, 1], PageUp: [null, -1],
+  ArrowRight: ["front", 1],
+  ArrowLeft: ["front", -1],
+  ArrowUp: ["uniform", -1],
+  ArrowDown: ["uniform", 1],
+  PageDown: [null, 1],
+  PageUp: [null, -1],
 };
 
 /** Arrow keys walk along the front and the uniform points, page keys along all recipes, by cost. */
@@ -249,7 +244,9 @@ function onKey(event) {
   const [kind, step] = WALKS[event.key];
   const rank = (point) => [point[view.x], point.index];
   const after = (a, b) => rank(a)[0] - rank(b)[0] || rank(a)[1] - rank(b)[1];
-  const rest = shownPoints().filter((point) => (kind === null || point.kind === kind) && step * after(point, view.chosen) > 0);
+  const rest = shownPoints().filter(
+    (point) => (kind === null || point.kind === kind) && step * after(point, view.chosen) > 0,
+  );
   if (!rest.length) return;
   choose(rest.reduce((a, b) => (step * after(b, a) < 0 ? b : a)));
   showTip(drawn.places.find(({ point }) => point === view.chosen));
@@ -294,4 +291,3 @@ export function startChart() {
   new ResizeObserver(schedule).observe(container);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", schedule);
 }
-

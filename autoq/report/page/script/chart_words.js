@@ -17,14 +17,22 @@ export function describe(container, shown, outside) {
     outside ? `${countText(outside)} outside the zoom` : null,
   ].filter(Boolean);
   const why = hidden.length ? `: ${hidden.join(", ")}` : "";
-  byName("shown").textContent = `${countText(shown.length - outside)} of ${countText(points.length)} recipes shown${why}.`;
-  const chosen = view.chosen ? `${nameOf(view.chosen)}, ${figureText("cost", view.chosen.cost)}, ${lossText(view.chosen)}` : "none";
+  byName("shown").textContent =
+    `${countText(shown.length - outside)} of ${countText(points.length)} recipes shown${why}.`;
+  const chosen = view.chosen
+    ? `${nameOf(view.chosen)}, ${figureText("cost", view.chosen.cost)}, ${lossText(view.chosen)}`
+    : "none";
   container.setAttribute("aria-label", `Recipes by ${xAxis().title} and ${yAxis().title}. Chosen: ${chosen}.`);
 }
 
 /** The key, whose entries show and hide what they stand for. */
 export function drawKey() {
-  const entries = [["front", "Pareto front"], ["uniform", "uniform bits"], ["published", "published methods"], ["trial", "other trials"]];
+  const entries = [
+    ["front", "Pareto front"],
+    ["uniform", "uniform bits"],
+    ["published", "published methods"],
+    ["trial", "other trials"],
+  ];
   const present = entries.filter(([kind]) => points.some((point) => point.kind === kind));
   const buttons = present.map(([kind, text]) => keyEntry(kind, text, kind));
   if (run.improved.length) {
@@ -43,7 +51,12 @@ function keyEntry(kind, text, toggles) {
   path.setAttribute("d", SHAPES[kind]);
   path.setAttribute("class", `mark-${kind}`);
   sample.append(path);
-  const button = make("button", { type: "button", "aria-pressed": String(!view.hidden.has(toggles)), "data-kind": toggles }, sample, text);
+  const button = make(
+    "button",
+    { type: "button", "aria-pressed": String(!view.hidden.has(toggles)), "data-kind": toggles },
+    sample,
+    text,
+  );
   button.addEventListener("click", () => {
     toggleKind(toggles);
     button.setAttribute("aria-pressed", String(!view.hidden.has(toggles)));

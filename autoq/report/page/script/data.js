@@ -15,7 +15,8 @@ export const points = run.ids.map((id, index) => {
   if (run.loss.is_kl) point.loss = point.kl_nats;
   point.isFeasible = run.feasible[index] === "1";
   point.isOnFront = run.on_front[index] === "1";
-  point.kind = point.origin === "published" || point.origin === "uniform" ? point.origin : point.isOnFront ? "front" : "trial";
+  point.kind =
+    point.origin === "published" || point.origin === "uniform" ? point.origin : point.isOnFront ? "front" : "trial";
   return point;
 });
 export const byId = new Map(points.map((point) => [point.id, point]));

@@ -21,7 +21,9 @@ export function makeButton(text, onClick, attributes = {}) {
 
 /** Fill a table: `columns` have `title` and, where they hold numbers, `isNumber`; `rows` are elements. */
 export function fillTable(table, columns, rows) {
-  const heads = columns.map((column) => make("th", { scope: "col", class: column.isNumber ? "number" : null }, column.title));
+  const heads = columns.map((column) =>
+    make("th", { scope: "col", class: column.isNumber ? "number" : null }, column.title),
+  );
   table.replaceChildren(make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...rows));
   return heads;
 }

@@ -18,7 +18,8 @@ const FORMATS = {
 };
 
 /** A figure as text: losses in two digits, costs in three, percentages with one decimal. */
-export const figureText = (key, value) => (value === null || value === undefined ? MISSING : (FORMATS[key] ?? klText)(value));
+export const figureText = (key, value) =>
+  value === null || value === undefined ? MISSING : (FORMATS[key] ?? klText)(value);
 
 /** The figures that the run knows, in the order of the page's tables. */
 export const FIGURES = [

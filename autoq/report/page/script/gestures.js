@@ -54,12 +54,16 @@ export function listen(element, actions) {
     actions.zoom(STEP * STEP, x, y);
   });
   // Without Ctrl the wheel scrolls the page; pinching a touchpad comes as a wheel with Ctrl.
-  element.addEventListener("wheel", (event) => {
-    if (!event.ctrlKey && !event.metaKey) return;
-    event.preventDefault();
-    const { x, y } = place(event);
-    actions.zoom(Math.exp(-event.deltaY * (event.deltaMode === 1 ? 0.05 : 0.002)), x, y);
-  }, { passive: false });
+  element.addEventListener(
+    "wheel",
+    (event) => {
+      if (!event.ctrlKey && !event.metaKey) return;
+      event.preventDefault();
+      const { x, y } = place(event);
+      actions.zoom(Math.exp(-event.deltaY * (event.deltaMode === 1 ? 0.05 : 0.002)), x, y);
+    },
+    { passive: false },
+  );
 }
 
 /** What a key does to zoom and pan: a factor or a shift as a share of the drawing; null for other keys. */

@@ -25,12 +25,30 @@ function draw() {
   const theme = colors();
   const isLog = trials.some((point) => point.loss > 0);
   const frame = { top: 26, bottom: height - 44, right: width - 12 };
-  const y = makeScale(spanOf(trials.map((point) => point.loss), isLog), isLog, frame.bottom, frame.top);
+  const y = makeScale(
+    spanOf(
+      trials.map((point) => point.loss),
+      isLog,
+    ),
+    isLog,
+    frame.bottom,
+    frame.top,
+  );
   frame.left = labelWidth(context, y, tickText, frame.bottom - frame.top);
   const x = makeScale([0, trials.length + 1], false, frame.left, frame.right);
-  drawAxes(context, frame, { scale: x, text: tickText, title: "evaluations" }, { scale: y, text: tickText, title: run.loss.axis }, theme);
+  drawAxes(
+    context,
+    frame,
+    { scale: x, text: tickText, title: "evaluations" },
+    { scale: y, text: tickText, title: run.loss.axis },
+    theme,
+  );
   const places = trials.map((point, place) => ({ point, x: x(place + 1), y: y(point.loss) }));
-  drawDots(context, places.filter(({ point }) => point.isFeasible), theme);
+  drawDots(
+    context,
+    places.filter(({ point }) => point.isFeasible),
+    theme,
+  );
   context.strokeStyle = theme.front;
   context.lineWidth = 2;
   context.beginPath();
@@ -51,7 +69,8 @@ export function startHistory() {
   byName("history-section").hidden = !best;
   if (!best) return;
   const found = `After ${best.place + 1} of ${trials.length} evaluations nothing better was found: ${best.point.label}, ${lossText(best.point)}.`;
-  byName("history-note").textContent = `Line: the least ${run.loss.title} within the budget so far; dots: evaluations within it. ${found}`;
+  byName("history-note").textContent =
+    `Line: the least ${run.loss.title} within the budget so far; dots: evaluations within it. ${found}`;
   byName("history-canvas").setAttribute("aria-label", found);
   onChange(["axes"], draw);
   new ResizeObserver(draw).observe(byName("history-canvas").parentElement);

@@ -13,7 +13,15 @@ export const SHAPES = {
   reconstructed: "M-5.5-5.5H5.5V5.5H-5.5Z",
   below: "M-6-5L6-5L0 6Z",
 };
-export const COLORS = { front: "front", uniform: "uniform", published: "published", trial: "faint", best: "best", finished: "paper", reconstructed: "done" };
+export const COLORS = {
+  front: "front",
+  uniform: "uniform",
+  published: "published",
+  trial: "faint",
+  best: "best",
+  finished: "paper",
+  reconstructed: "done",
+};
 const EDGES = { best: "ink", finished: "done" };
 const paths = Object.fromEntries(Object.entries(SHAPES).map(([name, path]) => [name, new Path2D(path)]));
 
@@ -84,9 +92,22 @@ export class Labels {
 
   write(text, x, y, color, theme) {
     const width = this.context.measureText(text).width;
-    for (const [dx, dy] of [[10, -8], [10, 15], [-10 - width, -8], [-10 - width, 15], [10, 4], [-width / 2, -12], [-width / 2, 21], [-10 - width, 4]]) {
+    for (const [dx, dy] of [
+      [10, -8],
+      [10, 15],
+      [-10 - width, -8],
+      [-10 - width, 15],
+      [10, 4],
+      [-width / 2, -12],
+      [-width / 2, 21],
+      [-10 - width, 4],
+    ]) {
       const box = [x + dx, y + dy - 10, x + dx + width, y + dy + 3];
-      const isInside = box[0] >= this.frame.left && box[2] <= this.frame.right && box[1] >= this.frame.top && box[3] <= this.frame.bottom;
+      const isInside =
+        box[0] >= this.frame.left &&
+        box[2] <= this.frame.right &&
+        box[1] >= this.frame.top &&
+        box[3] <= this.frame.bottom;
       if (!isInside || this.taken.some((other) => overlaps(box, other))) continue;
       this.context.textAlign = "left";
       haloText(this.context, text, x + dx, y + dy, color, theme);

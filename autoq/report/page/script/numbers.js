@@ -1,7 +1,14 @@
 // Numbers as text, rounded as in autoq's terminal output and tables (autoq/units.py): half to even.
 
 const TAIL = 30;
-const PREFIXES = [[1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""]];
+const PREFIXES = [
+  [1e15, "P"],
+  [1e12, "T"],
+  [1e9, "G"],
+  [1e6, "M"],
+  [1e3, "k"],
+  [1, ""],
+];
 export const MISSING = "–";
 
 /** Whether the digits that rounding drops are exactly one half. */
@@ -40,7 +47,7 @@ function general(value, digits, keepZeros) {
   return sign + trimmed(found.length > power + 1 ? `${whole}.${found.slice(power + 1)}` : whole);
 }
 
-export const rounded = (value, digits) => Number(general(value, digits, false));
+const rounded = (value, digits) => Number(general(value, digits, false));
 
 /** A number with `digits` significant digits, without trailing zeros. */
 export const digitsText = (value, digits = 3) => general(value, digits, false);

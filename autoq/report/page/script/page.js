@@ -14,7 +14,10 @@ import { startSensitivity } from "./sensitivity.js";
 import { choose, hideDear, readAddress, setAxes, view } from "./view.js";
 
 function startControls() {
-  for (const [id, key] of [["x-axis", "x"], ["y-axis", "y"]]) {
+  for (const [id, key] of [
+    ["x-axis", "x"],
+    ["y-axis", "y"],
+  ]) {
     const select = byName(id);
     select.replaceChildren(...run.axes[key].map((axis) => make("option", { value: axis.key }, axis.title)));
     select.value = view[key];
@@ -29,11 +32,19 @@ function startControls() {
 /** What was made of recipes after the search; a row is chosen like any other. */
 function startImproved() {
   byName("improved-section").hidden = run.improved.length === 0;
-  byName("improved-list").replaceChildren(...run.improved.map((found) => {
-    const point = byId.get(found.id);
-    const button = makeButton(point.label, () => choose(point));
-    return make("li", { "data-kind": found.kind }, button, ` ${found.sentence} `, make("code", {}, exportCommand(point, found.kind)));
-  }));
+  byName("improved-list").replaceChildren(
+    ...run.improved.map((found) => {
+      const point = byId.get(found.id);
+      const button = makeButton(point.label, () => choose(point));
+      return make(
+        "li",
+        { "data-kind": found.kind },
+        button,
+        ` ${found.sentence} `,
+        make("code", {}, exportCommand(point, found.kind)),
+      );
+    }),
+  );
 }
 
 startControls();

@@ -15,24 +15,45 @@ function columns() {
     { title: "Recipe", key: "label" },
     { title: run.cost.heading, key: "cost", isNumber: true, text: (value) => figureText("cost", value) },
     { title: run.loss.title, key: "loss", isNumber: true, text: (value) => figureText("loss", value) },
-    ...(run.has_labels ? [{ title: run.metric.heading, key: "metric", isNumber: true, text: (value) => figureText("metric", value) }] : []),
+    ...(run.has_labels
+      ? [{ title: run.metric.heading, key: "metric", isNumber: true, text: (value) => figureText("metric", value) }]
+      : []),
   ];
   if (!state.isWide) return main;
   const shown = new Set(main.map(({ key }) => key));
-  const others = FIGURES.filter(({ key }) => !shown.has(key) && key !== run.cost.key && !(key === "kl_nats" && run.loss.is_kl));
+  const others = FIGURES.filter(
+    ({ key }) => !shown.has(key) && key !== run.cost.key && !(key === "kl_nats" && run.loss.is_kl),
+  );
   return [
-    ...main, { title: "From", key: "origin" }, { title: "On front", key: "isOnFront", text: (is) => (is ? "yes" : "") },
-    ...(run.budget === null ? [] : [{ title: "Of budget", key: "cost", isNumber: true, text: (value) => percentText((100 * value) / run.budget), isUnsorted: true }]),
+    ...main,
+    { title: "From", key: "origin" },
+    { title: "On front", key: "isOnFront", text: (is) => (is ? "yes" : "") },
+    ...(run.budget === null
+      ? []
+      : [
+          {
+            title: "Of budget",
+            key: "cost",
+            isNumber: true,
+            text: (value) => percentText((100 * value) / run.budget),
+            isUnsorted: true,
+          },
+        ]),
     ...others.map(({ key, title }) => ({ title, key, isNumber: true, text: (value) => figureText(key, value) })),
   ];
 }
 
-const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : (a ?? -Infinity) - (b ?? -Infinity));
+const compare = (a, b) =>
+  typeof a === "string" ? a.localeCompare(b, "en", { numeric: true }) : (a ?? -Infinity) - (b ?? -Infinity);
 
 /** The rows to list, sorted. */
 function listed() {
   const words = state.search.trim().toLowerCase();
-  const found = points.filter((point) => (words ? `${point.label} ${point.id}`.toLowerCase().includes(words) : state.isAll || point.kind !== "trial" || point === view.chosen));
+  const found = points.filter((point) =>
+    words
+      ? `${point.label} ${point.id}`.toLowerCase().includes(words)
+      : state.isAll || point.kind !== "trial" || point === view.chosen,
+  );
   const sign = state.isDescending ? -1 : 1;
   return found.sort((a, b) => sign * compare(a[state.key], b[state.key]));
 }
@@ -43,7 +64,11 @@ function draw() {
   state.page = Math.min(state.page, pages - 1);
   const page = rows.slice(state.page * PAGE, (state.page + 1) * PAGE);
   const shown = columns();
-  const heads = fillTable(byName("points"), shown, page.map((point) => pointRow(point, shown)));
+  const heads = fillTable(
+    byName("points"),
+    shown,
+    page.map((point) => pointRow(point, shown)),
+  );
   heads.forEach((head, place) => sortHead(head, shown[place], place));
   byName("pages").hidden = pages === 1;
   byName("page-number").textContent = `page ${state.page + 1} of ${pages}`;
@@ -51,10 +76,24 @@ function draw() {
 }
 
 function pointRow(point, shown) {
-  const row = make("tr", { "data-id": point.id }, ...shown.map((column) => {
-    if (column.key !== "label") return make("td", { class: column.isNumber ? "number" : null }, column.text ? column.text(point[column.key]) : point[column.key]);
-    return make("td", {}, makeButton(point.label, () => choose(point)), point.id === run.best_id ? " ★" : "");
-  }));
+  const row = make(
+    "tr",
+    { "data-id": point.id },
+    ...shown.map((column) => {
+      if (column.key !== "label")
+        return make(
+          "td",
+          { class: column.isNumber ? "number" : null },
+          column.text ? column.text(point[column.key]) : point[column.key],
+        );
+      return make(
+        "td",
+        {},
+        makeButton(point.label, () => choose(point)),
+        point.id === run.best_id ? " ★" : "",
+      );
+    }),
+  );
   row.addEventListener("click", () => choose(point));
   return row;
 }
@@ -77,8 +116,10 @@ function mark() {
   for (const row of byName("points").querySelectorAll("tbody tr")) {
     const isChosen = row.dataset.id === view.chosen?.id;
     row.classList.toggle("chosen", isChosen);
-    if (isChosen) row.setAttribute("aria-current", "true"); else row.removeAttribute("aria-current");
-    if (isChosen && (row.offsetTop < box.scrollTop + 30 || row.offsetTop > box.scrollTop + box.clientHeight - 40)) box.scrollTop = row.offsetTop - box.clientHeight / 2;
+    if (isChosen) row.setAttribute("aria-current", "true");
+    else row.removeAttribute("aria-current");
+    if (isChosen && (row.offsetTop < box.scrollTop + 30 || row.offsetTop > box.scrollTop + box.clientHeight - 40))
+      box.scrollTop = row.offsetTop - box.clientHeight / 2;
   }
 }
 

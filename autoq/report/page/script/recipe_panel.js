@@ -8,7 +8,16 @@ import { FIGURES, figureText } from "./figures.js";
 import { ratioText } from "./numbers.js";
 import { onChange, pin, reference, view } from "./view.js";
 
-const COSTS = new Set(["bops", "weight_bytes", "activation_bytes", "latency_ns", "kl_nats", "loss", "labelled_kl_nats", "calibration_kl_nats"]);
+const COSTS = new Set([
+  "bops",
+  "weight_bytes",
+  "activation_bytes",
+  "latency_ns",
+  "kl_nats",
+  "loss",
+  "labelled_kl_nats",
+  "calibration_kl_nats",
+]);
 
 export function startRecipePanel() {
   onChange(["chosen", "pinned"], draw);
@@ -27,12 +36,17 @@ function draw() {
 
 function drawActions(point, other) {
   byName("actions").replaceChildren(
-    ...(hasRecipe(point) ? [makeButton("Download recipe", () => download(point), { id: "download", class: "main" })] : []),
+    ...(hasRecipe(point)
+      ? [makeButton("Download recipe", () => download(point), { id: "download", class: "main" })]
+      : []),
     view.pinned === point
       ? makeButton("Unpin", () => pin(null), { id: "pin", "aria-pressed": "true" })
       : makeButton("Pin to compare", () => pin(point), { id: "pin", "aria-pressed": "false" }),
     ...(view.pinned && view.pinned !== point
-      ? [makeButton(`Unpin ${view.pinned.label}`, () => pin(null), { id: "unpin" }), makeButton(`Download ${view.pinned.label}`, () => download(other), { id: "download-pinned" })]
+      ? [
+          makeButton(`Unpin ${view.pinned.label}`, () => pin(null), { id: "unpin" }),
+          makeButton(`Download ${view.pinned.label}`, () => download(other), { id: "download-pinned" }),
+        ]
       : []),
   );
   const versions = improvedFrom(point).map((found) => found.kind);
@@ -44,7 +58,13 @@ function drawActions(point, other) {
 function commandLine(text, version) {
   const [code, said] = [make("code", {}, text), make("span", { role: "status", class: "soft" })];
   const name = version === null ? "Copy export command" : `Copy command: ${version}`;
-  return make("p", { class: "command" }, makeButton(name, () => copy(code, said)), code, said);
+  return make(
+    "p",
+    { class: "command" },
+    makeButton(name, () => copy(code, said)),
+    code,
+    said,
+  );
 }
 
 async function copy(code, said) {
@@ -68,15 +88,31 @@ function download(point) {
 function drawFigures(point, other) {
   const versions = improvedFrom(point);
   const columns = [
-    { title: "Figure" }, { title: versions.length ? `${point.label}, as searched` : point.label, isNumber: true },
+    { title: "Figure" },
+    { title: versions.length ? `${point.label}, as searched` : point.label, isNumber: true },
     ...versions.map((found) => ({ title: found.kind, isNumber: true })),
-    ...(other && other !== point ? [{ title: `${other.label}${view.pinned ? ", pinned" : ""}`, isNumber: true }, { title: "Difference", isNumber: true }] : []),
+    ...(other && other !== point
+      ? [
+          { title: `${other.label}${view.pinned ? ", pinned" : ""}`, isNumber: true },
+          { title: "Difference", isNumber: true },
+        ]
+      : []),
   ];
   const isCost = (key) => ["bops", "group_bops", "weight_bytes", "activation_bytes", "latency_ns"].includes(key);
-  const rows = FIGURES.filter(({ key }) => [point, other].some((each) => each && each[key] !== null && each[key] !== undefined)).map(({ key, title }) => {
-    const cells = [figureText(key, point[key]), ...versions.map((found) => figureText(key, isCost(key) ? point[key] : found[key]))];
+  const rows = FIGURES.filter(({ key }) =>
+    [point, other].some((each) => each && each[key] !== null && each[key] !== undefined),
+  ).map(({ key, title }) => {
+    const cells = [
+      figureText(key, point[key]),
+      ...versions.map((found) => figureText(key, isCost(key) ? point[key] : found[key])),
+    ];
     if (other && other !== point) cells.push(figureText(key, other[key]), differenceText(key, point[key], other[key]));
-    return make("tr", { "data-figure": key }, make("th", { scope: "row" }, title), ...cells.map((cell) => make("td", { class: "number" }, cell)));
+    return make(
+      "tr",
+      { "data-figure": key },
+      make("th", { scope: "row" }, title),
+      ...cells.map((cell) => make("td", { class: "number" }, cell)),
+    );
   });
   fillTable(byName("figures"), columns, rows);
 }
@@ -96,6 +132,8 @@ function drawChanges(point, other) {
   const isThere = other && other !== point && hasRecipe(point) && hasRecipe(other);
   byName("changes").hidden = !isThere;
   if (!isThere) return;
-  byName("changes-title").textContent = view.pinned ? `What differs from ${other.label}, pinned` : `What changed against ${other.label}, the baseline at this cost`;
+  byName("changes-title").textContent = view.pinned
+    ? `What differs from ${other.label}, pinned`
+    : `What changed against ${other.label}, the baseline at this cost`;
   byName("changes-list").replaceChildren(...changesOf(point, other).map((sentence) => make("li", {}, sentence)));
 }

@@ -21,7 +21,10 @@ function* operandsOf(point) {
 
 /** A JSON string as Python writes it: nothing but ASCII. */
 const quoted = (text) =>
-  JSON.stringify(text).replace(/[\u007f-\uffff]/g, (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  JSON.stringify(text).replace(
+    /[\u007f-\uffff]/g,
+    (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
 
 function sitesText(point) {
   const sites = new Map();
@@ -36,14 +39,17 @@ function sitesText(point) {
 /** The recipe's file. */
 export function recipeText(point) {
   const parts = run.forms[run.form_of[point.index]].parts;
-  return parts.map((part, place) => (place % 2 === 0 ? part : part === "sites" ? sitesText(point) : literal(point, part))).join("");
+  return parts
+    .map((part, place) => (place % 2 === 0 ? part : part === "sites" ? sitesText(point) : literal(point, part)))
+    .join("");
 }
 
 /** What a recipe does to every site of the model: its operands with bits (32 in floating point), and its BOPs. */
 export function sitesOf(point) {
   const configs = new Map();
   if (hasRecipe(point)) {
-    for (const { site, name, text, base } of operandsOf(point)) configs.set(`${site}:${name}`, { ...JSON.parse(text), base });
+    for (const { site, name, text, base } of operandsOf(point))
+      configs.set(`${site}:${name}`, { ...JSON.parse(text), base });
   }
   return run.sites.map((site) => {
     const operands = site.operands.map((name) => {
@@ -57,7 +63,10 @@ export function sitesOf(point) {
 /** How an operand is quantized, in words. */
 export function configText(config) {
   if (!config) return "floating point";
-  const parts = [`${config.bits} bits`, config.hadamard_block > 1 ? `${config.scheme} in blocks of ${config.hadamard_block}` : config.scheme];
+  const parts = [
+    `${config.bits} bits`,
+    config.hadamard_block > 1 ? `${config.scheme} in blocks of ${config.hadamard_block}` : config.scheme,
+  ];
   if (config.granularity && config.granularity !== "tensor") parts.push(`by ${config.granularity}`);
   if (config.groups > 1) parts.push(`${config.groups} groups`);
   if (config.base) parts.push(`log base ${config.base}`);

@@ -38,7 +38,8 @@ function linearTicks(low, high, most) {
   const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough * 0.999);
   const ticks = [];
   // Counted, not added up: 0.1 + 0.2 is no tick.
-  for (let index = Math.ceil(low / step); index * step <= high; index += 1) ticks.push(Number((index * step).toPrecision(12)));
+  for (let index = Math.ceil(low / step); index * step <= high; index += 1)
+    ticks.push(Number((index * step).toPrecision(12)));
   return ticks;
 }
 
@@ -46,7 +47,8 @@ function linearTicks(low, high, most) {
 function logTicks(low, high, most) {
   const ticksAt = (steps) => {
     const ticks = [];
-    for (let power = Math.floor(low); power <= high; power += 1) ticks.push(...steps.map((step) => Number(`${step}e${power}`)));
+    for (let power = Math.floor(low); power <= high; power += 1)
+      ticks.push(...steps.map((step) => Number(`${step}e${power}`)));
     return ticks.filter((value) => Math.log10(value) >= low && Math.log10(value) <= high);
   };
   const fine = ticksAt([1, 2, 5]);

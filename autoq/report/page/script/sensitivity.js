@@ -28,47 +28,69 @@ function blocks() {
 }
 
 /** The sum over a block: what it loses if all its operands have these bits, as far as losses add up. */
-const total = (rows) => run.sensitivity.bits.map((_, place) => {
-  const losses = rows.map((row) => row.losses[place]).filter((loss) => loss !== null);
-  return losses.length ? losses.reduce((sum, loss) => sum + loss, 0) : null;
-});
+const total = (rows) =>
+  run.sensitivity.bits.map((_, place) => {
+    const losses = rows.map((row) => row.losses[place]).filter((loss) => loss !== null);
+    return losses.length ? losses.reduce((sum, loss) => sum + loss, 0) : null;
+  });
 
 function draw() {
   const bits = chosenBits();
   const all = run.sensitivity.rows.flatMap((row) => row.losses).concat(blocks().flatMap(([, rows]) => total(rows)));
   const known = all.filter((loss) => loss !== null && loss > 0);
   const scale = [Math.log10(Math.min(...known)), Math.log10(Math.max(...known))];
-  const columns = [{ title: "Block" }, ...run.sensitivity.bits.map((width) => ({ title: `${width} bits`, isNumber: true }))];
+  const columns = [
+    { title: "Block" },
+    ...run.sensitivity.bits.map((width) => ({ title: `${width} bits`, isNumber: true })),
+  ];
   const rows = blocks().flatMap(([name, operands]) => [
     lossRow(foldButton(name), total(operands), scale, null, "block"),
-    ...(open.has(name) ? operands.map((row) => lossRow(shortName(name, row), row.losses, scale, bits.get(`${row.site}:${row.operand}`), "site")) : []),
+    ...(open.has(name)
+      ? operands.map((row) =>
+          lossRow(shortName(name, row), row.losses, scale, bits.get(`${row.site}:${row.operand}`), "site"),
+        )
+      : []),
   ]);
   fillTable(byName("sensitivity"), columns, rows);
 }
 
-const shortName = (block, { site, operand }) => `${site.startsWith(`${block}.`) ? site.slice(block.length + 1) : site}:${operand}`;
+const shortName = (block, { site, operand }) =>
+  `${site.startsWith(`${block}.`) ? site.slice(block.length + 1) : site}:${operand}`;
 
 function foldButton(name) {
-  return makeButton(name, () => {
-    if (!open.delete(name)) open.add(name);
-    draw();
-    [...byName("sensitivity").querySelectorAll("button")].find((each) => each.textContent === name)?.focus();
-  }, { class: "fold", "aria-expanded": String(open.has(name)) });
+  return makeButton(
+    name,
+    () => {
+      if (!open.delete(name)) open.add(name);
+      draw();
+      [...byName("sensitivity").querySelectorAll("button")].find((each) => each.textContent === name)?.focus();
+    },
+    { class: "fold", "aria-expanded": String(open.has(name)) },
+  );
 }
 
 /** Bits of every operand of the chosen recipe. */
 function chosenBits() {
   if (!view.chosen || !hasRecipe(view.chosen)) return new Map();
-  return new Map(sitesOf(view.chosen).flatMap((site) => site.operands.map((operand) => [`${site.name}:${operand.name}`, operand.bits])));
+  return new Map(
+    sitesOf(view.chosen).flatMap((site) =>
+      site.operands.map((operand) => [`${site.name}:${operand.name}`, operand.bits]),
+    ),
+  );
 }
 
 function lossRow(name, losses, [low, high], chosen, kind) {
   const cells = losses.map((loss, place) => {
     if (loss === null) return make("td", { class: "number soft" }, "–");
-    const cell = make("td", { class: run.sensitivity.bits[place] === chosen ? "number heat taken" : "number heat" }, klText(loss));
+    const cell = make(
+      "td",
+      { class: run.sensitivity.bits[place] === chosen ? "number heat taken" : "number heat" },
+      klText(loss),
+    );
     const heat = loss > 0 && high > low ? (Math.log10(loss) - low) / (high - low) : 0;
     cell.style.setProperty("--heat", `${Math.round(100 * heat)}%`);
-    if (run.sensitivity.bits[place] === chosen) cell.setAttribute("aria-label", `${klText(loss)}, the chosen recipe's bits`);
+    if (run.sensitivity.bits[place] === chosen)
+      cell.setAttribute("aria-label", `${klText(loss)}, the chosen recipe's bits`);
     return cell;
   });
   return make("tr", { class: kind }, make("th", { scope: "row" }, name), ...cells);

@@ -2,9 +2,16 @@
 
 import { baselineFor, byCost, byId, front, improvedFrom, points, run } from "./data.js";
 
-export const KINDS = ["front", "uniform", "published", "trial"];
-
-export const view = { chosen: null, pinned: null, x: run.axes.x[0].key, y: run.axes.y[0].key, isLog: true, hidden: new Set(), hidesDear: false, zoom: null };
+export const view = {
+  chosen: null,
+  pinned: null,
+  x: run.axes.x[0].key,
+  y: run.axes.y[0].key,
+  isLog: true,
+  hidden: new Set(),
+  hidesDear: false,
+  zoom: null,
+};
 
 const listeners = [];
 
@@ -73,7 +80,10 @@ export function frontOf(shown) {
 
 /** Improved recipes that are drawn: cost is that of the recipe as searched. */
 export const shownImproved = () =>
-  run.improved.filter((found) => Number.isFinite(found[view.y]) && !view.hidden.has("improved") && Number.isFinite(byId.get(found.id)[view.x]));
+  run.improved.filter(
+    (found) =>
+      Number.isFinite(found[view.y]) && !view.hidden.has("improved") && Number.isFinite(byId.get(found.id)[view.x]),
+  );
 
 /** Chosen and pinned recipe are in the page's address, so that it can be passed on. */
 function remember() {
@@ -97,4 +107,10 @@ export function readAddress() {
 
 /** The id of a point with what was made of it: what a reader hears. */
 export const nameOf = (point) =>
-  [point.label, point.id === run.best_id ? "chosen by the search" : null, ...improvedFrom(point).map((found) => found.kind)].filter(Boolean).join(", ");
+  [
+    point.label,
+    point.id === run.best_id ? "chosen by the search" : null,
+    ...improvedFrom(point).map((found) => found.kind),
+  ]
+    .filter(Boolean)
+    .join(", ");
