@@ -32,7 +32,7 @@ def shown(notebook: Any) -> list[list[str]]:
             kind
             for out in cell.outputs
             if out.get("name") != "stderr"
-            for kind in (out.output_type, *out.get("data", {}))
+            for kind in (out.output_type, *sorted(out.get("data", {})))
         ]
         for cell in cells
     ]

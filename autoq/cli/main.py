@@ -112,7 +112,7 @@ _add(
     latency_table.latency_table,
     "Time every site, for --budget-latency.",
     "autoq latency-table --model MODEL -o laptop.json",
-    "autoq search --model MODEL --data imgs/ --budget-latency 80% --latency-table laptop.json",
+    "autoq search --budget-latency 95% --latency-table laptop.json",
 )
 _add(
     "verify",

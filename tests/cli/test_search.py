@@ -42,7 +42,7 @@ def test_search_json(command: Command, tmp_path: Path) -> None:
         assert recipe.cost is not None
         assert recipe.cost.bops == point["bops"] <= document["budget_bops"]
     assert document["best"] == min(document["front"], key=lambda point: point["kl_nats"])["id"]
-    names = {".lock", "bank", "recipes", "run.json", "sensitivity.csv", "study.log"}
+    names = {".lock", "bank", "recipes", "run.json", "sensitivity.csv", "space.json", "study.log"}
     assert {path.name for path in out.iterdir()} == REPORT | names
     assert outcome.complaints == []
     assert one_json(command("search", "--budget-bops", "w4a4", *small_options(tmp_path), "--out", out, "--json")) == (

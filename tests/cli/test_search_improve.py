@@ -82,7 +82,8 @@ def test_from_search_to_export(command: Command, out: Path, tmp_path: Path) -> N
     (out / "improved.csv").unlink()
     assert str(out / "improved.csv") in command("report", out).out, "redrawn without a model"
     page = (out / "report.html").read_text()
-    assert all(json.dumps(point["recipe"].removeprefix(f"{out}/")) in page for point in improved)
+    assert all(f'"id":{json.dumps(point["id"])}' in page for point in improved)
+    assert all(json.dumps(point["kl_nats"]) in page for point in improved)
 
 
 @pytest.mark.parametrize(

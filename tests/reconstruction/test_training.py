@@ -149,7 +149,7 @@ def test_the_published_step(case: Case) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Steps, "take_", taken)
         trained, (relative,) = case.train(settings)
-    tokens = case.data.target.layout[0].shape[1]
+    tokens = next(entry.shape[1] for entry in case.data.target.layout if entry.is_learned_from)
     assert tokens == TOKENS
     assert seen[0].item() == pytest.approx(relative * case.error(case.operands) * tokens / 10, rel=1e-5)
     for key, quantizer in trained.quantizers.items():
@@ -162,7 +162,7 @@ def test_the_published_regulariser_is_a_sum() -> None:
     quantizer = UniformQuantizer(
         OperandConfig(scheme="uniform", bits=4),
         OperandLayout(2, 0),
-        {"scale": torch.tensor([0.25]), "zero_point": torch.tensor([8.0])},
+        {"scale": torch.full((1, 1), 0.25), "zero_point": torch.full((1, 1), 8.0)},
     )
     pushed = {}
     for protocol in ("published", "autoq"):

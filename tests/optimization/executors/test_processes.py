@@ -19,6 +19,7 @@ from autoq.recipe import hash_sites
 from tests.contracts.executors import SECONDS, ExecutorContract, recipe
 from tests.optimization.executors.simulated import SimulatedSpecification
 
+ROOT = Path(__file__).parents[3]
 DRIVER = """
     import time
     from autoq.optimization.executors._base import Job
@@ -29,8 +30,8 @@ DRIVER = """
         with ProcessExecutor(SimulatedSpecification(seconds=1000), 1) as executor:
             executor.submit(Job(0, recipe(2)))
             executor.next_result(0.1)
-            print(*executor.process_ids, flush=True)
             try:
+                print(*executor.process_ids, flush=True)
                 executor.next_result()
             except KeyboardInterrupt:
                 print("interrupted", flush=True)
@@ -74,7 +75,8 @@ def test_workers_end_with_their_driver(number: signal.Signals, tmp_path: Path) -
     script = tmp_path / "driver.py"
     script.write_text(textwrap.dedent(DRIVER), encoding="utf-8")
     command = [sys.executable, str(script)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as driver:
+    found_here = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=found_here) as driver:
         assert driver.stdout is not None
         worker = psutil.Process(int(driver.stdout.readline()))
         if number == signal.SIGKILL:
