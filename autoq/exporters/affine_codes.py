@@ -15,7 +15,7 @@ from autoq.scoring.quantized_module import QuantizedModule
 Container = Literal["int8", "uint8"]
 _LEAST = {"int8": -128, "uint8": 0}
 _GREATEST = 255
-_SAFE_WEIGHT_BITS = 7
+SAFE_WEIGHT_BITS = 7
 """Of weights in int8: two products of these with activations in uint8 fit the 16 bits that AVX2 adds them up in."""
 
 
@@ -62,7 +62,7 @@ def affine_codes(module: QuantizedModule, key: OperandKey) -> AffineCodes | str:
     assert grid is not None  # noqa: S101 - a uniform quantizer has one
     scale, zero_point = (value.detach().cpu().flatten() for value in grid)
     bits = quantizer.config.bits
-    container: Container = "int8" if codes is not None and bits <= _SAFE_WEIGHT_BITS else "uint8"
+    container = "uint8" if codes is None else weight_container(bits)
     lowest = min(0, int(zero_point.min()))  # zero points may lie outside the codes
     if max(2**bits - 1, int(zero_point.max())) - lowest > _GREATEST:
         return "its zero point is too far from its codes"
@@ -77,6 +77,11 @@ def affine_codes(module: QuantizedModule, key: OperandKey) -> AffineCodes | str:
         greatest=shift + 2**bits - 1,
         codes=None if codes is None else (codes.cpu().int() + shift).to(getattr(torch, container)),
     )
+
+
+def weight_container(bits: int) -> Container:
+    """Return the type that codes of weights are kept in."""
+    return "int8" if bits <= SAFE_WEIGHT_BITS else "uint8"
 
 
 def _objection(quantizer: BaseQuantizer) -> str | None:

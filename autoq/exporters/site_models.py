@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoq.calibration.fpcs.layer_product import Convolution
+from autoq.exporters.affine_codes import weight_container
 from autoq.exporters.onnx_model import OPSET
 from autoq.graph.sites import Operand, Site
 from autoq.graph.trace import TracedModel
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 _OPERATORS = {"linear": "MatMul", "matmul": "MatMul", "bmm": "MatMul", "einsum": "Einsum"}
-_SAFE_WEIGHT_BITS = 7
 _SEED = 0
 
 
@@ -40,13 +41,15 @@ class SiteModel:
     def of(cls, traced: TracedModel, site: Site, batch: int) -> SiteModel:
         """Describe a site that multiplies, for a number of images at a time."""
         operands = tuple((each.name, _shape(site, each, batch), each.is_weight) for each in site.operands)
-        operator = _OPERATORS.get(site.op, "Conv")
+        operator, node = _OPERATORS.get(site.op, "Conv"), traced.node(site.name)
         attributes: dict[str, Any] = {}
-        if operator != "MatMul":
-            edge = next(iter(traced.edges[site.name, each.name] for each in site.operands))
-            node = next(node for node in traced.graph_module.graph.nodes if node.name == edge.node)
-            kernel = operands[-1][1][2:]
-            attributes = {"equation": node.args[0]} if operator == "Einsum" else _convolution(node.args, kernel)
+        if operator == "Einsum":
+            attributes = {"equation": node.args[0]}
+        elif operator == "Conv":
+            geometry = Convolution.of_arguments(node.args, site.operand("weight").shape[2:])
+            before, after = zip(*geometry.padding, strict=True)
+            attributes = {"strides": geometry.stride, "dilations": geometry.dilation, "group": geometry.groups}
+            attributes["pads"] = (*before, *after)
         return cls(operator, operands, tuple(attributes.items()))
 
     @property
@@ -55,20 +58,18 @@ class SiteModel:
         generator = torch.Generator().manual_seed(_SEED)
         return [torch.randn(shape, generator=generator) for _, shape, is_weight in self.operands if not is_weight]
 
-    def make(self, weight_bits: int | None, *, quantized: bool) -> ModelProto:
+    def make(self, weight_bits: int | None) -> ModelProto:
         """Return the model.
 
         Args:
-            weight_bits: of weights; up to 7 they are int8, else uint8, as exports have them.
-            quantized: whether all operands are 8-bit integers, of activations quantized at run time.
+            weight_bits: of weights, stored as exports have them, beside activations that are quantized to 8 bits at run
+                time; None: all is in floating point.
         """
         from onnx import TensorProto, helper, numpy_helper
 
         nodes: list[NodeProto] = []
         constants: dict[str, np.ndarray] = {}
-        names = [
-            self._add(each, nodes, constants, weight_bits if quantized else None, quantized) for each in self.operands
-        ]
+        names = [self._add(each, nodes, constants, weight_bits) for each in self.operands]
         nodes.append(helper.make_node(self.operator, names, ["output"], **dict(self.attributes)))
         inputs = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
@@ -86,30 +87,26 @@ class SiteModel:
         nodes: list[NodeProto],
         constants: dict[str, np.ndarray],
         weight_bits: int | None,
-        quantized: bool,
     ) -> str:
         """Add what makes an operand of the operator, and return its name."""
         from onnx import helper
 
         name, shape, is_weight = operand
-        kind: Any = np.int8 if is_weight and (weight_bits or 8) <= _SAFE_WEIGHT_BITS else np.uint8
         random = np.random.default_rng(_SEED)
-        if not quantized:
+        if weight_bits is None:
             if is_weight:
                 constants[name] = random.standard_normal(shape).astype(np.float32)
             return name
+        kind = np.dtype(weight_container(weight_bits) if is_weight else "uint8")
         axis = self._channel_axis(shape)
-        scales = np.full((shape[axis],) if is_weight else (), 0.02, np.float32)
-        constants[f"{name}.scale"] = scales
-        constants[f"{name}.zero_point"] = (
-            np.zeros(scales.shape, kind) if kind is np.int8 else np.full(scales.shape, 128, kind)
-        )
+        each_scale = (shape[axis],) if is_weight else ()
+        constants[f"{name}.scale"] = np.full(each_scale, 0.02, np.float32)
+        constants[f"{name}.zero_point"] = np.full(each_scale, 128 if kind == np.uint8 else 0, kind)
         parameters = [f"{name}.scale", f"{name}.zero_point"]
         along: dict[str, Any] = {"axis": axis} if is_weight else {}
         if is_weight:
-            limit = 2 ** (_SAFE_WEIGHT_BITS - 1)
-            low, high = (-limit, limit) if kind is np.int8 else (0, 256)
-            constants[f"{name}.code"] = random.integers(low, high, shape).astype(kind)
+            least = 0 if kind == np.uint8 else -(2 ** (weight_bits - 1))
+            constants[f"{name}.code"] = random.integers(least, least + 2**weight_bits, shape).astype(kind)
         else:
             nodes.append(helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}.code"]))
         nodes.append(helper.make_node("DequantizeLinear", [f"{name}.code", *parameters], [f"{name}.value"], **along))
@@ -125,19 +122,3 @@ def _shape(site: Site, operand: Operand, batch: int) -> tuple[int, ...]:
     if operand.is_weight:
         return operand.shape[::-1] if site.op == "linear" else operand.shape
     return (batch * operand.shape[0], *operand.shape[1:])
-
-
-def _convolution(arguments: Sequence[Any], kernel: Sequence[int]) -> dict[str, Any]:
-    """Return ONNX's attributes of ``conv(input, weight, bias, stride, padding, dilation, groups)``."""
-    given = dict(zip(("stride", "padding", "dilation", "groups"), arguments[3:], strict=False))
-    dilation = tuple(given.get("dilation", (1,) * len(kernel)))
-    padding = given.get("padding", (0,) * len(kernel))
-    before = after = (0,) * len(kernel)
-    if padding == "same":
-        total = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
-        before = tuple(each // 2 for each in total)
-        after = tuple(each - each // 2 for each in total)
-    elif padding != "valid":
-        before = after = tuple(padding)
-    strides = tuple(given.get("stride", (1,) * len(kernel)))
-    return {"group": given.get("groups", 1), "strides": strides, "dilations": dilation, "pads": (*before, *after)}

@@ -10,14 +10,15 @@ from pathlib import Path
 from autoq.cost.latency import LatencyRow, LatencyTable
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
 from autoq.exporters._base import ExportSource
+from autoq.exporters.affine_codes import SAFE_WEIGHT_BITS
 from autoq.exporters.onnx_qcdq import OnnxExporter
 from autoq.exporters.site_models import SiteModel
 from autoq.exporters.timing import Opener, Timing, time_in_pairs
 from autoq.graph.sites import Site
 from autoq.graph.trace import TracedModel
 
-_WEIGHT_BITS = (7, 8)
-"""Weights of up to 7 bits are int8, of 8 uint8: kernels differ in speed."""
+_WEIGHT_BITS = (SAFE_WEIGHT_BITS, 8)
+"""The widest of each container, whose kernels differ in speed."""
 _SCHEME = "uniform"
 _FLOAT, _WHOLE = "float", "whole model"
 
@@ -82,9 +83,9 @@ def _open_kinds(model: SiteModel, folder: Path, open_file: Opener, threads: int)
     import onnx
 
     has_weight = any(is_weight for _, _, is_weight in model.operands)
-    kinds = {_FLOAT: model.make(None, quantized=False)}
+    kinds = {_FLOAT: model.make(None)}
     for bits in _WEIGHT_BITS if has_weight else (8,):
-        kinds[str(bits)] = model.make(bits, quantized=True)
+        kinds[str(bits)] = model.make(bits)
     opened = {}
     for name, made in kinds.items():
         path = folder / f"{name}.onnx"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ def consumers(traced: TracedModel, site: str) -> tuple[OperandKey, ...] | None:
     """
     keys = {(edge.node, edge.index, edge.item): key for key, edge in traced.edges.items()}
     found: set[OperandKey] = set()
-    for node in _moved(_node_of(traced, site)):
+    for node in _moved(traced.node(site)):
         for user in node.users:
             places = list(argument_places(user, node))
             if not places:  # deeper in its arguments than sites and moves have theirs
@@ -69,7 +69,7 @@ def linears_by_norm(traced: TracedModel) -> dict[str, tuple[str, ...]]:
     probe.run_on_zeros()
     found = {}
     for norm in traced.sites:
-        if norm.op != "layer_norm" or len(axes := _node_of(traced, norm.name).args[1]) != 1:  # type: ignore[arg-type]
+        if norm.op != "layer_norm" or len(axes := traced.node(norm.name).args[1]) != 1:  # type: ignore[arg-type]
             continue
         keys = consumers(traced, norm.name) or ()
         sites = [traced.sites_by_name[site] for site, _ in keys]
@@ -77,18 +77,12 @@ def linears_by_norm(traced: TracedModel) -> dict[str, tuple[str, ...]]:
             site.op == "linear"
             and operand == "input"
             and site.operand("input").shape[-1] == axes[0]  # type: ignore[index]
-            and _node_of(traced, site.name) in probe.in_order
+            and traced.node(site.name) in probe.in_order
             for site, (_, operand) in zip(sites, keys, strict=True)
         )
         if keys and in_order:
             found[norm.name] = tuple(site.name for site in sites)
     return found
-
-
-def _node_of(traced: TracedModel, site: str) -> fx.Node:
-    name = traced.edges[site, traced.sites_by_name[site].operands[0].name].node
-    nodes: Iterable[fx.Node] = traced.graph_module.graph.nodes
-    return next(node for node in nodes if node.name == name)
 
 
 def _moved(node: fx.Node) -> Iterator[fx.Node]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -64,6 +65,16 @@ class TracedModel:
     def operands(self) -> list[tuple[Site, Operand]]:
         """List every operand with its site, in execution order."""
         return [(site, operand) for site in self.sites for operand in site.operands]
+
+    def node(self, site: str) -> fx.Node:
+        """Find the node of a site.
+
+        Raises:
+            KeyError: there is no such site.
+        """
+        name = self.edges[site, self.sites_by_name[site].operands[0].name].node
+        nodes: Iterable[fx.Node] = self.graph_module.graph.nodes
+        return next(node for node in nodes if node.name == name)
 
     def weight(self, site: str, operand: str = "weight") -> Tensor:
         """Get the parameter (or folded constant) behind a weight operand.

@@ -165,9 +165,8 @@ def _is_pointwise(site: Site) -> bool:
 
 def own_parameters(traced: TracedModel, site: str) -> tuple[str, ...]:
     """Return the names of the site's weight and bias; none if another node reads one of them."""
-    name = traced.edges[site, "input"].node
     nodes: list[fx.Node] = list(traced.graph_module.graph.nodes)
-    node = next(node for node in nodes if node.name == name)
+    node = traced.node(site)
     positions = _PARAMETERS[op_name(node)]
     arguments = [node.args[index] for index in positions if index < len(node.args) and node.args[index] is not None]
     names = [str(each.target) for each in arguments if isinstance(each, fx.Node) and each.op == "get_attr"]

@@ -33,8 +33,8 @@ def traced() -> TracedModel:
     return trace(Several().eval(), torch.randn(2, 4, 8, 8))
 
 
-def outputs(model: SiteModel, weight_bits: int | None, *, quantized: bool) -> torch.Size:
-    made = model.make(weight_bits, quantized=quantized)
+def outputs(model: SiteModel, weight_bits: int | None) -> torch.Size:
+    made = model.make(weight_bits)
     session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     given = {name: value.numpy() for name, value in zip(names, model.inputs, strict=True)}
@@ -54,16 +54,16 @@ def test_every_kind_of_site_runs_in_floating_point_and_in_integers(traced: Trace
     found = {site.name: SiteModel.of(traced, site, 3) for site in traced.sites}
     assert set(found) == set(SHAPES)
     for name, model in found.items():
-        assert outputs(model, None, quantized=False) == SHAPES[name]
+        assert outputs(model, None) == SHAPES[name]
         for bits in (7, 8):
-            assert outputs(model, bits, quantized=True) == SHAPES[name]
+            assert outputs(model, bits) == SHAPES[name]
 
 
 def test_weights_are_stored_as_exports_have_them(traced: TracedModel) -> None:
     model = SiteModel.of(traced, traced.sites_by_name["linear"], 1)
     kinds = {}
     for bits in (7, 8):
-        initializers = {each.name: each for each in model.make(bits, quantized=True).graph.initializer}
+        initializers = {each.name: each for each in model.make(bits).graph.initializer}
         kinds[bits] = onnx.numpy_helper.to_array(initializers["weight.code"]).dtype.name
         assert list(initializers["weight.scale"].dims) == [6]
         assert list(initializers["input.scale"].dims) == []

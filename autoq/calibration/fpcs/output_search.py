@@ -93,9 +93,7 @@ def convolution_of(model: QuantizedModel, site: Site) -> Convolution | None:
     """Read the geometry of a convolution site; None for other sites."""
     if not site.op.startswith("conv"):
         return None
-    name = model.traced.edges[site.name, "weight"].node
-    node = next(node for node in model.traced.graph_module.graph.nodes if node.name == name)
-    return Convolution.of_arguments(node.args, site.operand("weight").shape[2:])
+    return Convolution.of_arguments(model.traced.node(site.name).args, site.operand("weight").shape[2:])
 
 
 @torch.no_grad()
