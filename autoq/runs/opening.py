@@ -20,7 +20,7 @@ from autoq.runs.labels import check_named, warn_of_shared_images
 from autoq.runs.reference import check_reference
 from autoq.runs.session import Session
 from autoq.runs.settings import CalibrationChoices
-from autoq.runs.transforming import centre_keys_for, rescale_for, rotate_for
+from autoq.runs.transforming import centre_keys_for, known_of, rescale_for, rotate_for
 
 _RESCALED_FOR_BITS = 8
 """Zero points at which reparameterized LayerNorms are brought together: the finest of the usual widths suits all."""
@@ -198,10 +198,11 @@ def open_bank(
     observed = ObservedImages(len(images.tensor), progress)
     session = session.fitted(lambda: images)
     check_reference(session, images)
+    known = known_of(session, directory)
     if settings.rotate:
-        session = rotate_for(session, lambda: images, directory)
+        session = rotate_for(session, lambda: images, known)
     if settings.centre_keys:
-        session = centre_keys_for(session, lambda: images, directory)
+        session = centre_keys_for(session, lambda: images, known)
     # An option serves many recipes: it is solved with the rest of its site in full precision.
     by_output = OBSERVERS.lookup(settings.observer).by_layer_output
     fpcs = FpcsSettings(rounds=0) if by_output else FpcsSettings()
@@ -210,7 +211,7 @@ def open_bank(
     )
     if settings.reparameterize:
         norms = dict.fromkeys(rewritable_norms(session.traced), _RESCALED_FOR_BITS)
-        session = rescale_for(session, norms, lambda: images, calibration, directory)
+        session = rescale_for(session, norms, lambda: images, calibration, known)
     bank = session.bank(lambda: images, images.sha256, calibration, observed)
     bank.load(directory)
     return session, bank

@@ -23,7 +23,7 @@ from autoq.runs.reconstruction_directory import ReconstructionDirectory
 from autoq.runs.reference import check_reference
 from autoq.runs.relu_model import open_relu_model
 from autoq.runs.session import Session
-from autoq.runs.transforming import rescale_for
+from autoq.runs.transforming import known_of, rescale_for
 from autoq.scoring.sources import SolvedSource
 from autoq.tasks import task_to_record
 
@@ -134,7 +134,8 @@ def calibrate_method(
     norms = method.reparameterized(session.traced, bits)
     observed = ObservedImages(len(images.tensor), progress)
     calibration = method.settings(images.seed)
-    session = rescale_for(session, norms, lambda: images, calibration, directory, observed, sites)
+    known = known_of(session, directory) if norms else None
+    session = rescale_for(session, norms, lambda: images, calibration, known, observed, sites)
     bank = session.bank(lambda: images, images.sha256, calibration, observed, sites)
     bank.load(directory)
     solve_bank(bank, options_of(sites), directory, progress)

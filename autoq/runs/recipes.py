@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoq.calibration import Bank, CalibrationSettings
-from autoq.calibration.bank.files import read_bank
+from autoq.calibration.bank.files import BankContent, read_bank
 from autoq.data import GivenImages
 from autoq.errors import CalibrationError, ModelError, RecipeError
 from autoq.recipe import CalibrationReference, OperandConfig, Recipe, SiteConfig
@@ -160,7 +160,7 @@ def _rotated(session: Session, recipe: Recipe) -> Session:
 
 
 def _centred(
-    session: Session, recipe: Recipe, images: Callable[[], CalibrationImages], bank: Path | None = None
+    session: Session, recipe: Recipe, images: Callable[[], CalibrationImages], known: BankContent | None = None
 ) -> Session:
     """Return the session with the recipe's keys centred, by a bank's centres or by what the images say.
 
@@ -169,7 +169,7 @@ def _centred(
     """
     if not recipe.centred:
         return session
-    centred = centre_keys_for(session, images, bank)
+    centred = centre_keys_for(session, images, known)
     if tuple(centred.folded.centres) != recipe.centred:
         raise RecipeError(
             "the attention keys that are centred are others than the recipe's: the calibration images or autoq have "
@@ -194,8 +194,8 @@ def find_bank(session: Session, recipe: Recipe, images: Callable[[], Calibration
     for directory in _beside(recipe, "bank"):
         content = read_bank(directory) if calibration.bank_fingerprint else None
         if content is not None and content.fingerprint == calibration.bank_fingerprint:
-            session = _centred(session, recipe, images, directory)
-            session = rescale_for(session, recipe.reparameterized, images, settings, directory)
+            session = _centred(session, recipe, images, content)
+            session = rescale_for(session, recipe.reparameterized, images, settings, content)
             sha256 = content.description["images_sha256"]
             bank = session.bank(images, sha256, settings, recipe_sites=recipe.sites)
             bank.load(directory)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from autoq.calibration import CalibrationSettings
 from autoq.calibration.bank.files import BankContent, read_bank
@@ -21,7 +22,7 @@ from autoq.scoring.evaluator import choose_batch_size
 def rotate_for(
     session: Session,
     images: Callable[[], CalibrationImages],
-    bank: str | os.PathLike[str] | None = None,
+    known: BankContent | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Session:
     """Return the model with the rotations that help on these images; full precision is unchanged up to rounding.
@@ -29,20 +30,18 @@ def rotate_for(
     Args:
         session: the model.
         images: gives the calibration images; one full-precision pass over some of them finds the rotations,
-        bank: unless the bank in this directory names them.
+        known: unless this bank of the model names them.
         progress: called with the number of images of each batch that is observed.
     """
-    content = _content_of(session, bank)
-    if content is not None and "rotated" in content.description:
-        return session.rotated_by(content.description["rotated"])
-    batches = torch.split(images().tensor, choose_batch_size(session.traced))
-    return session.rotated_by(choose_rotations(session.model, batches, progress))
+    if known is not None and "rotated" in known.description:
+        return session.rotated_by(known.description["rotated"])
+    return session.rotated_by(choose_rotations(session.model, _batches(session, images), progress))
 
 
 def centre_keys_for(
     session: Session,
     images: Callable[[], CalibrationImages],
-    bank: str | os.PathLike[str] | None = None,
+    known: BankContent | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Session:
     """Return the model with attention keys centred where that helps on these images; full precision is unchanged.
@@ -50,14 +49,12 @@ def centre_keys_for(
     Args:
         session: the model.
         images: gives the calibration images; one full-precision pass over them finds the centres,
-        bank: unless the bank in this directory has them.
+        known: unless this bank of the model has them.
         progress: called with the number of images of each batch that is observed.
     """
-    content = _content_of(session, bank)
-    if content is not None and "centred" in content.description:
-        return session.centred_by(content.folded.centres)
-    batches = torch.split(images().tensor, choose_batch_size(session.traced))
-    return session.centred_by(choose_centres(session.model, batches, progress))
+    if known is not None and "centred" in known.description:
+        return session.centred_by(known.folded.centres)
+    return session.centred_by(choose_centres(session.model, _batches(session, images), progress))
 
 
 def rescale_for(
@@ -65,7 +62,7 @@ def rescale_for(
     norms: Mapping[str, int],
     images: Callable[[], CalibrationImages],
     settings: CalibrationSettings,
-    bank: str | os.PathLike[str] | None = None,
+    known: BankContent | None = None,
     progress: Callable[[int], None] | None = None,
     recipe_sites: Mapping[str, SiteConfig] | None = None,
 ) -> Session:
@@ -76,7 +73,7 @@ def rescale_for(
         norms: LayerNorm sites, and the bits of the quantizers that they feed.
         images: gives the calibration images; one pass over them finds the factors,
         settings: as these say,
-        bank: unless the bank in this directory has them.
+        known: unless this bank of the model has them.
         progress: called with the number of images of each batch that is observed.
         recipe_sites: the recipe that is solved, where ``settings.inputs`` are quantized.
 
@@ -85,17 +82,20 @@ def rescale_for(
     """
     if not norms:
         return session
-    content = _content_of(session, bank)
-    if content is not None and content.folded.factors.keys() == norms.keys():
-        factors = content.folded.factors
+    if known is not None and known.folded.factors.keys() == norms.keys():
+        factors = known.folded.factors
     else:
-        batches = torch.split(images().tensor, choose_batch_size(session.traced))
+        batches = _batches(session, images)
         factors = observe_factors(session.model, batches, norms, settings, recipe_sites, progress)
     return session.rescaled_by(norms, factors)
 
 
-def _content_of(session: Session, bank: str | os.PathLike[str] | None) -> BankContent | None:
+def known_of(session: Session, bank: str | os.PathLike[str]) -> BankContent | None:
     """Return what a directory has of a bank of this model, or None."""
-    content = None if bank is None else read_bank(bank)
-    is_own = content is not None and content.description.get("weights_sha256") == session.loaded.weights_sha256
-    return content if is_own else None
+    found = read_bank(bank)
+    is_own = found is not None and found.description.get("weights_sha256") == session.loaded.weights_sha256
+    return found if is_own else None
+
+
+def _batches(session: Session, images: Callable[[], CalibrationImages]) -> Sequence[Tensor]:
+    return torch.split(images().tensor, choose_batch_size(session.traced))

@@ -9,7 +9,7 @@ import torch
 from autoq.calibration.settings import CalibrationSettings
 from autoq.recipe import OperandConfig
 from autoq.runs.images import CalibrationImages
-from autoq.runs.transforming import rescale_for, rotate_for
+from autoq.runs.transforming import known_of, rescale_for, rotate_for
 from tests.runs.small_run import small_session
 
 SETTINGS = CalibrationSettings(observer="min_max")
@@ -56,7 +56,7 @@ def test_rotations_change_the_graph_alone(tmp_path: Path) -> None:
     def not_needed() -> CalibrationImages:
         raise AssertionError("the bank names the rotations")
 
-    assert rotate_for(session, not_needed, tmp_path).rotated == rotated.rotated
+    assert rotate_for(session, not_needed, known_of(session, tmp_path)).rotated == rotated.rotated
     both = rescale_for(rotated, {"blocks.0.norm1": 4}, lambda: images, CalibrationSettings())
     assert both.rotated == rotated.rotated
     with torch.inference_mode():
@@ -74,7 +74,8 @@ def test_factors_are_read_from_a_bank(tmp_path: Path) -> None:
     def not_needed() -> CalibrationImages:
         raise AssertionError("the bank has the factors")
 
-    read = rescale_for(session, {"blocks.0.norm1": 4}, not_needed, CalibrationSettings(), tmp_path)
+    known = known_of(session, tmp_path)
+    read = rescale_for(session, {"blocks.0.norm1": 4}, not_needed, CalibrationSettings(), known)
     assert torch.equal(read.traced.weight("blocks.0.attn.qkv"), rescaled.traced.weight("blocks.0.attn.qkv"))
-    other = rescale_for(session, {"blocks.1.norm1": 4}, lambda: images, CalibrationSettings(), tmp_path)
+    other = rescale_for(session, {"blocks.1.norm1": 4}, lambda: images, CalibrationSettings(), known)
     assert set(other.folded.factors) == {"blocks.1.norm1"}
