@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
 
 from autoq.errors import AutoqError
 from autoq.validation import did_you_mean
 
 _T = TypeVar("_T")
+
+
+def imported(module: str, name: str) -> Callable[..., Any]:
+    """Return what calls ``name`` (``Class`` or ``Class.method``) of a module, which is imported at the first call.
+
+    >>> imported("fractions", "Fraction.from_float")(0.5)
+    Fraction(1, 2)
+    """
+
+    def call(*arguments: Any) -> Any:
+        return attrgetter(name)(import_module(module))(*arguments)
+
+    return call
 
 
 class Registry(Mapping[str, _T], Generic[_T]):

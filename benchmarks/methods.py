@@ -129,7 +129,7 @@ def main() -> None:
         for title, listed in rows().items()
         if arguments.tables in title
     }
-    _print_tables(tables, _full_precision(session, labelled), labelled.count)
+    _print_tables(tables, full_precision(session, labelled), labelled.count)
 
 
 def _measure(session: Session, row: Row, seed: int, data: str, eval_data: str) -> dict[str, Any]:
@@ -158,7 +158,8 @@ def _key(entry: dict[str, Any]) -> str:
     return json.dumps([entry.get(name) for name in names])
 
 
-def _full_precision(session: Session, labelled: LabelledImages) -> float:
+def full_precision(session: Session, labelled: LabelledImages) -> float:
+    """Measure the accuracy of a model in full precision, in percent."""
     session.model.remove_()
     return measure_accuracy(session.model, labelled.batches()).metrics["top1_percent"]
 

@@ -31,7 +31,7 @@ from autoq.methods import BitWidths, MethodOptions, create_method
 from autoq.methods._base import PROTOCOLS
 from autoq.runs.quantize import QuantizeSettings, quantize
 from autoq.runs.session import Session
-from autoq.scoring import measure_accuracy
+from benchmarks.methods import full_precision
 
 
 @dataclass(frozen=True)
@@ -171,9 +171,7 @@ class _Measured:
         session = self._open(model)
 
         def measure() -> float:
-            labelled = session.labelled_images(self._options.eval_data)
-            session.model.remove_()
-            return measure_accuracy(session.model, labelled.batches()).metrics["top1_percent"]
+            return full_precision(session, session.labelled_images(self._options.eval_data))
 
         return self._measurements.of(self._common(session), measure)
 

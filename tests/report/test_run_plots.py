@@ -60,5 +60,7 @@ def test_the_least_so_far_never_rises(summary: RunSummary) -> None:
 def test_nothing_and_no_loss_can_be_drawn(summary: RunSummary, is_empty: bool) -> None:
     perfect = replace(summary, points=tuple(replace(point, kl_nats=0.0) for point in summary.points))
     figure = quiet_figure(4, 2)
-    plot_history(with_points(summary, lambda _: False) if is_empty else perfect, figure.subplots())
+    axes = plot_history(with_points(summary, lambda _: False) if is_empty else perfect, figure.subplots())
     figure.draw_without_rendering()
+    assert axes.get_yscale() == "linear", "no loss has a logarithm"
+    assert len(axes.get_lines()) == (0 if is_empty else 1)

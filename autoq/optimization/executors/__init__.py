@@ -7,13 +7,12 @@ imported when they are made, not before: the help needs no Optuna.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autoq.errors import SpaceError
-from autoq.registry import Registry
+from autoq.registry import Registry, imported
 
 if TYPE_CHECKING:
     from autoq.optimization.executors._base import BaseExecutor, ExecutorContext
@@ -38,27 +37,21 @@ class ExecutorEntry:
     divides_cores: bool = False
 
 
-def _imported(module: str, name: str) -> Callable[[ExecutorContext], BaseExecutor]:
-    """Make an executor by ``name`` in a ``module`` of this package, imported when it is called."""
-
-    def make(context: ExecutorContext) -> BaseExecutor:
-        executor: BaseExecutor = getattr(importlib.import_module(f"{__name__}.{module}"), name).of(context)
-        return executor
-
-    return make
-
-
 EXECUTORS: Registry[ExecutorEntry] = Registry(
     "executor",
     SpaceError,
     {
-        "local": ExecutorEntry("in this process", _imported("local", "LocalExecutor"), rebuilds=False, most_workers=1),
+        "local": ExecutorEntry(
+            "in this process", imported(f"{__name__}.local", "LocalExecutor.of"), rebuilds=False, most_workers=1
+        ),
         "processes": ExecutorEntry(
-            "in worker processes on this machine", _imported("processes", "ProcessExecutor"), divides_cores=True
+            "in worker processes on this machine",
+            imported(f"{__name__}.processes", "ProcessExecutor.of"),
+            divides_cores=True,
         ),
         "directory": ExecutorEntry(
             "by workers that share the run directory, each started by autoq worker",
-            _imported("directory", "DirectoryExecutor"),
+            imported(f"{__name__}.directory", "DirectoryExecutor.of"),
         ),
     },
 )

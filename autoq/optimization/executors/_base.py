@@ -143,6 +143,14 @@ class ExecutorContext:
         return self.specification
 
 
+def capacity_of(workers: int) -> int:
+    """Return how many jobs keep workers busy: one more, so that none waits for the next proposal.
+
+    One with one worker, so that a study takes the course that it takes locally; one where there is none yet.
+    """
+    return workers + 1 if workers > 1 else 1
+
+
 class BaseExecutor(ABC):
     """Evaluates jobs, one or several at a time, in any order.
 

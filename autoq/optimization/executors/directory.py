@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from autoq.optimization.executors._base import (
     Lost,
     Result,
     WorkerSpecification,
+    capacity_of,
 )
 from autoq.optimization.executors.job_folder import JobFolder, Pulse, beating, names, read_object, write_object
 
@@ -38,11 +40,11 @@ class DirectoryExecutor(BaseExecutor):
     """
 
     def __init__(self, specification: WorkerSpecification, folder: Path) -> None:
-        """Begin a session.
+        """Make the folder of this driver.
 
         Args:
             specification: of each worker.
-            folder: shared with the workers; sessions of drivers that have ended are removed from it.
+            folder: shared with the workers; what drivers that have ended left there is removed.
         """
         self._folder = JobFolder.begun(folder, specification)
         self._shown = folder.parent
@@ -56,15 +58,14 @@ class DirectoryExecutor(BaseExecutor):
 
     @classmethod
     def of(cls, context: ExecutorContext) -> Self:
-        """Begin a session in the run directory."""
+        """Share the run directory."""
         assert context.folder is not None  # noqa: S101
         return cls(context.required_specification(), context.folder / FOLDER)
 
     @property
     def capacity(self) -> int:
         """One more than there are workers, if there are several; one where there is none yet."""
-        workers = len(self._living())
-        return workers + 1 if workers > 1 else 1
+        return capacity_of(len(self._living()))
 
     def submit(self, job: Job) -> None:
         """Leave a job for the next worker that is idle."""
@@ -78,32 +79,34 @@ class DirectoryExecutor(BaseExecutor):
         workers = len(self._living())
         deadline = None if timeout is None else time.monotonic() + timeout
         while deadline is None or time.monotonic() < deadline:
-            if (back := self._outcome() or self._lost()) is not None:
+            if (back := self._outcome()) is not None:
                 return back
-            living = len(self._living())
-            self._warn(living)
-            if living > workers:
+            living = self._living()
+            if (lost := self._lost(living)) is not None:
+                return lost
+            self._warn(len(living))
+            if len(living) > workers:
                 return None
             time.sleep(_POLL_SECONDS)
         return None
 
     def close(self) -> None:
-        """End the session; workers wait a while for the next one, as after an interrupt."""
+        """Remove the folder; workers wait a while for another driver, as after an interrupt."""
         self._end(is_last=False)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the session, and where nothing has gone wrong the workers too."""
+        """Remove the folder, and where nothing has gone wrong end the workers too."""
         self._end(is_last=kind is None)
 
     def _end(self, is_last: bool) -> None:
         self._beating.close()
         self._folder.remove(is_last)
 
-    def _living(self) -> list[str]:
+    def _living(self) -> set[str]:
         folder = self._folder.workers
-        return [name for name in names(folder) if self._pulse.seconds(folder / name) < _LOST_SECONDS]
+        return {name for name in names(folder) if self._pulse.seconds(folder / name) < _LOST_SECONDS}
 
     def _outcome(self) -> Result | Lost | None:
         """Read the outcome of a job, and drop those of jobs that were taken for lost."""
@@ -115,9 +118,8 @@ class DirectoryExecutor(BaseExecutor):
                 return outcome
         return None
 
-    def _lost(self) -> Lost | None:
+    def _lost(self, living: Collection[str]) -> Lost | None:
         """Find a job whose worker has ended without a word."""
-        living = set(self._living())
         for claim in names(self._folder.claimed):
             name, _, worker = claim.partition("@")
             finished = (self._folder.done / name).exists()  # written before the claim is given up

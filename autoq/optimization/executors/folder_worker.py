@@ -41,36 +41,36 @@ def work_in(folder: Path, wait_seconds: float, prepare: Prepare = lambda given: 
     while time.monotonic() < deadline:
         if finished is not None and JobFolder.is_over(folder):
             break
-        session = JobFolder.current(folder)
-        if session is None or session.path == finished:
+        jobs = JobFolder.current(folder)
+        if jobs is None or jobs.path == finished:
             time.sleep(_POLL_SECONDS)
             continue
-        done += _serve(session, prepare, slot)
-        finished, deadline = session.path, time.monotonic() + wait_seconds
+        done += _serve(jobs, prepare, slot)
+        finished, deadline = jobs.path, time.monotonic() + wait_seconds
     return None if finished is None else done
 
 
-def _serve(session: JobFolder, prepare: Prepare, slot: int) -> int:
+def _serve(jobs: JobFolder, prepare: Prepare, slot: int) -> int:
     """Evaluate the jobs of one driver until it ends."""
     name = f"{socket.gethostname()}-{os.getpid()}"
     try:
-        worker = prepare(read_object(session.specification)).build(slot)
+        worker = prepare(read_object(jobs.specification)).build(slot)
     except FileNotFoundError:
         return 0
     except AutoqError as error:
         with contextlib.suppress(OSError):
-            write_object(session.refused / name, str(error))
+            write_object(jobs.refused / name, str(error))
         raise
     pulse, done = Pulse(), 0
-    with contextlib.suppress(FileNotFoundError), beating(session.workers / name):  # the session is over
-        while session.specification.exists() and pulse.seconds(session.driver) < _GONE_SECONDS:
-            done += _evaluate_next(session, worker, name)
+    with contextlib.suppress(FileNotFoundError), beating(jobs.workers / name):  # the driver has ended
+        while jobs.specification.exists() and pulse.seconds(jobs.driver) < _GONE_SECONDS:
+            done += _evaluate_next(jobs, worker, name)
     return done
 
 
-def _evaluate_next(session: JobFolder, worker: Worker, name: str) -> int:
+def _evaluate_next(jobs: JobFolder, worker: Worker, name: str) -> int:
     """Evaluate a job, if there is one; put it back if this process is told to end meanwhile."""
-    claimed = session.claim(name)
+    claimed = jobs.claim(name)
     if claimed is None:
         time.sleep(_POLL_SECONDS)
         return 0
@@ -79,8 +79,8 @@ def _evaluate_next(session: JobFolder, worker: Worker, name: str) -> int:
         outcome = worker.evaluate(read_object(claimed))
     except (SystemExit, KeyboardInterrupt):
         with contextlib.suppress(FileNotFoundError):
-            claimed.rename(session.open / job)
+            claimed.rename(jobs.open / job)
         raise
-    write_object(session.done / job, outcome)
+    write_object(jobs.done / job, outcome)
     claimed.unlink(missing_ok=True)
     return 1

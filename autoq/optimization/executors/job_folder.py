@@ -19,18 +19,18 @@ from typing import Any
 from autoq.files import atomic_path
 
 CURRENT = "current"
-"""Names the session of the last driver."""
+"""Names the folder of the last driver."""
 BEAT_SECONDS = 2.0
 """How often whoever lives says so."""
 
 
 class JobFolder:
-    """The files of one driver's session.
+    """The files that one driver shares with its workers.
 
     Objects are pickled: whoever can write to the folder can run code as the driver and as the workers.
 
     Attributes:
-        path: of the session.
+        path: of the folder.
         specification: what workers are built from.
         driver: changes as long as the driver lives.
         open: jobs that nobody has claimed.
@@ -49,7 +49,7 @@ class JobFolder:
 
     @classmethod
     def begun(cls, parent: Path, specification: object) -> JobFolder:
-        """Begin a session in ``parent``, and remove those of drivers that have ended."""
+        """Make a driver's folder in ``parent``, and remove those of drivers that have ended."""
         parent.mkdir(parents=True, exist_ok=True)
         folder = cls(parent / uuid.uuid4().hex)
         for each in (folder.open, folder.claimed, folder.done, folder.workers, folder.refused):
@@ -63,7 +63,7 @@ class JobFolder:
 
     @classmethod
     def current(cls, parent: Path) -> JobFolder | None:
-        """Return the session of the last driver, or None before the first and after the last."""
+        """Return the folder of the last driver, or None before the first and after the last."""
         name = cls._named(parent)
         folder = cls(parent / name) if name else None
         return folder if folder is not None and folder.specification.exists() else None
@@ -81,7 +81,7 @@ class JobFolder:
             return None
 
     def remove(self, is_last: bool) -> None:
-        """End the session: workers take the missing folder for a word to stop.
+        """Remove the folder: workers take that for a word to stop.
 
         Args:
             is_last: whether no other driver is to be waited for.

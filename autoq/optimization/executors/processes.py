@@ -28,6 +28,7 @@ from autoq.optimization.executors._base import (
     Lost,
     Result,
     WorkerSpecification,
+    capacity_of,
 )
 
 _MOST_FAILED_STARTS = 3
@@ -85,8 +86,7 @@ class ProcessExecutor(BaseExecutor):
     @property
     def capacity(self) -> int:
         """One more than there are workers, if there are several."""
-        workers = len(self._slots)
-        return workers + 1 if workers > 1 else 1
+        return capacity_of(len(self._slots))
 
     @property
     def process_ids(self) -> list[int]:

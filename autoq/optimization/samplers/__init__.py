@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autoq.errors import SpaceError
-from autoq.registry import Registry
+from autoq.registry import Registry, imported
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -39,42 +39,39 @@ class SamplerEntry:
     is_finite: bool = False
 
 
-def _imported(module: str, name: str) -> Callable[[int, AllocationPrior], BaseSampler]:
-    """Make a sampler by ``name`` in a ``module`` of this package, imported when it is called."""
-
-    def make(seed: int, prior: AllocationPrior) -> BaseSampler:
-        sampler: BaseSampler = getattr(importlib.import_module(f"{__name__}.{module}"), name)(seed, prior)
-        return sampler
-
-    return make
-
-
 SAMPLERS: Registry[SamplerEntry] = Registry(
     "sampler",
     SpaceError,
     {
         "progressive": SamplerEntry(
             "exact allocations, then whole recipes near the front by a Gaussian process",
-            _imported("progressive", "ProgressiveSampler"),
+            imported(f"{__name__}.progressive", "ProgressiveSampler"),
             needs_sensitivities=True,
         ),
         "lampq": SamplerEntry(
-            "allocations improved by swaps of a bit", _imported("lampq", "LampQSampler"), needs_sensitivities=True
+            "allocations improved by swaps of a bit",
+            imported(f"{__name__}.lampq", "LampQSampler"),
+            needs_sensitivities=True,
         ),
         "ilp": SamplerEntry(
-            "exact allocations alone", _imported("ilp", "IlpSampler"), needs_sensitivities=True, is_finite=True
-        ),
-        "greedy": SamplerEntry(
-            "least sensitive options first",
-            _imported("greedy", "GreedySampler"),
+            "exact allocations alone",
+            imported(f"{__name__}.ilp", "IlpSampler"),
             needs_sensitivities=True,
             is_finite=True,
         ),
-        "nsga2": SamplerEntry("Optuna's evolutionary search", _imported("from_optuna", "nsga2")),
-        "tpe": SamplerEntry("Optuna's tree of Parzen estimators", _imported("from_optuna", "tpe")),
-        "random": SamplerEntry("random recipes", _imported("from_optuna", "random")),
+        "greedy": SamplerEntry(
+            "least sensitive options first",
+            imported(f"{__name__}.greedy", "GreedySampler"),
+            needs_sensitivities=True,
+            is_finite=True,
+        ),
+        "nsga2": SamplerEntry("Optuna's evolutionary search", imported(f"{__name__}.from_optuna", "nsga2")),
+        "tpe": SamplerEntry("Optuna's tree of Parzen estimators", imported(f"{__name__}.from_optuna", "tpe")),
+        "random": SamplerEntry("random recipes", imported(f"{__name__}.from_optuna", "random")),
         "uniform": SamplerEntry(
-            "one width for weights and one for activations", _imported("uniform", "UniformSampler"), is_finite=True
+            "one width for weights and one for activations",
+            imported(f"{__name__}.uniform", "UniformSampler"),
+            is_finite=True,
         ),
     },
 )

@@ -156,7 +156,7 @@ def test_without_a_worker_it_is_said_how_to_start_one(
         executor.submit(Job(0, recipe(2)))
         assert executor.next_result(0.3) is None
     assert caplog.text.count(f"no worker is there: start one or more by autoq worker {tmp_path}") == 1
-    assert JobFolder.current(tmp_path / FOLDER) is None, "the session is over"
+    assert JobFolder.current(tmp_path / FOLDER) is None, "the driver has ended"
 
 
 def test_a_worker_without_a_driver_ends(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_worker_without_a_driver_ends(tmp_path: Path) -> None:
 
 
 def test_a_worker_goes_over_to_the_next_driver(tmp_path: Path) -> None:
-    """The first one is killed; its session stays, and nobody takes it for alive when another begins."""
+    """The first one is killed; its folder stays, and nobody takes it for alive when another begins."""
     first = JobFolder.begun(tmp_path / FOLDER, SimulatedSpecification())
     with subprocess.Popen(worker_command(tmp_path, wait=1000.0)) as worker:
         with DirectoryExecutor(SimulatedSpecification(), tmp_path / FOLDER) as executor:
