@@ -21,6 +21,7 @@ from autoq.cli.options import (
     Model,
     Observer,
     Output,
+    PictureFormat,
     Pretrained,
     Reparameterize,
     Rotate,
@@ -68,6 +69,7 @@ def check_proxy(
             metavar="DIR", help="For the recipes, the ranks and a picture. [default: autoq-runs/MODEL-check-proxy]"
         ),
     ] = None,
+    picture_format: PictureFormat = "png",
     as_json: Json = False,
 ) -> None:
     """Test whether a proxy ranks recipes as accuracy does: Kendall's tau with top-1 or AP, by proxy and images.
@@ -75,6 +77,7 @@ def check_proxy(
     The same command resumes an interrupted check.
     """
     from autoq.display import RunDisplay
+    from autoq.report.figures import picture_path
     from autoq.runs.proxy_check.run import RECORD, TABLE, make_check_settings, run_proxy_check
 
     settings = make_check_settings(
@@ -98,7 +101,7 @@ def check_proxy(
         output=output,
     )
     folder = out or default_out(model, "check-proxy")
-    picture = folder / "proxy_check.png"
+    picture = picture_path(folder, "proxy_check", picture_format)
     try:
         with RunDisplay() as display:
             check = run_proxy_check(settings, folder, display)

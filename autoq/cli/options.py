@@ -43,6 +43,7 @@ CalibData = Annotated[
         "--calib-data", metavar="DATA", help="Calibration images, if they have moved or the recipe names none."
     ),
 ]
+PictureFormat = Annotated[str, typer.Option("--format", metavar="FORMAT", help="Of what is drawn: png, svg or pdf.")]
 Space = Annotated[str, typer.Option("--space", metavar="SPACE", help="Shipped search space, or a TOML file.")]
 FIX_HELP = "Operands that keep one width, SITE[:OPERAND]=BITS: 'head:*=8', '*.attn.qk:lhs=6'. May be repeated."
 EXCLUDE_HELP = (

@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from autoq.cli.options import Json, print_json
+from autoq.cli.options import Json, PictureFormat, print_json
 
 
 def report(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A run directory.")],
-    format_: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="Of the picture: png, svg or pdf.")
-    ] = "png",
+    picture_format: PictureFormat = "png",
     as_json: Json = False,
 ) -> None:
     """Redraw tables, plots and the page of a run, finished or not."""
@@ -23,7 +21,7 @@ def report(
     from autoq.report.words import headline
 
     summary = summarize(directory)
-    paths = write_report(summary, directory, format_)
+    paths = write_report(summary, directory, picture_format)
     if as_json:
         print_json({"out": str(directory), "headline": headline(summary), "files": [str(path) for path in paths]})
         return

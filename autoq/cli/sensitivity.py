@@ -19,6 +19,7 @@ from autoq.cli.options import (
     Model,
     Observer,
     Output,
+    PictureFormat,
     Pretrained,
     Reparameterize,
     Rotate,
@@ -65,10 +66,11 @@ def sensitivity(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="For sensitivity.csv, sensitivity.png and bank/, by aph also importance.csv, .png and .safetensors. "
+            help="For sensitivity.csv, its map and bank/, by aph also importance.csv, .safetensors and their map. "
             "[default: autoq-runs/MODEL-sensitivity]",
         ),
     ] = None,
+    picture_format: PictureFormat = "png",
     as_json: Json = False,
 ) -> None:
     """Measure what each operand loses, quantized alone, at every option of a search space: a table and a heat map.
@@ -78,6 +80,7 @@ def sensitivity(
     The same command resumes an interrupted measurement.
     """
     from autoq.display import RunDisplay
+    from autoq.report.figures import picture_path
     from autoq.runs.sensitivity import IMPORTANCE_TABLE, TABLE, make_sensitivity_settings, run_sensitivity
 
     settings = make_sensitivity_settings(
@@ -101,10 +104,10 @@ def sensitivity(
         exhaustive=measure_all,
     )
     folder = out or default_out(model, "sensitivity")
+    picture, importance_picture = (picture_path(folder, name, picture_format) for name in ("sensitivity", "importance"))
     try:
         with RunDisplay() as display:
             result = run_sensitivity(settings, folder, display)
-        picture, importance_picture = folder / "sensitivity.png", folder / "importance.png"
         _draw(result, model, picture)
         _draw_importance(result, model, importance_picture)
     except KeyboardInterrupt:

@@ -34,6 +34,20 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         figure.savefig(temporary, dpi=DPI, format=suffix, metadata=metadata)
 
 
+def picture_path(folder: str | os.PathLike[str], name: str, picture_format: str) -> Path:
+    """Return where a picture goes, before there is anything to draw.
+
+    >>> picture_path("runs", "pareto", "svg").as_posix()
+    'runs/pareto.svg'
+
+    Raises:
+        InputError: the format is none of ``FORMATS``.
+    """
+    if picture_format not in FORMATS:
+        raise InputError(f"unknown format {picture_format!r} of pictures; there are {', '.join(FORMATS)}")
+    return Path(folder) / f"{name}.{picture_format}"
+
+
 def quiet_figure(width: float, height: float) -> Figure:
     """Make a figure of some inches to write to a file; pyplot does not know it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

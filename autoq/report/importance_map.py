@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from autoq.report.figures import save_figure
+from autoq.report.figures import quiet_figure, save_figure
 from autoq.report.importance_panels import (
     MOST_NAMED_CLASSES,
     color_scale,
@@ -83,9 +83,6 @@ def draw_importance(
 
 
 def _make_figure(importance: Importance, title: str, label_names: Sequence[str] | None) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     outputs, notes = importance.outputs, _notes(importance)
     columns = list(accumulate((_RANGES, _MAP, _PROFILE, _SHARE), initial=_width_of_names(outputs)))
     tops = [_TOP + line * _ROW + (_BEFORE_CLASSES if _is_classes(each) else 0) for line, each in enumerate(outputs)]
@@ -93,8 +90,7 @@ def _make_figure(importance: Importance, title: str, label_names: Sequence[str] 
     named = any(_is_classes(each) and len(each.by_channel) <= MOST_NAMED_CLASSES for each in outputs)
     width = columns[-1] + _SIDE
     height = end + _BOTTOM + (_CLASS_NAMES if named and label_names else 0) + _NOTE * len(notes)
-    page = _Page(Figure(figsize=(width, height), facecolor="white"), width, height)
-    FigureCanvasAgg(page.figure)
+    page = _Page(quiet_figure(width, height), width, height)
     _write_head(page, importance, title, columns)
     for number, note in enumerate(notes):
         page.text(_MARGIN, height - _MARGIN - _NOTE * (len(notes) - 1 - number), note, 7.5, SOFT)

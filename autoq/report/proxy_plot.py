@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from autoq.report.figures import save_figure
+from autoq.report.figures import quiet_figure, save_figure
 from autoq.report.placing import halo
 from autoq.report.plots import BLUE, GRID, INK, SOFT, VERMILION
 from autoq.report.text import literal_text
@@ -57,12 +57,9 @@ def draw_proxy_check(check: ProxyCheck, path: str | os.PathLike[str], title: str
 
 
 def _make_figure(check: ProxyCheck, title: str, images: int) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     measures = list(dict.fromkeys((rank.proxy, rank.images) for rank in check.ranks))
-    figure = Figure(figsize=(12.4, max(5.2, 2.1 + _ROW * len(measures))), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = quiet_figure(12.4, max(5.2, 2.1 + _ROW * len(measures)))
+    figure.set_layout_engine("constrained")
     figure.suptitle(title, x=0.012, ha="left", fontsize=13, color=INK)
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.05))
     counts = [count for proxy, count in measures if proxy == "kl" and count is not None]

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from autoq.files import write_text
+from autoq.report.figures import picture_path
 from autoq.report.page import render_page
 from autoq.report.plots import draw_pareto
 from autoq.report.summary import RunSummary
@@ -30,9 +31,8 @@ def write_report(summary: RunSummary, directory: str | os.PathLike[str], picture
         InputError: there is no such format.
     """
     folder = Path(directory)
-    trials, pareto, picture, page = (
-        folder / name for name in ("trials.csv", "pareto.csv", f"pareto.{picture_format}", "report.html")
-    )
+    picture = picture_path(folder, "pareto", picture_format)
+    trials, pareto, page = (folder / name for name in ("trials.csv", "pareto.csv", "report.html"))
     write_text(trials, trials_csv(summary))
     write_text(pareto, pareto_csv(summary))
     draw_pareto(summary, picture)

@@ -62,7 +62,8 @@ def test_for_people_and_for_programs(command: Command) -> None:
         f"recipes: {out}/proxy_check.csv", f"ranks:   {out}/proxy_check.json", f"picture: {out}/proxy_check.png",
     ]  # fmt: skip
 
-    printed = one_json(command(*ARGUMENTS, "--json"))
+    printed = one_json(command(*ARGUMENTS, "--format", "pdf", "--json"))
+    assert (out / "proxy_check.pdf").read_bytes().startswith(b"%PDF")
     assert printed.pop("out") == str(out)
     assert printed == {name: document[name] for name in document if name not in ("settings", "fingerprints")}
 
@@ -96,6 +97,7 @@ def test_wrong_input(command: Command) -> None:
     assert "observer" in refusal(command, *ARGUMENTS, "--observer", "worst")
     assert "no image folder or tar at 'absent'" in refusal(command, *ARGUMENTS, "--data", "absent")
     assert "--recipes" in refusal(command, "check-proxy", "--recipes", 2)
+    assert "format 'gif'" in refusal(command, *ARGUMENTS, "--format", "gif")
     assert "small.tom'" in refusal(command, "check-proxy", "--space", "small.tom")
     Path("run.json").write_text("{}")
     assert "'.' holds a search; choose another --out" in refusal(command, *ARGUMENTS, "--out", ".")

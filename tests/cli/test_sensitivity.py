@@ -98,7 +98,8 @@ def test_importance_of_blocks(command: Command) -> None:
     importance = load_importance("here/importance.safetensors")
     assert (importance.model, importance.images) == ("vit_digits", 8)
     assert [each.name for each in importance.outputs] == BLOCKS
-    document = one_json(command(*arguments, "--json"))
+    document = one_json(command(*arguments, "--format", "svg", "--json"))
+    assert {path.name for path in Path("here").glob("*.svg")} == {"importance.svg", "sensitivity.svg"}
     assert document.keys() == {"out", "proxy", "images", "rows", "importance"}
     rows = document["importance"]
     assert [row["block"] for row in rows] == BLOCKS
@@ -171,6 +172,7 @@ def test_wrong_input(command: Command) -> None:
     assert "observer" in refusal(command, *ARGUMENTS, "--observer", "worst")
     assert "no image folder or tar at 'absent'" in refusal(command, *ARGUMENTS, "--data", "absent")
     assert "--calib-images" in refusal(command, "sensitivity", "--calib-images", 0)
+    assert "format 'gif'" in refusal(command, *ARGUMENTS, "--format", "gif")
     assert "small.tom'" in refusal(command, "sensitivity", "--space", "small.tom")
     Path("run.json").write_text("{}")
     assert "'.' holds a search; choose another --out" in refusal(command, *ARGUMENTS, "--out", ".")

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pytest
 
 from autoq.errors import InputError
-from autoq.report.figures import new_axes, quiet_figure, save_figure
+from autoq.report.figures import new_axes, picture_path, quiet_figure, save_figure
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,11 @@ def test_another_suffix_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"png, svg, pdf"):
         save_figure(quiet_figure(2, 1), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_is_checked_before_there_is_a_picture() -> None:
+    with pytest.raises(InputError, match=r"unknown format 'gif' of pictures; there are png, svg, pdf"):
+        picture_path("runs", "pareto", "gif")
 
 
 def test_axes_that_are_given_are_used() -> None:
