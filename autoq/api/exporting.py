@@ -13,7 +13,7 @@ from autoq.api.applying import apply_recipe, load
 from autoq.api.evaluating import reader_of
 from autoq.api.opening import ModelInput, ModelOptions, open_model
 from autoq.errors import ArgumentTypeError
-from autoq.exporters import EXPORTERS, ExportReport, ExportSource, write_export
+from autoq.exporters import EXPORTERS, Architecture, ExportReport, ExportSource, write_export
 from autoq.models.loaded import IN_MEMORY
 from autoq.recipe import Recipe
 from autoq.runs.recipes import calibrated_on, own_images
@@ -42,8 +42,8 @@ def export(
         quantized: a quantized model, a recipe, or the path of one.
         path: the file to write; it is written whole or not at all.
         format: ``recipe`` or ``bundle``, autoq's own; ``pt2``, a ``torch.export`` program; ``torch``, a folder for
-            ``autoq.load_quantized``; ``onnx``; ``qonnx``; ``csv`` or ``markdown``. ``autoq export --list`` says
-            what each holds.
+            ``autoq.load_quantized``; ``onnx``; ``qonnx``; ``torchao``; ``compressed-tensors``; ``aimet``; ``csv``
+            or ``markdown``. ``autoq export --list`` says what each holds.
         model: the recipe's model, if it cannot be loaded by its name.
         images: the recipe's calibration images, if they cannot be loaded by their name.
         allow_float: leave operands in floating point that the format cannot hold.
@@ -94,17 +94,20 @@ def source_of(
     def reopen(changed: Recipe) -> QuantizedModule:
         return apply_recipe(session(), changed, images)
 
+    def architecture() -> Architecture:
+        return Architecture(session().loaded.module, session().traced)
+
     is_at_hand = model is not None or not recipe.model.name.startswith(IN_MEMORY)
-    reopened = reopen if is_at_hand else None
+    original = (reopen, architecture) if is_at_hand else (None, None)
     if isinstance(quantized, QuantizedModule):
         module = copy.deepcopy(quantized).cpu()
-        return ExportSource(recipe, lambda: module, partial(_images_of, module, images, count), reopened)
+        return ExportSource(recipe, lambda: module, partial(_images_of, module, images, count), *original)
 
     def own() -> Tensor:
         named = calibrated_on(recipe, images)
         return own_images(session(), named, images).calibrating.tensor[:count]
 
-    return ExportSource(recipe, partial(reopen, recipe), own, reopened)
+    return ExportSource(recipe, partial(reopen, recipe), own, *original)
 
 
 def _images_of(module: QuantizedModule, images: object, count: int) -> Tensor:

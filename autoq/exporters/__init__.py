@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from autoq.errors import ExportError
 from autoq.exporters._base import BaseExporter, ExportSource, Written
+from autoq.exporters.aimet import AimetExporter
+from autoq.exporters.architecture import Architecture
 from autoq.exporters.bundle import BundleExporter
 from autoq.exporters.checking import Agreement
+from autoq.exporters.compressed_tensors_folder import CompressedTensorsExporter
 from autoq.exporters.onnx_qcdq import OnnxExporter
 from autoq.exporters.pick import VERSIONS, Picked, pick
 from autoq.exporters.pt2 import Pt2Exporter
@@ -16,6 +19,7 @@ from autoq.exporters.qonnx import QonnxExporter
 from autoq.exporters.recipe_json import RecipeExporter
 from autoq.exporters.tables import CsvExporter, MarkdownExporter
 from autoq.exporters.torch_folder import TorchExporter, load_quantized
+from autoq.exporters.torchao_weights import TorchaoExporter
 from autoq.exporters.writing import ExportReport, write_export
 from autoq.registry import Registry
 
@@ -31,6 +35,9 @@ EXPORTERS: Registry[type[BaseExporter]] = Registry(
             TorchExporter,
             OnnxExporter,
             QonnxExporter,
+            TorchaoExporter,
+            CompressedTensorsExporter,
+            AimetExporter,
             CsvExporter,
             MarkdownExporter,
         )
@@ -42,6 +49,7 @@ __all__ = [
     "EXPORTERS",
     "VERSIONS",
     "Agreement",
+    "Architecture",
     "BaseExporter",
     "ExportReport",
     "ExportSource",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from autoq.errors import ExportError
+from autoq.exporters.architecture import Architecture
 from autoq.graph.insert import OperandKey
 from autoq.recipe import Recipe
 from autoq.scoring.quantized_module import QuantizedModule
@@ -33,12 +34,14 @@ class ExportSource:
         make_module: applies the recipe to its model, on the CPU; called at most once.
         make_images: gives calibration images of shape (N, ...), float32, on the CPU; called at most once.
         reopen: applies another recipe to the same model, to see what its file holds; None: the model is not at hand.
+        make_architecture: gives the model in full precision, on the CPU; None: as above.
     """
 
     recipe: Recipe
     make_module: Callable[[], QuantizedModule]
     make_images: Callable[[], Tensor]
     reopen: Callable[[Recipe], QuantizedModule] | None = None
+    make_architecture: Callable[[], Architecture] | None = None
 
     @cached_property
     def module(self) -> QuantizedModule:
@@ -52,7 +55,18 @@ class ExportSource:
     def without(self, keys: Sequence[OperandKey]) -> ExportSource:
         """Return the source with some operands in floating point."""
         module = self.module.without(keys)
-        return ExportSource(module.recipe, lambda: module, self.make_images, self.reopen)
+        return replace(self, recipe=module.recipe, make_module=lambda: module)
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The model's own modules.
+
+        Raises:
+            ExportError: they are not at hand.
+        """
+        if self.make_architecture is None:
+            raise ExportError("the model was given as an object: give it again, with model=")
+        return self.make_architecture()
 
     @cached_property
     def images(self) -> Tensor:

@@ -40,6 +40,11 @@ class AffineCodes:
     codes: Tensor | None = None
 
     @property
+    def bits(self) -> int:
+        """Width of a code."""
+        return (self.greatest - self.least).bit_length()
+
+    @property
     def is_clipped(self) -> bool:
         """Whether fewer codes are used than the container has."""
         return self.greatest - self.least < _GREATEST
@@ -77,6 +82,31 @@ def affine_codes(module: QuantizedModule, key: OperandKey) -> AffineCodes | str:
         greatest=shift + 2**bits - 1,
         codes=None if codes is None else (codes.cpu().int() + shift).to(getattr(torch, container)),
     )
+
+
+def centred_codes(module: QuantizedModule, key: OperandKey) -> AffineCodes | str:
+    """Return the codes of an operand from −2^(bits − 1) to 2^(bits − 1) − 1, or why it has none of 8 bits or less.
+
+    So have tools them whose integers are signed and of any width.
+
+    Args:
+        module: a quantized model.
+        key: one of its operands.
+    """
+    quantizer, codes = module.quantizers[key], module.codes.get(key)
+    if (reason := _objection(quantizer)) is not None:
+        return reason
+    if quantizer.config.hadamard_block > 1:
+        return "its codes are of its product with a Hadamard matrix"
+    grid = quantizer.code_grid()
+    assert grid is not None  # noqa: S101 - a uniform quantizer has one
+    scale, zero_point = (value.detach().cpu().flatten() for value in grid)
+    half = 2 ** (quantizer.config.bits - 1)
+    zero_point = zero_point - half
+    if int(zero_point.min()) < _LEAST["int8"] or int(zero_point.max()) > _LEAST["int8"] + _GREATEST:
+        return "its zero point is too far from its codes"
+    stored = None if codes is None else (codes.cpu().int() - half).to(torch.int8)
+    return AffineCodes("int8", scale, zero_point.to(torch.int8), -half, half - 1, stored)
 
 
 def weight_container(bits: int) -> Container:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from autoq.exporters._base import ExportSource
+from autoq.exporters._base import ExportSource, Runner
 from autoq.exporters.graphs import CodedWeight, TracedByPosition, quantized_weights
 from autoq.graph.insert import OperandKey
 from autoq.graph.outputs import tensor_names
@@ -163,7 +164,7 @@ class Markers:
                 nodes += make(key, node.input[0], result, node.output[0] in transposed)
             elif not (node.op_type == "Transpose" and node.output[0] in transposed.values()):
                 nodes.append(node)
-        _replace_nodes_(self.graph, nodes)
+        replace_nodes_(self.graph, nodes)
         kept = [opset for opset in self._model.opset_import if opset.domain != _DOMAIN]
         del self._model.opset_import[:]
         self._model.opset_import.extend(kept)
@@ -189,7 +190,7 @@ def _swaps(node: NodeProto) -> bool:
     return any(attribute.name == "perm" and list(attribute.ints) == [1, 0] for attribute in node.attribute)
 
 
-def _replace_nodes_(graph: Any, nodes: list[NodeProto]) -> None:
+def replace_nodes_(graph: Any, nodes: list[NodeProto]) -> None:
     """Give a graph these nodes, less those that nobody reads, and drop initializers that nobody reads."""
     outputs = {value.name for value in graph.output}
     while True:
@@ -209,3 +210,30 @@ def _replace_nodes_(graph: Any, nodes: list[NodeProto]) -> None:
     infos = [type(each).FromString(each.SerializeToString()) for each in graph.value_info if each.name in made]
     del graph.value_info[:]
     graph.value_info.extend(infos)
+
+
+def remove_identities_(graph: GraphProto) -> dict[str, str]:
+    """Remove operators that return what they read, and return the names that are gone with what they stood for."""
+    outputs = {value.name for value in graph.output}
+    renamed: dict[str, str] = {}
+    nodes: list[NodeProto] = []
+    for node in graph.node:  # in order, so that what an identity reads has its last name
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+        if node.op_type == "Identity" and node.output[0] not in outputs:
+            renamed[node.output[0]] = node.input[0]
+        else:
+            nodes.append(node)
+    replace_nodes_(graph, nodes)
+    return renamed
+
+
+def onnxruntime_runner(model: Path | bytes) -> Runner:
+    """Open a model in onnxruntime, with its default optimizations, and return what runs it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: [torch.from_numpy(found) for found in session.run(None, {name: images.numpy()})]

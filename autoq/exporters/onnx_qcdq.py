@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 
 from autoq.exporters._base import BaseExporter, ExportSource, Runner, Written
 from autoq.exporters.affine_codes import AffineCodes, affine_codes
 from autoq.exporters.onnx_logarithmic import logarithmic_nodes, why_not_logarithmic
-from autoq.exporters.onnx_model import Markers, export_marked
+from autoq.exporters.onnx_model import Markers, export_marked, onnxruntime_runner
 from autoq.graph.insert import OperandKey
 from autoq.quantizers import BaseLogQuantizer
 
@@ -63,13 +62,7 @@ class OnnxExporter(BaseExporter):
 
     def load(self, source: ExportSource, path: Path) -> Runner:  # noqa: ARG002
         """Open a session with onnxruntime's default optimizations."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        return lambda images: [torch.from_numpy(found) for found in session.run(None, {name: images.numpy()})]
+        return onnxruntime_runner(path)
 
 
 def _logarithmic(source: ExportSource, key: OperandKey) -> BaseLogQuantizer | None:

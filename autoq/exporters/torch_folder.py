@@ -56,7 +56,7 @@ class TorchExporter(BaseExporter):
 
     def write(self, source: ExportSource, path: Path) -> Written:
         """Write the state, the recipe, the preprocessing and the architecture's configuration."""
-        module, name = source.module, source.recipe.model.name
+        module = source.module
         path.mkdir()
         state = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
         state |= {f"{_FOLDED}{key}": value.cpu().clone() for key, value in module.folded.tensors().items()}
@@ -64,17 +64,22 @@ class TorchExporter(BaseExporter):
         module.recipe.save(path / Recipe.FILE)
         preprocessing = json.dumps(module.preprocessing, indent=2)
         (path / "preprocessing.json").write_text(preprocessing + "\n", encoding="utf-8")
-        for prefix, files in _CONFIGS.items():
-            if name.startswith(prefix):
-                folder = Path(name.removeprefix(prefix)).expanduser()
-                for file in files:
-                    shutil.copyfile(folder / file, path / file)
+        copy_configuration(source.recipe, path)
         return Written()
 
     def load(self, source: ExportSource, path: Path) -> Runner:  # noqa: ARG002
         """Load the module."""
         model = load_quantized(path)
         return lambda images: tensors_of(model(images))
+
+
+def copy_configuration(recipe: Recipe, folder: Path) -> None:
+    """Copy the files that describe the architecture of a recipe's model, if the model lies in a folder."""
+    for prefix, files in _CONFIGS.items():
+        if recipe.model.name.startswith(prefix):
+            there = Path(recipe.model.name.removeprefix(prefix)).expanduser()
+            for file in files:
+                shutil.copyfile(there / file, folder / file)
 
 
 def load_quantized(folder: str | os.PathLike[str]) -> QuantizedModule:

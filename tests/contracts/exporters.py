@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,7 +112,13 @@ class ExporterContract:
         np.save(tmp_path / "images.npy", IMAGES[:3].numpy())
         code = _ALONE.format(code=self.alone, blocked=set(self.blocked))
         arguments = [path, tmp_path / "images.npy", tmp_path / "answer.npy"]
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},  # models of tests, as users' own code
+        )
         assert done.returncode == 0, done.stderr
         with torch.no_grad():
             expected = source.module(IMAGES[:3])["logits"]

@@ -10,7 +10,7 @@ from typing import NoReturn
 from torch import Tensor, nn
 
 from autoq.calibration import Bank, CalibrationSettings
-from autoq.exporters import ExportSource
+from autoq.exporters import Architecture, ExportSource
 from autoq.graph.bases import share_basis
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.sites import Operand, Site
@@ -33,6 +33,23 @@ def uniform(bits: int, *, symmetric: bool = False) -> Callable[[Site, Operand], 
         return config if site.macs else None
 
     return configure
+
+
+def weights(site: Site, operand: Operand) -> OperandConfig | None:
+    """Weights alone, of many widths."""
+    bits = {"embed": 8, "qkv": 4, "proj": 1, "fc1": 3, "fc2": 5}.get(site.name, 2)
+    symmetric = site.name in ("qkv", "fc2")
+    granularity = "tensor" if site.name == "fc1" else "channel"
+    config = OperandConfig(scheme="uniform", bits=bits, granularity=granularity, symmetric=symmetric)
+    return config if operand.is_weight and site.macs else None
+
+
+def linear(site: Site, operand: Operand) -> OperandConfig | None:
+    """Weights and inputs of linear layers: both, one of them, of many widths."""
+    if site.op != "linear" or (site.name, operand.name) in {("fc2", "input"), ("head", "weight")}:
+        return None
+    bits = {"qkv": 8, "fc1": 3, "proj": 5}.get(site.name, 4) if operand.is_weight else 6 + (site.name == "qkv") * 2
+    return uniform(bits, symmetric=site.name == "proj")(site, operand)
 
 
 def fpga(site: Site, operand: Operand) -> OperandConfig | None:
@@ -80,6 +97,8 @@ CASES: dict[str, Callable[[Site, Operand], OperandConfig | None]] = {
     "w8a8": uniform(8),
     "w4a4": uniform(4),
     "symmetric": uniform(6, symmetric=True),
+    "weights": weights,
+    "linear": linear,
     "fpga": fpga,
     "mixed": mixed,
     "published": published,
@@ -90,6 +109,12 @@ CASES: dict[str, Callable[[Site, Operand], OperandConfig | None]] = {
 def make_fed() -> tuple[nn.Module, Tensor]:
     """The model and an example of its input, as a name loads them."""
     return make(), IMAGES[:1]
+
+
+@cache
+def architecture() -> Architecture:
+    """The model's own module, and its graph."""
+    return Architecture(make(), small_model().traced)
 
 
 @cache
@@ -129,7 +154,7 @@ def source_of(case: str) -> ExportSource:
         found = read_operands((changed.folder or Path()) / changed.operands.file, small_model())
         return module_of(changed, found.operands)
 
-    return ExportSource(recipe, lambda: module_of(recipe, solved(case)), lambda: IMAGES, reopen)
+    return ExportSource(recipe, lambda: module_of(recipe, solved(case)), lambda: IMAGES, reopen, architecture)
 
 
 def nothing() -> NoReturn:

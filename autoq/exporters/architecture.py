@@ -1,0 +1,107 @@
+"""A model's own modules, with the values that a recipe gives their parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from autoq.errors import ExportError
+from autoq.graph.insert import OperandKey
+from autoq.graph.trace import TracedModel
+from autoq.scoring.quantized_module import FloatWeight, QuantizedModule, QuantizedWeight, path_of
+
+
+class WeightOwner(NamedTuple):
+    """Where a quantized weight is in the model's own modules.
+
+    Attributes:
+        name: of the parameter in ``state_dict``.
+        path: of the module that has it.
+        module: itself.
+    """
+
+    name: str
+    path: str
+    module: nn.Module
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model in full precision, as its users have it.
+
+    Attributes:
+        module: the model; left as it is.
+        traced: its graph, in which tensors have the names that they have in ``module.state_dict()``.
+    """
+
+    module: nn.Module
+    traced: TracedModel
+
+    def owner(self, key: OperandKey) -> WeightOwner | str:
+        """Return the module that a weight belongs to, or why it belongs to none.
+
+        Args:
+            key: of a weight of the traced model.
+        """
+        node = self.traced.edges[key].source(self.traced.graph_module)
+        name = str(node.target)
+        if node.op != "get_attr" or name not in self._parameters:
+            return "it is computed of parameters"
+        nodes = self.traced.graph_module.graph.nodes
+        readers = [user for each in nodes if each.op == "get_attr" and each.target == name for user in each.users]
+        if len(readers) > 1:
+            return "several operations share it"
+        path = name.rpartition(".")[0]
+        return WeightOwner(name, path, self.module.get_submodule(path))
+
+    @cached_property
+    def _parameters(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.module.named_parameters(remove_duplicate=False))
+
+    def with_values(self, quantized: QuantizedModule) -> nn.Module:
+        """Return a copy of the modules with the parameters of a quantized model, quantized weights as their values.
+
+        Args:
+            quantized: the model, whatever was folded into its weights; its activations are of no account.
+
+        Raises:
+            ExportError: what a recipe changed is in none of the modules' parameters.
+        """
+        places = {path_of(key) for key in self.traced.edges}
+        called = {str(node.target) for node in quantized.model.graph.nodes if node.op == "call_module"}
+        if called - places:
+            raise ExportError("its LayerNorms or softmaxes compute in integers, which the model's own modules do not")
+        module = copy.deepcopy(self.module)
+        state = module.state_dict()
+        with torch.no_grad():
+            for name, value in self._values(quantized):
+                if name in state and state[name].shape == value.shape:
+                    state[name].copy_(value)
+                elif not self._is_original(name, value):
+                    raise ExportError(f"{name} was changed, which the model's own modules compute: use format pt2")
+        return module
+
+    def _values(self, quantized: QuantizedModule) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors that a quantized model reads, by the names that the traced model has for them."""
+        for node in quantized.model.graph.nodes:
+            if node.op == "get_attr":
+                yield str(node.target), torch.fx.graph_module._get_attr(quantized.model, str(node.target))
+        modules = dict(quantized.model.named_modules())
+        for key, edge in self.traced.edges.items():
+            weight = modules.get(path_of(key))
+            if isinstance(weight, QuantizedWeight | FloatWeight):
+                yield str(edge.source(self.traced.graph_module).target), weight.value
+
+    def _is_original(self, name: str, value: Tensor) -> bool:
+        """Whether a tensor that is no parameter, such as a folded constant, is that of the traced model."""
+        try:
+            found = torch.fx.graph_module._get_attr(self.traced.graph_module, name)
+        except AttributeError:
+            return False
+        return torch.equal(found.to(value.device), value)
