@@ -134,11 +134,11 @@ class Problem:
     reference: float
 
     @classmethod
-    def of(cls, losses: MadeUpLosses) -> Self:
+    def of(cls, losses: MadeUpLosses, model: str = MODEL, space_name: str = SPACE) -> Self:
         """Trace the model."""
-        session = Session.open(MODEL, device="cpu")
+        session = Session.open(model, device="cpu")
         sites = session.traced.sites
-        space = resolve_space(load_space(SPACE), sites)
+        space = resolve_space(load_space(space_name), sites)
         problem = AllocationProblem(session.costs, space)
         limit = uniform_bops(sites, 4, 4)
         table = problem.table(lambda site, operand, config: losses.option(site, operand, config.bits))
@@ -180,7 +180,7 @@ def measure_flight(out: Path) -> None:
                 "repeated": repeated,
                 "driver_ms_a_trial": 1000 * seconds / len(trials),
             }
-            _write(out, line)
+            write_line(out, line)
 
 
 def measure_speed(out: Path, seconds: float, trials_each: int) -> None:
@@ -202,7 +202,7 @@ def measure_speed(out: Path, seconds: float, trials_each: int) -> None:
             "trials_a_second": (len(times) - 1 - first) / (times[-1] - times[first]),
             "driver_ms_a_trial": 1000 * busy / len(times),
         }
-        _write(out, line)
+        write_line(out, line)
 
 
 def _timed(driver: StudyDriver, executor: BaseExecutor, trials: int) -> tuple[list[float], float]:
@@ -242,7 +242,8 @@ class _Executor:
             process.wait()
 
 
-def _write(out: Path, line: dict[str, Any]) -> None:
+def write_line(out: Path, line: dict[str, Any]) -> None:
+    """Append a figure to a file and print it, with what tells how busy the machine was."""
     line |= {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "machine": platform.machine()}
     print(json.dumps(line), flush=True)
     with out.open("a", encoding="utf-8") as file:

@@ -22,14 +22,12 @@ class InFlight:
     Attributes:
         proposal: that it comes from.
         job: that evaluates it.
-        recipe_hash: of the recipe.
         cost: of the recipe.
         times_lost: how often its evaluation was lost.
     """
 
     proposal: Proposal
     job: Job
-    recipe_hash: str
     cost: CostRecord
     times_lost: int = 0
 
@@ -64,7 +62,7 @@ class InFlight:
         attributes: dict[str, Any] = {
             "origin": self.proposal.origin,
             "label": self.proposal.label,
-            "recipe_hash": self.recipe_hash,
+            "recipe_hash": self.proposal.recipe_hash,
             "cost": self.cost.model_dump(exclude_none=True),
         }
         if result.first_loss is not None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from autoq.cost import CostModel, Limits
 from autoq.optimization.samplers import AllocationPrior, SamplerEntry
@@ -17,7 +17,7 @@ from autoq.optimization.space import BudgetRepair
 from autoq.optimization.space.uniform_points import UniformPoint
 from autoq.optimization.storage import quiet_optuna
 from autoq.optimization.trials import SAMPLER, UNIFORM
-from autoq.recipe import CostRecord, hash_sites
+from autoq.recipe import CostRecord, SiteConfig, hash_sites
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,22 @@ class Proposal:
 
     Attributes:
         assignment: of every decision.
+        sites: the recipe that it makes, in canonical form.
         origin: ``uniform`` or ``sampler``.
         label: of uniform points, such as ``w4a4``.
         system_attributes: what Optuna's sampler has written to its own trial.
     """
 
     assignment: Mapping[str, Any]
+    sites: Mapping[str, SiteConfig]
     origin: str
     label: str = ""
     system_attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def recipe_hash(self) -> str:
+        """The hash of the recipe."""
+        return hash_sites(self.sites)
 
 
 class Proposer:
@@ -72,9 +79,8 @@ class Proposer:
         self._rng = random.Random(start)  # noqa: S311 - not for secrets
         with quiet_optuna():
             self._study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler.make(start, prior))
-        self.distributions: dict[str, BaseDistribution] = {
-            d.name: CategoricalDistribution(d.choices) for d in self._space.decisions
-        }
+        self.distributions = prior.distributions
+        self._choices = {decision.name: decision.choices for decision in self._space.decisions}
         self._study.add_trials(past)
         self._seen = {trial.user_attrs["recipe_hash"] for trial in past}
         self._labels = {trial.user_attrs["label"] for trial in past}
@@ -90,35 +96,50 @@ class Proposer:
             if " g" in label and not (starts and self._limits.admit(self._costs.cost(sites).record())):
                 continue
             if label not in self._labels:
-                yield Proposal(assignment, UNIFORM, label, {"NSGAIISampler:generation": 0})
+                yield Proposal(assignment, sites, UNIFORM, label, {"NSGAIISampler:generation": 0})
+
+    def again(self, trial: FrozenTrial) -> Proposal:
+        """Return the recipe of a stored trial."""
+        sites = self._space.sites_for(trial.params)
+        return Proposal(trial.params, sites, trial.user_attrs["origin"], trial.user_attrs["label"])
 
     def allocation(self) -> Proposal:
         """Return the exact allocation for the budgets; one that is a uniform point is proposed as that."""
         assignment = self._prior.allocate(self._prior.limit).assignment
-        recipe = hash_sites(self._space.sites_for(assignment))
-        proposal = Proposal(assignment, SAMPLER)
+        allocated = proposal = Proposal(assignment, self._space.sites_for(assignment), SAMPLER)
         for label, point in self._points:
-            if hash_sites(self._space.sites_for(point)) == recipe:
-                proposal = Proposal(point, UNIFORM, label)
+            uniform = Proposal(point, self._space.sites_for(point), UNIFORM, label)
+            if uniform.recipe_hash == allocated.recipe_hash:
+                proposal = uniform
                 self._labels.add(label)
         return proposal
 
     def ask(self, at_random: bool) -> Proposal:
         """Ask the sampler for a recipe, or draw a random one in its place, and bring it under the budget."""
-        asked = self._study.ask(self.distributions)
-        drawn = asked.params
+        asked = self._study.ask()
+        drawn = asked.relative_params
+        if missing := self.distributions.keys() - drawn.keys():
+            drawn = drawn | {name: self._suggested(asked, name) for name in self.distributions if name in missing}
+        wanted = drawn
         if at_random:
-            drawn = {decision.name: self._rng.choice(decision.choices) for decision in self._space.decisions}
-        assignment = self._repair(drawn, self._rng)
+            wanted = {decision.name: self._rng.choice(decision.choices) for decision in self._space.decisions}
+        assignment = self._repair(wanted, self._rng)
         attributes = self._study.get_trials(deepcopy=False)[asked.number].system_attrs
+        proposal = Proposal(assignment, self._space.sites_for(assignment), SAMPLER, "", attributes)
+        if assignment != drawn or not self.is_new(proposal):
+            for name in self.distributions:  # else this trial need not say, as that of the recipe does
+                self._suggested(asked, name)
         self._study.tell(asked, state=TrialState.FAIL)  # what is evaluated is a trial of its own
-        return Proposal(assignment, SAMPLER, "", attributes)
+        return proposal
+
+    def _suggested(self, asked: Trial, name: str) -> Any:
+        return asked.suggest_categorical(name, self._choices[name])
 
     def is_new(self, proposal: Proposal) -> bool:
         """Tell whether the recipe is neither evaluated nor in flight."""
-        return hash_sites(self._space.sites_for(proposal.assignment)) not in self._seen
+        return proposal.recipe_hash not in self._seen
 
-    def start(self, proposal: Proposal, recipe_hash: str, cost: CostRecord) -> int:
+    def start(self, proposal: Proposal, cost: CostRecord) -> int:
         """Let the sampler know that a recipe is in flight, and return the number by which it is known there."""
         trial = create_trial(
             state=TrialState.RUNNING,
@@ -128,7 +149,7 @@ class Proposer:
             system_attrs=nsga2_attributes(proposal),
         )
         self._study.add_trial(trial)
-        self._seen.add(recipe_hash)
+        self._seen.add(proposal.recipe_hash)
         return len(self._study.get_trials(deepcopy=False)) - 1
 
     def finish(self, number: int, state: TrialState, values: Sequence[float] | None) -> None:

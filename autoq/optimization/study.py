@@ -24,7 +24,7 @@ from autoq.optimization.samplers import AllocationPrior, SamplerEntry
 from autoq.optimization.space.uniform_points import UniformPoint, uniform_points
 from autoq.optimization.storage import TrialStore
 from autoq.optimization.trials import UNIFORM, is_feasible
-from autoq.recipe import CostRecord, hash_sites
+from autoq.recipe import CostRecord
 
 _logger = logging.getLogger(__name__)
 
@@ -153,11 +153,9 @@ class StudyDriver:
         front = [affordable[i] for i in non_dominated([(t.values[0], t.values[1]) for t in affordable])]
         uniform = [t for t in self._complete if t.user_attrs["origin"] == UNIFORM]
         for trial in {t.user_attrs["recipe_hash"]: t for t in (*uniform, *front)}.values():
-            attributes = trial.user_attrs
-            if attributes["recipe_hash"] not in scored:
-                proposal = Proposal(trial.params, attributes["origin"], attributes["label"])
+            if trial.user_attrs["recipe_hash"] not in scored:
                 executor = LocalExecutor(KnownLoss(objective, trial.values[1]))
-                for frozen in self._evaluated([proposal], executor):
+                for frozen in self._evaluated([self._proposer.again(trial)], executor):
                     if on_trial is not None:
                         on_trial(frozen)
 
@@ -208,11 +206,10 @@ class StudyDriver:
 
     def _started(self, proposal: Proposal) -> InFlight:
         """Count a recipe in, and tell the sampler."""
-        sites = self._space.sites_for(proposal.assignment)
-        cost, recipe_hash = self._costs.cost(sites).record(), hash_sites(sites)
-        number = self._proposer.start(proposal, recipe_hash, cost)
+        cost = self._costs.cost(proposal.sites).record()
+        number = self._proposer.start(proposal, cost)
         self._begun += 1
-        return InFlight(proposal, Job(number, sites, self._stop_above(proposal, cost)), recipe_hash, cost)
+        return InFlight(proposal, Job(number, proposal.sites, self._stop_above(proposal, cost)), cost)
 
     def _accepted(self, flying: InFlight, back: Result | Lost) -> Result | None:
         """Return the result to store, or None if the recipe is to be evaluated again.

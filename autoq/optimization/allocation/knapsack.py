@@ -40,7 +40,11 @@ def pareto(costs: IntArray, losses: FloatArray, groups: IntArray | None = None) 
     array([1, 0])
     """
     usable = np.flatnonzero(np.isfinite(losses))
-    group = np.zeros_like(usable) if groups is None else groups[usable]
+    if groups is None:
+        ordered = usable[np.lexsort((losses[usable], costs[usable]))]
+        least = np.minimum.accumulate(np.concatenate([[np.inf], losses[ordered]]))[:-1]
+        return np.asarray(ordered[losses[ordered] < least])
+    group = groups[usable]
     order = np.lexsort((losses[usable], costs[usable], group))
     # Ranks in place of losses, and those of each group below those of the last one: one running minimum serves all.
     distinct, ranks = np.unique(losses[usable], return_inverse=True)
@@ -138,9 +142,9 @@ class Knapsack:
         """Change one class after another: down to the budget by the least loss, then up into what is left of it."""
         items = items.copy()
         slack = budget - self._total(items)[0]
+        more = self._cost - self._cost[self._rows, items][:, None]
+        gain = self._loss[self._rows, items][:, None] - self._loss
         while True:
-            more = self._cost - self._cost[self._rows, items][:, None]
-            gain = self._loss[self._rows, items][:, None] - self._loss
             if slack < 0:  # the least loss for what it saves, or for what must be saved
                 saved = np.minimum(-more, -slack) if not by_rate else -more
                 worth = np.where(more < 0, gain / np.maximum(saved, 1), -np.inf)
@@ -153,6 +157,8 @@ class Knapsack:
                 return items
             slack -= int(more[row, item])
             items[row] = item
+            more[row] = self._cost[row] - self._cost[row, item]
+            gain[row] = self._loss[row, item] - self._loss[row]
 
     def _improve(self, rate: float, best: IntArray, budget: int, gap: float) -> tuple[IntArray, bool]:
         """Search for a better solution than ``best``, by dynamic programming over the items that one can contain.

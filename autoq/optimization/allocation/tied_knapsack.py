@@ -85,9 +85,7 @@ class TiedKnapsack:
         self._joined: list[_JoinedClasses] = []
         self._branch: int | None = None
         singles = [
-            _JoinedClasses((row,), np.arange(len(cost))[:, None], cost, loss, tied).undominated(
-                np.flatnonzero(tied[0] >= 0)
-            )
+            _JoinedClasses((row,), np.arange(len(cost))[:, None], cost, loss, tied)
             for row, (cost, loss, tied) in enumerate(zip(costs, losses, ties, strict=True))
         ]
         for classes, tied in _components(ties):
@@ -208,6 +206,8 @@ def _components(ties: Sequence[IntArray]) -> list[tuple[list[int], list[int]]]:
 
 def _join(classes: Sequence[_JoinedClasses]) -> _JoinedClasses | None:
     """Join all classes into one; None if there are too many combinations."""
+    if len(classes) > 1:
+        classes = [each.undominated(np.flatnonzero(each.ties[0] >= 0)) for each in classes]
     joined = classes[0]
     for done, added in enumerate(classes[1:], start=2):
         if len(joined.costs) * len(added.costs) > _MAX_PAIRS:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp, ndtr
+from scipy.special import ndtr
 
 from autoq.optimization.allocation.knapsack import FloatArray
 
@@ -78,5 +78,6 @@ def log_expected_gain(front: Front, predicted: Prediction) -> FloatArray:
     improvement = np.where(z > -5, plain, log_density - 2 * np.log(np.maximum(-z, 1.0)))
     with np.errstate(divide="ignore"):
         weighted = np.log(widths) + improvement + np.log(predicted.deviation)[:, None]
-    gain: FloatArray = logsumexp(weighted, axis=1)
+        most = np.maximum(weighted.max(axis=1), np.finfo(np.float64).min)  # where nothing is gained all are -inf
+        gain: FloatArray = most + np.log(np.exp(weighted - most[:, None]).sum(axis=1))
     return gain

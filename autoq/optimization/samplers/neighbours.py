@@ -34,23 +34,23 @@ class SiteFronts:
             losses: (options,) the losses to add up.
         """
         self.model = model
-        cost, loss = model.cost, model.combination_losses(losses)  # (sites, most combinations)
-        self.combinations = np.zeros(cost.shape, dtype=np.int64)
-        self.lengths = np.zeros(len(cost), dtype=np.int64)
+        cost, usable = model.cost, np.isfinite(model.cost)  # (sites, most combinations)
+        if model.allocate is None:
+            order = np.argsort(~usable, axis=1, kind="stable")
+            is_on_front = np.take_along_axis(usable, order, axis=1)
+        else:
+            loss = model.combination_losses(losses)
+            order = np.lexsort((loss, cost), axis=-1)
+            lost = np.take_along_axis(loss, order, axis=1)
+            is_on_front = (
+                lost < np.minimum.accumulate(np.pad(lost, ((0, 0), (1, 0)), constant_values=np.inf), 1)[:, :-1]
+            )
+        self.lengths = is_on_front.sum(1)
+        first = np.argsort(~is_on_front, axis=1, kind="stable")
+        beyond = np.arange(cost.shape[1]) >= self.lengths[:, None]
+        self.combinations = np.where(beyond, 0, np.take_along_axis(order, first, axis=1))
         self.positions = np.zeros(cost.shape, dtype=np.int64)
-        for site in range(len(cost)):
-            usable = np.flatnonzero(np.isfinite(cost[site]))
-            if model.allocate is None:
-                front = usable
-                positions = np.arange(cost.shape[1])
-            else:
-                order = usable[np.lexsort((loss[site, usable], cost[site, usable]))]
-                before = np.minimum.accumulate(np.concatenate([[np.inf], loss[site, order][:-1]]))
-                front = order[loss[site, order] < before]
-                positions = np.searchsorted(cost[site, front], cost[site], side="right") - 1
-            self.combinations[site, : len(front)] = front
-            self.lengths[site] = len(front)
-            self.positions[site] = np.clip(positions, 0, len(front) - 1)
+        np.put_along_axis(self.positions, order, np.maximum(is_on_front.cumsum(1) - 1, 0), axis=1)
 
     def moved(self, site: IntArray, combinations: IntArray, shift: IntArray) -> tuple[IntArray, IntArray]:
         """Move along the fronts, as far as they go.
@@ -124,19 +124,30 @@ def _spend_(fronts: SiteFronts, chosen: IntArray, cost: FloatArray, rng: np.rand
         rng: chooses the sites.
     """
     model = fronts.model
-    movable, rows = np.flatnonzero(model.movable), np.arange(len(chosen))
+    movable = np.flatnonzero(model.movable)
     total = model.costs(chosen)  # (n,)
-    for _ in range(_ROUNDS * chosen.shape[1]):
-        over = total > cost
-        site = movable[rng.integers(len(movable), size=len(chosen))]
+    rounds = _ROUNDS * chosen.shape[1]
+    sites = movable[rng.integers(len(movable), size=(rounds, len(chosen)))]
+    rows = np.arange(len(chosen))  # those that cost too much or too little
+    for drawn in sites:
+        rows = rows[(total[rows] > cost[rows]) | (total[rows] < (1 - _SLACK) * cost[rows])]
+        if not len(rows):
+            return
+        site, before = drawn[rows], total[rows]
+        over = before > cost[rows]
         old = chosen[rows, site]
         new, position = fronts.moved(site, old, np.where(over, -1, 1))
+        after = before - model.cost[site, old] + model.cost[site, new]
         exists = (position >= 0) & (position < fronts.lengths[site])
-        new_total = total - model.cost[site, old] + model.cost[site, new]
-        dearer = (new_total <= cost) & (new_total > total) & (total < (1 - _SLACK) * cost)
-        accepted = exists & np.where(over, new_total < total, dearer)
+        accepted = exists & np.where(over, after < before, (after <= cost[rows]) & (after > before))
         chosen[rows[accepted], site[accepted]] = new[accepted]
-        total = np.where(accepted, new_total, total)
+        total[rows[accepted]] = after[accepted]
+
+
+def row_keys(table: IntArray) -> list[bytes]:
+    """Return the rows of a table of shape (n, columns) as bytes, to look them up by."""
+    rows, width = table.tobytes(), table.shape[1] * table.itemsize
+    return [rows[start : start + width] for start in range(0, len(rows), width)]
 
 
 def novel(model: AdditiveModel, combinations: IntArray, known: set[bytes]) -> IntArray:
@@ -145,14 +156,14 @@ def novel(model: AdditiveModel, combinations: IntArray, known: set[bytes]) -> In
     Args:
         model: whose options tell configurations apart.
         combinations: (n, sites).
-        known: rows of ``AdditiveModel.options`` as bytes.
+        known: rows of ``AdditiveModel.options``, as ``row_keys`` gives them.
 
     Returns:
         (at most n, sites), in their order.
     """
     seen, kept = set(known), []
-    for row, options in enumerate(model.options(combinations)):
-        if (key := options.tobytes()) not in seen:
+    for row, key in enumerate(row_keys(model.options(combinations))):
+        if key not in seen:
             seen.add(key)
             kept.append(row)
     return combinations[kept]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from autoq.errors import BudgetError
 from autoq.optimization.allocation.knapsack import IntArray
@@ -40,6 +41,11 @@ class AllocationPrior:
             return 0.0 if table is None else table.loss(site, operand, config)
 
         return cls(problem, problem.table(loss), problem.maximum_cost if limit is None else limit)
+
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The decisions of the space as Optuna's parameters, by name; not to be changed."""
+        return {d.name: CategoricalDistribution(d.choices) for d in self.problem.space.decisions}
 
     @cached_property
     def least_cost(self) -> int:

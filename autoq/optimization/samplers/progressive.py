@@ -21,7 +21,7 @@ from autoq.optimization.front import KL_FLOOR_NATS, non_dominated
 from autoq.optimization.samplers._base import PROPOSED
 from autoq.optimization.samplers.additive_model import AdditiveModel, model_from_prior, model_from_study
 from autoq.optimization.samplers.expected_gain import Front, Prediction, log_expected_gain
-from autoq.optimization.samplers.neighbours import SiteFronts, StepSize, neighbours, novel
+from autoq.optimization.samplers.neighbours import SiteFronts, StepSize, neighbours, novel, row_keys
 from autoq.optimization.samplers.prior import AllocationPrior
 from autoq.optimization.samplers.surrogate import Surrogate
 
@@ -89,14 +89,13 @@ class ProgressiveSampler(BaseSampler):
         self._spaces = IntersectionSearchSpace()
         self._blas = ThreadpoolController()
         # Caches: they depend on parameters and the prior alone.
-        self._encoded: dict[tuple[Any, ...], IntArray] = {}
-        self._allocations: list[dict[str, Any]] | None = None
+        self._encoded: dict[int, tuple[Mapping[str, Any], IntArray]] = {}
+        self._allocations: dict[bytes, dict[str, Any]] | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
         """List the categorical parameters: those of the prior, or else those that all trials have."""
         if self._prior is not None:
-            space = self._prior.problem.space
-            return {decision.name: CategoricalDistribution(decision.choices) for decision in space.decisions}
+            return {**self._prior.distributions}
         found = self._spaces.calculate(study)
         return {name: kind for name, kind in found.items() if isinstance(kind, CategoricalDistribution)}
 
@@ -144,7 +143,7 @@ class ProgressiveSampler(BaseSampler):
         model = self._from_prior
         if model is None or not past or np.isfinite(model.loss).all():
             return past
-        costs = model.costs(np.array([self._encode(model, trial.params) for trial in past]))
+        costs = model.costs(np.array([self._encode(model, trial) for trial in past]))
         return [trial for trial, cost in zip(past, costs, strict=True) if math.isfinite(cost)]
 
     def _next_allocation(self, tried: Sequence[FrozenTrial]) -> dict[str, Any] | None:
@@ -155,18 +154,20 @@ class ProgressiveSampler(BaseSampler):
         if self._allocations is None:
             problem = self._prior.problem
             budgets = sorted((self._prior.budget(position) for position in range(_INITIAL_ALLOCATIONS)), reverse=True)
-            self._allocations = [a.assignment for a in problem.sweep(self._prior.table, budgets, gap=1e-3)]
-        done = {self._encode(model, trial.params).tobytes() for trial in tried}
-        return next((a for a in self._allocations if self._encode(model, a).tobytes() not in done), None)
+            swept = [a.assignment for a in problem.sweep(self._prior.table, budgets, gap=1e-3)]
+            self._allocations = {model.encode(assignment).tobytes(): assignment for assignment in swept}
+        done = {self._encode(model, trial).tobytes() for trial in tried}
+        return next((a for key, a in self._allocations.items() if key not in done), None)
 
-    def _encode(self, model: AdditiveModel, params: Mapping[str, Any]) -> IntArray:
-        """Find the combinations (sites,) of parameters, once for each if that depends on the prior alone."""
+    def _encode(self, model: AdditiveModel, trial: FrozenTrial) -> IntArray:
+        """Find the combinations (sites,) of a trial, once for each if that depends on the prior alone."""
         if self._prior is None:
-            return model.encode(params)
-        key = tuple(params.items())
-        if key not in self._encoded:
-            self._encoded[key] = model.encode(params)
-        return self._encoded[key]
+            return model.encode(trial.params)
+        params, combinations = self._encoded.get(trial.number, (None, None))
+        if combinations is None or params is not trial.params:  # of another study
+            params, combinations = trial.params, model.encode(trial.params)
+            self._encoded[trial.number] = params, combinations
+        return combinations
 
     def _propose(
         self,
@@ -177,7 +178,7 @@ class ProgressiveSampler(BaseSampler):
     ) -> IntArray:
         """Choose the configuration, (sites,), to evaluate next."""
         known = _Known.of(
-            np.array([self._encode(model, trial.params) for trial in past]),
+            np.array([self._encode(model, trial) for trial in past]),
             np.array([trial.values[0] for trial in past]),
             np.log(np.maximum([trial.values[1] for trial in past], KL_FLOOR_NATS)),
         )
@@ -185,7 +186,7 @@ class ProgressiveSampler(BaseSampler):
         near = known.nearest(targets)
         surrogate = Surrogate(model, known.combinations[near], known.logarithms[near])
         if in_flight:
-            believed = np.array([self._encode(model, trial.params) for trial in in_flight])
+            believed = np.array([self._encode(model, trial) for trial in in_flight])
             expected, _ = surrogate.predict(believed)
             known = known.joined(believed, model.costs(believed), expected)
             surrogate = surrogate.believing(believed, expected)
@@ -258,7 +259,7 @@ def _candidates(
     target = np.repeat(np.arange(len(targets)), _NEIGHBOURS)
     chosen = parents[target, rng.integers(parents.shape[1], size=len(target))]
     made = neighbours(fronts, chosen, targets[target], _step_size(len(model.movable), len(known.cost)), rng)
-    taken = {row.tobytes() for row in model.options(known.combinations)}
+    taken = set(row_keys(model.options(known.combinations)))
     candidates = novel(model, np.vstack([made, parents[:, -1]]), taken)
     candidates = candidates[model.within(candidates)]
     return candidates if model.allocate is None else _best_for_each(model, candidates, losses, targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import fields
 
 import numpy as np
@@ -52,13 +53,15 @@ class Surrogate:
             fitted: the sizes of corrections, and λ; None: the likeliest.
         """
         self._model, self._combinations, self._logarithms = model, combinations, logarithms
-        few = np.linspace(0, len(combinations) - 1, min(len(combinations), _FITTED_TO)).round().astype(np.int64)
-        self._scales, self._length = fitted or _likeliest(model, combinations[few], logarithms[few])
         self._known = _Features(model, combinations)
         self._residual = logarithms - self._known.expected
-        covariance = _Covariance(self._known, self._known)(self._scales, self._length)
+        kernel = _Covariance(self._known, self._known)
+        few = np.linspace(0, len(combinations) - 1, min(len(combinations), _FITTED_TO)).round().astype(np.int64)
+        likely = fitted or _likeliest(model.scales(logarithms[few]), kernel.among(few), self._residual[few])
+        self._scales, self._length = likely
+        covariance = kernel(self._scales, self._length)
         self._factor = _factorized(covariance, self._scales)
-        self._weights = cho_solve((self._factor, True), self._residual)
+        self._weights = cho_solve((self._factor, True), self._residual, check_finite=False)
 
     def believing(self, combinations: IntArray, logarithms: FloatArray) -> Surrogate:
         """Condition on further configurations, (m, sites), of which the logarithms of losses, (m,), are believed."""
@@ -80,7 +83,7 @@ class Surrogate:
         """
         asked = _Features(self._model, combinations)
         covariance = _Covariance(asked, self._known)(self._scales, self._length)
-        explained = solve_triangular(self._factor, covariance.T, lower=True)
+        explained = solve_triangular(self._factor, covariance.T, lower=True, check_finite=False)
         scales = self._scales
         prior = (
             _OFFSET**2
@@ -105,7 +108,7 @@ class Surrogate:
         known = self._known
         explained = known.shares @ operand + known.features @ feature + rng.normal(0, _OFFSET)
         rest = math.sqrt(_TREND**2 + scales.local**2 + scales.nugget**2) * rng.normal(size=len(self._residual))
-        weights = cho_solve((self._factor, True), self._residual - explained - rest)
+        weights = cho_solve((self._factor, True), self._residual - explained - rest, check_finite=False)
         operand = operand + scales.operand**2 * (known.shares.T @ weights)
         feature = feature + scales.option**2 * (known.features.T @ weights)
         corrections = operand[operand_of] + (feature if basis is None else basis @ feature)
@@ -113,18 +116,14 @@ class Surrogate:
         return losses
 
 
-def _likeliest(model: AdditiveModel, combinations: IntArray, logarithms: FloatArray) -> tuple[Scales, float]:
+def _likeliest(base: Scales, covariance: _Covariance, residual: FloatArray) -> tuple[Scales, float]:
     """Choose the scales and the length under which the losses of trials are likeliest."""
-    base = model.scales(logarithms)
-    known = _Features(model, combinations)
-    residual = logarithms - known.expected
-    covariance = _Covariance(known, known)
     best = (math.inf, base, _LENGTHS[0])
     for factor in _FACTORS:
         scales = Scales(*(factor * getattr(base, field.name) for field in fields(Scales)))
         for length in _LENGTHS:
             root = _factorized(covariance(scales, length), scales)
-            misfit = solve_triangular(root, residual, lower=True)
+            misfit = solve_triangular(root, residual, lower=True, check_finite=False)
             energy = 0.5 * float(misfit @ misfit) + float(np.log(np.diag(root)).sum())
             best = min(best, (energy, scales, length), key=lambda found: found[0])
     return best[1:]
@@ -141,19 +140,30 @@ class _Covariance:
     """The covariance between configurations for any scales; what does not depend on those is computed once."""
 
     def __init__(self, some: _Features, others: _Features) -> None:
-        alike = 0.5 * (some.weighted @ others.chosen.T + some.chosen @ others.weighted.T)
+        shared = some.weighted @ others.chosen.T
+        alike = 0.5 * (shared + (shared.T if some is others else some.chosen @ others.weighted.T))
         self._differing: FloatArray = 1 - alike.astype(np.float64)
         distance = np.subtract.outer(some.expected, others.expected)
         self._common: FloatArray = _OFFSET**2 + _TREND**2 * np.exp(-0.5 * np.square(distance))
         self._operands: FloatArray = some.shares @ others.shares.T
         self._options: FloatArray = (some.features @ others.features.T).astype(np.float64)
+        self._falling: dict[float, FloatArray] = {}
+
+    def among(self, few: IntArray) -> _Covariance:
+        """Return that between these configurations alone, where both sides are the same."""
+        part, chosen = copy(self), np.ix_(few, few)
+        part._differing, part._common = self._differing[chosen], self._common[chosen]
+        part._operands, part._options, part._falling = self._operands[chosen], self._options[chosen], {}
+        return part
 
     def __call__(self, scales: Scales, length: float) -> FloatArray:
+        if length not in self._falling:
+            self._falling[length] = np.exp(-self._differing / length)
         covariance: FloatArray = (
             self._common
             + scales.operand**2 * self._operands
             + scales.option**2 * self._options
-            + scales.local**2 * np.exp(-self._differing / length)
+            + scales.local**2 * self._falling[length]
         )
         return covariance
 
