@@ -1,12 +1,12 @@
 """Packages of the wheel; everything else is in pyproject.toml, which cannot map a folder into a package it finds.
 
-Search spaces and JSON Schemas lie at the top of the repository, where people look for them, and in the wheel inside the
-package.
+Search spaces, targets and JSON Schemas lie at the top of the repository, where people look for them, and in the wheel
+inside the package.
 """
 
 from setuptools import find_namespace_packages, setup
 
-DATA = ("schemas", "search_spaces")
+DATA = ("schemas", "search_spaces", "targets")
 """Folders without code."""
 
 setup(

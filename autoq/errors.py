@@ -13,6 +13,7 @@
     │   │   └── RecipeNotFoundError   there is no such recipe (FileNotFoundError)
     │   ├── ExportError           a format cannot hold the recipe, or what writes it is not installed
     │   ├── SpaceError            a search space or study file is malformed
+    │   ├── TargetError           a hardware description is malformed, or leaves nothing of what is asked for
     │   ├── MethodError           no such method, or it has no such option or bits
     │   ├── BudgetError           a budget cannot be parsed or reached
     │   ├── RunDirectoryError     a run directory cannot be used: not writable, another run's, in use
@@ -79,6 +80,10 @@ class ExportError(InputError):
 
 class SpaceError(InputError):
     """A search space or study file is malformed."""
+
+
+class TargetError(InputError):
+    """A hardware description is malformed, or leaves nothing of what is asked for."""
 
 
 class MethodError(InputError):

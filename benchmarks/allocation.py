@@ -33,7 +33,7 @@ from autoq.optimization.allocation.knapsack import FloatArray, IntArray
 from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.allocation.tied_knapsack import TiedKnapsack
 from autoq.optimization.space import parse_space, resolve_space
-from autoq.optimization.space.loading import spaces_folder
+from autoq.optimization.space.loading import SPACES
 from autoq.runs.session import Session
 
 GAP = 1e-6
@@ -137,7 +137,7 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = platform.processor() or platform.machine()
     print(f"{machine}, Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}")
-    text = (spaces_folder() / "vit_w2-8.toml").read_text(encoding="utf-8")
+    text = (SPACES.folder() / "vit_w2-8.toml").read_text(encoding="utf-8")
     cases = {
         "bundled": from_space(text, arguments.seed),
         "tied": from_space(text + TIE, arguments.seed),

@@ -1,4 +1,4 @@
-"""Write the JSON Schemas of recipes, search spaces, studies and latency tables into ``schemas/``, for editors.
+"""Write the JSON Schemas of recipes, search spaces, targets, studies and latency tables into ``schemas/``, for editors.
 
 python scripts/write_schemas.py
 """
@@ -13,17 +13,19 @@ from pydantic import BaseModel
 
 from autoq.cost.latency import LatencyTable
 from autoq.optimization.space.rules import SearchSpace
+from autoq.optimization.space.targets import Target
 from autoq.recipe import Recipe
 from autoq.runs.search.settings import SearchSettings
 
 FOLDER = Path(__file__).parents[1] / "schemas"
-_ONE_OR_MANY = ("Rule", "Tie")
+_ONE_OR_MANY = ("OperandRule", "Rule", "Tie")
 """Models whose lists may be written as one value."""
-_NOT_WRITTEN = {SearchSpace: ("name",)}
+_NOT_WRITTEN = {SearchSpace: ("name",), Target: ("name",)}
 """Fields that a file does not have."""
 MODELS: dict[str, type[BaseModel]] = {
     "recipe": Recipe,
     "search_space": SearchSpace,
+    "target": Target,
     "study": SearchSettings,
     "latency_table": LatencyTable,
 }

@@ -18,16 +18,19 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("autoq", "schemas", "search_spaces", "LICENSE", "README.md", "pyproject.toml", "setup.py")
+SOURCES = ("autoq", "schemas", "search_spaces", "targets", "LICENSE", "README.md", "pyproject.toml", "setup.py")
 SCHEMAS = sorted(path.name for path in (ROOT / "schemas").glob("*.json"))
-SPACES = sorted(path.name for path in (ROOT / "search_spaces").glob("*.toml"))
+SPACES, TARGETS = (
+    sorted(path.name for path in (ROOT / folder).glob("*.toml")) for folder in ("search_spaces", "targets")
+)
 FIND_DATA = """
 import autoq
 from autoq.models import load_model
-from autoq.optimization.space import load_space, shipped_spaces
+from autoq.optimization.space import load_space, load_target, shipped_spaces, shipped_targets
 
 print(autoq.__file__)
 print(*(load_space(name).name + ".toml" for name in shipped_spaces()))
+print(*(load_target(name).name + ".toml" for name in shipped_targets()))
 print(load_model("vit_digits").name)
 """
 
@@ -87,7 +90,8 @@ def test_an_installed_wheel_has_its_data_and_works(checkout: Path, tmp_path: Pat
     wheel = build(checkout, "wheel", tmp_path)
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {name for name in names if name.endswith(".toml")} == {f"autoq/search_spaces/{name}" for name in SPACES}
+    documents = {f"autoq/search_spaces/{name}" for name in SPACES} | {f"autoq/targets/{name}" for name in TARGETS}
+    assert {name for name in names if name.endswith(".toml")} == documents
     assert {f"autoq/schemas/{name}" for name in SCHEMAS} <= names
     data = {path for path in (ROOT / "autoq").rglob("*.*") if path.suffix in {".html", ".css", ".js", ".safetensors"}}
     assert {str(path.relative_to(ROOT)) for path in data} <= names
@@ -98,9 +102,9 @@ def test_an_installed_wheel_has_its_data_and_works(checkout: Path, tmp_path: Pat
 
     commands, elsewhere = install(wheel, tmp_path / "environment"), tmp_path / "elsewhere"
     elsewhere.mkdir()
-    file, spaces, model = run(commands / "python", "-c", FIND_DATA, cwd=elsewhere).splitlines()
+    file, spaces, targets, model = run(commands / "python", "-c", FIND_DATA, cwd=elsewhere).splitlines()
     assert Path(file).is_relative_to(tmp_path / "environment")
-    assert spaces.split() == SPACES
+    assert (spaces.split(), targets.split()) == (SPACES, TARGETS)
     assert model == "vit_digits"
     options = ["--budget-bops", "w4a4", "--fast", "--trials", 3, "--calib-images", 8]
     searched = json.loads(run(commands / "autoq", "search", *options, "--json", cwd=elsewhere))
@@ -120,7 +124,7 @@ def test_a_source_archive_makes_the_same_wheel(checkout: Path, tmp_path: Path) -
 
 def test_a_checkout_finds_its_data(checkout: Path, tmp_path: Path) -> None:
     found = run(sys.executable, "-c", FIND_DATA, cwd=tmp_path, PYTHONPATH=str(checkout))
-    file, spaces, model = found.splitlines()
+    file, spaces, targets, model = found.splitlines()
     assert Path(file).is_relative_to(checkout)
-    assert spaces.split() == SPACES
+    assert (spaces.split(), targets.split()) == (SPACES, TARGETS)
     assert model == "vit_digits"

@@ -18,7 +18,7 @@ from autoq.runs.search.settings import load_study_file
 from tests.recipe.recipes import make_recipe
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("recipe", "search_space", "study", "latency_table")
+KINDS = ("recipe", "search_space", "target", "study", "latency_table")
 SPACES, STUDIES = sorted(ROOT.glob("search_spaces/*.toml")), sorted(ROOT.glob("studies/*.toml"))
 
 
@@ -42,6 +42,11 @@ def test_schemas_are_those_of_the_models(kind: str) -> None:
 @pytest.mark.parametrize("path", SPACES, ids=lambda path: path.stem)
 def test_shipped_spaces_fulfil_theirs(path: Path) -> None:
     validator("search_space").validate(document(path))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("targets/*.toml")), ids=lambda path: path.stem)
+def test_shipped_targets_fulfil_theirs(path: Path) -> None:
+    validator("target").validate(document(path))
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

@@ -15,6 +15,7 @@ from autoq.api.opening import ModelInput, ModelOptions, open_model
 from autoq.errors import ArgumentTypeError
 from autoq.exporters import EXPORTERS, Architecture, ExportReport, ExportSource, write_export
 from autoq.models.loaded import IN_MEMORY
+from autoq.optimization.space import load_target
 from autoq.recipe import Recipe
 from autoq.runs.recipes import calibrated_on, own_images
 from autoq.runs.recipes import open_model as open_model_of
@@ -34,6 +35,7 @@ def export(
     model: ModelInput | None = None,
     images: object = None,
     allow_float: bool = False,
+    target: str | os.PathLike[str] | None = None,
     check_images: int = CHECK_IMAGES,
 ) -> ExportReport:
     """Write a quantized model or a recipe in another format, and compare what was written with autoq.
@@ -46,14 +48,18 @@ def export(
             or ``markdown``. ``autoq export --list`` says what each holds.
         model: the recipe's model, if it cannot be loaded by its name.
         images: the recipe's calibration images, if they cannot be loaded by their name.
-        allow_float: leave operands in floating point that the format cannot hold.
+        allow_float: leave operands in floating point that the format cannot hold or the target does not have.
+        target: what there is where the file is to run: a shipped target (``any``, ``onnxruntime-avx2``, ``fpga``,
+            ``int8-int4``) or a TOML file; None: everything.
         check_images: how many calibration images the file is run on.
 
     Returns:
         What was written, and how it agrees with autoq.
 
     Raises:
-        ExportError: there is no such format, it cannot hold the recipe, or a package is missing.
+        ExportError: there is no such format, it cannot hold the recipe, the target does not have it, or a package is
+            missing.
+        TargetError: there is no such target, or its file is malformed.
         RunError: what was written does not run; nothing is left of it.
         OSError: the file cannot be written.
 
@@ -65,8 +71,9 @@ def export(
         100.0
     """
     exporter = EXPORTERS.lookup(format)()
+    there = None if target is None else load_target(target)
     source = source_of(quantized, model, images, check_images)
-    return write_export(exporter, source, Path(path), allow_float=allow_float)
+    return write_export(exporter, source, Path(path), allow_float=allow_float, target=there)
 
 
 def source_of(

@@ -32,6 +32,7 @@ def search(
     latency_table: str | os.PathLike[str] | None = None,
     labelled: object = None,
     space: str | os.PathLike[str] = "vit_w2-8",
+    target: str | os.PathLike[str] | None = None,
     fix: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     trials: int | None = None,
@@ -92,6 +93,8 @@ def search(
             an iterable of such batches, or a name.
         space: a shipped search space (``vit_w2-8``, ``bits_only``, ``groups_only``, ``deployable_4-8``,
             ``onnxruntime_8``, ``fpga_2-8``, ``weights_2-8``) or a TOML file.
+        target: what there is where recipes are to run, to which the space is narrowed: a shipped target (``any``,
+            ``onnxruntime-avx2``, ``fpga``, ``int8-int4``) or a TOML file.
         fix: operands that keep one width whatever the space offers: ``"head:*=8"``, a glob over ``SITE:OPERAND`` (all
             operands without a colon), ``=`` and bits; or several, of which the last that matches counts.
         exclude: globs over operands that stay in floating point, likewise; exclusion wins over ``fix``.
@@ -160,6 +163,7 @@ def search(
         "budget_latency": budget_latency,
         "latency_table": _text(latency_table),
         "space": os.fspath(space),
+        "target": None if target is None else os.fspath(target),
         "fix": (fix,) if isinstance(fix, str) else fix,
         "exclude": (exclude,) if isinstance(exclude, str) else exclude,
         "time_limit_seconds": time_limit_seconds,

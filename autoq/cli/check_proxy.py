@@ -28,6 +28,7 @@ from autoq.cli.options import (
     SecondOrder,
     Seed,
     Space,
+    Target,
     Task,
     default_out,
     print_json,
@@ -48,6 +49,7 @@ def check_proxy(
         str, typer.Option("--eval-data", metavar="DATA", help="Labelled images that calibration never sees.")
     ] = "digits/val",
     space: Space = "vit_w2-8",
+    target: Target = None,
     fix: Fix = None,
     exclude: Exclude = None,
     recipes: Annotated[
@@ -87,6 +89,7 @@ def check_proxy(
         eval_data=eval_data,
         space=space,
         fix=fix or (),
+        target=target,
         exclude=exclude or (),
         recipes=recipes,
         calib_images=calib_images,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoq.cli.options import CalibData, Json, RecipeModel, explained, print_json, say
+from autoq.cli.options import CalibData, Json, RecipeModel, Target, explained, print_json, say
 from autoq.errors import ExportError, RecipeError
 
 if TYPE_CHECKING:
@@ -47,8 +47,12 @@ def export(
     ] = "recipe",
     list_: Annotated[bool, typer.Option("--list", help="List the formats, and write nothing.")] = False,
     allow_float: Annotated[
-        bool, typer.Option("--allow-float", help="Leave operands in floating point that the format cannot hold.")
+        bool,
+        typer.Option(
+            "--allow-float", help="Leave operands in floating point that the format cannot hold or the target lacks."
+        ),
     ] = False,
+    target: Target = None,
     check_images: Annotated[
         int,
         typer.Option(
@@ -70,7 +74,13 @@ def export(
 
     EXPORTERS.lookup(format_)
     chosen, recipe, taken = _picked(source, pick, version)
-    options = {"model": model, "images": calib_data, "allow_float": allow_float, "check_images": check_images}
+    options = {
+        "model": model,
+        "images": calib_data,
+        "allow_float": allow_float,
+        "target": target,
+        "check_images": check_images,
+    }
     with explained(output):
         report = write(recipe, output, format_, **options)  # type: ignore[arg-type]
     if as_json:

@@ -20,8 +20,8 @@ _GROUPS = {
         *("task", "output"),
     ),
     "Search": (
-        *("budget_bops", "budget_size", "budget_activations", "budget_latency", "latency_table", "space", "fix"),
-        *("exclude", "trials", "time_limit", "sampler", "proxy", "sensitivity", "baselines", "fast"),
+        *("budget_bops", "budget_size", "budget_activations", "budget_latency", "latency_table", "space", "target"),
+        *("fix", "exclude", "trials", "time_limit", "sampler", "proxy", "sensitivity", "baselines", "fast"),
     ),
     "Calibration": ("method", "bits", "observer", "rotate", "reparameterize", "second_order", "groups", "ptf", "lis"),
     "Finishing and reconstruction": (

@@ -45,6 +45,10 @@ CalibData = Annotated[
 ]
 PictureFormat = Annotated[str, typer.Option("--format", metavar="FORMAT", help="Of what is drawn: png, svg or pdf.")]
 Space = Annotated[str, typer.Option("--space", metavar="SPACE", help="Shipped search space, or a TOML file.")]
+Target = Annotated[
+    str | None,
+    typer.Option("--target", metavar="TARGET", help="What there is where it runs: a shipped target, or a TOML file."),
+]
 FIX_HELP = "Operands that keep one width, SITE[:OPERAND]=BITS: 'head:*=8', '*.attn.qk:lhs=6'. May be repeated."
 EXCLUDE_HELP = (
     "Operands that stay in floating point, SITE[:OPERAND]: 'patch_embed.*', '*.attn.av:lhs'. May be repeated."

@@ -20,6 +20,7 @@ from autoq.cli.options import (
     Fix,
     Interrupted,
     Json,
+    Target,
     default_out,
     named,
     parse_seconds,
@@ -76,6 +77,7 @@ def search(
     space: Annotated[
         str | None, typer.Option(metavar="SPACE", help="Shipped search space, or a TOML file. [default: vit_w2-8]")
     ] = None,
+    target: Target = None,
     fix: Fix = None,
     exclude: Exclude = None,
     trials: Annotated[int | None, typer.Option(metavar="N", help="Recipes to evaluate. [default: 200]")] = None,
@@ -215,6 +217,7 @@ def search(
         "task": task,
         "output": output,
         "space": space,
+        "target": target,
         "fix": fix,
         "exclude": exclude,
         "trials": trials,

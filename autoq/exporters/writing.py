@@ -15,6 +15,7 @@ from autoq.errors import AutoqError, ExportError, RunError
 from autoq.exporters._base import BaseExporter, ExportSource
 from autoq.exporters.checking import Agreement, compare
 from autoq.graph.insert import OperandKey
+from autoq.optimization.space import Target
 
 _MOST_NAMED = 4
 """Sites that a message names."""
@@ -66,6 +67,7 @@ def write_export(
     path: Path,
     *,
     allow_float: bool = False,
+    target: Target | None = None,
 ) -> ExportReport:
     """Write a source in a format, and run what was written before it gets its name.
 
@@ -73,10 +75,12 @@ def write_export(
         exporter: of the format.
         source: what to write.
         path: of the file or folder.
-        allow_float: leave operands that the format cannot hold in floating point.
+        allow_float: leave operands that the format cannot hold, or the target does not have, in floating point.
+        target: what there is where the file is to run; None: everything.
 
     Raises:
-        ExportError: the format cannot hold some operands (and ``allow_float`` is False), or a package is missing.
+        ExportError: the format cannot hold some operands, or the target does not have them (and ``allow_float`` is
+            False), or a package is missing.
         RunError: what was written cannot be run; nothing is left of it.
         OSError: a file cannot be written; what was there before is still there.
     """
@@ -86,7 +90,7 @@ def write_export(
         exporter.suffix or any(path.iterdir())
     ):  # found out now, not when the other files have their names
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    left = exporter.inexpressible(source)
+    left = exporter.inexpressible(source) | ({} if target is None else excluded(source, target))
     if left:
         if not allow_float:
             raise ExportError(_refusal(exporter, source, left))
@@ -109,6 +113,22 @@ def write_export(
         plain_operators={_named(key): reason for key, reason in written.plain_operators.items()},
         session_options=written.session_options,
     )
+
+
+def excluded(source: ExportSource, target: Target) -> dict[OperandKey, str]:
+    """Return the operands that a target does not have as a source has them, and why.
+
+    Raises:
+        ExportError: the model, which tells what they are, is not at hand.
+    """
+    sites = source.architecture.traced.sites_by_name
+    found = {}
+    for (site, operand), quantizer in source.module.quantizers.items():
+        fields = type(quantizer).config_fields
+        reason = target.objection(quantizer.config, fields, sites[site], sites[site].operand(operand))
+        if reason is not None:
+            found[site, operand] = reason
+    return found
 
 
 def _checked(exporter: BaseExporter, source: ExportSource, path: Path) -> Agreement | None:

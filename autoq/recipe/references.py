@@ -46,12 +46,14 @@ class SearchReference(Frozen):
 
     Attributes:
         space: name or path of the search space.
+        target: name or path of the hardware description that it was narrowed to, or None.
         budgets: as they were written, by kind: ``{"bops": "w4a4"}``.
         fix: operands that kept one width, as they were written: ``head:*=8``.
         exclude: operands that stayed in floating point, as they were written.
     """
 
     space: str
+    target: str | None = None
     budgets: dict[str, str]
     fix: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

@@ -183,6 +183,7 @@ def _settings(record: RunRecord, trials: int) -> dict[str, str]:
     return {
         **({"task": " of output ".join(filter(None, (settings.task, settings.output)))} if record.task else {}),
         "search space": settings.space,
+        **({"target": settings.target} if settings.target else {}),
         **({"fixed": ", ".join(settings.fix)} if settings.fix else {}),
         **({"excluded": ", ".join(settings.exclude)} if settings.exclude else {}),
         "sampler": settings.sampler,

@@ -12,7 +12,8 @@ from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.calibration.observers import OBSERVERS
 from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.events import PhaseAdvanced, PhaseStarted, Progress, ignore
-from autoq.optimization.space import ResolvedSpace, load_space, resolve_space
+from autoq.files import sha256_hex
+from autoq.optimization.space import ResolvedSpace, SearchSpace, Target, load_space, load_target, resolve_space
 from autoq.recipe import CalibrationReference, OperandConfig
 from autoq.runs.directory import BaseSettingsDirectory, SettingsRecordT
 from autoq.runs.images import CalibrationImages, LabelledImages, most_held_out
@@ -103,7 +104,7 @@ class RunInputs:
     Attributes:
         session: the model.
         space: the decisions that the search space leaves open for it.
-        space_fingerprint: of the search space.
+        space_fingerprint: of the search space and the target.
         images: to calibrate on.
         scoring: to score recipes on; the same object where there are no others.
         labelled: to measure accuracy on, or None.
@@ -158,10 +159,11 @@ def open_run(
     """
     given = GivenObjects() if given is None else given
     space = load_space(settings.space)
+    target = None if settings.target is None else load_target(settings.target)
     given.check_named(settings, eval_data)
     with directory.opened(directory.identity_of_settings(settings)) as enter:
         session = given.open_session(settings, progress)
-        resolved = resolve_space(space, session.traced.sites, settings.overrides)
+        resolved = resolve_space(space, session.traced.sites, settings.overrides, target)
         check(session, resolved)
         labelled = given.labelled_images(session, eval_data, labels_required)
         given.warn_of_shared_images(settings, eval_data)
@@ -170,7 +172,14 @@ def open_run(
         loaded = given.calibration_images(session, settings, count, progress, spare)
         calibrating, scoring = loaded.held_out(count) if hold_out else (loaded, loaded)
         record = enter()
-        yield RunInputs(session, resolved, space.fingerprint, calibrating, scoring, labelled, given), record
+        yield RunInputs(session, resolved, _fingerprint(space, target), calibrating, scoring, labelled, given), record
+
+
+def _fingerprint(space: SearchSpace, target: Target | None) -> str:
+    """Return what changes with a search space, and with the target that it is narrowed to."""
+    return (
+        space.fingerprint if target is None else sha256_hex([space.fingerprint.encode(), target.fingerprint.encode()])
+    )
 
 
 def open_bank(

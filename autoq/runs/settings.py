@@ -35,6 +35,7 @@ class CalibrationChoices(BaseModel):
         pretrained: False for random weights.
         data: calibration images.
         space: name of a shipped search space, or the path of a TOML file.
+        target: name of a shipped hardware description, or the path of a TOML file, that the space is narrowed to.
         fix: operands that keep one width whatever the space offers, ``SITE[:OPERAND]=BITS`` with a glob before ``=``.
         exclude: globs over operands that stay in floating point, ``SITE[:OPERAND]``.
         observer: how quantizer ranges are chosen; ``fpcs``, by the error of each layer's output, is the most careful
@@ -56,6 +57,7 @@ class CalibrationChoices(BaseModel):
     pretrained: bool = True
     data: str = "digits"
     space: str = "vit_w2-8"
+    target: str | None = None
     fix: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     observer: str = "mse"

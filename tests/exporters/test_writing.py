@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from autoq.errors import ExportError
-from autoq.exporters import BaseExporter, ExportSource, Written, write_export
+from autoq.exporters import BaseExporter, ExportSource, RecipeExporter, Written, write_export
 from autoq.exporters._base import Runner, tensors_of
 from autoq.graph.insert import OperandKey
+from autoq.optimization.space import load_target
 from tests.exporters.sources import source_of
 
 
@@ -78,3 +79,15 @@ def test_a_module_without_operands_is_a_copy() -> None:
     assert torch.equal(module(images)["logits"], before)
     left = module.without([weight])
     assert torch.equal(left(images)["logits"], before), "a weight keeps the values of its codes"
+
+
+def test_what_a_target_lacks_is_refused_or_left_in_float(tmp_path: Path) -> None:
+    source, target = source_of("w4a4"), load_target("int8-int4")
+    with pytest.raises(ExportError) as caught:
+        write_export(RecipeExporter(), source, tmp_path / "x.json", target=target)
+    message = str(caught.value)
+    assert "embed:weight (uniform)" in message
+    assert message.count(": target 'int8-int4' has symmetric True, not False") == 1
+    report = write_export(RecipeExporter(), source, tmp_path / "x.json", target=target, allow_float=True)
+    assert set(report.left_in_float) == {f"{site}:weight" for site in source.recipe.sites if site not in ("qk", "av")}
+    assert write_export(RecipeExporter(), source, tmp_path / "y.json", target=load_target("any")).left_in_float == ()

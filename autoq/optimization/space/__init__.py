@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from autoq.optimization.space.loading import load_space, parse_space, shipped_spaces
+from autoq.optimization.space.loading import load_space, load_target, parse_space, shipped_spaces, shipped_targets
 from autoq.optimization.space.rules import Rule, SearchSpace, Tie
+from autoq.optimization.space.targets import Target
 
 if TYPE_CHECKING:
     from autoq.optimization.space.decisions import Assignment, Decision, OperandPlan, ResolvedSpace
@@ -34,11 +35,14 @@ __all__ = [
     "ResolvedSpace",
     "Rule",
     "SearchSpace",
+    "Target",
     "Tie",
     "load_space",
+    "load_target",
     "parse_space",
     "resolve_space",
     "shipped_spaces",
+    "shipped_targets",
 ]
 
 

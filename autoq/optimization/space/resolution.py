@@ -11,8 +11,10 @@ from autoq.errors import RecipeError, SpaceError
 from autoq.graph.sites import Operand, Site
 from autoq.optimization.space.decisions import Decision, OperandPlan, OptionTable, ResolvedSpace
 from autoq.optimization.space.field_types import CONFIG_FIELDS, FIT
+from autoq.optimization.space.narrowing import Offer, narrow, tied_name
 from autoq.optimization.space.overrides import Overrides
-from autoq.optimization.space.rules import Rule, SearchSpace, Tie
+from autoq.optimization.space.rules import Rule, SearchSpace
+from autoq.optimization.space.targets import Target
 from autoq.validation import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -25,25 +27,30 @@ _DEFAULTS: dict[str, tuple[Any, ...]] = {
     "overflow": ("zero_code",),
     "hadamard_block": (1,),
 }
-_NAMED_ONLY = ("layer_norm", "softmax")
-"""Sites that a rule reaches only by naming their op."""
-
 Quantized = list[tuple[Site, Operand, OptionTable]]
 
 
-def resolve_space(space: SearchSpace, sites: Sequence[Site], overrides: Overrides | None = None) -> ResolvedSpace:
+def resolve_space(
+    space: SearchSpace, sites: Sequence[Site], overrides: Overrides | None = None, target: Target | None = None
+) -> ResolvedSpace:
     """Find the decisions that ``space`` leaves open for a model.
 
     Args:
         space: rules and ties.
         sites: of the model, in the order of its forward pass.
         overrides: of the rules, operand by operand; None: there are none. Ties do not bind what they fix.
+        target: what there is where recipes are to run, to which the rules are narrowed; None: everything.
 
     Raises:
         SpaceError: an operand is given fields but no scheme or no bits, tied decisions offer different choices, codes
             of a site's operands cannot be multiplied, nothing at all is quantized, or an override is about nothing.
+        TargetError: the target has nothing of what is fixed or tied.
     """
-    quantized = _apply_rules(space, sites, overrides or Overrides())
+    overrides = overrides or Overrides()
+    offers = _apply_rules(space, sites, overrides)
+    if target is not None:
+        offers = narrow(offers, space, overrides, target)
+    quantized = _tabulate(offers)
     groups = _group(space, quantized)
     decisions: list[Decision] = []
     decided: dict[tuple[str, str, str], str] = {}
@@ -72,13 +79,12 @@ def _image(sites: Sequence[Site], quantized: Quantized) -> tuple[str, str] | Non
     return next(inputs, None)
 
 
-def _apply_rules(space: SearchSpace, sites: Sequence[Site], overrides: Overrides) -> Quantized:
+def _apply_rules(space: SearchSpace, sites: Sequence[Site], overrides: Overrides) -> list[Offer]:
     weighted = [site.name for site in sites if any(operand.name == "weight" for operand in site.operands)]
     positions = {"first": weighted[0], "last": weighted[-1]} if weighted else {}
-    tables: dict[Any, OptionTable] = {}
     used: set[int] = set()
     ruled: list[tuple[str, str]] = []
-    quantized: Quantized = []
+    offers: list[Offer] = []
     for site in sites:
         for operand in site.operands:
             choices = _choices(space, site, operand, positions, used)
@@ -89,16 +95,24 @@ def _apply_rules(space: SearchSpace, sites: Sequence[Site], overrides: Overrides
                 continue
             if (bits := overrides.bits(*ruled[-1])) is not None:
                 choices["bits"] = (bits,)
-            # Blocks repeat: operands alike in all that options depend on share a table.
-            key = (*choices.values(), operand.shape, operand.layout, operand.is_weight)
-            if key not in tables:
-                tables[key] = OptionTable(choices, operand)
-            quantized.append((site, operand, tables[key]))
+            offers.append(Offer(site, operand, choices))
     overrides.refuse_unused([(site.name, operand.name) for site in sites for operand in site.operands], ruled)
-    if not quantized:
+    if not offers:
         why = "everything is excluded" if ruled else "no rule matches any of its operands"
         raise SpaceError(f"space {space.name!r} quantizes nothing in this model: {why}")
     _warn_of_unused(space, sites, used)
+    return offers
+
+
+def _tabulate(offers: Sequence[Offer]) -> Quantized:
+    """Make the options of each operand; those alike in all that options depend on, as in blocks, share them."""
+    tables: dict[Any, OptionTable] = {}
+    quantized: Quantized = []
+    for site, operand, choices in offers:
+        key = (*choices.values(), operand.shape, operand.layout, operand.is_weight)
+        if key not in tables:
+            tables[key] = OptionTable(choices, operand)
+        quantized.append((site, operand, tables[key]))
     return quantized
 
 
@@ -125,12 +139,8 @@ def _choices(
 
 
 def _matches(rule: Rule, site: Site, operand: Operand, positions: dict[str, str]) -> bool:
-    if rule.op is None and site.op in _NAMED_ONLY:
-        return False
     return (
-        (rule.op is None or site.op in rule.op)
-        and (rule.operand is None or operand.name in rule.operand)
-        and (rule.producer is None or operand.producer in rule.producer)
+        rule.matches(site, operand)
         and (rule.position is None or positions.get(rule.position) == site.name)
         and (rule.site is None or any(fnmatchcase(site.name, glob) for glob in rule.site))
     )
@@ -163,7 +173,7 @@ def _group(space: SearchSpace, quantized: Quantized) -> dict[str, list[tuple[str
             for number, tie in enumerate(space.ties, start=1):
                 if field in tie.fields and any(fnmatchcase(own, glob) for glob in tie.match):
                     used.add(number)
-                    name = _tied_name(tie, site.name, operand.name)
+                    name = tied_name(tie, site.name, operand.name)
             groups.setdefault(f"{name}.{field}", []).append((site.name, operand.name, field, table))
     for number, tie in enumerate(space.ties, start=1):
         if number not in used:
@@ -181,13 +191,6 @@ def _check_bases(resolved: ResolvedSpace) -> None:
             resolved.options_for(plan.site, plan.operand.name)
         except RecipeError as error:
             raise SpaceError(f"space {resolved.name!r}, {plan.site}: {error}") from error
-
-
-def _tied_name(tie: Tie, site: str, operand: str) -> str:
-    if tie.by == "site":
-        return f"{site}:*"
-    globs = ",".join(tie.match)
-    return globs if tie.by == "all" else f"{globs.rsplit(':', 1)[0]}:{operand}"
 
 
 def _decide(space: SearchSpace, name: str, members: list[tuple[str, str, str, OptionTable]]) -> Decision:

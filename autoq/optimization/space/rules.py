@@ -37,7 +37,7 @@ quantize, are reached by rules that name them in ``op``. Operands that no rule g
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -61,21 +61,27 @@ from autoq.optimization.space.field_types import (
     TieScope,
 )
 
+if TYPE_CHECKING:
+    from autoq.graph.sites import Operand, Site
 
-class _Frozen(BaseModel):
+
+NAMED_ONLY = ("layer_norm", "softmax")
+"""Sites that a rule reaches only by naming their op."""
+
+
+class Frozen(BaseModel):
+    """Part of a document: neither changed nor given keys that it does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Rule(_Frozen):
-    """Which operands, and the values that they may take; every set field is a tuple of one or more choices.
+class OperandRule(Frozen):
+    """Which kinds of operands, and the values that they may take; every set field is a tuple of one or more values.
 
     Attributes:
-        site: globs over site names; ``*`` also matches dots.
         op: kinds of site.
         operand: names of operands.
         producer: what computed the operand; ``parameter`` for weights.
-        position: ``first`` or ``last`` site with weights, in the order of the forward pass: the patch embedding and the
-            classifier, whatever a model calls them.
         quantize: false leaves the operands in floating point, true takes that back.
         scheme: quantizers, see ``OperandConfig`` for this and the fields below.
         bits: code widths.
@@ -87,11 +93,9 @@ class Rule(_Frozen):
         hadamard_block: channels that ``hadamard`` mixes; as many as divide those of an operand where they are fewer.
     """
 
-    site: Globs | None = None
     op: Ops | None = None
     operand: Operands | None = None
     producer: Producers | None = None
-    position: Literal["first", "last"] | None = None
     quantize: Flag | None = None
     scheme: Schemes | None = None
     bits: Bits | None = None
@@ -103,7 +107,7 @@ class Rule(_Frozen):
     hadamard_block: HadamardBlocks | None = None
 
     @model_validator(mode="after")
-    def _sets_something(self) -> Rule:
+    def _sets_something(self) -> Self:
         if self.quantize is None and not self.choices:
             raise ValueError(f"sets nothing; give it quantize or one of {', '.join(CONFIG_FIELDS)}")
         return self
@@ -113,8 +117,31 @@ class Rule(_Frozen):
         """The fields that this rule sets, with their choices."""
         return {name: value for name in CONFIG_FIELDS if (value := getattr(self, name)) is not None}
 
+    def matches(self, site: Site, operand: Operand) -> bool:
+        """Tell whether this is about an operand, by its kind."""
+        if self.op is None and site.op in NAMED_ONLY:
+            return False
+        return (
+            (self.op is None or site.op in self.op)
+            and (self.operand is None or operand.name in self.operand)
+            and (self.producer is None or operand.producer in self.producer)
+        )
 
-class Tie(_Frozen):
+
+class Rule(OperandRule):
+    """A rule of a search space, which may be about single sites of a model.
+
+    Attributes:
+        site: globs over site names; ``*`` also matches dots.
+        position: ``first`` or ``last`` site with weights, in the order of the forward pass: the patch embedding and the
+            classifier, whatever a model calls them.
+    """
+
+    site: Globs | None = None
+    position: Literal["first", "last"] | None = None
+
+
+class Tie(Frozen):
     """Decisions that are one. Of several ties that match a decision, the last one counts.
 
     Attributes:
@@ -128,25 +155,33 @@ class Tie(_Frozen):
     by: TieScope
 
 
-class SearchSpace(_Frozen):
-    """What a search may choose, for any model.
+class Document(Frozen):
+    """A file that users write.
 
     Attributes:
-        schema_version: version of this file format.
+        schema_version: version of the file format.
         description: one line for people.
-        rules: later ones override earlier ones field by field.
-        ties: decisions that are taken together.
-        name: where the space came from, for messages: a path or the name of a shipped file.
+        name: where it came from, for messages: a path or the name of a shipped file.
     """
 
     schema_version: Literal[1]
     description: str = ""
-    rules: tuple[Rule, ...] = Field(min_length=1)
-    ties: tuple[Tie, ...] = ()
-    name: str = "space"
+    name: str = "document"
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what the space means: neither its name nor its description."""
+        """SHA-256 of what the document means: neither its name nor its description."""
         document = self.model_dump(exclude={"name", "description"}, exclude_none=True)
         return sha256_hex([json.dumps(document, sort_keys=True).encode()])
+
+
+class SearchSpace(Document):
+    """What a search may choose, for any model.
+
+    Attributes:
+        rules: later ones override earlier ones field by field.
+        ties: decisions that are taken together.
+    """
+
+    rules: tuple[Rule, ...] = Field(min_length=1)
+    ties: tuple[Tie, ...] = ()

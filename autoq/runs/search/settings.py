@@ -140,7 +140,9 @@ class SearchSettings(CalibrationChoices):
     def reference(self) -> SearchReference:
         """What recipes say of the search."""
         budgets = {name: budget.text for name, budget in self.budgets.items()}
-        return SearchReference(space=self.space, budgets=budgets, fix=self.fix, exclude=self.exclude)
+        return SearchReference(
+            space=self.space, target=self.target, budgets=budgets, fix=self.fix, exclude=self.exclude
+        )
 
     @property
     def budgets(self) -> dict[str, Budget]:
