@@ -92,6 +92,7 @@ READERS = {
     "pt2": (_BY_TORCH, ("autoq", "timm")),
     "torch": (_BY_LOAD_QUANTIZED, ()),
     "onnx": (_BY_ONNXRUNTIME, ("autoq", "timm", "torch")),
+    "onnx-int4": (_BY_ONNXRUNTIME, ("autoq", "timm", "torch")),
     "torchao": (_BY_TORCHAO, ("autoq",)),
     "compressed-tensors": (_BY_COMPRESSED_TENSORS, ("autoq",)),
 }

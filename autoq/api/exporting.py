@@ -44,8 +44,8 @@ def export(
         quantized: a quantized model, a recipe, or the path of one.
         path: the file to write; it is written whole or not at all.
         format: ``recipe`` or ``bundle``, autoq's own; ``pt2``, a ``torch.export`` program; ``torch``, a folder for
-            ``autoq.load_quantized``; ``onnx``; ``qonnx``; ``torchao``; ``compressed-tensors``; ``aimet``; ``csv``
-            or ``markdown``. ``autoq export --list`` says what each holds.
+            ``autoq.load_quantized``; ``onnx``; ``onnx-int4``; ``qonnx``; ``torchao``; ``compressed-tensors``;
+            ``aimet``; ``csv`` or ``markdown``. ``autoq export --list`` says what each holds.
         model: the recipe's model, if it cannot be loaded by its name.
         images: the recipe's calibration images, if they cannot be loaded by their name.
         allow_float: leave operands in floating point that the format cannot hold or the target does not have.

@@ -41,8 +41,8 @@ def export(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="recipe, bundle, pt2, torch, onnx, qonnx, torchao, compressed-tensors, aimet, csv or markdown; "
-            "--list says more.",
+            help="recipe, bundle, pt2, torch, onnx, onnx-int4, qonnx, torchao, compressed-tensors, aimet, csv or "
+            "markdown; --list says more.",
         ),
     ] = "recipe",
     list_: Annotated[bool, typer.Option("--list", help="List the formats, and write nothing.")] = False,

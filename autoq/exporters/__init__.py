@@ -12,6 +12,7 @@ from autoq.exporters.architecture import Architecture
 from autoq.exporters.bundle import BundleExporter
 from autoq.exporters.checking import Agreement
 from autoq.exporters.compressed_tensors_folder import CompressedTensorsExporter
+from autoq.exporters.onnx_int4 import OnnxInt4Exporter
 from autoq.exporters.onnx_qcdq import OnnxExporter
 from autoq.exporters.pick import VERSIONS, Picked, pick
 from autoq.exporters.pt2 import Pt2Exporter
@@ -34,6 +35,7 @@ EXPORTERS: Registry[type[BaseExporter]] = Registry(
             Pt2Exporter,
             TorchExporter,
             OnnxExporter,
+            OnnxInt4Exporter,
             QonnxExporter,
             TorchaoExporter,
             CompressedTensorsExporter,
