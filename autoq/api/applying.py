@@ -1,4 +1,4 @@
-"""``autoq.quantize``: a recipe, or a published method, applied to a model."""
+"""``autoq.quantize``, and what other functions need of it: reading a recipe, and applying it to an open model."""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ class LatencyRow(BaseModel):
     """The time of one option of a site, or of several sites alike.
 
     Attributes:
-        site: glob over site names; ``*`` also matches dots.
+        site: glob over site names; ``*`` also matches dots. LayerNorms and softmaxes are reached by globs that do not
+            end in ``*``, which stands for what multiplies.
         input: bits of this operand, 32 for floating point; None: the site has none, or any will do.
         weight: likewise.
         lhs: likewise.
@@ -137,17 +138,25 @@ class LatencyTable(BaseModel):
         """What runs between sites."""
         return round(self.rest_milliseconds * _NANOSECONDS)
 
-    def site_nanoseconds(self, site: str, config: Mapping[str, OperandConfig | None]) -> int:
+    def _rows_of(self, site: str, *, multiplies: bool) -> list[LatencyRow]:
+        """Return the rows that a site is reached by."""
+        found = [row for row in self.rows if fnmatchcase(site, row.site)]
+        return [row for row in found if multiplies or not row.site.endswith("*")]
+
+    def site_nanoseconds(
+        self, site: str, config: Mapping[str, OperandConfig | None], *, multiplies: bool = True
+    ) -> int:
         """Look up the time of a site at an option.
 
         Args:
             site: its name.
             config: all its operands; None: in floating point.
+            multiplies: False for a LayerNorm or softmax.
 
         Raises:
             BudgetError: no row serves the option.
         """
-        own = [row for row in self.rows if fnmatchcase(site, row.site)]
+        own = self._rows_of(site, multiplies=multiplies)
         times = [row.milliseconds for row in own if row.serves(config)]
         if not times:
             known = sorted({row.site for row in self.rows})
@@ -158,9 +167,10 @@ class LatencyTable(BaseModel):
 
     def site_time(self, site: Site, config: SiteConfig) -> int:
         """Look up the time of a site of a model in nanoseconds; 0 for a LayerNorm or softmax without rows."""
-        if not site.macs and not any(fnmatchcase(site.name, row.site) for row in self.rows):
+        if not site.macs and not self._rows_of(site.name, multiplies=False):
             return 0
-        return self.site_nanoseconds(site.name, {operand.name: config.get(operand.name) for operand in site.operands})
+        operands = {operand.name: config.get(operand.name) for operand in site.operands}
+        return self.site_nanoseconds(site.name, operands, multiplies=bool(site.macs))
 
     def nanoseconds(self, sites: Sequence[Site], recipe_sites: Mapping[str, SiteConfig]) -> int:
         """Add up the times of all sites, and of the rest."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def logarithmic_nodes(
     Codes are stored counted from the last, n: QuantizeLinear takes all that is beyond it to 0, which stands for zero.
 
     Args:
-        quantizer: one that :func:`why_not_logarithmic` has no objection to.
+        quantizer: one that :func:`has_logarithmic_nodes` is true of.
         name: of the operand, with which names of tensors begin.
         tensor: to quantize, float32.
         result: name of the quantized tensor.
@@ -95,16 +95,16 @@ def _add_rounded_powers(chain: _Chain, quantizer: BaseLogQuantizer, code: str, l
     return chain.add("Mul", "rounded", chain.add("Round", "whole_steps", significand), one)
 
 
-def why_not_logarithmic(quantizer: BaseQuantizer) -> str | None:
-    """Say why :func:`logarithmic_nodes` cannot write a quantizer; None: it can."""
-    scheme = f"scheme {quantizer.config.scheme}"
+def has_logarithmic_nodes(quantizer: BaseQuantizer) -> TypeGuard[BaseLogQuantizer]:
+    """Tell whether :func:`logarithmic_nodes` can write a quantizer.
+
+    Its codes fit 8 bits, its levels are powers of the base, and the last is another value than what would follow it.
+    """
     if not isinstance(quantizer, BaseLogQuantizer) or not _follows_the_formula(quantizer):
-        return scheme
+        return False
     levels = _level_count(quantizer)
-    if levels > _GREATEST_CODE:
-        return f"{scheme}, {levels + 1} codes"
     last, beyond = quantizer.choose_levels(levels + 1).values[levels - 1 :][:2].tolist()
-    return f"{scheme}, levels of one value" if last == beyond else None
+    return levels <= _GREATEST_CODE and last != beyond
 
 
 def _follows_the_formula(quantizer: BaseLogQuantizer) -> bool:

@@ -10,10 +10,9 @@ import numpy as np
 
 from autoq.exporters._base import BaseExporter, ExportSource, Runner, Written
 from autoq.exporters.affine_codes import AffineCodes, affine_codes
-from autoq.exporters.onnx_logarithmic import logarithmic_nodes, why_not_logarithmic
+from autoq.exporters.onnx_logarithmic import has_logarithmic_nodes, logarithmic_nodes
 from autoq.exporters.onnx_model import Markers, export_marked, onnxruntime_runner
 from autoq.graph.insert import OperandKey
-from autoq.quantizers import BaseLogQuantizer
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -41,7 +40,9 @@ class OnnxExporter(BaseExporter):
         quantized, plain = split_operands(source)
         # onnxruntime would round the inputs of such weights, too, if they were DequantizeLinear nodes (MatMulNBits).
         alone = {key for key in quantized if key[1] == "weight" and (key[0], "input") not in quantized}
-        logarithmic = {key: made for key in plain if (made := _logarithmic(source, key)) is not None}
+        quantizers = source.module.quantizers
+        activations = [key for key in plain if not quantizers[key].layout.is_weight]
+        logarithmic = {key: made for key in activations if has_logarithmic_nodes(made := quantizers[key])}
         model, numbers = export_marked(source, [*quantized, *logarithmic])
         nodes = _Nodes(model)
 
@@ -63,15 +64,6 @@ class OnnxExporter(BaseExporter):
     def load(self, source: ExportSource, path: Path) -> Runner:  # noqa: ARG002
         """Open a session with onnxruntime's default optimizations."""
         return onnxruntime_runner(path)
-
-
-def _logarithmic(source: ExportSource, key: OperandKey) -> BaseLogQuantizer | None:
-    """Return the quantizer of an activation if it is a logarithmic one that has operators of its own."""
-    quantizer = source.module.quantizers[key]
-    if quantizer.layout.is_weight or why_not_logarithmic(quantizer) is not None:
-        return None
-    assert isinstance(quantizer, BaseLogQuantizer)  # noqa: S101 - or there was an objection
-    return quantizer
 
 
 def split_operands(source: ExportSource) -> tuple[dict[OperandKey, AffineCodes], dict[OperandKey, str]]:

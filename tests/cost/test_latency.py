@@ -64,6 +64,14 @@ def test_times_add_up() -> None:
     )
 
 
+@pytest.mark.parametrize(("glob", "microseconds"), [("*", 0), ("nor*", 0), ("nor?", 100), ("norm", 100)])
+def test_a_star_stands_for_what_multiplies(glob: str, microseconds: int) -> None:
+    rows = [{"site": glob, "milliseconds": 0.1}, {"site": "blocks.*", "milliseconds": 0.2}]
+    found = LatencyTable.model_validate({"schema_version": 1, "rows": rows})
+    assert found.site_time(SITES[0], {}) == microseconds * 1000
+    assert found.site_time(SITES[1], {}) == (100 if glob == "*" else 200) * 1000
+
+
 def test_json_and_csv_say_the_same(tmp_path: Path) -> None:
     as_json, as_csv = tmp_path / "table.json", tmp_path / "table.csv"
     as_json.write_text(json.dumps({"$schema": "x", "schema_version": 1, "rows": ROWS}))
