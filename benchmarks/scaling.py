@@ -35,6 +35,7 @@ from autoq.optimization.executors._base import BaseExecutor, ExecutorContext, Jo
 from autoq.optimization.executors.directory import DirectoryExecutor
 from autoq.optimization.executors.local import LocalExecutor
 from autoq.optimization.executors.processes import ProcessExecutor
+from autoq.optimization.executors.ray import RayExecutor
 from autoq.optimization.front import hypervolume
 from autoq.optimization.objective import Evaluation, KeepGoing
 from autoq.optimization.samplers import SAMPLERS, AllocationPrior
@@ -188,8 +189,8 @@ def measure_speed(out: Path, seconds: float, trials_each: int) -> None:
     losses = MadeUpLosses(0, seconds)
     problem = Problem.of(losses)
     cases = [("local", 1, "progressive")]
-    cases += [(name, n, "progressive") for n in (1, 2, 8, 32) for name in ("processes", "directory")]
-    cases += [("in this process", n, sampler) for sampler in ("progressive", "random") for n in (64, 256)]
+    cases += [(name, n, "progressive") for n in (1, 2, 8, 32) for name in ("processes", "directory", "ray")]
+    cases += [("in this process", n, sampler) for sampler in ("progressive", "random") for n in (1, 32, 128, 256)]
     for name, workers, sampler in cases:
         with tempfile.TemporaryDirectory() as folder, _Executor(name, workers, losses, Path(folder)) as executor:
             times, busy = _timed(problem.driver(0, sampler), executor, trials_each + 2 * workers)
@@ -226,6 +227,10 @@ class _Executor:
                 self._executor: BaseExecutor = LocalExecutor(self._losses)
             case "processes":
                 self._executor = ProcessExecutor(self._losses, self._workers)
+            case "ray":
+                self._executor = RayExecutor(self._losses, self._workers)
+                while self._executor.capacity < self._workers:
+                    self._executor.next_result(1.0)
             case "directory":
                 self._executor = DirectoryExecutor(self._losses, self._folder)
                 command = [sys.executable, "-c", _SERVE, str(self._folder)]

@@ -61,6 +61,7 @@ def search(
     pretrained: bool = True,
     workers: int = 1,
     executor: str | None = None,
+    address: str | None = None,
     storage: str | None = None,
     study_name: str | None = None,
     device: str = "auto",
@@ -134,6 +135,7 @@ def search(
         workers: how many processes evaluate recipes side by side, for a model and images that are named. A script that
             asks for several does so under ``if __name__ == "__main__":``, as processes import it again.
         executor: where they evaluate; None: ``"local"`` with one worker, else ``"processes"``.
+        address: of the Ray cluster, for ``"ray"``; None: one is started on this machine.
         storage: URL of a database that every trial is written to as well, as SQLAlchemy has it.
         study_name: of the study there; None: the name of ``out``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``.
@@ -181,6 +183,7 @@ def search(
         "pretrained": pretrained,
         "workers": workers,
         "executor": executor,
+        "address": address,
         "storage": storage,
         "study_name": study_name,
         "device": device,

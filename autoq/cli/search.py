@@ -167,9 +167,7 @@ def search(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", help="Evaluate recipes in N processes of this machine, one a core or GPU. [default: 1]"
-        ),
+        typer.Option(metavar="N", help="Evaluate recipes in N processes, one a core or GPU. [default: 1]"),
     ] = None,
     executor: Annotated[
         str | None,
@@ -177,6 +175,9 @@ def search(
             metavar="NAME",
             help=f"Where recipes are evaluated: {named(EXECUTORS)}. [default: local with one worker, else processes]",
         ),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Of an existing Ray cluster, for --executor ray.")
     ] = None,
     storage: Annotated[
         str | None,
@@ -238,6 +239,7 @@ def search(
         "reconstruct_images": reconstruct_images,
         "workers": workers,
         "executor": executor,
+        "address": address,
         "storage": storage,
         "study_name": study_name,
         "device": device,

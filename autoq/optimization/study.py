@@ -39,6 +39,8 @@ _MOST_AGAIN = 3
 """Times that a recipe whose evaluation was lost is evaluated again, before it counts as failed."""
 _MOST_LOST = 8
 """Recipes in a row that failed so, after which it cannot be the recipes."""
+_LOOK_SECONDS = 5.0
+"""How often it is looked whether a deadline has passed without any worker."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ class StudyDriver:
         Args:
             executor: evaluates recipes.
             trials: stored trials to reach, the uniform points included (which are always evaluated).
-            deadline: ``time.monotonic()`` after which nothing new is proposed.
+            deadline: ``time.monotonic()`` after which nothing new is proposed, and nothing waited for where there is no
+                worker.
             progress: told of every finished trial.
             on_trial: called with every stored trial, or None.
             seconds_after: how long the caller will take after that, for progress, or None.
@@ -117,7 +120,7 @@ class StudyDriver:
             RunError: no worker evaluates anything, or a trial cannot be stored.
         """
         proposals = chain(self._proposer.uniform_points(), self._proposals(trials, deadline))
-        for frozen in self._evaluated(proposals, executor):
+        for frozen in self._evaluated(proposals, executor, deadline):
             if on_trial is not None:
                 on_trial(frozen)
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -181,7 +184,9 @@ class StudyDriver:
                 _logger.info("the last %d proposals were all evaluated before: stopping", repeats)
                 return
 
-    def _evaluated(self, proposals: Iterable[Proposal], executor: BaseExecutor) -> Iterator[FrozenTrial]:
+    def _evaluated(
+        self, proposals: Iterable[Proposal], executor: BaseExecutor, deadline: float | None = None
+    ) -> Iterator[FrozenTrial]:
         """Keep an executor's capacity filled with proposals, and yield trials as they are finished and stored."""
         waiting: Iterator[Proposal] | None = iter(proposals)
         in_flight: dict[int, InFlight] = {}
@@ -195,8 +200,14 @@ class StudyDriver:
                     executor.submit(started.job)
             if waiting is None and not in_flight:
                 return
-            back = executor.next_result()
+            back = executor.next_result(None if deadline is None else _LOOK_SECONDS)
             if back is None:
+                if deadline is not None and time.monotonic() >= deadline and not executor.has_workers:
+                    _logger.warning(
+                        "the time is up, and no worker is there: what was to be evaluated (%d) is given up",
+                        len(in_flight),
+                    )
+                    return
                 continue
             flying = in_flight[back.number]
             if (result := self._accepted(flying, back)) is None:

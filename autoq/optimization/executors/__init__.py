@@ -28,6 +28,8 @@ class ExecutorEntry:
         rebuilds: whether workers rebuild the model from its name, so that it has to have one.
         most_workers: how many workers it can have, or None.
         divides_cores: whether workers share the cores of this machine.
+        connect: from an address and the number of workers: makes sure, before anything is calibrated, that the cluster
+            is there; None: there is none.
     """
 
     description: str
@@ -35,6 +37,7 @@ class ExecutorEntry:
     rebuilds: bool = True
     most_workers: int | None = None
     divides_cores: bool = False
+    connect: Callable[[str | None, int], object] | None = None
 
 
 EXECUTORS: Registry[ExecutorEntry] = Registry(
@@ -52,6 +55,11 @@ EXECUTORS: Registry[ExecutorEntry] = Registry(
         "directory": ExecutorEntry(
             "by workers that share the run directory, each started by autoq worker",
             imported(f"{__name__}.directory", "DirectoryExecutor.of"),
+        ),
+        "ray": ExecutorEntry(
+            "in actors of a Ray cluster, of this machine or at --address",
+            imported(f"{__name__}.ray", "RayExecutor.of"),
+            connect=imported(f"{__name__}.ray", "connect"),
         ),
     },
 )

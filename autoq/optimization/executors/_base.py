@@ -129,6 +129,7 @@ class ExecutorContext:
         workers: how many are wanted.
         folder: where the driver and workers may leave files for each other.
         address: of a cluster, or None.
+        uses_gpus: whether each worker needs a GPU.
     """
 
     objective: Objective
@@ -136,6 +137,7 @@ class ExecutorContext:
     workers: int = 1
     folder: Path | None = None
     address: str | None = None
+    uses_gpus: bool = False
 
     def required_specification(self) -> WorkerSpecification:
         """Return the specification of workers, which the caller has made sure of."""
@@ -166,6 +168,11 @@ class BaseExecutor(ABC):
     @abstractmethod
     def capacity(self) -> int:
         """How many jobs may be submitted and not yet back; may change while the executor is used."""
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether anything evaluates: without a worker, what was submitted need not come back."""
+        return True
 
     @abstractmethod
     def submit(self, job: Job) -> None:

@@ -67,6 +67,11 @@ class DirectoryExecutor(BaseExecutor):
         """One more than there are workers, if there are several; one where there is none yet."""
         return capacity_of(len(self._living()))
 
+    @property
+    def has_workers(self) -> bool:
+        """Whether a worker gives signs of life."""
+        return bool(self._living())
+
     def submit(self, job: Job) -> None:
         """Leave a job for the next worker that is idle."""
         name = f"{self._count:09d}"  # another one each time, so that a late outcome is told apart

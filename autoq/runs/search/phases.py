@@ -178,7 +178,12 @@ class SearchRun:
         specification = SearchWorkerSpecification.of(
             settings, self.directory.path, inputs.session, images, self.bank, each
         )
-        return entry.make(ExecutorContext(study.objective, specification, settings.workers, self.directory.path))
+        uses_gpus = inputs.session.device.type == "cuda"
+        return entry.make(
+            ExecutorContext(
+                study.objective, specification, settings.workers, self.directory.path, settings.address, uses_gpus
+            )
+        )
 
     def _proxy_of_options(self) -> str:
         """Name the loss by which options are measured alone."""

@@ -57,6 +57,8 @@ def run_search(
     given = GivenObjects() if given is None else given
     settings.budgets  # noqa: B018 - refused before anything is loaded
     _refuse_unnamed(settings, given)
+    if (connect := EXECUTORS[settings.executor_name].connect) is not None:
+        connect(settings.address, settings.workers)
     table = settings.table
     directory = SearchDirectory(out)
     with open_run(

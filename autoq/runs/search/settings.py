@@ -21,7 +21,7 @@ IMPROVEMENT_SETTINGS = frozenset({"finish", "reconstruct", "reconstruct_iteratio
 """Settings of what follows a search."""
 FAST: Mapping[str, Any] = {**PLAIN_CALIBRATION, "finish": False, "baselines": "uniform", "trials": 60}
 """Settings of the search that takes least time (``--fast``), where nothing else is given."""
-PLACE_SETTINGS = frozenset({"device", "workers", "executor", "storage", "study_name"})
+PLACE_SETTINGS = frozenset({"device", "workers", "executor", "address", "storage", "study_name"})
 """Settings of where a search runs and is copied to, on which recipes and their scores do not depend."""
 MOST_WORKERS = 4096
 """That can be asked for: one driver proposes for far fewer."""
@@ -55,6 +55,7 @@ class SearchSettings(CalibrationChoices):
         workers: how many evaluate recipes side by side.
         executor: where they do; a name in ``autoq.optimization.executors.EXECUTORS``. None: in this process with one
             worker, in processes of this machine with several.
+        address: of the Ray cluster, such as ``auto`` or ``10.0.0.1:6379``; None: one is started on this machine.
         storage: URL of a database that every trial is written to as well; records have it without a password.
         study_name: of the study there; None: the name of the run directory.
     """
@@ -78,6 +79,7 @@ class SearchSettings(CalibrationChoices):
     reconstruct_images: int = Field(default=1024, ge=1, le=MOST)
     workers: int = Field(default=1, ge=1, le=MOST_WORKERS)
     executor: str | None = None
+    address: str | None = None
     storage: str | None = None
     study_name: str | None = None
 
@@ -120,7 +122,10 @@ class SearchSettings(CalibrationChoices):
     def _check_workers(self) -> Self:
         from autoq.optimization.executors import EXECUTORS
 
-        most = EXECUTORS.lookup(self.executor_name).most_workers
+        entry = EXECUTORS.lookup(self.executor_name)
+        most = entry.most_workers
+        if self.address is not None and entry.connect is None:
+            raise ValueError(f"executor {self.executor_name!r} has no address: leave it out, or use ray")
         if most is not None and self.workers > most:
             raise ValueError(f"executor {self.executor_name!r} has {most} worker, not {self.workers}: use processes")
         return self

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import autoq.optimization.executors.directory as directory_module
+import autoq.optimization.study as study_module
 from autoq.optimization.executors._base import BaseExecutor, Job, Lost, Result
 from autoq.optimization.executors.directory import FOLDER, DirectoryExecutor
 from autoq.optimization.executors.folder_worker import work_in
@@ -20,6 +21,7 @@ from autoq.optimization.executors.job_folder import JobFolder, Pulse, names, rea
 from autoq.recipe import hash_sites
 from tests.contracts.executors import SECONDS, ExecutorContract, recipe
 from tests.optimization.executors.simulated import SimulatedSpecification
+from tests.optimization.test_study import Problem
 
 WORKER = """
     import signal, sys
@@ -157,6 +159,17 @@ def test_without_a_worker_it_is_said_how_to_start_one(
         assert executor.next_result(0.3) is None
     assert caplog.text.count(f"no worker is there: start one or more by autoq worker {tmp_path}") == 1
     assert JobFolder.current(tmp_path / FOLDER) is None, "the driver has ended"
+
+
+def test_a_study_without_a_worker_ends_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(study_module, "_LOOK_SECONDS", 0.1)
+    problem = Problem(tmp_path)
+    with DirectoryExecutor(SimulatedSpecification(), tmp_path / FOLDER) as executor:
+        problem.driver("progressive").run(executor, 30, deadline=time.monotonic() + 0.2)
+    assert problem.stored() == []
+    assert "the time is up, and no worker is there: what was to be evaluated (1) is given up" in caplog.text
 
 
 def test_a_worker_without_a_driver_ends(tmp_path: Path) -> None:

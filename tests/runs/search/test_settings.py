@@ -59,6 +59,7 @@ def test_how_many_images_are_needed_at_once() -> None:
         ({"sampler": "tpa"}, "Did you mean 'tpe'?"),
         ({"workers": 0}, "workers: give 1 or more (got 0)"),
         ({"executor": "process"}, "unknown executor 'process'; there are local, processes"),
+        ({"address": "auto", "workers": 2}, "executor 'processes' has no address: leave it out, or use ray"),
         ({"executor": "local", "workers": 2}, "executor 'local' has 1 worker, not 2: use processes"),
         ({"observer": "fpcz"}, "best_percentile, fpcs. Did you mean 'fpcs'?"),
     ],
