@@ -135,7 +135,7 @@ class BaseExporter(ABC):
                 f"format {self.name!r} needs {', '.join(missing)}: pip install 'autoq[{self.extra or self.name}]'"
             )
 
-    def check_target(self, source: ExportSource, path: Path) -> None:  # noqa: B027 - most formats need none
+    def check_path(self, source: ExportSource, path: Path) -> None:  # noqa: B027 - most formats need none
         """Refuse a path before anything is written; any file may be replaced if not overridden.
 
         Raises:

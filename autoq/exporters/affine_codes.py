@@ -45,6 +45,11 @@ class AffineCodes:
         return (self.greatest - self.least).bit_length()
 
     @property
+    def has_zero(self) -> bool:
+        """Whether zero is one of the codes, in all channels."""
+        return bool((self.zero_point.clamp(self.least, self.greatest) == self.zero_point).all())
+
+    @property
     def is_clipped(self) -> bool:
         """Whether fewer codes are used than the container has."""
         return self.greatest - self.least < _GREATEST
@@ -63,9 +68,7 @@ def affine_codes(module: QuantizedModule, key: OperandKey) -> AffineCodes | str:
     quantizer, codes = module.quantizers[key], module.codes.get(key)
     if (reason := _objection(quantizer)) is not None:
         return reason
-    grid = quantizer.code_grid()
-    assert grid is not None  # noqa: S101 - a uniform quantizer has one
-    scale, zero_point = (value.detach().cpu().flatten() for value in grid)
+    scale, zero_point = _grid(quantizer)
     bits = quantizer.config.bits
     container = "uint8" if codes is None else weight_container(bits)
     lowest = min(0, int(zero_point.min()))  # zero points may lie outside the codes
@@ -98,9 +101,7 @@ def centred_codes(module: QuantizedModule, key: OperandKey) -> AffineCodes | str
         return reason
     if quantizer.config.hadamard_block > 1:
         return "its codes are of its product with a Hadamard matrix"
-    grid = quantizer.code_grid()
-    assert grid is not None  # noqa: S101 - a uniform quantizer has one
-    scale, zero_point = (value.detach().cpu().flatten() for value in grid)
+    scale, zero_point = _grid(quantizer)
     half = 2 ** (quantizer.config.bits - 1)
     zero_point = zero_point - half
     if int(zero_point.min()) < _LEAST["int8"] or int(zero_point.max()) > _LEAST["int8"] + _GREATEST:
@@ -112,6 +113,14 @@ def centred_codes(module: QuantizedModule, key: OperandKey) -> AffineCodes | str
 def weight_container(bits: int) -> Container:
     """Return the type that codes of weights are kept in."""
     return "int8" if bits <= SAFE_WEIGHT_BITS else "uint8"
+
+
+def _grid(quantizer: BaseQuantizer) -> tuple[Tensor, Tensor]:
+    """Return the scales and zero points of a uniform quantizer, each of shape (scales,)."""
+    grid = quantizer.code_grid()
+    assert grid is not None  # noqa: S101 - a uniform quantizer has one
+    scale, zero_point = (value.detach().cpu().flatten() for value in grid)
+    return scale, zero_point
 
 
 def _objection(quantizer: BaseQuantizer) -> str | None:

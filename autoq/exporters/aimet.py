@@ -41,7 +41,7 @@ class AimetExporter(BaseExporter):
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxscript")
     extra: ClassVar[str | None] = "onnx"
 
-    def check_target(self, source: ExportSource, path: Path) -> None:  # noqa: ARG002
+    def check_path(self, source: ExportSource, path: Path) -> None:  # noqa: ARG002
         """Refuse to replace a model that no encodings lie beside.
 
         Raises:
@@ -111,8 +111,7 @@ def _codes(source: ExportSource, key: OperandKey) -> AffineCodes | str:
         return codes
     if codes.bits < 2:
         return "it has one bit"
-    is_outside = codes.zero_point.clamp(codes.least, codes.greatest) != codes.zero_point
-    return "its zero point is outside of its codes" if bool(is_outside.any()) else codes
+    return codes if codes.has_zero else "its zero point is outside of its codes"
 
 
 def _encoding(source: ExportSource, key: OperandKey, axis: int | None) -> dict[str, Any]:

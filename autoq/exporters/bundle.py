@@ -29,7 +29,7 @@ class BundleExporter(RecipeExporter):
     expresses: ClassVar[str] = "every recipe"
     loses: ClassVar[str] = "nothing; the model itself is elsewhere (--model, where its name says nothing)"
 
-    def check_target(self, source: ExportSource, path: Path) -> None:
+    def check_path(self, source: ExportSource, path: Path) -> None:
         """Write anywhere: nothing lies beside a bundle."""
 
     def write(self, source: ExportSource, path: Path) -> Written:

@@ -108,9 +108,7 @@ def _layer(source: ExportSource, key: OperandKey) -> tuple[str, AffineCodes] | s
         return codes
     if codes.bits < 2:
         return "it has one bit"
-    if codes.codes is not None and bool(
-        (codes.zero_point.clamp(codes.least, codes.greatest) != codes.zero_point).any()
-    ):
+    if codes.codes is not None and not codes.has_zero:
         return "its zero point is outside of its codes"
     return owner.path, codes
 

@@ -23,7 +23,7 @@ class RecipeExporter(BaseExporter):
     expresses: ClassVar[str] = "every recipe"
     loses: ClassVar[str] = "nothing; the model itself is elsewhere"
 
-    def check_target(self, source: ExportSource, path: Path) -> None:
+    def check_path(self, source: ExportSource, path: Path) -> None:
         """Refuse to replace a file beside ``path`` that belongs to something else.
 
         Raises:

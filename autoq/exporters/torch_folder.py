@@ -45,7 +45,7 @@ class TorchExporter(BaseExporter):
     expresses: ClassVar[str] = "every recipe of a model that has a name"
     loses: ClassVar[str] = "nothing; timm or transformers must be there to build the architecture"
 
-    def check_target(self, source: ExportSource, path: Path) -> None:  # noqa: ARG002
+    def check_path(self, source: ExportSource, path: Path) -> None:  # noqa: ARG002
         """Refuse models that were given as objects.
 
         Raises:

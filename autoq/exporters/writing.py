@@ -85,7 +85,7 @@ def write_export(
         OSError: a file cannot be written; what was there before is still there.
     """
     exporter.require_packages()
-    exporter.check_target(source, path)
+    exporter.check_path(source, path)
     if path.is_dir() and (
         exporter.suffix or any(path.iterdir())
     ):  # found out now, not when the other files have their names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from autoq.exporters.affine_codes import AffineCodes, affine_codes
+from autoq.exporters.affine_codes import AffineCodes, affine_codes, centred_codes
 from autoq.quantizers import UniformQuantizer
 from autoq.recipe import OperandConfig
 from autoq.scoring.quantized_module import path_of
@@ -62,3 +62,27 @@ def test_what_has_no_such_codes() -> None:
     assert reasons["qk", "lhs"] == "one scale a head"
     assert reasons["proj", "input"] == "one scale a group"
     assert changed(9, 0.1, 3.0) == "9 bits"
+
+
+@pytest.mark.parametrize("case", ["w8a8", "w4a4", "symmetric"])
+def test_centred_codes_have_the_same_values(case: str) -> None:
+    module = source_of(case).module
+    for key in module.quantizers:
+        found = centred_codes(module, key)
+        assert isinstance(found, AffineCodes)
+        bits = module.quantizers[key].config.bits
+        assert (found.bits, found.least, found.greatest) == (bits, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        assert found.has_zero
+        if found.codes is not None:
+            shape = (-1, *[1] * (found.codes.ndim - 1))
+            values = (found.codes.float() - found.zero_point.float().reshape(shape)) * found.scale.reshape(shape)
+            assert torch.equal(values, module.model.get_submodule(path_of(key)).value)  # type: ignore[union-attr]
+        if module.quantizers[key].config.symmetric:
+            assert not found.zero_point.any()
+
+
+def test_what_has_no_centred_codes_is_told() -> None:
+    module = source_of("mixed").module
+    assert centred_codes(module, ("av", "lhs")) == "scheme adalog"
+    assert centred_codes(module, ("fc2", "input")) == "its codes are of its product with a Hadamard matrix"
+    assert centred_codes(module, ("qk", "lhs")) == "one scale a head"
