@@ -66,6 +66,20 @@ def test_a_run_directory_is_resumed_and_read_by_the_command_line(tmp_path: Path)
     assert autoq.SearchResult(out).best == again.best
 
 
+def test_a_space_is_narrowed_to_a_target(tmp_path: Path) -> None:
+    settings = SETTINGS | {"trials": 4, "out": tmp_path / "run"}
+    result = autoq.search(make(), IMAGES, "w8a8", target="int8-int4", **settings)
+    recipe = result.recipe("best", version="searched")
+    assert recipe.search is not None
+    assert recipe.search.target == "int8-int4"
+    for operands in recipe.sites.values():
+        for name, config in operands.items():
+            assert config.bits in (4, 8)
+            assert config.symmetric == (name == "weight")
+    with pytest.raises(RunDirectoryError, match="target"):
+        autoq.search(make(), IMAGES, "w8a8", target="any", **settings)
+
+
 def test_a_map_is_searched_by_squared_error() -> None:
     targets = torch.zeros(24, 8, 8)
     result = autoq.search(make(DepthLike), IMAGES, task="dense", labelled=(IMAGES, targets), **SETTINGS)

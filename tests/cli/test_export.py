@@ -51,6 +51,18 @@ def test_a_recipe_and_a_folder_with_one(command: Command, run: Path, tmp_path: P
     assert "has one recipe" in refusal(command, "export", recipe, "--pick", "knee", "-o", "x")
 
 
+def test_a_target_is_held_against(command: Command, run: Path, tmp_path: Path) -> None:
+    recipe, output = run / "recipes" / "w4a4.json", tmp_path / "mine.json"
+    message = refusal(command, "export", recipe, "--target", "fpga", "-o", output)
+    assert "patch_embed.proj:weight (uniform)" in message
+    assert "target 'fpga' has symmetric True, not False" in message
+    assert not output.exists()
+    options = ["--check-images", 8, "--json"]
+    document = one_json(command("export", recipe, "--target", "fpga", "--allow-float", "-o", output, *options))
+    assert "patch_embed.proj:weight" in document["left_in_float"]
+    assert "unknown target 'fpgas'" in refusal(command, "export", recipe, "--target", "fpgas", "-o", output)
+
+
 def test_the_formats_are_listed(command: Command) -> None:
     listed = one_json(command("export", "--list", "--json"))
     assert [entry["format"] for entry in listed] == list(EXPORTERS)
