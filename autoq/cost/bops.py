@@ -8,14 +8,12 @@ from dataclasses import dataclass
 
 from autoq.cost.size import weight_bytes
 from autoq.graph.bases import basis_block
-from autoq.graph.sites import GroupGeometry, Operand, Site
+from autoq.graph.sites import Operand, Site
 from autoq.quantizers import quantizer_class
 from autoq.recipe import FLOAT_BITS, CostRecord, OperandConfig, SiteConfig
 
 SCALE_BITS = 8
 """Width of a group's scale."""
-DISTANCE_BITS = 16
-"""Width at which instance-aware assignment compares distances."""
 TRANSFORM_BITS = 16
 """Width of the additions of a transform at run time."""
 
@@ -29,8 +27,8 @@ class SiteCost:
         macs: multiply-accumulates.
         bits: of its two operands; 32 for one in floating point.
         bops: macs × bits of one operand × bits of the other.
-        group_bops: what is added to its products: rescaling of groups, assignment for instance-aware groups, and
-            transforms of activations.
+        group_bops: what is added to its products: rescaling of groups and blocks, what finds their scales at run time,
+            and transforms of activations.
         has_weight: whether one operand is a parameter.
     """
 
@@ -97,32 +95,50 @@ def model_cost(sites: Iterable[Site], recipe_sites: Mapping[str, SiteConfig]) ->
 def site_cost(site: Site, config: SiteConfig) -> SiteCost:
     """Compute MACs × bits_a × bits_b over the site's two operands, and the overhead of groups and transforms."""
     bits = tuple(config[operand.name].bits if operand.name in config else FLOAT_BITS for operand in site.operands)
-    overhead = sum(
-        group_overhead(operand, config[operand.name], sum(bits)) + transform_overhead(operand, config[operand.name])
-        for operand in site.operands
-        if operand.name in config
-    )
+    overhead = 0
+    for operand in site.operands:
+        if operand.name in config:
+            own = config[operand.name]
+            overhead += group_overhead(site, operand, own, sum(bits)) + transform_overhead(operand, own)
     has_weight = any(operand.is_weight for operand in site.operands)
     return SiteCost(site.name, site.macs, bits, site.macs * math.prod(bits), overhead, has_weight)
 
 
-def group_overhead(operand: Operand, config: OperandConfig, bits_of_both: int) -> int:
-    """Count the bit operations that grouping one operand adds; 0 for one group or an operand that cannot be grouped.
+def group_overhead(site: Site, operand: Operand, config: OperandConfig, bits_of_both: int) -> int:
+    """Count the bit operations that scales of groups or blocks of one operand add; 0 where one scale is enough.
 
-    With T tokens × C channels in G groups feeding N outputs and acc = bits_w + bits_a + ceil(log2(C / G)):
-    rescaling T·N·G·acc·8; where groups are assigned at run time, minimum and maximum of every channel 2·T·C·bits_a and
-    distances 2·C·G·16².
+    With C channels (rows of an attention map, for instance-aware groups) in G groups and acc = bits_a + bits_b +
+    ceil(log2(C / G)), the sums over groups are rescaled: MACs / C · G · acc · 8, which is T·N·G·acc·8 for T tokens that
+    feed N outputs. What finds scales at run time is added, see ``BaseQuantizer.assignment_bops``. A weight beside an
+    input in floating point is decoded ahead, and costs nothing.
 
     Args:
-        operand: the grouped operand.
+        site: with products.
+        operand: of the site.
         config: of the operand.
         bits_of_both: sum of the widths of the site's two operands.
     """
-    geometry = operand.group_geometry
-    if geometry is None or config.groups <= 1:
+    quantizer, geometry = quantizer_class(config.scheme), operand.group_geometry
+    channels = _summed_channels(operand) if geometry is None else geometry.channels
+    groups = min(quantizer.groups_of(config, operand.layout, operand.shape), channels)
+    if groups == 0 or (operand.is_weight and bits_of_both > FLOAT_BITS):
         return 0
-    assigned = quantizer_class(config.scheme).assigns_at_run_time
-    return _overhead(geometry, config.groups, config.bits, bits_of_both, assigned=assigned)
+    accumulator_bits = bits_of_both + math.ceil(math.log2(channels / groups))
+    rescaling = site.macs // channels * groups * accumulator_bits * SCALE_BITS
+    if operand.is_weight:
+        return rescaling
+    elements, entries = math.prod(operand.shape), channels
+    if geometry is not None:
+        elements, entries = (geometry.copies * each for each in (geometry.tokens * geometry.channels, channels))
+    return rescaling + quantizer.assignment_bops(config, elements, entries)
+
+
+def _summed_channels(operand: Operand) -> int:
+    """Return how many products each output sums up; 0 where that is not known."""
+    if operand.is_weight and operand.name == "weight":
+        return math.prod(operand.shape[1:])
+    axis = operand.layout.summed_axis
+    return 0 if axis is None else operand.shape[axis]
 
 
 def transform_overhead(operand: Operand, config: OperandConfig) -> int:
@@ -138,16 +154,6 @@ def transform_overhead(operand: Operand, config: OperandConfig) -> int:
     """
     block = 1 if operand.is_weight else basis_block(operand, config)
     return math.prod(operand.shape) * (block.bit_length() - 1) * TRANSFORM_BITS
-
-
-def _overhead(geometry: GroupGeometry, groups: int, bits: int, bits_of_both: int, *, assigned: bool) -> int:
-    tokens, channels, outputs = geometry.tokens, geometry.channels, geometry.outputs
-    groups = min(groups, channels)
-    accumulator_bits = bits_of_both + math.ceil(math.log2(channels / groups))
-    total = tokens * outputs * groups * accumulator_bits * SCALE_BITS
-    if assigned:
-        total += 2 * tokens * channels * bits + 2 * channels * groups * DISTANCE_BITS**2
-    return geometry.copies * total
 
 
 def uniform_bops(sites: Iterable[Site], weight_bits: int, activation_bits: int) -> int:

@@ -1,4 +1,4 @@
-"""The basis in which a site's operands are quantized: codes of two operands can be multiplied if they have the same.
+"""Codes that can be multiplied: a site's operands are quantized in one basis, and in one number format.
 
 A weight has the basis of its input, for which it is transformed ahead.
 """
@@ -36,6 +36,18 @@ def has_grid(config: OperandConfig) -> bool:
     """
     plain = quantizer_class(config.scheme).in_basis(config, 1)
     return plain is not None and quantizer_class(plain.scheme).is_affine
+
+
+def number_format(config: OperandConfig) -> str:
+    """Return the number format of an operand's codes (``BaseQuantizer.number_format``).
+
+    Raises:
+        RecipeError: there is no such scheme.
+
+    >>> [number_format(OperandConfig(scheme=scheme, bits=4)) for scheme in ("uniform", "log2", "mxfp4", "nvfp4")]
+    ['integer', 'integer', 'mx', 'nvfp4']
+    """
+    return quantizer_class(config.scheme).number_format
 
 
 def in_basis_of(operands: Iterable[Operand], site: SiteConfig, name: str, config: OperandConfig) -> OperandConfig:
@@ -97,8 +109,8 @@ def options_in_all_bases(
     return {name: tuple(listed) for name, listed in found.items()}
 
 
-def check_bases(sites: Mapping[str, Site], recipe_sites: Mapping[str, SiteConfig]) -> None:
-    """Refuse a recipe in which two operands of a site are quantized in different bases.
+def check_codes(sites: Mapping[str, Site], recipe_sites: Mapping[str, SiteConfig]) -> None:
+    """Refuse a recipe in which two operands of a site are quantized in different bases or number formats.
 
     Args:
         sites: of the model, by name.
@@ -108,6 +120,12 @@ def check_bases(sites: Mapping[str, Site], recipe_sites: Mapping[str, SiteConfig
         RecipeError: names the first such site, and what its operands have.
     """
     for name, site in recipe_sites.items():
+        if len({number_format(config) for config in site.values()}) > 1:
+            shown = ", ".join(f"{operand} is {config.scheme}" for operand, config in site.items())
+            raise RecipeError(
+                f"the operands of {name} are quantized in different number formats ({shown}), and no hardware "
+                "multiplies such codes: give both schemes of one format"
+            )
         blocks = {operand: basis_block(sites[name].operand(operand), config) for operand, config in site.items()}
         if len(set(blocks.values())) > 1:
             shown = ", ".join(f"{operand} in blocks of {block}" for operand, block in blocks.items())

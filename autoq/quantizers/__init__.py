@@ -12,9 +12,12 @@ from torch import Tensor
 
 from autoq.errors import RecipeError
 from autoq.quantizers._base import BaseQuantizer
+from autoq.quantizers._block_scaled import BaseBlockScaledQuantizer
+from autoq.quantizers._float_base import BaseFloatQuantizer
 from autoq.quantizers._label import SchemeLabel
 from autoq.quantizers._log_base import BaseLogQuantizer
 from autoq.quantizers.adalog import AdaLogQuantizer
+from autoq.quantizers.fp8_e4m3 import FP8E4M3Quantizer
 from autoq.quantizers.granularity import OperandLayout
 from autoq.quantizers.hadamard import HadamardQuantizer
 from autoq.quantizers.instance_groups import InstanceGroupQuantizer
@@ -23,6 +26,9 @@ from autoq.quantizers.integer_softmax import IntegerSoftmax
 from autoq.quantizers.log2 import Log2Quantizer
 from autoq.quantizers.log_int_softmax import LogIntSoftmaxQuantizer
 from autoq.quantizers.log_sqrt2 import LogSqrt2Quantizer
+from autoq.quantizers.mxfp4 import MXFP4Quantizer
+from autoq.quantizers.mxint8 import MXINT8Quantizer
+from autoq.quantizers.nvfp4 import NVFP4Quantizer
 from autoq.quantizers.power_of_two_factor import PowerOfTwoFactorQuantizer
 from autoq.quantizers.twin_uniform import TwinUniformQuantizer
 from autoq.quantizers.uniform import UniformQuantizer
@@ -44,6 +50,10 @@ QUANTIZERS: Registry[type[BaseQuantizer]] = Registry(
             PowerOfTwoFactorQuantizer,
             LogIntSoftmaxQuantizer,
             HadamardQuantizer,
+            FP8E4M3Quantizer,
+            MXFP4Quantizer,
+            MXINT8Quantizer,
+            NVFP4Quantizer,
         )
     },
 )
@@ -72,8 +82,11 @@ def create_quantizer(config: OperandConfig, layout: OperandLayout, qparams: Mapp
 __all__ = [
     "QUANTIZERS",
     "AdaLogQuantizer",
+    "BaseBlockScaledQuantizer",
+    "BaseFloatQuantizer",
     "BaseLogQuantizer",
     "BaseQuantizer",
+    "FP8E4M3Quantizer",
     "HadamardQuantizer",
     "InstanceGroupQuantizer",
     "IntegerLayerNorm",
@@ -81,6 +94,9 @@ __all__ = [
     "Log2Quantizer",
     "LogIntSoftmaxQuantizer",
     "LogSqrt2Quantizer",
+    "MXFP4Quantizer",
+    "MXINT8Quantizer",
+    "NVFP4Quantizer",
     "OperandLayout",
     "PowerOfTwoFactorQuantizer",
     "SchemeLabel",

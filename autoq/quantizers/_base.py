@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autoq.errors import CalibrationError
 from autoq.quantizers._block_transform import block_rotation, rotate_blocks
 from autoq.quantizers._label import SchemeLabel
+from autoq.quantizers._overheads import Overheads
 from autoq.quantizers.granularity import OperandLayout, count_groups, expand_groups
 from autoq.recipe import OperandConfig
 
@@ -19,7 +20,7 @@ OutputSearch = Literal["scale_and_zero_point", "scale_and_log_base", "scale_and_
 IntegerOperation = Literal["layer_norm", "softmax"]
 
 
-class BaseQuantizer(nn.Module, ABC):
+class BaseQuantizer(Overheads, nn.Module, ABC):
     """Replaces a tensor by the nearest values that ``config.bits`` bits can express.
 
     A subclass sets ``scheme``, ``qparam_names`` and ``config_fields`` and defines the abstract methods below; the other
@@ -42,7 +43,7 @@ class BaseQuantizer(nn.Module, ABC):
             whole number of the same name.
         is_affine: whether values are (code − zero_point) · scale with parameters that are the same for every input; see
             :meth:`affine_qparams`.
-        assigns_at_run_time: whether parameters are assigned to channels or rows for each image, which costs operations.
+        number_format: what codes are; hardware multiplies two operands of one format alone.
         output_search: the two parameters that the search by layer-output error (FPCS) combines; None: the scheme is
             solved by the error of the operand alone.
         integer_operation: the operation that runs in integers where a recipe has this scheme: the ``layer_norm`` whose
@@ -56,7 +57,7 @@ class BaseQuantizer(nn.Module, ABC):
     config_fields: ClassVar[tuple[str, ...]]
     fitted_fields: ClassVar[tuple[str, ...]] = ()
     is_affine: ClassVar[bool] = False
-    assigns_at_run_time: ClassVar[bool] = False
+    number_format: ClassVar[str] = "integer"
     output_search: ClassVar[OutputSearch | None] = None
     integer_operation: ClassVar[IntegerOperation | None] = None
 
@@ -122,6 +123,11 @@ class BaseQuantizer(nn.Module, ABC):
         return OperandConfig(scheme=cls.scheme, bits=config.bits, **values)
 
     @classmethod
+    def has_width(cls, bits: int) -> bool:  # noqa: ARG003
+        """Tell whether codes can have a width; formats of one width override this."""
+        return True
+
+    @classmethod
     def label(cls, config: OperandConfig) -> SchemeLabel:  # noqa: ARG003
         """Return the texts that stand for a configuration in tables and pictures; the scheme's name if not overridden.
 
@@ -177,15 +183,6 @@ class BaseQuantizer(nn.Module, ABC):
     def from_basis(self, y: Tensor) -> Tensor:
         """Undo :meth:`to_basis`."""
         return y
-
-    @classmethod
-    def range_shape(cls, config: OperandConfig, layout: OperandLayout, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape of the bounds that :meth:`from_range` takes for an operand of a shape.
-
-        Raises:
-            CalibrationError: the granularity does not fit the operand.
-        """
-        return layout.parameter_shape(shape, config)
 
     @classmethod
     @abstractmethod

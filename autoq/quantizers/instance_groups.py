@@ -16,6 +16,7 @@ from autoq.quantizers._affine import (
 )
 from autoq.quantizers._base import BaseQuantizer
 from autoq.quantizers._label import SchemeLabel, group_label
+from autoq.quantizers._overheads import DISTANCE_BITS
 from autoq.quantizers.granularity import OperandLayout, count_groups
 from autoq.quantizers.uniform import UniformQuantizer
 from autoq.recipe import OperandConfig
@@ -44,7 +45,6 @@ class InstanceGroupQuantizer(BaseQuantizer):
     scheme: ClassVar[str] = "instance_groups"
     qparam_names: ClassVar[tuple[str, ...]] = ("lower", "upper")
     config_fields: ClassVar[tuple[str, ...]] = ("groups",)
-    assigns_at_run_time: ClassVar[bool] = True
     lower: Tensor
     upper: Tensor
     scale: Tensor
@@ -54,6 +54,11 @@ class InstanceGroupQuantizer(BaseQuantizer):
     def range_shape(cls, config: OperandConfig, layout: OperandLayout, shape: Sequence[int]) -> tuple[int, ...]:  # noqa: ARG003
         """Return (groups,): the groups have bounds of their own."""
         return (config.groups,)
+
+    @classmethod
+    def assignment_bops(cls, config: OperandConfig, elements: int, entries: int) -> int:
+        """Count the minimum and maximum of every entry, and its distances from the bounds of all groups."""
+        return 2 * elements * config.bits + 2 * entries * config.groups * DISTANCE_BITS**2
 
     @classmethod
     def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:

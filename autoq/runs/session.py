@@ -17,7 +17,7 @@ from autoq.calibration.transforms.reparameterization import ChannelFactors, repa
 from autoq.calibration.transforms.rotation.rotate import rotate
 from autoq.cost import CostModel
 from autoq.errors import RecipeError
-from autoq.graph.bases import check_bases
+from autoq.graph.bases import check_codes
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import TracedModel, trace
 from autoq.models import IN_MEMORY, LoadedModel, dtype_of, load_model
@@ -135,7 +135,7 @@ class Session:
         """
         keys = [(site, operand) for site, operands in recipe.sites.items() for operand in operands]
         self.model.check_keys(keys)
-        check_bases(self.traced.sites_by_name, recipe.sites)
+        check_codes(self.traced.sites_by_name, recipe.sites)
         if recipe.model.weights_sha256 != self.loaded.weights_sha256:
             raise RecipeError(
                 f"the recipe was made for the weights {recipe.model.weights_sha256[:12]} of {recipe.model.name!r}, but "

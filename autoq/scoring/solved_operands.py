@@ -19,7 +19,7 @@ from autoq.calibration.transforms.folded import FoldedTransforms
 from autoq.calibration.transforms.integer_operations import integer_operations
 from autoq.errors import CalibrationError, RecipeError
 from autoq.files import atomic_path, sha256_hex
-from autoq.graph.bases import check_bases
+from autoq.graph.bases import check_codes
 from autoq.graph.insert import FixedTensor, OperandKey, QuantizedModel
 from autoq.quantizers import BaseQuantizer, create_quantizer
 from autoq.recipe import OperandConfig, SiteConfig
@@ -78,7 +78,7 @@ class SolvedOperands:
             RecipeError: the model has no such operand, or schemes do not fit together.
         """
         model.check_keys(self.quantizers)
-        check_bases(model.traced.sites_by_name, self.sites)
+        check_codes(model.traced.sites_by_name, self.sites)
         operations = integer_operations(
             model.traced, self.sites, lambda site, operand, _: self.quantizers[site, operand]
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,11 +105,30 @@ def test_one_group_costs_nothing_extra(scheme: str) -> None:
     assert site_cost(LINEAR, {"input": config, "weight": uniform(4)}).group_bops == 0
 
 
-def test_groups_of_a_weight_or_a_value_cost_nothing_extra() -> None:
-    """Their scales are folded into the weight, or there are none."""
+def test_static_groups_of_a_weight_are_rescaled_unless_it_is_decoded_ahead() -> None:
+    # acc = 4 + 3 + ceil(log2(10 / 2))
     grouped = uniform(4, granularity="group", groups=2)
+    assert site_cost(LINEAR, {"weight": grouped, "input": uniform(3)}).group_bops == 3 * 5 * 2 * (4 + 3 + 3) * 8
     assert site_cost(LINEAR, {"weight": grouped}).group_bops == 0
-    assert site_cost(ATTENTION, {"rhs": grouped}).group_bops == 0
+
+
+def test_static_groups_of_values_are_rescaled() -> None:
+    """Of the small DeiT: three heads, 17 tokens, 16 channels a head; sums are over tokens."""
+    site = example("deit").traced.sites_by_name["blocks.0.attn.av"]
+    heads, tokens, channels = site.operand("rhs").shape[1:]
+    cost = site_cost(site, {"lhs": uniform(8), "rhs": uniform(4, granularity="group", groups=2)})
+    assert site.macs == heads * tokens * tokens * channels
+    assert cost.group_bops == heads * tokens * channels * 2 * (8 + 4 + math.ceil(math.log2(tokens / 2))) * 8
+
+
+def test_blocks_of_a_format_are_rescaled_and_their_scales_found() -> None:
+    """Two blocks of 32 for 48 channels, both operands with scales of their own."""
+    site = example("deit").traced.sites_by_name["blocks.0.attn.qkv"]
+    mxfp4 = OperandConfig(scheme="mxfp4", bits=4)
+    cost = site_cost(site, {"input": mxfp4, "weight": mxfp4})
+    rescaling = 17 * 144 * 2 * (4 + 4 + 5) * 8
+    assert cost.group_bops == 2 * rescaling + 17 * 48 * 4
+    assert cost.bops == 17 * 48 * 144 * 16
 
 
 def test_groups_on_a_traced_model() -> None:

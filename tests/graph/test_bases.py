@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autoq.errors import RecipeError
-from autoq.graph.bases import basis_block, check_bases, in_basis_of, options_in_all_bases, share_basis
+from autoq.graph.bases import basis_block, check_codes, in_basis_of, options_in_all_bases, share_basis
 from autoq.graph.sites import Site
 from autoq.recipe import OperandConfig
 from tests.graph.zoo import example
@@ -67,7 +67,7 @@ def test_recipes_in_two_bases_are_refused() -> None:
         # 24 channels have no larger blocks than 8.
         {"fc": {"input": H8.model_copy(update={"hadamard_block": 16}), "weight": CHANNELS_8}},
     ):
-        check_bases(sites, good)
+        check_codes(sites, good)
     for bad in (
         {"fc": {"input": H8, "weight": CHANNELS}},
         {"fc": {"input": config(), "weight": CHANNELS_8}},
@@ -75,7 +75,7 @@ def test_recipes_in_two_bases_are_refused() -> None:
         {"qk": {"lhs": H8, "rhs": config()}},
     ):
         with pytest.raises(RecipeError, match=f"the operands of {next(iter(bad))} are quantized in different bases"):
-            check_bases(sites, bad)
+            check_codes(sites, bad)
 
 
 def test_blocks_of_convolutions_divide_their_channels() -> None:

@@ -26,7 +26,7 @@ from autoq.calibration.transforms.folded import FoldedTransforms
 from autoq.calibration.transforms.integer_operations import integer_operations
 from autoq.calibration.transforms.reparameterization import shared_quantizers
 from autoq.errors import CalibrationError, RecipeError
-from autoq.graph.bases import check_bases
+from autoq.graph.bases import check_codes
 from autoq.graph.insert import FixedTensor, QuantizedModel
 from autoq.identity import fingerprint_of
 from autoq.quantizers import BaseQuantizer, create_quantizer, quantizer_class
@@ -170,7 +170,7 @@ class Bank:
         """
         keys = [(site, operand) for site, operands in sites.items() for operand in operands]
         self.model.check_keys(keys)
-        check_bases(self.model.traced.sites_by_name, sites)
+        check_codes(self.model.traced.sites_by_name, sites)
         modules = {key: self.module(*key, sites[key[0]][key[1]]) for key in keys}
         operations = integer_operations(self.model.traced, sites, self.quantizer)
         self.model.remove_()

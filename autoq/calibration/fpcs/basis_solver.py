@@ -9,7 +9,7 @@ from torch import Tensor
 from autoq.calibration.fpcs.layer_product import Convolution
 from autoq.calibration.fpcs.site_solver import SiteSolver
 from autoq.calibration.settings import CalibrationSettings
-from autoq.graph.bases import basis_block, check_bases
+from autoq.graph.bases import basis_block, check_codes
 from autoq.graph.sites import Site
 from autoq.quantizers import BaseQuantizer, create_quantizer, quantizer_class
 from autoq.quantizers._block_transform import block_rotation, rotate_blocks
@@ -45,7 +45,7 @@ class BasisSolver:
         known = {operand.name: operand for operand in self._site.operands if operand.name in configs}
         blocks = {basis_block(operand, configs[name]) for name, operand in known.items()}
         if len(blocks) > 1:
-            check_bases({self._site.name: self._site}, {self._site.name: configs})
+            check_codes({self._site.name: self._site}, {self._site.name: configs})
         block = blocks.pop() if blocks else 1
         solved = self._solver(block).solve({name: _plain(config) for name, config in configs.items()})
         return {

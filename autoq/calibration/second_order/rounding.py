@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from autoq.calibration.second_order.code_grid import CodeGrid
 from autoq.errors import CalibrationError
 
 DAMPING = 0.01
@@ -69,7 +70,7 @@ class InverseFactor:
 
 
 @torch.no_grad()
-def round_to_grid(weight: Tensor, scale: Tensor, zero_point: Tensor, most: Tensor, factor: InverseFactor) -> Tensor:
+def round_to_grid(weight: Tensor, grid: CodeGrid, factor: InverseFactor) -> Tensor:
     """Round weights to the grids of their rows, such that ‖X(W − Ŵ)ᵀ‖² becomes small.
 
     Columns are rounded to nearest one after the other; the weights not yet rounded take up as much of each column's
@@ -77,9 +78,7 @@ def round_to_grid(weight: Tensor, scale: Tensor, zero_point: Tensor, most: Tenso
 
     Args:
         weight: W, of shape (rows, channels).
-        scale: step of the grid, of shape (rows, channels) or (rows, 1).
-        zero_point: code of zero, of the same shape.
-        most: greatest code, of shape (rows, 1).
+        grid: the values that codes stand for.
         factor: of the layer's inputs.
 
     Returns:
@@ -89,26 +88,16 @@ def round_to_grid(weight: Tensor, scale: Tensor, zero_point: Tensor, most: Tenso
     channels = len(order)
     # All that follows has shape (channels, rows), so that a column of the weight lies in one piece.
     wanted = weight.float()[:, order].t().contiguous()
-    step, zero = (_by_channel(each.float(), order) for each in (scale, zero_point))
+    columns_of = grid.by_column(*weight.shape, order)
     codes, errors = torch.empty_like(wanted), torch.empty_like(wanted)
-    greatest, inverse_diagonal = most.float().flatten(), upper.diagonal().reciprocal().tolist()
+    inverse_diagonal = upper.diagonal().reciprocal().tolist()
     for start in range(0, channels, _BLOCK):
         block = slice(start, min(start + _BLOCK, channels))
         here, within = wanted[block], upper[block, block]
         if start:
             here.addmm_(upper[:start, block].t(), errors[:start], alpha=-1)
-        columns = zip(here, step[block], zero[block], codes[block], errors[block], strict=True)
-        for index, (column, size, centre, code, error) in enumerate(columns):
-            torch.div(column, size, out=code).add_(centre).round_().clamp_(min=0)
-            torch.minimum(code, greatest, out=code)
-            torch.sub(code, centre, out=error).mul_(size)
+        for index, (column, code, error) in enumerate(zip(here, codes[block], errors[block], strict=True)):
+            columns_of.snap_(start + index, column, code, error)
             torch.sub(column, error, out=error).mul_(inverse_diagonal[start + index])
             here[index + 1 :].addr_(within[index, index + 1 :], error, alpha=-1)
     return torch.empty_like(codes.t()).index_copy_(1, order, codes.t())
-
-
-def _by_channel(parameter: Tensor, order: Tensor) -> Tensor:
-    """Bring (rows, channels) or (rows, 1) to (channels, rows), channels in the given order."""
-    if parameter.shape[1] == 1:
-        return parameter.t().expand(len(order), -1)
-    return parameter[:, order].t().contiguous()

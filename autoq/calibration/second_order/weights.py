@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from autoq.calibration.second_order.code_grid import CodeGrid
 from autoq.calibration.second_order.descent import descend, refit_scale
 from autoq.calibration.second_order.rounding import InverseFactor, round_to_grid
 from autoq.graph.bases import has_grid
-from autoq.quantizers import BaseQuantizer, UniformQuantizer, create_quantizer
+from autoq.quantizers import BaseFloatQuantizer, BaseQuantizer, UniformQuantizer, create_quantizer, quantizer_class
 from autoq.quantizers.granularity import expand_groups
 from autoq.recipe import OperandConfig
 
@@ -25,8 +26,9 @@ _STARTS = (0.6, 0.7, 0.8, 0.9, 1.1, 1.2, 1.3, 1.4)
 
 
 def is_rounded(config: OperandConfig) -> bool:
-    """Tell whether weights at an option are rounded here: those on equally spaced grids, of at most 8 bits."""
-    return has_grid(config) and config.bits <= _MOST_BITS
+    """Tell whether weights at an option are rounded here: uniform or floating-point ones, of at most 8 bits."""
+    is_float = issubclass(quantizer_class(config.scheme), BaseFloatQuantizer)
+    return (is_float or has_grid(config)) and config.bits <= _MOST_BITS
 
 
 @dataclass(frozen=True)
@@ -79,26 +81,32 @@ class LayerRounding:
         Returns:
             None where rounding to nearest is as good, and for options that :func:`is_rounded` denies.
         """
-        grid = quantizer.code_grid() if is_rounded(quantizer.config) else None
-        if grid is None:
+        if not is_rounded(quantizer.config) or (grid := self._grid_of(quantizer)) is None:
             return None
         inputs = self._inputs_for(quantizer)
-        scale, zero_point = (self._rows(each, quantizer) for each in grid)
-        most = torch.full((len(inputs.weight), 1), 2.0**quantizer.config.bits - 1, device=scale.device)
-        codes = round_to_grid(inputs.weight, scale, zero_point, most, inputs.factor)
+        codes = round_to_grid(inputs.weight, grid, inputs.factor)
         nearest = quantizer.quantize(self._weight).flatten(1).float()
-        codes = _better(inputs, scale, zero_point, codes, nearest)
+        codes = _better(inputs, grid, codes, nearest)
         if quantizer.config.bits > _MOST_REFINED_BITS and torch.equal(codes, nearest):
             return None
         if quantizer.config.bits <= _MOST_REFINED_BITS:
-            if isinstance(quantizer, UniformQuantizer) and scale.shape[1] == 1:
-                own = grid[0].flatten(1)  # (outputs, 1), or (1, 1) where all share one
-                own, codes = _refine(inputs, own, zero_point, most, codes)
-                qparams = quantizer.qparams() | {"scale": own.view_as(grid[0])}
+            if isinstance(quantizer, UniformQuantizer) and grid.step.shape[1] == 1:
+                scale, codes = _refine(inputs, grid, codes)
+                qparams = quantizer.qparams() | {"scale": scale.view_as(quantizer.scale)}
                 quantizer = create_quantizer(quantizer.config, quantizer.layout, qparams)
             else:
-                codes = descend(inputs.weight, codes, scale, zero_point, most, inputs.gram)
+                codes = descend(inputs.weight, codes, grid, inputs.gram)
         return RoundedWeight(quantizer, codes.view(self._weight.shape).to(torch.uint8))
+
+    def _grid_of(self, quantizer: BaseQuantizer) -> CodeGrid | None:
+        """Return the values of the weight's codes, in their basis; None for schemes without such."""
+        if isinstance(quantizer, BaseFloatQuantizer):
+            return CodeGrid.of_levels(quantizer.steps(self._weight).flatten(1), quantizer.levels)
+        if (affine := quantizer.code_grid()) is None:
+            return None
+        scale, zero_point = (self._rows(each, quantizer) for each in affine)
+        most = torch.full((1, 1), 2.0**quantizer.config.bits - 1, device=scale.device)
+        return CodeGrid(scale, zero_point, most)
 
     def _inputs_for(self, quantizer: BaseQuantizer) -> _Inputs:
         """Return weight and Gram matrix in the basis of the quantizer's codes: W B, and Bᵀ XᵀX B."""
@@ -113,44 +121,45 @@ class LayerRounding:
         return self._inputs[block]
 
     def _rows(self, parameter: Tensor, quantizer: BaseQuantizer) -> Tensor:
-        """Bring a parameter of the grid to shape (outputs, channels), or (outputs, 1) where rows share one."""
+        """Bring a parameter of the grid to shape (outputs or 1, channels), or to one channel where all share it."""
         weight, axis = self._weight, quantizer.layout.group_axis
         if parameter[0].numel() == 1:
-            return parameter.flatten(1).expand(len(weight), 1)
+            return parameter.flatten(1)
         assert axis is not None  # noqa: S101 - only groups vary within an output channel
         return expand_groups(parameter, weight.shape[axis], axis).expand_as(weight).flatten(1)
 
 
-def _refine(inputs: _Inputs, scale: Tensor, zero_point: Tensor, most: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+def _refine(inputs: _Inputs, grid: CodeGrid, codes: Tensor) -> tuple[Tensor, Tensor]:
     """Improve scales, of shape (outputs, 1) or (1, 1), and codes in turns, from the start that loses least."""
-    weight, gram, rows = inputs.weight, inputs.gram, len(scale)
-    least = _errors(inputs, scale, zero_point, codes)
-    start = scale
+    weight, gram = inputs.weight, inputs.gram
+    least = _errors(inputs, grid, codes)
+    scale = grid.step
     for factor in _STARTS:
-        tried = factor * start
-        other = round_to_grid(weight, tried.expand(len(weight), 1), zero_point, most, inputs.factor)
-        tried = refit_scale(weight, other, tried, zero_point[:rows], gram)
-        error = _errors(inputs, tried, zero_point, other)
-        scale = torch.where(error < least, tried, scale)
+        tried = replace(grid, step=factor * grid.step)
+        other = round_to_grid(weight, tried, inputs.factor)
+        tried = replace(tried, step=refit_scale(weight, other, tried, gram))
+        error = _errors(inputs, tried, other)
+        scale = torch.where(error < least, tried.step, scale)
         codes = torch.where(error < least, other, codes)
         least = torch.minimum(error, least)
-    codes = descend(weight, codes, scale.expand(len(weight), 1), zero_point, most, gram)
+    grid = replace(grid, step=scale)
+    codes = descend(weight, codes, grid, gram)
     for _ in range(_REFINEMENTS):
-        scale = refit_scale(weight, codes, scale, zero_point[:rows], gram)
-        codes = descend(weight, codes, scale.expand(len(weight), 1), zero_point, most, gram)
-    return scale, codes
+        grid = replace(grid, step=refit_scale(weight, codes, grid, gram))
+        codes = descend(weight, codes, grid, gram)
+    return grid.step, codes
 
 
-def _errors(inputs: _Inputs, scale: Tensor, zero_point: Tensor, codes: Tensor) -> Tensor:
+def _errors(inputs: _Inputs, grid: CodeGrid, codes: Tensor) -> Tensor:
     """Return the error of what shares a scale: of each row, of shape (outputs, 1), or of all, of shape (1, 1)."""
-    change = (codes - zero_point) * scale - inputs.weight
+    change = grid.values(codes) - inputs.weight
     errors = ((change @ inputs.gram) * change).sum(1, keepdim=True)
-    return errors if len(scale) > 1 else errors.sum(0, keepdim=True)
+    return errors if len(grid.step) > 1 else errors.sum(0, keepdim=True)
 
 
-def _better(inputs: _Inputs, scale: Tensor, zero_point: Tensor, codes: Tensor, nearest: Tensor) -> Tensor:
+def _better(inputs: _Inputs, grid: CodeGrid, codes: Tensor, nearest: Tensor) -> Tensor:
     """Choose for each row the codes with less error, the nearest if it is the same."""
-    value, other = ((each - zero_point) * scale for each in (codes, nearest))
+    value, other = (grid.values(each) for each in (codes, nearest))
     # The difference of the two errors, as (a − b) G (a + b)ᵀ = aGaᵀ − bGbᵀ for symmetric G.
     change = (((value - other) @ inputs.gram) * (value + other - 2 * inputs.weight)).sum(1, keepdim=True)
     return torch.where(change < 0, codes, nearest)

@@ -12,6 +12,7 @@ from torch import Tensor
 from autoq.calibration.capture import OperandSample
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers._base import BaseSolver, OperandData
+from autoq.calibration.solvers.block_scaled import BlockScaledSolver
 from autoq.calibration.solvers.by_range import RangeSolver
 from autoq.calibration.solvers.hadamard import HadamardSolver
 from autoq.calibration.solvers.instance_groups import InstanceGroupSolver
@@ -35,6 +36,7 @@ SOLVERS: dict[type, type[BaseSolver]] = {
         TwinUniformSolver,
         PowerOfTwoFactorSolver,
         LogIntSoftmaxSolver,
+        BlockScaledSolver,
     )
 }
 """Solver classes by quantizer class; a subclass of a quantizer is solved like it unless it has a solver of its own."""

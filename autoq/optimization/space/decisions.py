@@ -206,7 +206,7 @@ class ResolvedSpace:
             if decision.field not in ("bits", "groups"):
                 ways = [assignment | {decision.name: choice} for choice in decision.choices]
                 configs = [[plans[target].config(way) for target in decision.targets] for way in ways]
-                costs = [sum(c.groups + c.hadamard_block - 1 for c in chosen) for chosen in configs]
+                costs = [sum(c.bits + c.groups + c.hadamard_block - 1 for c in chosen) for chosen in configs]
                 assignment = ways[costs.index(min(costs))]
         return self.sites_for(assignment)
 

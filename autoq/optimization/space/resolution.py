@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from autoq.errors import RecipeError, SpaceError
+from autoq.errors import SpaceError
 from autoq.graph.sites import Operand, Site
+from autoq.optimization.space.consistency import refuse_codes_that_do_not_multiply
 from autoq.optimization.space.decisions import Decision, OperandPlan, OptionTable, ResolvedSpace
 from autoq.optimization.space.field_types import CONFIG_FIELDS, FIT
 from autoq.optimization.space.narrowing import Offer, narrow, tied_name
 from autoq.optimization.space.overrides import Overrides
 from autoq.optimization.space.rules import Rule, SearchSpace
 from autoq.optimization.space.targets import Target
+from autoq.quantizers import quantizer_class
 from autoq.validation import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ def resolve_space(
         fixed = [table.distinct[field][0] for field in CONFIG_FIELDS]
         plans.append(OperandPlan(site.name, operand, table, tuple(zip(names, fixed, strict=True))))
     resolved = ResolvedSpace(space.name, tuple(decisions), tuple(plans), _image(sites, quantized))
-    _check_bases(resolved)
+    refuse_codes_that_do_not_multiply(resolved)
     logger.info(
         "space %r: %d decisions over %d operands, 10^%.1f assignments",
         *(space.name, len(decisions), len(plans), resolved.size_log10),
@@ -94,7 +96,7 @@ def _apply_rules(space: SearchSpace, sites: Sequence[Site], overrides: Overrides
             if overrides.excludes(*ruled[-1]):
                 continue
             if (bits := overrides.bits(*ruled[-1])) is not None:
-                choices["bits"] = (bits,)
+                choices |= _of_width(choices, bits, f"{site.name}:{operand.name}")
             offers.append(Offer(site, operand, choices))
     overrides.refuse_unused([(site.name, operand.name) for site in sites for operand in site.operands], ruled)
     if not offers:
@@ -136,6 +138,14 @@ def _choices(
                 f"set it in a rule that matches, or quantize = false"
             )
     return {field: choices.get(field, _DEFAULTS.get(field, ())) for field in CONFIG_FIELDS}
+
+
+def _of_width(choices: dict[str, tuple[Any, ...]], bits: int, name: str) -> dict[str, tuple[Any, ...]]:
+    """Return one width for an operand, and the schemes that can have it."""
+    schemes = tuple(scheme for scheme in choices["scheme"] if quantizer_class(scheme).has_width(bits))
+    if not schemes:
+        raise SpaceError(f"{name} cannot be fixed at {bits} bits: {', '.join(choices['scheme'])} has another width")
+    return {"bits": (bits,), "scheme": schemes}
 
 
 def _matches(rule: Rule, site: Site, operand: Operand, positions: dict[str, str]) -> bool:
@@ -182,15 +192,6 @@ def _group(space: SearchSpace, quantized: Quantized) -> dict[str, list[tuple[str
                 *(space.name, number, ", ".join(tie.match), " or ".join(tie.fields)),
             )
     return groups
-
-
-def _check_bases(resolved: ResolvedSpace) -> None:
-    """Refuse a space that makes recipes whose codes cannot be multiplied."""
-    for plan in resolved.plans:
-        try:
-            resolved.options_for(plan.site, plan.operand.name)
-        except RecipeError as error:
-            raise SpaceError(f"space {resolved.name!r}, {plan.site}: {error}") from error
 
 
 def _decide(space: SearchSpace, name: str, members: list[tuple[str, str, str, OptionTable]]) -> Decision:

@@ -84,7 +84,7 @@ class OperandRule(Frozen):
         producer: what computed the operand; ``parameter`` for weights.
         quantize: false leaves the operands in floating point, true takes that back.
         scheme: quantizers, see ``OperandConfig`` for this and the fields below.
-        bits: code widths.
+        bits: code widths; a scheme of one width, such as ``mxfp4``, has its own whatever is listed.
         granularity: sharing of parameters; where a model's operand has no such axis, ``tensor`` takes its place.
         symmetric: whether zero points are fixed at zero.
         groups: group counts; more than an operand has channels (or rows) are as many as it has.

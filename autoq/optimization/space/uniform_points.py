@@ -104,16 +104,22 @@ def _with_best_schemes(space: ResolvedSpace, assignment: dict[str, Any], loss: O
 
 
 def _best_choice(space: ResolvedSpace, decision: Decision, assignment: Assignment, loss: OptionLoss) -> Any:
-    """Return the choice of least loss, the present one where no other is better."""
+    """Return the choice of least loss that leaves the bits as they are; the present one where no other is better."""
+
+    def configs(choice: Any) -> dict[tuple[str, str], OperandConfig]:
+        way = {**assignment, decision.name: choice}
+        of_site = {site: space.site_config(site, way) for site in dict.fromkeys(site for site, _ in decision.targets)}
+        return {(site, name): config for site, operands in of_site.items() for name, config in operands.items()}
 
     def total(choice: Any) -> float:
-        way = {**assignment, decision.name: choice}
-        configs = ((site, space.site_config(site, way)) for site in sites)
-        return sum(loss(site, name, config) for site, operands in configs for name, config in operands.items())
+        return sum(loss(site, name, config) for (site, name), config in configs(choice).items())
 
-    sites = dict.fromkeys(site for site, _ in decision.targets)
+    def bits(choice: Any) -> list[int]:
+        return [config.bits for config in configs(choice).values()]
+
     present = assignment[decision.name]
-    return min((present, *(choice for choice in decision.choices if choice != present)), key=total)
+    others = (choice for choice in decision.choices if choice != present and bits(choice) == bits(present))
+    return min((present, *others), key=total)
 
 
 def _is_about_schemes(decision: Decision) -> bool:

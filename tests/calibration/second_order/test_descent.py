@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from autoq.calibration.second_order.code_grid import CodeGrid
 from autoq.calibration.second_order.descent import descend, refit_scale
 
 ROWS, BITS = 6, 2
@@ -39,7 +40,7 @@ def test_each_column_gets_the_best_codes_given_all_others(channels: int) -> None
             other[:, column] = code
             tried.append(errors(weight, (other - zero_point) * scale, gram))
         expected[:, column] = torch.stack(tried).argmin(0).float()
-    found = descend(weight, codes, scale, zero_point, most, gram)
+    found = descend(weight, codes, CodeGrid(scale, zero_point, most), gram)
     assert torch.equal(found, expected)
     assert not torch.equal(found, codes)
 
@@ -49,7 +50,7 @@ def test_scales_may_vary_along_a_row_and_nothing_gets_worse() -> None:
     scales = scale * (torch.arange(20) % 3 + 1)
     before = codes
     for _ in range(4):
-        after = descend(weight, before, scales, zero_point.expand_as(scales), most, gram)
+        after = descend(weight, before, CodeGrid(scales, zero_point, most), gram)
         values = [(each - zero_point) * scales for each in (before, after)]
         assert (errors(weight, values[1], gram) <= errors(weight, values[0], gram) * (1 + 1e-5)).all()
         before = after
@@ -59,14 +60,14 @@ def test_scales_may_vary_along_a_row_and_nothing_gets_worse() -> None:
 def test_channels_that_are_always_zero_keep_their_codes() -> None:
     weight, codes, scale, zero_point, most, gram = case(8)
     gram[5], gram[:, 5] = 0, 0
-    found = descend(weight, codes, scale, zero_point, most, gram)
+    found = descend(weight, codes, CodeGrid(scale, zero_point, most), gram)
     assert torch.equal(found[:, 5], codes[:, 5])
     assert torch.isfinite(found).all()
 
 
 def test_a_scale_a_row_is_the_least_squares_one() -> None:
-    weight, codes, scale, zero_point, _, gram = case(12)
-    best = refit_scale(weight, codes, scale, zero_point, gram)
+    weight, codes, scale, zero_point, most, gram = case(12)
+    best = refit_scale(weight, codes, CodeGrid(scale, zero_point, most), gram)
     assert best.shape == scale.shape
     least = errors(weight, (codes - zero_point) * best, gram)
     for factor in (0.5, 0.99, 1.01, 2.0):
@@ -75,8 +76,8 @@ def test_a_scale_a_row_is_the_least_squares_one() -> None:
 
 
 def test_one_scale_for_all_rows_is_the_least_squares_one() -> None:
-    weight, codes, scale, zero_point, _, gram = case(12)
-    best = refit_scale(weight, codes, scale[:1], zero_point[:1], gram)
+    weight, codes, scale, zero_point, most, gram = case(12)
+    best = refit_scale(weight, codes, CodeGrid(scale[:1], zero_point[:1], most), gram)
     assert best.shape == (1, 1)
     least = errors(weight, (codes - zero_point) * best, gram).sum()
     for factor in (0.5, 0.99, 1.01, 2.0):
@@ -84,9 +85,9 @@ def test_one_scale_for_all_rows_is_the_least_squares_one() -> None:
 
 
 def test_rows_without_a_best_positive_scale_keep_theirs() -> None:
-    weight, codes, scale, zero_point, _, gram = case(12)
+    weight, codes, scale, zero_point, most, gram = case(12)
     codes[0] = zero_point[0]  # all zero: any scale does
     weight[1] = -(codes[1] - zero_point[1])  # a negative one would be best
-    best = refit_scale(weight, codes, scale, zero_point, gram)
+    best = refit_scale(weight, codes, CodeGrid(scale, zero_point, most), gram)
     assert torch.equal(best[:2], scale[:2])
     assert not torch.isclose(best[2:], scale[2:]).any()

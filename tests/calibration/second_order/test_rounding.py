@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from autoq.calibration.second_order.code_grid import CodeGrid
 from autoq.calibration.second_order.rounding import InverseFactor, round_to_grid
 from autoq.errors import CalibrationError
 
@@ -73,7 +74,7 @@ def test_codes_are_the_papers(bits: int, rows: int, channels: int) -> None:
     gram = (x.T @ x).float()
     expected, margin = reference(weight, *grid(weight, bits), gram, 0.01)
     assert margin > 1e-5  # else rounding errors decide
-    codes = round_to_grid(weight, *grid(weight, bits), InverseFactor.of_gram(gram, 0.01))
+    codes = round_to_grid(weight, CodeGrid(*grid(weight, bits)), InverseFactor.of_gram(gram, 0.01))
     assert torch.equal(codes.double(), expected)
 
 
@@ -85,7 +86,8 @@ def test_scales_may_vary_along_a_row() -> None:
     gram = (x.T @ x).float()
     expected, margin = reference(weight, scale, zero_point, most, gram, 0.01)
     assert margin > 1e-5
-    assert torch.equal(round_to_grid(weight, scale, zero_point, most, InverseFactor.of_gram(gram)).double(), expected)
+    codes = round_to_grid(weight, CodeGrid(scale, zero_point, most), InverseFactor.of_gram(gram))
+    assert torch.equal(codes.double(), expected)
 
 
 def test_rows_have_their_own_width_and_do_not_depend_on_each_other() -> None:
@@ -93,16 +95,16 @@ def test_rows_have_their_own_width_and_do_not_depend_on_each_other() -> None:
     factor = InverseFactor.of_gram((x.T @ x).float())
     wide, narrow = grid(weight, 5), grid(weight, 2)
     both = [torch.cat(pair) for pair in zip(wide, narrow, strict=True)]
-    together = round_to_grid(torch.cat([weight, weight]), *both, factor)
-    assert torch.equal(together[:6], round_to_grid(weight, *wide, factor))
-    assert torch.equal(together[6:], round_to_grid(weight, *narrow, factor))
+    together = round_to_grid(torch.cat([weight, weight]), CodeGrid(*both), factor)
+    assert torch.equal(together[:6], round_to_grid(weight, CodeGrid(*wide), factor))
+    assert torch.equal(together[6:], round_to_grid(weight, CodeGrid(*narrow), factor))
 
 
 def test_uncorrelated_inputs_are_rounded_to_nearest() -> None:
     weight = torch.randn(4, 10, generator=generator())
     factor = InverseFactor.of_gram(torch.diag(torch.rand(10, generator=generator(1)) + 0.1))
     chosen = grid(weight, 3)
-    assert torch.equal(round_to_grid(weight, *chosen, factor), nearest(weight, *chosen))
+    assert torch.equal(round_to_grid(weight, CodeGrid(*chosen), factor), nearest(weight, *chosen))
 
 
 def test_it_lies_between_the_best_codes_and_the_nearest() -> None:
@@ -116,7 +118,7 @@ def test_it_lies_between_the_best_codes_and_the_nearest() -> None:
     found, plain = (
         output_errors(weight, (codes - zero_point) * scale, gram)
         for codes in (
-            round_to_grid(weight, scale, zero_point, most, InverseFactor.of_gram(gram)),
+            round_to_grid(weight, CodeGrid(scale, zero_point, most), InverseFactor.of_gram(gram)),
             nearest(weight, scale, zero_point, most),
         )
     )
@@ -129,18 +131,18 @@ def test_dead_channels_are_rounded_to_nearest_and_take_up_nothing() -> None:
     dead = [2, 7]
     x[:, dead] = 0
     chosen = grid(weight, 3)
-    codes = round_to_grid(weight, *chosen, InverseFactor.of_gram((x.T @ x).float(), 0.0))
+    codes = round_to_grid(weight, CodeGrid(*chosen), InverseFactor.of_gram((x.T @ x).float(), 0.0))
     assert torch.equal(codes[:, dead], nearest(weight, *chosen)[:, dead])
     alive = [channel for channel in range(12) if channel not in dead]
     few = x[:, alive]
-    without = round_to_grid(weight[:, alive], *chosen, InverseFactor.of_gram((few.T @ few).float(), 0.0))
+    without = round_to_grid(weight[:, alive], CodeGrid(*chosen), InverseFactor.of_gram((few.T @ few).float(), 0.0))
     assert torch.equal(codes[:, alive], without)
 
 
 def test_inputs_that_are_all_zero_leave_the_nearest_codes() -> None:
     weight = torch.randn(3, 6, generator=generator())
     chosen = grid(weight, 3)
-    codes = round_to_grid(weight, *chosen, InverseFactor.of_gram(torch.zeros(6, 6)))
+    codes = round_to_grid(weight, CodeGrid(*chosen), InverseFactor.of_gram(torch.zeros(6, 6)))
     assert torch.equal(codes, nearest(weight, *chosen))
 
 
@@ -157,7 +159,7 @@ def test_near_singular_matrices_give_finite_codes(kind: str, damping: float) -> 
     factor = InverseFactor.of_gram(gram, damping)
     assert torch.isfinite(factor.upper).all()
     scale, zero_point, most = grid(weight, 3)
-    codes = round_to_grid(weight, scale, zero_point, most, factor)
+    codes = round_to_grid(weight, CodeGrid(scale, zero_point, most), factor)
     assert torch.equal(codes, codes.round())
     assert 0 <= codes.min() <= codes.max() <= 7
     errors = [
@@ -190,5 +192,5 @@ def test_matrices_that_are_not_finite_are_refused(value: float) -> None:
 def test_weights_in_half_precision_are_rounded_like_their_values() -> None:
     weight, x = torch.randn(3, 8, generator=generator()).bfloat16(), inputs(30, 8)
     factor = InverseFactor.of_gram((x.T @ x).float())
-    chosen = grid(weight.float(), 4)
-    assert torch.equal(round_to_grid(weight, *chosen, factor), round_to_grid(weight.float(), *chosen, factor))
+    chosen = CodeGrid(*grid(weight.float(), 4))
+    assert torch.equal(round_to_grid(weight, chosen, factor), round_to_grid(weight.float(), chosen, factor))

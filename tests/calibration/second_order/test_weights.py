@@ -182,3 +182,21 @@ def test_the_type_of_the_weight_does_not_matter() -> None:
     assert half is not None
     assert full is not None
     assert torch.equal(half.codes, full.codes)
+
+
+@pytest.mark.parametrize("scheme", ["fp8_e4m3", "mxfp4", "mxint8", "nvfp4"])
+def test_floating_point_weights_are_rounded_by_their_layers_too(scheme: str) -> None:
+    """Blocks keep their scales, and no output channel loses more than by rounding to nearest."""
+    weight, gram = weight_of(6, 40), gram_of(40)
+    bits = 4 if scheme.endswith("fp4") else 8
+    granularity = "channel" if scheme == "fp8_e4m3" else "tensor"
+    config = OperandConfig(scheme=scheme, bits=bits, granularity=granularity)
+    quantizer = solve(weight_operand((6, 40), summed=True), config, weight, SETTINGS)
+    rounded = LayerRounding(weight, gram).round(quantizer)
+    assert rounded is not None
+    assert rounded.quantizer is quantizer
+    value = quantizer.dequantize(rounded.codes)
+    assert torch.equal(quantizer.quantize(value).to(torch.uint8), rounded.codes)
+    before, after = errors(weight, quantizer(weight), gram), errors(weight, value, gram)
+    assert (after <= before * (1 + 1e-5)).all()
+    assert after.sum() < 0.9 * before.sum()
