@@ -12,8 +12,6 @@ from autoq.graph.sites import Operand, Site
 from autoq.quantizers import quantizer_class
 from autoq.recipe import FLOAT_BITS, CostRecord, OperandConfig, SiteConfig
 
-SCALE_BITS = 8
-"""Width of a group's scale."""
 TRANSFORM_BITS = 16
 """Width of the additions of a transform at run time."""
 
@@ -108,9 +106,10 @@ def group_overhead(site: Site, operand: Operand, config: OperandConfig, bits_of_
     """Count the bit operations that scales of groups or blocks of one operand add; 0 where one scale is enough.
 
     With C channels (rows of an attention map, for instance-aware groups) in G groups and acc = bits_a + bits_b +
-    ceil(log2(C / G)), the sums over groups are rescaled: MACs / C · G · acc · 8, which is T·N·G·acc·8 for T tokens that
-    feed N outputs. What finds scales at run time is added, see ``BaseQuantizer.assignment_bops``. A weight beside an
-    input in floating point is decoded ahead, and costs nothing.
+    ceil(log2(C / G)), the sums over groups are rescaled: MACs / C · G · acc · s, which is T·N·G·acc·s for T tokens that
+    feed N outputs, with s bits in the significand of a scale (``BaseQuantizer.scale_significand_bits``). What finds
+    scales at run time is added, see ``BaseQuantizer.assignment_bops``. A weight beside an input in floating point is
+    decoded ahead, and costs nothing.
 
     Args:
         site: with products.
@@ -124,7 +123,7 @@ def group_overhead(site: Site, operand: Operand, config: OperandConfig, bits_of_
     if groups == 0 or (operand.is_weight and bits_of_both > FLOAT_BITS):
         return 0
     accumulator_bits = bits_of_both + math.ceil(math.log2(channels / groups))
-    rescaling = site.macs // channels * groups * accumulator_bits * SCALE_BITS
+    rescaling = site.macs // channels * groups * accumulator_bits * quantizer.scale_significand_bits
     if operand.is_weight:
         return rescaling
     elements, entries = math.prod(operand.shape), channels

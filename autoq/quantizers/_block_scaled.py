@@ -93,7 +93,7 @@ class BaseBlockScaledQuantizer(BaseFloatQuantizer):
         channels = x.movedim(axis, -1)
         padded = functional.pad(channels, (0, -channels.shape[-1] % cls.block))
         # Channels in a block come to stand behind all axes, blocks where channels were.
-        return padded.unflatten(-1, (-1, cls.block)).movedim(-2, axis - 1)
+        return padded.reshape(*padded.shape[:-1], -1, cls.block).movedim(-2, axis - 1)
 
     @classmethod
     def reaches(cls, x: Tensor, layout: OperandLayout) -> Tensor:

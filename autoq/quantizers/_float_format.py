@@ -85,13 +85,28 @@ def floor_power_of_two(x: Tensor) -> Tensor:
     >>> floor_power_of_two(torch.tensor([0.3, -1.0, 7.9])).tolist()
     [0.25, 1.0, 4.0]
     """
+    if torch.compiler.is_exporting():
+        return power_by_logarithm(x)
     integer, mask = _EXPONENT_BITS[x.dtype]
     return (x.view(integer) & mask).view(x.dtype)
+
+
+def power_by_logarithm(x: Tensor) -> Tensor:
+    """Return what :func:`floor_power_of_two` does, by operators that ONNX has; more slowly.
+
+    >>> power_by_logarithm(torch.tensor([0.3, -1.0, 7.9])).tolist()
+    [0.25, 1.0, 4.0]
+    """
+    magnitude = x.abs()
+    power = torch.exp2(magnitude.log2().floor())
+    # A logarithm that is off by a rounding error may lie on the wrong side of a whole number.
+    power = torch.where(power > magnitude, power / 2, power)
+    return torch.where(2 * power <= magnitude, 2 * power, power)
 
 
 @lru_cache(maxsize=8)
 def _levels(element: FloatFormat) -> Tensor:
     least = 2.0 ** (element.least_exponent - element.mantissa_bits)
     candidates = torch.arange(0, element.greatest + least / 2, least, dtype=torch.float64).float()
-    positive = element.round(candidates).unique()
+    positive = torch.unique(element.round(candidates))
     return torch.cat([-positive[1:].flip(0), positive])

@@ -22,6 +22,7 @@ class BaseMicroscalingQuantizer(BaseBlockScaledQuantizer):
 
     block: ClassVar[int] = 32
     number_format: ClassVar[str] = "mx"
+    scale_significand_bits: ClassVar[int] = 1
 
     @classmethod
     def block_scales(cls, reach: Tensor, tensor_scale: Tensor | None = None) -> Tensor:  # noqa: ARG003

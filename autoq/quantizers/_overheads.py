@@ -16,9 +16,16 @@ DISTANCE_BITS = 16
 
 
 class Overheads:
-    """What ``autoq.cost`` asks a scheme; a base class of :class:`~autoq.quantizers.BaseQuantizer`."""
+    """What ``autoq.cost`` asks a scheme; a base class of :class:`~autoq.quantizers.BaseQuantizer`.
+
+    Attributes:
+        qparam_names: names of the parameters.
+        scale_significand_bits: of a group's scale, by which the sum over the group is multiplied: 8 for a whole number,
+            1 for a power of two, which shifts it.
+    """
 
     qparam_names: ClassVar[tuple[str, ...]]
+    scale_significand_bits: ClassVar[int] = 8
 
     @classmethod
     def groups_of(cls, config: OperandConfig, layout: OperandLayout, shape: Sequence[int]) -> int:  # noqa: ARG003

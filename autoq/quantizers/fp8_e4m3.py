@@ -34,6 +34,7 @@ class FP8E4M3Quantizer(BaseFloatQuantizer):
     qparam_names: ClassVar[tuple[str, ...]] = ("scale",)
     config_fields: ClassVar[tuple[str, ...]] = ("granularity",)
     element: ClassVar[FloatFormat] = E4M3
+    scale: Tensor
 
     @classmethod
     def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:

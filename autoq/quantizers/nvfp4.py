@@ -34,6 +34,7 @@ class NVFP4Quantizer(BaseBlockScaledQuantizer):
 
     scheme: ClassVar[str] = "nvfp4"
     number_format: ClassVar[str] = "nvfp4"
+    scale_significand_bits: ClassVar[int] = E4M3.mantissa_bits + 1
     qparam_names: ClassVar[tuple[str, ...]] = ("scale", "tensor_scale")
     element: ClassVar[FloatFormat] = E2M1
     block: ClassVar[int] = 16

@@ -144,7 +144,7 @@ class _Products(fx.Interpreter):
 def _objection(quantizer: BaseQuantizer) -> str | None:
     """Say why codes cannot be multiplied as they are."""
     if quantizer.code_grid() is None:
-        return f"codes of scheme {quantizer.config.scheme} are not equally spaced"
+        return f"codes of scheme {quantizer.config.scheme} are no multiples of one step"
     axis = quantizer.layout.summed_axis
     if axis is None and not quantizer.layout.is_weight:
         axis = quantizer.layout.group_axis

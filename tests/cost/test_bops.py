@@ -126,9 +126,12 @@ def test_blocks_of_a_format_are_rescaled_and_their_scales_found() -> None:
     site = example("deit").traced.sites_by_name["blocks.0.attn.qkv"]
     mxfp4 = OperandConfig(scheme="mxfp4", bits=4)
     cost = site_cost(site, {"input": mxfp4, "weight": mxfp4})
-    rescaling = 17 * 144 * 2 * (4 + 4 + 5) * 8
+    rescaling = 17 * 144 * 2 * (4 + 4 + 5) * 1  # a power of two shifts
     assert cost.group_bops == 2 * rescaling + 17 * 48 * 4
     assert cost.bops == 17 * 48 * 144 * 16
+    nvfp4 = OperandConfig(scheme="nvfp4", bits=4)
+    rescaling = 17 * 144 * 3 * (4 + 4 + 4) * 4  # by E4M3, whose significand has four bits
+    assert site_cost(site, {"input": nvfp4, "weight": nvfp4}).group_bops == 2 * rescaling + 17 * 48 * 4
 
 
 def test_groups_on_a_traced_model() -> None:

@@ -80,6 +80,16 @@ def mixed(site: Site, operand: Operand) -> OperandConfig | None:
     return OperandConfig(scheme="uniform", bits=7)
 
 
+def floating(site: Site, operand: Operand) -> OperandConfig | None:
+    """Floating-point formats, one a site."""
+    schemes = {"qkv": "mxfp4", "qk": "nvfp4", "fc1": "mxint8"}
+    if not site.macs or site.name == "embed":
+        return None
+    scheme = schemes.get(site.name, "fp8_e4m3")
+    granularity = "channel" if operand.is_weight and scheme == "fp8_e4m3" else "tensor"
+    return OperandConfig(scheme=scheme, bits=4 if scheme.endswith("fp4") else 8, granularity=granularity)
+
+
 def published(site: Site, operand: Operand) -> OperandConfig | None:
     """Schemes of FQ-ViT and PTQ4ViT, whose LayerNorm and softmax run in integers."""
     if site.op == "softmax":
@@ -101,6 +111,7 @@ CASES: dict[str, Callable[[Site, Operand], OperandConfig | None]] = {
     "linear": linear,
     "fpga": fpga,
     "mixed": mixed,
+    "floating": floating,
     "published": published,
 }
 """Recipes by name: what each operand gets; None: floating point."""

@@ -64,6 +64,17 @@ logits = session.run(["logits"], {"x": images})[0]
         assert codes
         assert all(each.dtype == np.int8 and abs(each.astype(int)).max() <= 2**6 for each in codes)
 
+    def test_floating_point_formats_are_ordinary_operators(self, tmp_path: Path) -> None:
+        source, path = source_of("floating"), self.path(tmp_path)
+        report = self.write(source, path)
+        assert report.plain_operators["qkv:input"] == "scheme mxfp4"
+        assert report.plain_operators["fc2:input"] == "scheme fp8_e4m3"
+        with torch.no_grad():
+            expected = source.module(IMAGES)["logits"].numpy()
+        found = onnxruntime.InferenceSession(path).run(["logits"], {"x": IMAGES.numpy()})[0]
+        # Not one element may be rounded to another value.
+        assert np.allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+
     @pytest.mark.parametrize("kind", ["w8a8", "mixed"])
     def test_default_optimizations_change_no_answer(self, kind: str, tmp_path: Path) -> None:
         self.write(source_of(kind), self.path(tmp_path))

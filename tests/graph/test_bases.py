@@ -12,6 +12,7 @@ from tests.graph.zoo import example
 from tests.optimization.synthetic_sites import conv, linear, product
 
 FC = linear("fc", 5, 24, 8)
+MX_AND_NVIDIA = ("mxfp4", "mxint8", "nvfp4")
 
 
 def config(scheme: str = "uniform", bits: int = 4, **fields: object) -> OperandConfig:
@@ -76,6 +77,16 @@ def test_recipes_in_two_bases_are_refused() -> None:
     ):
         with pytest.raises(RecipeError, match=f"the operands of {next(iter(bad))} are quantized in different bases"):
             check_codes(sites, bad)
+
+
+def test_recipes_in_two_number_formats_are_refused() -> None:
+    sites = {"fc": FC}
+    mxfp4, mxint8, nvfp4 = (OperandConfig(scheme=name, bits=8 if "8" in name else 4) for name in MX_AND_NVIDIA)
+    for good in ({"input": mxfp4, "weight": mxint8}, {"weight": nvfp4}, {"input": nvfp4, "weight": nvfp4}):
+        check_codes(sites, {"fc": good})
+    for other in (nvfp4, config()):
+        with pytest.raises(RecipeError, match=f"different number formats .input is mxfp4, weight is {other.scheme}."):
+            check_codes(sites, {"fc": {"input": mxfp4, "weight": other}})
 
 
 def test_blocks_of_convolutions_divide_their_channels() -> None:

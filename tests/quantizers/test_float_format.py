@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoq.quantizers._float_format import E2M1, E4M3, INT8, FloatFormat, floor_power_of_two
+from autoq.quantizers._float_format import E2M1, E4M3, INT8, FloatFormat, floor_power_of_two, power_by_logarithm
 
 FORMATS = {"e4m3": E4M3, "e2m1": E2M1, "int8": INT8}
 
@@ -67,6 +67,14 @@ def test_e4m3_rounds_as_torch_does() -> None:
 def test_powers_of_two_are_exact(x: float) -> None:
     expected = 2.0 ** (math.frexp(x)[1] - 1)
     assert floor_power_of_two(torch.tensor([x, -x])).tolist() == [expected, expected]
+
+
+def test_powers_by_logarithm_are_the_same() -> None:
+    """Beside powers of two above all, where a logarithm is easily off."""
+    powers = torch.arange(-120.0, 120.0).exp2()
+    beside = [powers, torch.nextafter(powers, powers * 2), torch.nextafter(powers, powers / 2)]
+    x = torch.cat([*beside, torch.randn(2000, generator=torch.Generator().manual_seed(0)), torch.zeros(1)])
+    assert torch.equal(power_by_logarithm(x), floor_power_of_two(x))
 
 
 def test_what_is_no_number() -> None:

@@ -28,9 +28,9 @@ def test_what_multiplies_no_integers_is_told() -> None:
     found = verify_products(source_of("mixed").module, IMAGES[:6])
     assert [product.site for product in found.products] == ["embed", "qkv", "qk", "fc2"], "transformed inputs, too"
     assert found.others == {
-        "av": "codes of scheme adalog are not equally spaced",
+        "av": "codes of scheme adalog are no multiples of one step",
         "proj": "scales vary along the channels that are summed",
-        "fc1": "codes of scheme instance_groups are not equally spaced",
+        "fc1": "codes of scheme instance_groups are no multiples of one step",
     }
     published = verify_products(source_of("published").module, IMAGES[:6])
     assert published.others["norm1"] == "it does not multiply two quantized operands"

@@ -88,7 +88,7 @@ def round_to_grid(weight: Tensor, grid: CodeGrid, factor: InverseFactor) -> Tens
     channels = len(order)
     # All that follows has shape (channels, rows), so that a column of the weight lies in one piece.
     wanted = weight.float()[:, order].t().contiguous()
-    columns_of = grid.by_column(*weight.shape, order)
+    columns_of = grid.by_column(len(weight), channels, order)
     codes, errors = torch.empty_like(wanted), torch.empty_like(wanted)
     inverse_diagonal = upper.diagonal().reciprocal().tolist()
     for start in range(0, channels, _BLOCK):

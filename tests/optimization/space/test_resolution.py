@@ -12,13 +12,14 @@ import pytest
 from autoq.errors import SpaceError
 from autoq.graph.sites import Site
 from autoq.optimization.space import ResolvedSpace, load_space, parse_space, resolve_space, shipped_spaces
+from autoq.optimization.space.overrides import Overrides
 from autoq.optimization.space.uniform_points import uniform_points
 from autoq.recipe import OperandConfig, hash_sites
 from tests.optimization.synthetic_sites import MODELS, conv, linear, norm, product, vit
 
 
-def resolve(text: str, sites: Sequence[Site]) -> ResolvedSpace:
-    return resolve_space(parse_space("schema_version = 1\n" + text), sites)
+def resolve(text: str, sites: Sequence[Site], overrides: Overrides | None = None) -> ResolvedSpace:
+    return resolve_space(parse_space("schema_version = 1\n" + text), sites, overrides)
 
 
 FC = linear("fc", 5, 8, 8)
@@ -135,6 +136,39 @@ def test_choices_without_effect_are_not_decisions() -> None:
     head = resolve(GROUPS, [linear("head", 1, 24, 8)])  # nothing to group
     assert head.decisions == ()
     assert head.cheapest() == {"head": {"input": OperandConfig(scheme="uniform", bits=4)}}
+
+
+FORMATS = """
+[[rules]]
+scheme = ["uniform", "mxfp4", "nvfp4"]
+bits = [4, 6, 8]
+"""
+TIED = FORMATS + '[[ties]]\nmatch = "*"\nfields = ["scheme"]\nby = "site"\n'
+
+
+def test_a_format_of_one_width_has_it_whatever_is_listed() -> None:
+    resolved = resolve(TIED, [linear("head", 1, 48, 8)])
+    shown = [(config.scheme, config.bits) for config in resolved.options_for("head", "weight")]
+    assert sorted(shown) == [("mxfp4", 4), ("nvfp4", 4), ("uniform", 4), ("uniform", 6), ("uniform", 8)]
+    chosen = {"head:*.scheme": "mxfp4", "head:input.bits": 8, "head:weight.bits": 6}
+    mxfp4 = OperandConfig(scheme="mxfp4", bits=4)
+    assert resolved.sites_for(chosen) == {"head": {"input": mxfp4, "weight": mxfp4}}
+    assert resolved.sites_for(resolved.assignment_for({"head": {"input": mxfp4, "weight": mxfp4}})) == {
+        "head": {"input": mxfp4, "weight": mxfp4}
+    }
+
+
+def test_operands_that_may_get_different_number_formats_are_refused() -> None:
+    with pytest.raises(SpaceError, match=r"number formats of their own \(integer, mx, nvfp4\).*tie their schemes"):
+        resolve(FORMATS, [linear("head", 1, 48, 8)])
+
+
+def test_a_fixed_width_leaves_the_schemes_that_have_it() -> None:
+    resolved = resolve(TIED, [linear("head", 1, 48, 8)], Overrides.parse(fix=("head:*=8",)))
+    assert resolved.cheapest() == {"head": dict.fromkeys(("input", "weight"), OperandConfig(scheme="uniform", bits=8))}
+    only = TIED.replace('["uniform", "mxfp4", "nvfp4"]', '["mxfp4", "nvfp4"]')
+    with pytest.raises(SpaceError, match="head:input cannot be fixed at 8 bits: mxfp4, nvfp4 has another width"):
+        resolve(only, [linear("head", 1, 48, 8)], Overrides.parse(fix=("head:*=8",)))
 
 
 def test_deployable_has_one_decision_a_site() -> None:

@@ -74,6 +74,21 @@ def test_tied_operands_take_the_scheme_of_least_sum() -> None:
         assert uniform_assignment(resolved, 4, 4, loss=loss)["*:input.scheme"] == scheme
 
 
+def test_schemes_of_another_width_are_no_uniform_point() -> None:
+    """At 4 bits those of 4, even where one of 8 loses less."""
+    text = '[[rules]]\nscheme = ["uniform", "fp8_e4m3", "nvfp4"]\nbits = [4, 6, 8]\n'
+    text += '[[ties]]\nmatch = "*"\nfields = ["scheme"]\nby = "site"\n'
+
+    def loss(site: str, operand: str, config: OperandConfig) -> float:
+        del site, operand
+        return {"uniform": 3.0, "nvfp4": 2.0, "fp8_e4m3": 1.0}[config.scheme]
+
+    resolved = resolve(text, [linear("first", 5, 32, 8), linear("second", 5, 32, 8)])
+    points = uniform_points(resolved, loss)
+    found = [(label, {config.scheme for config in resolved.sites_for(way)["second"].values()}) for label, way in points]
+    assert found == [("w4a4", {"nvfp4"}), ("w6a6", {"uniform"}), ("w8a8", {"fp8_e4m3"})]
+
+
 def test_image_that_is_tied_to_others_stays_uniform() -> None:
     resolved = resolve(UNIFORM + '[[ties]]\nmatch = "*"\nfields = "bits"\nby = "site"\n', TWO)
     assert resolved.image == ("first", "input")
