@@ -158,11 +158,6 @@ def test_a_format_of_one_width_has_it_whatever_is_listed() -> None:
     }
 
 
-def test_operands_that_may_get_different_number_formats_are_refused() -> None:
-    with pytest.raises(SpaceError, match=r"number formats of their own \(integer, mx, nvfp4\).*tie their schemes"):
-        resolve(FORMATS, [linear("head", 1, 48, 8)])
-
-
 def test_a_fixed_width_leaves_the_schemes_that_have_it() -> None:
     resolved = resolve(TIED, [linear("head", 1, 48, 8)], Overrides.parse(fix=("head:*=8",)))
     assert resolved.cheapest() == {"head": dict.fromkeys(("input", "weight"), OperandConfig(scheme="uniform", bits=8))}
