@@ -1,7 +1,7 @@
 """autoq: per-layer mixed-precision quantization search for vision transformers.
 
 >>> import autoq
->>> result = autoq.search("vit_digits", "digits", "w4a4", trials=8, calib_images=16)
+>>> result = autoq.search("vit_digits", "digits", "w4a4", trials=8, calib_images=16, fast=True)
 >>> quantized = autoq.quantize("vit_digits", result.best)
 
 ===================  =================================================================================================

@@ -1,6 +1,6 @@
 """What joint search changes: the recipe of a finished run beside the additive allocation for the same budget.
 
-    python -m benchmarks.recipe_comparison autoq-runs/vit_c10-w4a4 docs/joint_and_additive.png
+    python -m benchmarks.recipe_comparison autoq-runs/vit_c10-w4a4 joint_and_additive.png
 
 The allocation for the budget is the first recipe that the run's sampler has proposed. The picture has a row for each
 kind of operand; what differs is printed as a table.

@@ -48,6 +48,12 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is built of them."""
+    return build(checkout, "wheel", tmp_path_factory.mktemp("wheel"))
+
+
 def build(checkout: Path, kind: str, out: Path) -> Path:
     code = f"import sys; from setuptools import build_meta; print(build_meta.build_{kind}(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, out], cwd=checkout, capture_output=True, text=True, check=False)
@@ -86,8 +92,7 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-def test_an_installed_wheel_has_its_data_and_works(checkout: Path, tmp_path: Path) -> None:
-    wheel = build(checkout, "wheel", tmp_path)
+def test_an_installed_wheel_has_its_data_and_works(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     documents = {f"autoq/search_spaces/{name}" for name in SPACES} | {f"autoq/targets/{name}" for name in TARGETS}
@@ -111,14 +116,13 @@ def test_an_installed_wheel_has_its_data_and_works(checkout: Path, tmp_path: Pat
     assert (elsewhere / searched["out"] / "report.html").stat().st_size > 10_000
 
 
-def test_a_source_archive_makes_the_same_wheel(checkout: Path, tmp_path: Path) -> None:
+def test_a_source_archive_makes_the_same_wheel(checkout: Path, wheel: Path, tmp_path: Path) -> None:
     archive = build(checkout, "sdist", tmp_path)
     with tarfile.open(archive) as file:
         file.extractall(tmp_path, filter="data")
     (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    again, direct = build(unpacked, "wheel", tmp_path), tmp_path / "direct"
-    direct.mkdir()
-    with zipfile.ZipFile(again) as one, zipfile.ZipFile(build(checkout, "wheel", direct)) as other:
+    again = build(unpacked, "wheel", tmp_path)
+    with zipfile.ZipFile(again) as one, zipfile.ZipFile(wheel) as other:
         assert sorted(one.namelist()) == sorted(other.namelist())
 
 

@@ -75,7 +75,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
 
     Examples:
         >>> import autoq
-        >>> result = autoq.search(trials=4, calib_images=8, space="bits_only")
+        >>> result = autoq.search(trials=4, calib_images=8, space="bits_only", fast=True)
         >>> autoq.load_recipe(result.folder / "recipes" / "w4a4.json") == result.recipe("w4a4")
         True
     """

@@ -67,7 +67,7 @@ def reconstruct(
 
     Examples:
         >>> import autoq
-        >>> result = autoq.search(trials=4, calib_images=8, space="bits_only")
+        >>> result = autoq.search(trials=4, calib_images=8, space="bits_only", fast=True)
         >>> learned = autoq.reconstruct("vit_digits", result.best, "digits", iterations=2, count=8)
         >>> learned.reconstruction.iterations
         2

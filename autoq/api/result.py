@@ -31,7 +31,7 @@ class SearchResult:
 
     Examples:
         >>> import autoq
-        >>> result = autoq.search(trials=4, calib_images=8, space="bits_only")
+        >>> result = autoq.search(trials=4, calib_images=8, space="bits_only", fast=True)
         >>> result.recipe(result.front.index[-1]) == result.best
         True
         >>> autoq.SearchResult(result.folder).best == result.best

@@ -152,7 +152,7 @@ def search(
 
     Examples:
         >>> import autoq
-        >>> result = autoq.search("vit_digits", "digits", "w4a4", trials=8, calib_images=16, space="bits_only")
+        >>> result = autoq.search("vit_digits", "digits", "w4a4", trials=8, calib_images=8, fast=True)
         >>> result.best.cost.bops <= result.budgets["bops"]
         True
         >>> result.recipe(result.front.index[-1]) == result.best

@@ -38,11 +38,11 @@ class Latency:
         agreement_percent: of each recipe's file with autoq, in onnxruntime; None for floating point.
 
     Examples:
-        >>> import autoq, tempfile, pathlib
-        >>> quantized = autoq.quantize("vit_digits", "rtn", images="digits", bits="w8a8", calib_images=8)
-        >>> found = autoq.latency([quantized], rounds=2)
-        >>> list(found.timings[1]), found.timings[1]["float"].speedup
-        (['float', 'rtn w8a8'], 1.0)
+        >>> from autoq.exporters.timing import Timing
+        >>> timings = {"float": Timing(8.0, 1.0, 1.0, 1.0, 20), "rtn w8a8": Timing(5.0, 1.6, 1.5, 1.7, 20)}
+        >>> found = Latency("x86_64, 1 thread", {1: timings}, {"float": None, "rtn w8a8": 100.0})
+        >>> [(each["name"], each["speedup"]) for each in found.to_json()["timings"]]
+        [('float', 1.0), ('rtn w8a8', 1.6)]
     """
 
     machine: str

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from autoq.cost.activations import activation_bytes
 from autoq.cost.bops import ModelCost, model_cost, site_cost
-from autoq.cost.kinds import BOPS, LATENCY, SIZE, CostKind
+from autoq.cost.kinds import ACTIVATIONS, BOPS, LATENCY, SIZE, CostKind
 from autoq.cost.latency import LatencyTable
 from autoq.cost.size import site_weight_bytes
 from autoq.errors import BudgetError
@@ -60,6 +60,21 @@ class CostModel:
             return self.latency.site_time(site, config)
         raise ValueError(f"{kind.title} do not add up over sites")
 
+    def total(self, kind: CostKind, recipe_sites: Mapping[str, SiteConfig]) -> int:
+        """Compute one cost of a recipe, without the others.
+
+        Raises:
+            BudgetError: the cost is not known, or the latency table lacks an option.
+        """
+        if kind == ACTIVATIONS:
+            if self.live is None:
+                raise BudgetError(f"{kind.title} of this model are not known")
+            return activation_bytes(self.live, recipe_sites)
+        if kind == LATENCY and self.latency is None:
+            raise BudgetError("a budget of latency needs measured times: give --latency-table FILE")
+        found = sum(self.site_cost(kind, site, recipe_sites.get(site.name, {})) for site in self.sites)
+        return self.rest_cost(kind) + found
+
     def rest_cost(self, kind: CostKind) -> int:
         """Return the part of a cost that no site has."""
         return self.latency.rest_nanoseconds if kind == LATENCY and self.latency is not None else 0
@@ -81,12 +96,7 @@ class CostModel:
             for site in self.sites
             if site.macs
         }
-        if kind == LATENCY and self.latency is None:
-            raise BudgetError("a budget of latency needs measured times: give --latency-table FILE")
-        found: int | None = getattr(self.cost(sites), kind.field)
-        if found is None:
-            raise BudgetError(f"{kind.title} of this model are not known")
-        return found
+        return self.total(kind, sites)
 
     @cached_property
     def float_cost(self) -> ModelCost:

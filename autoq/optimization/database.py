@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from autoq.errors import StorageError
 from autoq.identity import describe_changes
-from autoq.optimization.storage import quiet_optuna
+from autoq.optimization.storage import name_objectives, quiet_optuna
 
 OWNER = "autoq"
 """The attribute of a study that says which search writes it."""
@@ -39,7 +39,7 @@ Key = tuple[str, str, bool]
 class StudyDatabase:
     """The study of one search in a database that Optuna knows; written by the driver of that search alone."""
 
-    def __init__(self, url: str, name: str, owner: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, name: str, owner: Mapping[str, Any], objectives: Sequence[str] = ()) -> None:
         """Open or create a study.
 
         Args:
@@ -47,6 +47,7 @@ class StudyDatabase:
             name: of the study.
             owner: what the search depends on, plain JSON; ``run`` tells its run directory from others, ``directory``
                 says where that is.
+            objectives: names of the two objectives.
 
         Raises:
             StorageError: the database cannot be used, or the study is another search's.
@@ -63,6 +64,7 @@ class StudyDatabase:
             if found is not None:
                 self._refuse_other(found, owner)
             study.set_user_attr(OWNER, dict(owner))
+            name_objectives(study, objectives)
         self._study_id = self._storage.get_study_id_from_name(name)
         self._known: set[Key] | None = None
         self._not_before = 0.0

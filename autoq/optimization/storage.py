@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +98,14 @@ def open_journal(path: str | os.PathLike[str]) -> JournalStorage:
         raise RunDirectoryError(_damaged(journal, error)) from error
 
 
+def name_objectives(study: optuna.Study, names: Sequence[str]) -> None:
+    """Write the names of a study's objectives, unless it has them."""
+    if names and study.metric_names != list(names):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(names))
+
+
 class TrialStore:
     """A study that finished trials are appended to."""
 
@@ -124,8 +133,16 @@ class TrialStore:
         study_name: str,
         directions: Sequence[Direction] = ("minimize", "minimize"),
         copy: TrialCopy | None = None,
+        objectives: Sequence[str] = (),
     ) -> Self:
         """Open or create ``study_name`` in the journal at ``path``; ``copy`` is given all trials, those there too.
+
+        Args:
+            path: of the journal.
+            study_name: of the study.
+            directions: of its objectives.
+            copy: what follows it.
+            objectives: their names, for dashboards and plots.
 
         Raises:
             RunDirectoryError: the journal cannot be written or read, or has the study with other directions.
@@ -133,6 +150,7 @@ class TrialStore:
         storage = open_journal(path)
         try:
             store = cls(storage, study_name, directions)
+            name_objectives(store.study, objectives)
         except OSError as error:
             raise RunDirectoryError(f"cannot write study {os.fspath(path)!r}: {error.strerror}") from error
         store._journal, store._copy = Path(path).absolute(), copy

@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patheffects import AbstractPathEffect
@@ -39,6 +42,22 @@ def boxes_between(start: tuple[float, float], end: tuple[float, float], steps: i
         x, y = (a + (b - a) * step / steps for a, b in zip(start, end, strict=True))
         boxes.append(Bbox.from_extents(x - 2, y - 2, x + 2, y + 2))
     return boxes
+
+
+def corners_of(boxes: Sequence[Bbox]) -> NDArray[np.float64]:
+    """Return the corners of boxes, (boxes, 4): left, bottom, right, top."""
+    return np.array([box.get_points().ravel() for box in boxes]).reshape(-1, 4)
+
+
+def count_covered(box: Bbox, corners: NDArray[np.float64]) -> int:
+    """Count the boxes that a box overlaps or touches.
+
+    >>> from matplotlib.transforms import Bbox
+    >>> count_covered(Bbox([[0, 0], [2, 1]]), np.array([[1.0, 0.0, 3.0, 3.0], [4.0, 0.0, 5.0, 1.0]]))
+    1
+    """
+    left, bottom, right, top = corners.T
+    return int(np.count_nonzero((box.x0 <= right) & (left <= box.x1) & (box.y0 <= top) & (bottom <= box.y1)))
 
 
 def halo() -> list[AbstractPathEffect]:
@@ -79,18 +98,18 @@ def place_label(
         path_effects=halo(),
     )
     own, *rivals = map(tuple, axes.transData.transform([(x, y), *others]))
+    size, corners, pixels = label.get_window_extent().size, corners_of(taken), axes.figure.dpi / 72
     tried: list[tuple[int, int, float, int, int]] = []
     for distance in _DISTANCES:
         for across, up in _DIRECTIONS:
-            _move(label, distance, across, up)
-            box = label.get_window_extent()
+            box = _box_beside(own, size, distance * pixels, across, up)
             inside = (
                 axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 and axes.bbox.y0 <= box.y0 <= box.y1 <= axes.bbox.y1
             )
             mistaken = any(
                 _apart(box, rival) < 1.3 * _apart(box, own) for rival in rivals if tuple(rival) != tuple(own)
             )
-            covered = sum(box.overlaps(other) for other in taken) + (0 if inside else 100) + (10 if mistaken else 0)
+            covered = count_covered(box, corners) + (0 if inside else 100) + (10 if mistaken else 0)
             tried.append((covered, len(tried), distance, across, up))
     _, _, distance, across, up = min(tried)
     _move(label, distance, across, up)
@@ -101,6 +120,17 @@ def place_label(
 
 def _move(label: Annotation, distance: float, across: int, up: int) -> None:
     label.set(ha=_HORIZONTAL[across], va=_VERTICAL[up], position=(across * distance, up * distance))
+
+
+def _box_beside(place: Sequence[float], size: Sequence[float], distance: float, across: int, up: int) -> Bbox:
+    """Return the box of a text of some size, in pixels, that stands where :func:`_move` puts it."""
+    from matplotlib.transforms import Bbox
+
+    left, bottom = (
+        at + direction * distance - extent * (1 - direction) / 2
+        for at, extent, direction in zip(place, size, (across, up), strict=True)
+    )
+    return Bbox.from_bounds(left, bottom, *size)
 
 
 def _apart(box: Bbox, place: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ from autoq.cost.kinds import BOPS
 from autoq.errors import InputError
 from autoq.report.figures import new_axes, quiet_figure, save_figure
 from autoq.report.improved_marks import draw_improved, improved_boxes
-from autoq.report.placing import box_around, boxes_between, halo, place_label
+from autoq.report.placing import box_around, boxes_between, corners_of, count_covered, halo, place_label
 from autoq.report.points import Point
 from autoq.report.published_marks import PURPLE, draw_published, published_boxes
 from autoq.report.scales import Quantity, Scale, is_wide, make_scale
@@ -279,8 +279,7 @@ def _write_note(axes: Axes, text: str, taken: list[Bbox]) -> None:
     )
     tried: list[tuple[int, int]] = []
     for index, (across, up) in enumerate(_CORNERS):
-        box = _put(written, across, up)
-        tried.append((sum(box.overlaps(other) for other in taken), index))
+        tried.append((count_covered(_put(written, across, up), corners_of(taken)), index))
     taken.append(_put(written, *_CORNERS[min(tried)[1]]))
 
 

@@ -46,6 +46,7 @@ class ExporterContract:
     alone: ClassVar[str] = ""
     """Code that makes ``logits`` of the file ``path`` and of ``images`` (arrays), without :attr:`blocked`."""
     blocked: ClassVar[tuple[str, ...]] = ("autoq", "timm")
+    _written: ClassVar[dict[tuple[str, str], tuple[ExportReport, Path]]] = {}
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "case" in metafunc.fixturenames:
@@ -63,6 +64,14 @@ class ExporterContract:
     def write(self, source: ExportSource, path: Path, **options: Any) -> ExportReport:
         return write_export(self.exporter(), source, path, **options)
 
+    def written(self, case: str, factory: pytest.TempPathFactory) -> tuple[ExportReport, Path]:
+        """A case in a folder of its own, written once for all tests that only read it."""
+        key = self.exporter.name, case
+        if key not in self._written:
+            path = self.path(factory.mktemp(case))
+            self._written[key] = self.write(source_of(case), path), path
+        return self._written[key]
+
     def assert_agrees(self, report: ExportReport) -> None:
         found = report.agreement
         assert found is not None
@@ -77,38 +86,35 @@ class ExporterContract:
             assert text
             assert not text.endswith(".")
 
-    def test_what_is_written_agrees_with_autoq(self, case: str, tmp_path: Path) -> None:
-        source, path = source_of(case), self.path(tmp_path)
-        report = self.write(source, path)
+    def test_what_is_written_agrees_with_autoq(self, case: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+        report, path = self.written(case, tmp_path_factory)
         self.assert_agrees(report)
         assert (report.path, report.format, report.left_in_float) == (path, self.exporter.name, ())
-        assert report.bytes == sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+        assert report.bytes == sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
         assert path.exists()
-        assert not list(tmp_path.glob(".*"))
+        assert not list(path.parent.glob(".*"))
         json.dumps(report.to_json())
 
-    def test_the_file_carries_recipe_and_preprocessing(self, tmp_path: Path) -> None:
-        source, path = source_of(self.cases[0]), self.path(tmp_path)
-        self.write(source, path)
+    def test_the_file_carries_recipe_and_preprocessing(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        _, path = self.written(self.cases[0], tmp_path_factory)
         found = self.metadata(path)
-        assert Recipe.model_validate(json.loads(found["recipe.json"])).sites == source.recipe.sites
+        sites = Recipe.model_validate(json.loads(found["recipe.json"])).sites
+        assert sites == source_of(self.cases[0]).recipe.sites
         assert json.loads(found["preprocessing.json"]) == PREPROCESSING
 
-    def test_the_file_names_no_place_on_this_machine(self, tmp_path: Path) -> None:
-        path = self.path(tmp_path)
-        self.write(source_of(self.cases[0]), path)
+    def test_the_file_names_no_place_on_this_machine(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        _, path = self.written(self.cases[0], tmp_path_factory)
         for file in path.rglob("*") if path.is_dir() else [path]:
             content = file.read_bytes()
             assert str(Path(__file__).parents[2]).encode() not in content
-            assert str(tmp_path).encode() not in content
+            assert str(path.parent).encode() not in content
 
-    def test_it_runs_alone_in_a_fresh_process(self, tmp_path: Path) -> None:
+    def test_it_runs_alone_in_a_fresh_process(self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
         import numpy as np
 
         if not self.alone:
             pytest.skip("the format is autoq's own")
-        source, path = source_of(self.cases[-1]), self.path(tmp_path)
-        self.write(source, path)
+        source, (_, path) = source_of(self.cases[-1]), self.written(self.cases[-1], tmp_path_factory)
         np.save(tmp_path / "images.npy", IMAGES[:3].numpy())
         code = _ALONE.format(code=self.alone, blocked=set(self.blocked))
         arguments = [path, tmp_path / "images.npy", tmp_path / "answer.npy"]

@@ -33,12 +33,11 @@ logits = session.run(["logits"], {"x": images})[0]
     def metadata(self, path: Path) -> dict[str, str]:
         return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
-    def graph(self, case: str, folder: Path) -> Any:
-        self.write(source_of(case), self.path(folder))
-        return onnx.load(self.path(folder)).graph
+    def graph(self, case: str, factory: pytest.TempPathFactory) -> Any:
+        return onnx.load(self.written(case, factory)[1]).graph
 
-    def test_every_uniform_operand_is_integers(self, tmp_path: Path) -> None:
-        counts = Counter(node.op_type for node in self.graph("w4a4", tmp_path).node)
+    def test_every_uniform_operand_is_integers(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        counts = Counter(node.op_type for node in self.graph("w4a4", tmp_path_factory).node)
         sites = list(sites_of("w4a4").values())
         weights = sum("weight" in site for site in sites)
         activations = sum(len(site) for site in sites) - weights
@@ -46,8 +45,8 @@ logits = session.run(["logits"], {"x": images})[0]
         assert counts["DequantizeLinear"] == activations + weights
         assert not {"Round", "Where"} & counts.keys()
 
-    def test_weights_are_codes_alone(self, tmp_path: Path) -> None:
-        graph = self.graph("w8a8", tmp_path)
+    def test_weights_are_codes_alone(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        graph = self.graph("w8a8", tmp_path_factory)
         found = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
         for key, codes in source_of("w8a8").module.codes.items():
             stored = found[f"{key[0]}:{key[1]}.codes"]
@@ -58,8 +57,8 @@ logits = session.run(["logits"], {"x": images})[0]
         transposed = [node for node in graph.node if node.op_type == "Transpose" and "codes" in node.input[0]]
         assert transposed == [], "they are stored as they are multiplied"
 
-    def test_weights_of_seven_bits_and_less_cannot_saturate(self, tmp_path: Path) -> None:
-        graph = self.graph("w4a4", tmp_path)
+    def test_weights_of_seven_bits_and_less_cannot_saturate(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        graph = self.graph("w4a4", tmp_path_factory)
         codes = [onnx.numpy_helper.to_array(each) for each in graph.initializer if each.name.endswith(".codes")]
         assert codes
         assert all(each.dtype == np.int8 and abs(each.astype(int)).max() <= 2**6 for each in codes)
@@ -76,33 +75,31 @@ logits = session.run(["logits"], {"x": images})[0]
         assert np.allclose(found, expected, atol=1e-3 * np.abs(expected).max())
 
     @pytest.mark.parametrize("kind", ["w8a8", "mixed"])
-    def test_default_optimizations_change_no_answer(self, kind: str, tmp_path: Path) -> None:
-        self.write(source_of(kind), self.path(tmp_path))
+    def test_default_optimizations_change_no_answer(self, kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+        _, path = self.written(kind, tmp_path_factory)
         outputs = []
         for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"):
             options = onnxruntime.SessionOptions()
             options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-            session = onnxruntime.InferenceSession(self.path(tmp_path), options)
+            session = onnxruntime.InferenceSession(path, options)
             outputs.append(session.run(["logits"], {"x": IMAGES.numpy()})[0])
         plain, optimized = outputs
         assert (plain.argmax(1) == optimized.argmax(1)).mean() >= 0.95
         assert np.abs(plain - optimized).mean() < 0.02 * np.abs(plain).mean()
 
     @pytest.mark.parametrize("kind", ["w8a8", "w4a4"])
-    def test_openvino_agrees(self, kind: str, tmp_path: Path) -> None:
+    def test_openvino_agrees(self, kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
         pytest.importorskip("openvino")
-        source, path = source_of(kind), self.path(tmp_path)
-        self.write(source, path)
+        _, path = self.written(kind, tmp_path_factory)
         with torch.no_grad():
-            expected = source.module(IMAGES)["logits"].numpy()
+            expected = source_of(kind).module(IMAGES)["logits"].numpy()
         found = open_openvino(path, [IMAGES], 1)()[1]  # type: ignore[index]
         assert (found.argmax(1) == expected.argmax(1)).mean() >= 0.95
         assert np.abs(found - expected).mean() < 0.02 * np.abs(expected).mean()
 
-    def test_any_batch_size(self, tmp_path: Path) -> None:
-        source = source_of("mixed")
-        self.write(source, self.path(tmp_path))
-        session = onnxruntime.InferenceSession(self.path(tmp_path))
+    def test_any_batch_size(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        source, (_, path) = source_of("mixed"), self.written("mixed", tmp_path_factory)
+        session = onnxruntime.InferenceSession(path)
         assert session.get_outputs()[0].name == "tokens"
         with torch.no_grad():
             for batch in (1, 3, 7):
@@ -110,20 +107,20 @@ logits = session.run(["logits"], {"x": images})[0]
                 found = session.run(["logits"], {"x": IMAGES[:batch].numpy()})[0]
                 assert np.allclose(found, expected, atol=0.02)
 
-    def test_logarithms_are_operators_with_fast_kernels(self, tmp_path: Path) -> None:
-        nodes = self.graph("mixed", tmp_path).node
+    def test_logarithms_are_operators_with_fast_kernels(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        nodes = self.graph("mixed", tmp_path_factory).node
         made = Counter(node.op_type for node in nodes if node.name.startswith("av:lhs"))
         assert made["Log"] == made["QuantizeLinear"] == made["ThresholdedRelu"] == 1
         assert not made.keys() & {"Where", "Gather", "GatherND", "Less", "Greater"}
 
-    def test_what_is_no_integer_is_told(self, tmp_path: Path) -> None:
-        report = self.write(source_of("mixed"), self.path(tmp_path))
+    def test_what_is_no_integer_is_told(self, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+        report, path = self.written("mixed", tmp_path_factory)
         assert report.plain_operators["av:lhs"] == "scheme adalog"
         assert report.plain_operators["qk:lhs"] == "one scale a head"
         assert report.plain_operators["fc1:weight"] == "stored as codes: its input has no integers"
         optimized = tmp_path / "optimized.onnx"
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(optimized)
-        onnxruntime.InferenceSession(self.path(tmp_path), options)
+        onnxruntime.InferenceSession(path, options)
         assert "MatMulNBits" not in {node.op_type for node in onnx.load(optimized).graph.node}, "it rounds the input"
         assert "fc2:input" not in report.plain_operators, "the transform is ordinary operators, the product integers"

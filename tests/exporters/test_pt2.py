@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from autoq.exporters.pt2 import Pt2Exporter
@@ -25,10 +26,9 @@ with torch.no_grad():
         torch.export.load(path, extra_files=files)
         return files
 
-    def test_weights_are_codes_alone(self, tmp_path: Path) -> None:
-        source = source_of("w8a8")
-        self.write(source, self.path(tmp_path))
-        state = torch.export.load(self.path(tmp_path)).state_dict
+    def test_weights_are_codes_alone(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        source, (_, path) = source_of("w8a8"), self.written("w8a8", tmp_path_factory)
+        state = torch.export.load(path).state_dict
         weights = sum(codes.numel() for codes in source.module.codes.values())
         floats = sum(value.numel() for value in state.values() if value.is_floating_point())
         assert sum(value.numel() for value in state.values() if value.dtype == torch.uint8) == weights

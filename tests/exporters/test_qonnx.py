@@ -32,11 +32,13 @@ logits = numpy.concatenate([execute_onnx(model, {"x": image[None]})["logits"] fo
     def metadata(self, path: Path) -> dict[str, str]:
         return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
-    def test_qonnx_counts_the_bit_operations_that_autoq_counts(self, case: str, tmp_path: Path) -> None:
+    def test_qonnx_counts_the_bit_operations_that_autoq_counts(
+        self, case: str, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
         from qonnx.util.inference_cost import inference_cost
 
-        self.write(source_of(case), self.path(tmp_path))
-        found = inference_cost(str(self.path(tmp_path)), discount_sparsity=False)["total_cost"]
+        _, path = self.written(case, tmp_path_factory)
+        found = inference_cost(str(path), discount_sparsity=False)["total_cost"]
         expected = model_cost(small_model().traced.sites, sites_of(case))
         assert found["total_bops"] == expected.bops
         assert found["total_macs"] == small_model().traced.macs

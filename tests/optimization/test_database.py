@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 import autoq.optimization.database as database_module
 from autoq.errors import StorageError
 from autoq.optimization.database import StudyDatabase, read_study, shown_url, without_password
-from autoq.optimization.storage import TrialStore, load_trials
+from autoq.optimization.storage import TrialStore, load_trials, open_journal
 from tests.optimization.postgres import PASSWORD, PostgresServer
 
 OWNER: dict[str, Any] = {"run": "1", "directory": "host:/runs/a", "trials": 10, "weights_sha256": 64 * "a"}
@@ -41,11 +41,16 @@ def url(tmp_path: Path) -> str:
 
 
 def test_every_trial_is_in_both(tmp_path: Path, url: str) -> None:
-    copy = StudyDatabase(url, "run", OWNER)
-    store = TrialStore.open(tmp_path / "study.log", "autoq", copy=copy)
+    objectives = ("bops", "kl_nats")
+    copy = StudyDatabase(url, "run", OWNER, objectives)
+    store = TrialStore.open(tmp_path / "study.log", "autoq", copy=copy, objectives=objectives)
     assert [store.append(trial(0)), store.append(trial(1, scored=False)), store.append(trial(1))] == [0, 1, 2]
     name, owner, trials = read_study(url)
     assert (name, owner) == ("run", OWNER)
+    database = optuna.storages.RDBStorage(url)
+    for storage in (database, open_journal(tmp_path / "study.log")):
+        assert optuna.load_study(study_name=None, storage=storage).metric_names == list(objectives)
+    database.engine.dispose()
     ours = load_trials(tmp_path / "study.log", "autoq")
     for copied, own in zip(trials, ours, strict=True):
         assert (copied.number, copied.params, copied.values) == (own.number, own.params, own.values)

@@ -187,6 +187,14 @@ def test_missing_studies_are_reported_and_not_made(tmp_path: Path) -> None:
         load_trials(tmp_path / "study.log", "other")
 
 
+def test_objectives_are_named_once(tmp_path: Path) -> None:
+    journal = tmp_path / "study.log"
+    for _ in range(2):
+        store = TrialStore.open(journal, "search", objectives=("bops", "kl_nats"))
+        assert store.study.metric_names == ["bops", "kl_nats"]
+    assert journal.read_text().count("kl_nats") == 1
+
+
 def test_other_directions_are_refused(tmp_path: Path) -> None:
     TrialStore.open(tmp_path / "study.log", "search")
     with pytest.raises(RunDirectoryError, match="has directions"):

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from autoq.report.placing import box_around, boxes_between, place_label
+from autoq.report.placing import (
+    _DIRECTIONS,
+    _box_beside,
+    _move,
+    box_around,
+    boxes_between,
+    corners_of,
+    count_covered,
+    place_label,
+)
 
 
 @pytest.fixture
@@ -38,6 +48,24 @@ def test_a_label_covers_nothing_that_is_taken(axes: Axes) -> None:
         place_label(axes, f"label {number}", 0.5, 0.5, taken, "black")
         assert len(taken) == len(before) + 1
         assert not any(taken[-1].overlaps(box) for box in before), number
+
+
+def test_boxes_that_are_overlapped_are_counted() -> None:
+    generator = np.random.default_rng(0)
+    boxes = [Bbox.from_bounds(*place, *size) for place, size in generator.uniform(0, 1, (50, 2, 2))]
+    for box in boxes:
+        assert count_covered(box, corners_of(boxes)) == sum(box.overlaps(other) for other in boxes)
+    assert count_covered(boxes[0], corners_of([])) == 0
+
+
+@pytest.mark.parametrize("direction", _DIRECTIONS)
+@pytest.mark.parametrize("text", ["w4a4", "gyp\n56.7 %"])
+def test_a_label_stands_where_it_is_expected(axes: Axes, text: str, direction: tuple[int, int]) -> None:
+    label = axes.annotate(text, (0.4, 0.6), xytext=(0, 0), textcoords="offset points", fontsize=9)
+    size = label.get_window_extent().size
+    _move(label, 18.0, *direction)
+    expected = _box_beside((160, 240), size, 18.0 * 100 / 72, *direction)
+    assert label.get_window_extent().extents == pytest.approx(expected.extents, abs=1)
 
 
 @pytest.mark.parametrize(("x", "y"), [(0, 0), (0, 1), (1, 0), (1, 1)])

@@ -49,4 +49,5 @@ def open_database(
         "cost": limits.chosen.name,
         "uniform_8_8_cost": costs.uniform(limits.chosen, 8, 8),
     }
-    return StudyDatabase(settings.storage, settings.study_name or folder.absolute().name, owner)
+    name = settings.study_name or folder.absolute().name
+    return StudyDatabase(settings.storage, name, owner, settings.objectives(limits.chosen))

@@ -104,7 +104,7 @@ class SearchRun:
         """
         session, images = self.inputs.session, self.inputs.images.tensor
         few = images[: choose_batch_size(session.traced)]
-        store = TrialStore.open(self.directory.study, STUDY_NAME, copy=self.database)
+        store = TrialStore.open(self.directory.study, STUDY_NAME, copy=self.database, objectives=self.record.objectives)
         self.trials_before = len(store.load_trials())
         with fastest_threads(lambda: session.model.run(few), session.device) as threads:
             solve_bank(self.bank, options_of_space(self.inputs.space), self.directory.bank, self.progress)

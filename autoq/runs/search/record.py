@@ -211,6 +211,11 @@ class RunRecord(BaseSettingsRecord):
         """The budgets."""
         return Limits(self.budgets)
 
+    @property
+    def objectives(self) -> tuple[str, str]:
+        """Names of the cost and the loss that the search minimises."""
+        return self.settings.objectives(self.limits.chosen)
+
     def uniform_cost(self, kind: CostKind, weight_bits: int, activation_bits: int) -> int:
         """Return the cost with every weight at one width and every activation at another.
 

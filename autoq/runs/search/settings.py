@@ -15,7 +15,7 @@ from autoq.sensitivity.proxies import PROXIES, check_proxy_name
 from autoq.validation import parse_toml, read_text, validate
 
 if TYPE_CHECKING:
-    from autoq.cost import Budget, LatencyTable
+    from autoq.cost import Budget, CostKind, LatencyTable
 
 IMPROVEMENT_SETTINGS = frozenset({"finish", "reconstruct", "reconstruct_iterations", "reconstruct_images"})
 """Settings of what follows a search."""
@@ -199,6 +199,10 @@ class SearchSettings(CalibrationChoices):
         from autoq.optimization.samplers import SAMPLERS
 
         return SAMPLERS[self.sampler].needs_sensitivities or PROXIES[self.proxy].is_additive
+
+    def objectives(self, chosen: CostKind) -> tuple[str, str]:
+        """Return the names of what is minimised, as in ``trials.csv``: the cost of the front, and the loss."""
+        return chosen.field, PROXIES[self.proxy].loss.name
 
     @property
     def labelled_data(self) -> str | None:

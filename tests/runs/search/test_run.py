@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 import autoq
@@ -21,7 +22,7 @@ from autoq.errors import BudgetError, DataError, ModelError, RunDirectoryError, 
 from autoq.events import Event, FirstRecipe, PhaseAdvanced, PhaseStarted, TrialFinished
 from autoq.optimization.front import non_dominated
 from autoq.optimization.space import load_space, resolve_space
-from autoq.optimization.storage import load_trials
+from autoq.optimization.storage import load_trials, open_journal
 from autoq.optimization.trials import EvaluatedTrial, evaluated_trials
 from autoq.recipe import Recipe, hash_sites
 from autoq.report.from_run import summarize
@@ -407,7 +408,9 @@ def test_layer_output_search_on_reparameterized_layer_norms(tmp_path: Path) -> N
 def test_another_proxy(tmp_path: Path, proxy: str) -> None:
     """Recipes are ranked by the proxy; those that come first have all that a recipe of any search has."""
     result = search(tmp_path, proxy=proxy, trials=10)
-    trials = load_trials(tmp_path / "run" / "study.log", STUDY_NAME)
+    study = optuna.load_study(study_name=None, storage=open_journal(tmp_path / "run" / "study.log"))
+    assert study.metric_names == ["bops", "output_mse" if proxy == "mse" else "kl_nats"]
+    trials = study.get_trials(deepcopy=False)
     found = trials_of(tmp_path / "run")
     assert result.best in {trial.id for trial in found}
     by_hash = {trial.user_attrs["recipe_hash"]: trial for trial in trials if "score" in trial.user_attrs}
