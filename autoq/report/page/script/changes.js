@@ -45,7 +45,8 @@ function bits({ key, title }, both) {
     (sign) => mine.filter((pair) => sign * (pair.theirs.bits - pair.mine.bits) > 0).length,
   );
   if (!fewer && !more) return `${title}: the same bits everywhere, ${fixed(average("mine"), 1)} on average.`;
-  return `${title}: ${fixed(average("mine"), 1)} bits on average against ${fixed(average("theirs"), 1)}; of ${mine.length}, ${fewer} have fewer and ${more} more.`;
+  const counts = !more ? `${fewer} have fewer` : !fewer ? `${more} have more` : `${fewer} have fewer and ${more} more`;
+  return `${title}: ${fixed(average("mine"), 1)} bits on average against ${fixed(average("theirs"), 1)}; of ${mine.length}, ${counts}.`;
 }
 
 function extremes(both) {

@@ -99,9 +99,9 @@ function drawFigures(point, other) {
       : []),
   ];
   const isCost = (key) => ["bops", "group_bops", "weight_bytes", "activation_bytes", "latency_ns"].includes(key);
-  const rows = FIGURES.filter(({ key }) =>
-    [point, other].some((each) => each && each[key] !== null && each[key] !== undefined),
-  ).map(({ key, title }) => {
+  // Most recipes have no groups: a row of zeros says nothing.
+  const isTold = (key, value) => value !== null && value !== undefined && (key !== "group_bops" || value > 0);
+  const rows = FIGURES.filter(({ key }) => [point, other].some((each) => each && isTold(key, each[key]))).map(({ key, title }) => {
     const cells = [
       figureText(key, point[key]),
       ...versions.map((found) => figureText(key, isCost(key) ? point[key] : found[key])),
