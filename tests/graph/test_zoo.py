@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
@@ -112,6 +116,41 @@ def test_every_product_of_an_eager_run_is_accounted_for(case: Example) -> None:
         run(case.model, case.images(2))
     read = counter.products - len(case.entry.unread)
     assert sum(site.macs > 0 for site in case.traced.sites) + len(case.traced.uncounted) == read
+
+
+WITH_UNREAD_LEVELS = {"grid_detector"}
+
+
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Compute attention by its products, in every module that has a fused way."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def test_macs_agree_with_an_independent_counter(case: Example) -> None:
+    """torch counts floating-point operations, two a MAC.
+
+    What it counts for one more image is what autoq counts for one image. In a single run it also counts what does not
+    depend on the images (the position tables of SwinV2, MaxViT and XCiT), which autoq computes once.
+    """
+    # The model itself would compute, and count, what nobody reads.
+    model = case.traced.graph_module if case.name in WITH_UNREAD_LEVELS else case.model
+    flops = []
+    for batch in (2, 3):
+        # What is counted of fused attention depends on the kernel that a processor gets: have it written out.
+        with unfused_attention(), FlopCounterMode(display=False) as counter:
+            model(case.images(batch))
+        flops.append(counter.get_total_flops())
+    assert flops[1] - flops[0] == 2 * case.traced.macs
+    once = flops[0] - 2 * 2 * case.traced.macs
+    assert (once > 0) == bool(case.traced.uncounted)
+    assert once >= 0
 
 
 def test_only_position_tables_are_uncounted(case: Example) -> None:
