@@ -93,7 +93,7 @@ def write_export(
     left = exporter.inexpressible(source) | ({} if target is None else excluded(source, target))
     if left:
         if not allow_float:
-            raise ExportError(_refusal(exporter, source, left))
+            raise ExportError(_refusal(exporter, source, left, target))
         source = source.without(list(left))
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
@@ -154,15 +154,18 @@ def _move(folder: Path, path: Path) -> None:
         entry.replace(path.parent / entry.name)
 
 
-def _refusal(exporter: BaseExporter, source: ExportSource, left: Mapping[OperandKey, str]) -> str:
-    """Name the operands that a format cannot hold, with their schemes and the reasons."""
+def _refusal(
+    exporter: BaseExporter, source: ExportSource, left: Mapping[OperandKey, str], target: Target | None
+) -> str:
+    """Name the operands that a format cannot hold for a target, with their schemes and the reasons."""
     sites = source.module.recipe.sites
     by_reason: dict[str, list[str]] = {}
     for (site, operand), reason in left.items():
         shown = f"{site}:{operand} ({sites[site][operand].scheme})"
         by_reason.setdefault(reason, []).append(shown)
     listed = "; ".join(f"{_shortened(names)}: {reason}" for reason, names in by_reason.items())
-    return f"format {exporter.name!r} cannot hold {listed}; use --allow-float to leave these in floating point"
+    there = "" if target is None else f" for target {target.name!r}"
+    return f"format {exporter.name!r}{there} cannot hold {listed}; use --allow-float to leave these in floating point"
 
 
 def _shortened(names: Iterable[str]) -> str:

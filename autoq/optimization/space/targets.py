@@ -93,11 +93,11 @@ class Target(Document):
         """
         allowed = self.allowed(site, operand)
         if allowed is None:
-            return f"target {self.name!r} has it in floating point"
+            return "the target has it in floating point"
         for field in ("scheme", "bits", *fields):
             value = getattr(config, field)
             value = FIT if value is None else value
             if value not in allowed.get(field, (value,)):
                 values = ", ".join(map(str, allowed[field]))
-                return f"target {self.name!r} has {field} {values}, not {value}"
+                return f"the target has {field} {values}, not {value}"
         return None

@@ -67,7 +67,7 @@ def test_choices_are_narrowed_and_replaced_where_none_are_left() -> None:
 )
 def test_objections_name_what_there_is(config: OperandConfig, operand: str, expected: str | None) -> None:
     found = target().objection(config, quantizer_class(config.scheme).config_fields, FC, FC.operand(operand))
-    assert found == (None if expected is None else f"target 'mine.toml' {expected}")
+    assert found == (None if expected is None else f"the target {expected}")
 
 
 def test_any_has_everything() -> None:
