@@ -6,11 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoq.calibration.transforms.rotation.find import find_spaces
+from autoq.calibration.transforms.rotation.rotate import rotate
 from autoq.errors import ExportError
 from autoq.exporters import Architecture
 from autoq.graph.trace import trace
+from autoq.recipe import ModelReference, Recipe
+from autoq.scoring.quantized_module import QuantizedModule
+from autoq.scoring.solved_operands import SolvedOperands
 from tests.api.models import IMAGES
 from tests.exporters.sources import architecture, source_of
+from tests.graph.zoo import ZOO, build, images
 
 
 def test_the_module_computes_what_the_quantized_one_does_without_activations() -> None:
@@ -56,3 +62,16 @@ def test_changes_that_modules_compute_are_refused() -> None:
         quantized.model.graph.get_attr("folded_constant")
     with pytest.raises(ExportError, match="folded_constant was changed, which the model's own modules compute"):
         architecture().with_values(quantized)
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit3"])
+def test_rotations_are_in_the_modules_own_parameters(kind: str) -> None:
+    """deit3 has LayerScale, which a rotation folds into the layers before it."""
+    module, x = build(kind), images(ZOO[kind], 2)
+    traced = trace(module, x)
+    rotated = rotate(traced, dict.fromkeys(find_spaces(traced).rotatable, 3))
+    recipe = Recipe(model=ModelReference(name=kind, weights_sha256="0" * 64), sites={})
+    found = Architecture(module, traced).with_values(QuantizedModule(rotated, SolvedOperands({}, {}), recipe))
+    with torch.no_grad():
+        torch.testing.assert_close(found(x), module(x), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found.blocks[0].attn.qkv.weight, module.blocks[0].attn.qkv.weight)  # type: ignore[index, union-attr]
