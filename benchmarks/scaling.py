@@ -11,6 +11,7 @@ what a trial costs it, whatever else the machine does.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +32,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoq.cost import CostModel, Limits, uniform_bops
 from autoq.optimization.allocation.problem import AllocationProblem
+from autoq.optimization.executors import EXECUTORS
 from autoq.optimization.executors._base import BaseExecutor, ExecutorContext, Job, Lost, Result, Worker
 from autoq.optimization.executors.directory import DirectoryExecutor
 from autoq.optimization.executors.local import LocalExecutor
@@ -51,6 +53,8 @@ SPACE = "bits_only"
 IN_FLIGHT = (1, 2, 8, 32)
 EVALUATIONS = (50, 200)
 SEEDS = (0, 1, 2)
+IN_PROCESS = "in this process"
+"""Evaluations that take no time, by the driver: what it does at most, whatever evaluates."""
 _SERVE = """
 import sys
 from pathlib import Path
@@ -184,34 +188,40 @@ def measure_flight(out: Path) -> None:
             write_line(out, line)
 
 
-def measure_speed(out: Path, seconds: float, trials_each: int) -> None:
-    """Write trials a second by executor, number of workers and sampler."""
+def measure_speed(out: Path, executors: Sequence[str], counts: Sequence[int], seconds: float, trials_each: int) -> None:
+    """Write trials a second by executor and number of workers."""
     losses = MadeUpLosses(0, seconds)
     problem = Problem.of(losses)
-    cases = [("local", 1, "progressive")]
-    cases += [(name, n, "progressive") for n in (1, 2, 8, 32) for name in ("processes", "directory", "ray")]
-    cases += [("in this process", n, sampler) for sampler in ("progressive", "random") for n in (1, 32, 128, 256)]
-    for name, workers, sampler in cases:
+    for name, workers in itertools.product(executors, counts):
+        if name == "local" and workers > 1:
+            continue
         with tempfile.TemporaryDirectory() as folder, _Executor(name, workers, losses, Path(folder)) as executor:
-            times, busy = _timed(problem.driver(0, sampler), executor, trials_each + 2 * workers)
-        first = min(workers + 7, len(times) // 2)  # the uniform points, and until all workers are there
+            times, busy, first = _timed(problem.driver(0), executor, trials_each + 2 * workers)
         line = {
             "executor": name,
             "workers": workers,
-            "sampler": sampler,
-            "seconds": seconds if name != "in this process" else 0,
+            "seconds": seconds if name != IN_PROCESS else 0,
             "trials_a_second": (len(times) - 1 - first) / (times[-1] - times[first]),
             "driver_ms_a_trial": 1000 * busy / len(times),
         }
         write_line(out, line)
 
 
-def _timed(driver: StudyDriver, executor: BaseExecutor, trials: int) -> tuple[list[float], float]:
-    """Run a study; return when each trial was finished, and the processor time of the driver."""
+def _timed(driver: StudyDriver, executor: BaseExecutor, trials: int) -> tuple[list[float], float, int]:
+    """Run a study; return when each trial was finished, the processor time of the driver, and which counts first.
+
+    That is the one with which the last of the workers that have a name of their own has finished its first.
+    """
     times: list[float] = []
+    workers: list[str] = []
+
+    def keep(trial: FrozenTrial) -> None:
+        times.append(time.monotonic())
+        workers.append(trial.user_attrs.get("worker", ""))
+
     busy = time.process_time()
-    driver.run(executor, trials, on_trial=lambda _: times.append(time.monotonic()))
-    return times, time.process_time() - busy
+    driver.run(executor, trials, on_trial=keep)
+    return times, time.process_time() - busy, max(workers.index(each) for each in set(workers))
 
 
 class _Executor:
@@ -261,13 +271,16 @@ def main() -> None:
     parser.add_argument("what", choices=["flight", "speed"])
     parser.add_argument("--results", type=Path, default=Path("docs/scaling.jsonl"), metavar="FILE")
     parser.add_argument("--seconds", type=float, default=1.0, help="that a simulated evaluation takes")
+    parser.add_argument("--executors", default=",".join((*EXECUTORS, IN_PROCESS)), metavar="NAMES")
+    parser.add_argument("--workers", default="1,2,8,32,128,256", metavar="NUMBERS", help="of workers, of each executor")
     parser.add_argument("--trials", type=int, default=60, help="of each case, and two for each worker")
     arguments = parser.parse_args()
     np.seterr(all="raise", under="ignore")
     if arguments.what == "flight":
         measure_flight(arguments.results)
     else:
-        measure_speed(arguments.results, arguments.seconds, arguments.trials)
+        counts = [int(count) for count in arguments.workers.split(",")]
+        measure_speed(arguments.results, arguments.executors.split(","), counts, arguments.seconds, arguments.trials)
 
 
 if __name__ == "__main__":
