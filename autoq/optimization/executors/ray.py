@@ -141,8 +141,8 @@ class RayExecutor(BaseExecutor):
             self._alone_since = None
             free = self._ray.available_resources()
             _logger.warning(
-                "the Ray cluster has started no worker yet, each of which takes one CPU, and one GPU where the driver "
-                "has one; free are %g CPUs and %g GPUs",
+                "no worker on the Ray cluster is ready yet; each takes one CPU, and one GPU where the driver has one, and "
+                "free are %g CPUs and %g GPUs",
                 *(free.get("CPU", 0.0), free.get("GPU", 0.0)),
             )
 

@@ -127,5 +127,5 @@ def test_a_cluster_without_room_is_told_of(monkeypatch: pytest.MonkeyPatch, capl
         executor.submit(Job(0, recipe(2)))
         assert executor.next_result(2.0) is None
         assert not executor.has_workers
-    assert "has started no worker yet" in caplog.text
+    assert "no worker on the Ray cluster is ready yet" in caplog.text
     assert "0 GPUs" in caplog.text
