@@ -141,7 +141,7 @@ class RayExecutor(BaseExecutor):
             self._alone_since = None
             free = self._ray.available_resources()
             _logger.warning(
-                "no worker on the Ray cluster is ready yet; each takes one CPU, and one GPU where the driver has one, and "
+                "no worker on the Ray cluster is ready yet; each takes one CPU, and one GPU where the driver has one: "
                 "free are %g CPUs and %g GPUs",
                 *(free.get("CPU", 0.0), free.get("GPU", 0.0)),
             )
