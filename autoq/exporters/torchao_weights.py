@@ -75,6 +75,8 @@ def _parameter(source: ExportSource, key: OperandKey) -> tuple[str, AffineCodes]
         return "torchao's file has weights alone"
     if site.op not in _SITES:
         return f"torchao has no {site.op} of such weights"
+    if site.op == "conv2d" and site.operand(key[1]).shape[1] == 1:
+        return "torchao has no scales for convolutions of one input channel each"
     owner, codes = source.architecture.owner(key), centred_codes(source.module, key)
     if isinstance(owner, str) or isinstance(codes, str):
         return owner if isinstance(owner, str) else str(codes)
