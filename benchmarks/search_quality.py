@@ -1,11 +1,12 @@
 """How good every sampler's front is after the same number of joint evaluations, and after the same time.
 
-    python -m benchmarks.search_quality --model local-dir:vit_c10 --data cifar10/calib --observer fpcs \
-        --reparameterize --results studies/search_quality_vit_c10.jsonl
+    python -m benchmarks.search_quality --model local-dir:vit_c10 --data cifar10/calib --folder runs/quality \
+        --results studies/search_quality_vit_c10.jsonl
 
-Results are kept line by line in ``--results``; what is there already is not run again. ``--folder`` keeps the bank, the
-sensitivities and every evaluated recipe, which are shared by all samplers: an evaluation counts with the time that it
-took when it was made.
+Recipes are calibrated as a search does it by default, chosen on as many other images, and the best of each budget is
+scored on a third set, beside the exact allocation of that budget. Results are kept line by line in ``--results``; what
+is there already is not run again. ``--folder`` keeps the bank, the sensitivities and every evaluated recipe, which are
+shared by all samplers: an evaluation counts with the time that it took when it was made.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from autoq.optimization.executors.local import LocalExecutor
 from autoq.optimization.front import best_within, hypervolume
 from autoq.optimization.objective import Evaluation, JointObjective, KeepGoing
 from autoq.optimization.samplers import SAMPLERS, AllocationPrior
-from autoq.optimization.space import load_space, resolve_space
+from autoq.optimization.space import ResolvedSpace, load_space, resolve_space
 from autoq.optimization.storage import TrialStore
 from autoq.optimization.study import StudyDriver, StudySettings
 from autoq.optimization.trials import UNIFORM
@@ -43,7 +44,7 @@ from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, Score
 
-_KEY = ("model", "observer", "reparameterize", "sensitivity", "images", "limit_bits", "sampler", "seed", "counts")
+_KEY = ("model", "space", "sensitivity", "images", "limit_bits", "sampler", "seed", "counts")
 BUDGETS = {"1.2 × w2a2": (2, 1.2), "w3a3": (3, 1.0), "w4a4": (4, 1.0), "w5a5": (5, 1.0), "w6a6": (6, 1.0)}
 
 
@@ -80,8 +81,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vit_digits")
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--observer", default="mse")
-    parser.add_argument("--reparameterize", action="store_true")
     parser.add_argument("--space", default="vit_w2-8")
     parser.add_argument("--sensitivity", default="fisher")
     parser.add_argument("--images", type=int, default=128)
@@ -96,10 +95,6 @@ def main() -> None:
     settings = SearchSettings(
         model=arguments.model,
         data=arguments.data,
-        observer=arguments.observer,
-        rotate=False,
-        reparameterize=arguments.reparameterize,
-        second_order=False,
         space=arguments.space,
         calib_images=arguments.images,
     )
@@ -107,17 +102,28 @@ def main() -> None:
     session = Session.open(settings.model)
     sites = session.traced.sites
     space = resolve_space(load_space(settings.space), sites)
-    images = session.calibration_images(settings.data, settings.calib_images, settings.seed)
+    count = settings.calib_images
+    everything = session.calibration_images(settings.data, 3 * count, settings.seed)
+    images, others = everything.held_out(count)
+    choosing, unseen = others.held_out(count)
     session, bank = open_bank(session, images, settings, arguments.folder / "bank")
     started = time.perf_counter()
     options = options_of_space(space)
     bank.solve_into(arguments.folder / "bank", options, lambda *_: None)
     calibration_seconds = time.perf_counter() - started
-    evaluator = Evaluator(session.model, bank, images.tensor)
+    evaluator = Evaluator(session.model, bank, choosing.tensor)
+    third = KeptObjective(
+        JointObjective(Evaluator(session.model, bank, unseen.tensor), "kl"), arguments.folder / "unseen.jsonl"
+    )
     started = time.perf_counter()
     path = arguments.folder / f"{arguments.sensitivity}.csv"
     table = measure_into(
-        path, options, evaluator=evaluator, bank=bank, images=images.tensor, proxy=arguments.sensitivity
+        path,
+        options,
+        evaluator=Evaluator(session.model, bank, images.tensor),
+        bank=bank,
+        images=images.tensor,
+        proxy=arguments.sensitivity,
     )
     sensitivity_seconds = time.perf_counter() - started
     _print(f"calibrated in {calibration_seconds:.0f} s, sensitivities in {sensitivity_seconds:.0f} s")
@@ -126,6 +132,9 @@ def main() -> None:
     limit = max(budgets.values())
     costs, limits = CostModel(sites), Limits({"bops": limit})
     prior = AllocationPrior.of(AllocationProblem(costs, space), table, limit)
+    kept = KeptObjective(JointObjective(evaluator, "kl"), arguments.folder / "evaluations.jsonl")
+    allocations = _allocations(prior, budgets, kept, third)
+    _print(f"exact allocation: {json.dumps(allocations)}")
     known = _keys(arguments.results)
     for seed in map(int, arguments.seeds.split(",")):
         for name in arguments.samplers.split(","):
@@ -137,7 +146,7 @@ def main() -> None:
             measure = KeptObjective(JointObjective(evaluator, "kl"), arguments.folder / "evaluations.jsonl")
             store = TrialStore(InMemoryStorage(), "search-quality", ("minimize", "minimize"))
             driver = StudyDriver(prior, costs, limits, store, StudySettings(kind, seed, prunes=False))
-            watch = _Watch(measure)
+            watch = _Watch(measure, space)
             driver.run(LocalExecutor(measure), max(counts), on_trial=watch)
             line = {
                 **key,
@@ -148,6 +157,8 @@ def main() -> None:
                 "limit": limit,
                 "uniform_8_8": uniform_bops(sites, 8, 8),
                 "summary": _summary(watch.points, counts, budgets, uniform_bops(sites, 8, 8)),
+                "allocations": allocations,
+                "unseen": _on_unseen(watch, counts, budgets, third),
                 "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             }
             with arguments.results.open("a", encoding="utf-8") as file:
@@ -158,12 +169,12 @@ def main() -> None:
 class _Watch:
     """Collects, for every trial, its cost, its loss and the time until then, evaluations at their own time."""
 
-    def __init__(self, measure: KeptObjective) -> None:
-        self._measure = measure
+    def __init__(self, measure: KeptObjective, space: ResolvedSpace) -> None:
+        self._measure, self._space = measure, space
         self._last = time.perf_counter()
         self._proposing = 0.0
-        self._evaluated = 0.0
         self.points: list[dict[str, Any]] = []
+        self.recipes: list[Mapping[str, SiteConfig]] = []
 
     def __call__(self, trial: FrozenTrial) -> None:
         now = time.perf_counter()
@@ -171,6 +182,7 @@ class _Watch:
         took_now = trial.user_attrs.get("seconds", 0.0)
         self._proposing += now - self._last - took_now
         self._last = now
+        self.recipes.append(self._space.sites_for(trial.params))
         self.points.append(
             {
                 "bops": trial.user_attrs["cost"]["bops"],
@@ -201,11 +213,36 @@ def _summary(
     return found
 
 
+def _allocations(
+    prior: AllocationPrior, budgets: Mapping[str, int], choosing: KeptObjective, unseen: KeptObjective
+) -> dict[str, dict[str, float]]:
+    """Return the KL of each budget's exact allocation, on the images that choose and on others."""
+    found = {}
+    for name, budget in budgets.items():
+        allocation = prior.problem.allocate(prior.table, budget)
+        recipe = prior.problem.space.sites_for(allocation.assignment)
+        found[name] = {"kl_nats": choosing(recipe).loss, "unseen": unseen(recipe).loss}
+    return found
+
+
+def _on_unseen(
+    watch: _Watch, counts: list[int], budgets: Mapping[str, int], objective: KeptObjective
+) -> dict[str, dict[str, float]]:
+    """Return the KL, on images that neither calibrated nor chose, of the best of each budget after each count."""
+    found: dict[str, dict[str, float]] = {}
+    for count in counts:
+        pairs = [(p["bops"], p["kl_nats"]) for p in watch.points[:count] if p["kl_nats"] is not None]
+        best = {name: best_within(pairs, budget) for name, budget in budgets.items()}
+        found[str(count)] = {
+            name: round(objective(watch.recipes[index]).loss, 6) for name, index in best.items() if index is not None
+        }
+    return found
+
+
 def _key(arguments: argparse.Namespace, sampler: str, seed: int, counts: list[int]) -> dict[str, Any]:
     return {
         "model": arguments.model.rpartition("/")[2],
-        "observer": arguments.observer,
-        "reparameterize": arguments.reparameterize,
+        "space": arguments.space,
         "sensitivity": arguments.sensitivity,
         "images": arguments.images,
         "limit_bits": arguments.limit,

@@ -84,10 +84,7 @@ def _page(source: Path, lines: Lines, by_sampler: dict[str, Lines], target: str)
     counts = sorted({count for line in lines for count in line["counts"]})
     budgets = first["budgets"]
     seconds = [p["seconds"] for line in by_sampler["progressive"] for p in line["points"][-1:]]
-    command = (
-        f"python -m benchmarks.search_quality --model {first['model']} --observer {first['observer']}"
-        f"{' --reparameterize' if first['reparameterize'] else ''} --results {source}"
-    )
+    command = f"python -m benchmarks.search_quality --model {first['model']} --results {source}"
     worst = max(point["kl_nats"] for point in first["points"] if point["uniform"])
     text = [
         f"# How good the samplers are: {first['model']}\n",
