@@ -89,7 +89,7 @@ def _page(source: Path, lines: Lines, by_sampler: dict[str, Lines], target: str)
     text = [
         f"# How good the samplers are: {first['model']}\n",
         f"`{command}` ({first['machine']}), drawn by `python -m benchmarks.search_quality_page {source} {target}`. "
-        f"{first['images']} calibration images, space `vit_w2-8`, budget {format_bops(first['limit'])} (w"
+        f"{first['images']} images calibrated and as many others chose, space `{first['space']}`, budget {format_bops(first['limit'])} (w"
         f"{first['limit_bits']}a{first['limit_bits']}). All samplers evaluate the uniform points first, and have "
         f"the same bank and the same `{first['sensitivity']}` sensitivities, whose time is not counted. "
         "An evaluation is one joint evaluation of a whole recipe on all images.\n",
@@ -116,6 +116,21 @@ def _page(source: Path, lines: Lines, by_sampler: dict[str, Lines], target: str)
                     [NAMES[name], *(_least(found, count, budget) for budget in budgets.values())]
                     for name, found in by_sampler.items()
                     if any(count <= max(line["counts"]) for line in found)
+                ],
+            ),
+        ]
+        text += [
+            f"\nThose recipes on {first['images']} images that neither calibrated nor chose them, beside the exact allocation "
+            "of each budget by summed sensitivities, which evaluates nothing:\n",
+            _table(
+                ["sampler", *budgets],
+                [
+                    ["exact allocation", *(format_kl(each["unseen"]) for each in first["allocations"].values())],
+                    *(
+                        [NAMES[name], *(_unseen(_reaching(found, count), count, budget) for budget in budgets)]
+                        for name, found in by_sampler.items()
+                        if _reaching(found, count)
+                    ),
                 ],
             ),
         ]
@@ -164,6 +179,10 @@ def _least(found: Lines, count: int, budget: int) -> str:
         for line in _reaching(found, count)
     ]
     return format_kl(statistics.mean(values)) if values else "–"
+
+
+def _unseen(found: Lines, count: int, budget: str) -> str:
+    return format_kl(statistics.mean(line["unseen"][str(count)][budget] for line in found))
 
 
 def _draw(by_sampler: dict[str, Lines]) -> Figure:
