@@ -93,14 +93,14 @@ class BaseBlockScaledQuantizer(BaseFloatQuantizer):
         channels = x.movedim(axis, -1)
         padded = functional.pad(channels, (0, -channels.shape[-1] % cls.block))
         # Channels in a block come to stand behind all axes, blocks where channels were.
-        return padded.reshape(*padded.shape[:-1], -1, cls.block).movedim(-2, axis - 1)
+        return padded.reshape(*padded.shape[:-1], padded.shape[-1] // cls.block, cls.block).movedim(-2, axis - 1)
 
     @classmethod
     def reaches(cls, x: Tensor, layout: OperandLayout) -> Tensor:
         """Return the greatest magnitude of each block (float32), of the shape of ``x`` with blocks for channels."""
         finite = torch.finfo(torch.float32).max
-        magnitudes = x.detach().to(working_dtype(x.dtype)).abs().nan_to_num(0.0, finite).clamp(max=finite)
-        return cls.in_blocks(magnitudes.float(), layout).amax(-1)
+        magnitudes = x.detach().to(working_dtype(x.dtype)).abs().nan_to_num_(0.0, finite)
+        return cls.in_blocks(magnitudes, layout).amax(-1).clamp_(max=finite).float()
 
     def assign(self, x: Tensor) -> Tensor | None:
         """Return the steps (float32) of the entries of an activation; None for weights, which have theirs."""

@@ -50,6 +50,9 @@ class FloatFormat:
         >>> E2M1.round(torch.tensor([0.3, 2.5, -5.0, 7.0])).tolist()
         [0.5, 2.0, -4.0, 6.0]
         """
+        if self.least_exponent == self.greatest_exponent:  # equally spaced
+            digits = 2.0**self.mantissa_bits
+            return (x * digits).round_().mul_(1 / digits).clamp_(-self.greatest, self.greatest)
         step = floor_power_of_two(x).clamp_(2.0**self.least_exponent, 2.0**self.greatest_exponent)
         step.mul_(2.0**-self.mantissa_bits)
         return (x / step).round_().mul_(step).clamp_(-self.greatest, self.greatest)
