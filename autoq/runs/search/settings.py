@@ -138,7 +138,6 @@ class SearchSettings(CalibrationChoices):
     @field_validator("proxy", "sensitivity")
     @classmethod
     def _check_proxy(cls, name: str) -> str:
-
         return check_proxy_name(name)
 
     @property
@@ -230,8 +229,6 @@ def make_settings(values: dict[str, Any], where: str = "settings", *, are_option
     Raises:
         SpaceError: a key or value is wrong; the message names it and what would be right.
     """
-    from autoq.sensitivity.proxies import check_proxy_name
-
     settings = validate(SearchSettings, values, where, SpaceError, are_options=are_options)
     for proxy in (settings.proxy, settings.sensitivity):
         check_proxy_name(proxy, settings.make_task())
