@@ -16,6 +16,7 @@ import platform
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--bank", type=Path, help="folder that keeps the bank and the sensitivities")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--beside", type=Path, help="what --out has of another model, to draw in the same picture")
     arguments = parser.parse_args()
     settings = SearchSettings(model=arguments.model, data=arguments.data, calib_images=arguments.images)
     with tempfile.TemporaryDirectory() as temporary:
@@ -74,7 +76,8 @@ def main() -> None:
     arguments.out.write_text(json.dumps(measured, indent=1))
     print_table(measured)
     if arguments.picture:
-        draw(measured, arguments.picture)
+        beside = [json.loads(arguments.beside.read_text(encoding="utf-8"))] if arguments.beside else []
+        draw([*beside, measured], arguments.picture)
 
 
 def measure(settings: SearchSettings, folder: Path) -> dict[str, Any]:
@@ -140,16 +143,18 @@ def print_table(measured: dict[str, Any]) -> None:
         print(f"| {bits:g} |", " | ".join(f"{found[name]:.2g}" if name in found else "—" for name in FAMILIES), "|")
 
 
-def draw(measured: dict[str, Any], path: Path) -> None:
-    """Draw KL over cost, a line for each family."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, mark in MARKS.items():
-        points = sorted((p["bops"], p["kl_nats"]) for p in measured["points"] if p["family"] == name)
-        axes.plot([x / 1e9 for x, _ in points], [y for _, y in points], marker=mark, markersize=5, label=name)
-    axes.set(xlabel="GBOPs", ylabel="KL (nats)", yscale="log", title=measured["model"])
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+def draw(all_measured: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw KL over cost, a panel for each model and a line for each family."""
+    size = (5.5 * len(all_measured), 4.2)
+    figure, row = plt.subplots(1, len(all_measured), figsize=size, layout="constrained", squeeze=False)
+    for axes, measured in zip(row[0], all_measured, strict=True):
+        for name, mark in MARKS.items():
+            points = sorted((p["bops"], p["kl_nats"]) for p in measured["points"] if p["family"] == name)
+            axes.plot([x / 1e9 for x, _ in points], [y for _, y in points], marker=mark, markersize=5, label=name)
+        axes.set(xlabel="GBOPs", ylabel="KL (nats)", yscale="log", title=measured["model"])
+        axes.spines[["top", "right"]].set_visible(False)
+    row[0][-1].legend(frameon=False)
+    figure.savefig(path, dpi=130)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def _page(source: Path, lines: Lines, by_sampler: dict[str, Lines], target: str)
     text = [
         f"# How good the samplers are: {first['model']}\n",
         f"`{command}` ({first['machine']}), drawn by `python -m benchmarks.search_quality_page {source} {target}`. "
-        f"{first['images']} images calibrated and as many others chose, space `{first['space']}`, budget {format_bops(first['limit'])} (w"
+        f"{first['images']} images calibrated and as many others chose, space `{first['space']}`, "
+        f"budget {format_bops(first['limit'])} (w"
         f"{first['limit_bits']}a{first['limit_bits']}). All samplers evaluate the uniform points first, and have "
         f"the same bank and the same `{first['sensitivity']}` sensitivities, whose time is not counted. "
         "An evaluation is one joint evaluation of a whole recipe on all images.\n",
@@ -120,8 +121,8 @@ def _page(source: Path, lines: Lines, by_sampler: dict[str, Lines], target: str)
             ),
         ]
         text += [
-            f"\nThose recipes on {first['images']} images that neither calibrated nor chose them, beside the exact allocation "
-            "of each budget by summed sensitivities, which evaluates nothing:\n",
+            f"\nThose recipes on {first['images']} images that neither calibrated nor chose them, beside the exact "
+            "allocation of each budget by summed sensitivities, which evaluates nothing:\n",
             _table(
                 ["sampler", *budgets],
                 [

@@ -112,7 +112,7 @@ class StudyDatabase:
         changes = describe_changes(found, wanted, [key for key in wanted if key not in ("run", "directory", "trials")])
         raise StorageError(
             f"study {self._name!r} in {self._shown} is written by the search in {found.get('directory')}"
-            + (f", which has another {changes}; choose" if changes else ": go on there, or choose")
+            + (f", which differs in {changes}; choose" if changes else ": go on there, or choose")
             + " another --study-name"
         )
 

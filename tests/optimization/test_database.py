@@ -123,7 +123,7 @@ def test_what_cannot_be_opened_is_said_in_a_line(url: str, expected: str) -> Non
     [
         (
             {"run": "2", "weights_sha256": 64 * "b"},
-            "is written by the search in host:/runs/a, which has another weights_sha256 (was 'aaaaaaaaaaaa', is "
+            "is written by the search in host:/runs/a, which differs in weights_sha256 (was 'aaaaaaaaaaaa', is "
             "'bbbbbbbbbbbb'); choose another --study-name",
         ),
         ({"run": "2"}, "is written by the search in host:/runs/a: go on there, or choose another --study-name"),
