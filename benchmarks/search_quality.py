@@ -44,7 +44,7 @@ from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, Score
 
-_KEY = ("model", "space", "sensitivity", "images", "limit_bits", "sampler", "seed", "counts")
+_KEY = ("model", "space", "sensitivity", "images", "choose", "limit_bits", "sampler", "seed", "counts")
 BUDGETS = {"1.2 × w2a2": (2, 1.2), "w3a3": (3, 1.0), "w4a4": (4, 1.0), "w5a5": (5, 1.0), "w6a6": (6, 1.0)}
 
 
@@ -83,7 +83,8 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--space", default="vit_w2-8")
     parser.add_argument("--sensitivity", default="fisher")
-    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--images", type=int, default=128, help="that calibrate")
+    parser.add_argument("--choose", type=int, help="images that choose, and as many that judge; as many as calibrate")
     parser.add_argument("--limit", type=int, default=6, help="bits of the uniform point whose cost is the budget")
     parser.add_argument("--samplers", default=",".join(SAMPLERS))
     parser.add_argument("--seeds", default="0,1,2")
@@ -103,9 +104,10 @@ def main() -> None:
     sites = session.traced.sites
     space = resolve_space(load_space(settings.space), sites)
     count = settings.calib_images
-    everything = session.calibration_images(settings.data, 3 * count, settings.seed)
+    choose = arguments.choose or count
+    everything = session.calibration_images(settings.data, count + 2 * choose, settings.seed)
     images, others = everything.held_out(count)
-    choosing, unseen = others.held_out(count)
+    choosing, unseen = others.held_out(choose)
     session, bank = open_bank(session, images, settings, arguments.folder / "bank")
     started = time.perf_counter()
     options = options_of_space(space)
@@ -113,7 +115,7 @@ def main() -> None:
     calibration_seconds = time.perf_counter() - started
     evaluator = Evaluator(session.model, bank, choosing.tensor)
     third = KeptObjective(
-        JointObjective(Evaluator(session.model, bank, unseen.tensor), "kl"), arguments.folder / "unseen.jsonl"
+        JointObjective(Evaluator(session.model, bank, unseen.tensor), "kl"), arguments.folder / f"unseen_{choose}.jsonl"
     )
     started = time.perf_counter()
     path = arguments.folder / f"{arguments.sensitivity}.csv"
@@ -132,7 +134,8 @@ def main() -> None:
     limit = max(budgets.values())
     costs, limits = CostModel(sites), Limits({"bops": limit})
     prior = AllocationPrior.of(AllocationProblem(costs, space), table, limit)
-    kept = KeptObjective(JointObjective(evaluator, "kl"), arguments.folder / "evaluations.jsonl")
+    evaluations = arguments.folder / f"evaluations_{choose}.jsonl"
+    kept = KeptObjective(JointObjective(evaluator, "kl"), evaluations)
     allocations = _allocations(prior, budgets, kept, third)
     _print(f"exact allocation: {json.dumps(allocations)}")
     known = _keys(arguments.results)
@@ -143,7 +146,7 @@ def main() -> None:
             if json.dumps(key, sort_keys=True) in known:
                 continue
             known.add(json.dumps(key, sort_keys=True))
-            measure = KeptObjective(JointObjective(evaluator, "kl"), arguments.folder / "evaluations.jsonl")
+            measure = KeptObjective(JointObjective(evaluator, "kl"), evaluations)
             store = TrialStore(InMemoryStorage(), "search-quality", ("minimize", "minimize"))
             driver = StudyDriver(prior, costs, limits, store, StudySettings(kind, seed, prunes=False))
             watch = _Watch(measure, space)
@@ -245,6 +248,7 @@ def _key(arguments: argparse.Namespace, sampler: str, seed: int, counts: list[in
         "space": arguments.space,
         "sensitivity": arguments.sensitivity,
         "images": arguments.images,
+        "choose": arguments.choose or arguments.images,
         "limit_bits": arguments.limit,
         "sampler": sampler,
         "seed": seed,

@@ -89,7 +89,7 @@ def _page(source: Path, lines: Lines, by_sampler: dict[str, Lines], target: str)
     text = [
         f"# How good the samplers are: {first['model']}\n",
         f"`{command}` ({first['machine']}), drawn by `python -m benchmarks.search_quality_page {source} {target}`. "
-        f"{first['images']} images calibrated and as many others chose, space `{first['space']}`, "
+        f"{first['images']} images calibrated and {first['choose']} others chose, space `{first['space']}`, "
         f"budget {format_bops(first['limit'])} (w"
         f"{first['limit_bits']}a{first['limit_bits']}). All samplers evaluate the uniform points first, and have "
         f"the same bank and the same `{first['sensitivity']}` sensitivities, whose time is not counted. "
@@ -121,7 +121,7 @@ def _page(source: Path, lines: Lines, by_sampler: dict[str, Lines], target: str)
             ),
         ]
         text += [
-            f"\nThose recipes on {first['images']} images that neither calibrated nor chose them, beside the exact "
+            f"\nThose recipes on {first['choose']} images that neither calibrated nor chose them, beside the exact "
             "allocation of each budget by summed sensitivities, which evaluates nothing:\n",
             _table(
                 ["sampler", *budgets],
