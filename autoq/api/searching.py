@@ -99,7 +99,7 @@ def search(
         fix: operands that keep one width whatever the space offers: ``"head:*=8"``, a glob over ``SITE:OPERAND`` (all
             operands without a colon), ``=`` and bits; or several, of which the last that matches counts.
         exclude: globs over operands that stay in floating point, likewise; exclusion wins over ``fix``.
-        trials: recipes to evaluate; None: 200.
+        trials: recipes to evaluate; None: 100.
         time_limit_seconds: seconds after which the search is done, accuracy included; not what ``finish`` and
             ``reconstruct`` do after it.
         calib_images: how many of ``images`` calibrate, a seeded subset where it can be chosen. As many others score

@@ -80,7 +80,7 @@ def search(
     target: Target = None,
     fix: Fix = None,
     exclude: Exclude = None,
-    trials: Annotated[int | None, typer.Option(metavar="N", help="Recipes to evaluate. [default: 200]")] = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="Recipes to evaluate. [default: 100]")] = None,
     time_limit: Annotated[
         str | None, typer.Option(metavar="TIME", help="Be done after 90s, 10m or 1.5h, accuracy included.")
     ] = None,

@@ -67,7 +67,7 @@ class SearchSettings(CalibrationChoices):
     budget_activations: str | None = None
     budget_latency: str | None = None
     latency_table: str | None = None
-    trials: int = Field(default=200, ge=1, le=MOST)
+    trials: int = Field(default=100, ge=1, le=MOST)
     time_limit_seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS)
     sampler: str = "progressive"
     proxy: str = "kl"
