@@ -22,6 +22,10 @@ READ = {
     "log_int_softmax": {"overflow"},
     "twin_uniform": {"granularity", "groups"},
     "power_of_two_factor": set(),
+    "fp8_e4m3": {"granularity", "groups"},
+    "mxfp4": set(),
+    "mxint8": set(),
+    "nvfp4": set(),
 }
 OTHER = {
     "granularity": "group",
