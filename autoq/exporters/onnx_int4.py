@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from autoq.exporters._base import ExportSource, Written
+from autoq.exporters._base import ExportSource
+from autoq.exporters.onnx_model import replace_nodes_
 from autoq.exporters.onnx_qcdq import OnnxExporter
 
 if TYPE_CHECKING:
@@ -27,16 +27,9 @@ class OnnxInt4Exporter(OnnxExporter):
     reader: ClassVar[str] = "onnxruntime, openvino, and what else has the INT4 tensors of opset 21"
     expresses: ClassVar[str] = "what onnx does; weights of at most 4 bits in half the bytes"
 
-    def write(self, source: ExportSource, path: Path) -> Written:
-        """Write the model, and pack its weights."""
-        import onnx
-
-        written = super().write(source, path)
-        model = onnx.load(path)
-        pack_weights_(model.graph, [f"{site}:{operand}.codes" for site, operand in source.module.codes])
-        onnx.checker.check_model(model)
-        onnx.save(model, path)
-        return written
+    def finish_(self, source: ExportSource, graph: GraphProto) -> None:
+        """Pack the weights."""
+        pack_weights_(graph, [f"{site}:{operand}.codes" for site, operand in source.module.codes])
 
 
 def pack_weights_(graph: GraphProto, names: list[str]) -> None:
@@ -56,6 +49,4 @@ def pack_weights_(graph: GraphProto, names: list[str]) -> None:
             name, stored = initializer.name, f"{initializer.name}.stored"
             initializer.CopyFrom(numpy_helper.from_array(codes.astype(ml_dtypes.int4), stored))
             casts.append(helper.make_node("Cast", [stored], [name], name=f"{name}.Cast", to=TensorProto.INT8))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    replace_nodes_(graph, [*casts, *graph.node])

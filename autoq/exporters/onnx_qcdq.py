@@ -15,7 +15,7 @@ from autoq.exporters.onnx_model import Markers, export_marked, onnxruntime_runne
 from autoq.graph.insert import OperandKey
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 
 class OnnxExporter(BaseExporter):
@@ -56,10 +56,14 @@ class OnnxExporter(BaseExporter):
             return nodes.weight(name, operand, result, transposed=transposed, is_fused=key not in alone)
 
         Markers(model, numbers).replace_(make)
+        self.finish_(source, model.graph)
         onnx.helper.set_model_props(model, source.metadata)
         onnx.checker.check_model(model)
         onnx.save(model, path)
         return Written(plain | dict.fromkeys(alone, "stored as codes: its input has no integers"))
+
+    def finish_(self, source: ExportSource, graph: GraphProto) -> None:
+        """Change the graph before it is saved; formats that build on this one override it."""
 
     def load(self, source: ExportSource, path: Path) -> Runner:  # noqa: ARG002
         """Open a session with onnxruntime's default optimizations."""

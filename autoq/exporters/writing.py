@@ -86,9 +86,8 @@ def write_export(
     """
     exporter.require_packages()
     exporter.check_path(source, path)
-    if path.is_dir() and (
-        exporter.suffix or any(path.iterdir())
-    ):  # found out now, not when the other files have their names
+    # Found out now, not when the other files have their names.
+    if path.is_dir() and (exporter.suffix or any(path.iterdir())):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     left = exporter.inexpressible(source) | ({} if target is None else excluded(source, target))
     if left:

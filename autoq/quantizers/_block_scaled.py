@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from autoq.quantizers._base import working_dtype
 from autoq.quantizers._float_base import BaseFloatQuantizer
+from autoq.quantizers._overheads import PARAMETER_BITS
 from autoq.quantizers.granularity import OperandLayout
 from autoq.recipe import OperandConfig
 
@@ -66,7 +67,7 @@ class BaseBlockScaledQuantizer(BaseFloatQuantizer):
     def parameter_bits(cls, config: OperandConfig, layout: OperandLayout, shape: Sequence[int]) -> int:
         """Count 8 bits a block, and 32 for each parameter of the whole operand."""
         whole = len(cls.qparam_names) - 1
-        return math.prod(cls.range_shape(config, layout, shape)) * SCALE_BITS + 32 * whole
+        return math.prod(cls.range_shape(config, layout, shape)) * SCALE_BITS + PARAMETER_BITS * whole
 
     @classmethod
     def range_shape(cls, config: OperandConfig, layout: OperandLayout, shape: Sequence[int]) -> tuple[int, ...]:

@@ -42,7 +42,7 @@ class CodeGrid:
         return codes - self.zero_point if self.levels is None else self.levels[codes.long()]
 
     def by_column(self, rows: int, channels: int, order: Tensor | None = None) -> ColumnGrid:
-        """Bring all to (channels, rows), so that a column of the weight lies in one piece.
+        """Take all apart by channels, so that a column of the weight lies in one piece.
 
         Args:
             rows: of the weight.
@@ -50,22 +50,22 @@ class CodeGrid:
             order: of the channels; None: as they are.
         """
 
-        def column_first(parameter: Tensor) -> Tensor:
+        def column_first(parameter: Tensor) -> tuple[Tensor, ...]:
             wide = parameter.float().expand(rows, -1)
             if wide.shape[1] == 1:
-                return wide.t().contiguous().expand(channels, -1)
-            return (wide if order is None else wide[:, order]).t().contiguous()
+                return (wide.flatten().contiguous(),) * channels
+            return (wide if order is None else wide[:, order]).t().contiguous().unbind()
 
         return ColumnGrid(column_first(self.step), column_first(self.zero_point), column_first(self.most), self.levels)
 
 
 @dataclass(frozen=True)
 class ColumnGrid:
-    """A :class:`CodeGrid` with columns of the weight in place of rows, each of shape (channels, rows)."""
+    """A :class:`CodeGrid` by columns of the weight: for each channel, one tensor of shape (rows,)."""
 
-    step: Tensor
-    zero_point: Tensor
-    most: Tensor
+    step: tuple[Tensor, ...]
+    zero_point: tuple[Tensor, ...]
+    most: tuple[Tensor, ...]
     levels: Tensor | None
 
     def snap_(self, at: int, column: Tensor, code: Tensor, value: Tensor) -> None:

@@ -30,7 +30,7 @@ def descend(weight: Tensor, codes: Tensor, grid: CodeGrid, gram: Tensor) -> Tens
     """
     # All that follows has shape (channels, rows), so that a column of the weight lies in one piece.
     wanted, found = weight.float().t().contiguous(), codes.float().t().contiguous()
-    columns, diagonal = grid.by_column(*found.t().shape), gram.diagonal().tolist()
+    columns, diagonal = grid.by_column(len(weight), len(wanted)), gram.diagonal().tolist()
     error = grid.values(codes.float()).t().contiguous().sub_(wanted)
     new, target = torch.empty_like(error[0]), torch.empty_like(error[0])
     for start in range(0, len(wanted), _BLOCK):

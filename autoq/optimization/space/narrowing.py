@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence, Set
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from autoq.errors import TargetError
 from autoq.graph.sites import Operand, Site
 from autoq.optimization.space.overrides import Overrides
-from autoq.optimization.space.rules import SearchSpace, Tie
+from autoq.optimization.space.rules import SearchSpace
 from autoq.optimization.space.targets import Target
 
 _logger = logging.getLogger(__name__)
@@ -78,9 +77,10 @@ def _bind_(offers: Sequence[Offer], free: Set[tuple[str, str]], space: SearchSpa
     groups: dict[tuple[str, str], list[Offer]] = {}
     for offer in offers:
         for field in offer.choices:
-            ties = [tie for tie in space.ties if field in tie.fields and _is_tied(tie, offer)]
+            place = (offer.site.name, offer.operand.name)
+            ties = [tie for tie in space.ties if tie.binds(*place, field)]
             if ties and (offer.name, field) in free:
-                groups.setdefault((tied_name(ties[-1], offer.site.name, offer.operand.name), field), []).append(offer)
+                groups.setdefault((ties[-1].decision(*place), field), []).append(offer)
     for (_, field), members in groups.items():
         common = members[0].choices[field]
         for member in members[1:]:
@@ -92,15 +92,3 @@ def _bind_(offers: Sequence[Offer], free: Set[tuple[str, str]], space: SearchSpa
             common = left
         for member in members:
             member.choices[field] = common
-
-
-def _is_tied(tie: Tie, offer: Offer) -> bool:
-    return any(fnmatchcase(offer.name, glob) for glob in tie.match)
-
-
-def tied_name(tie: Tie, site: str, operand: str) -> str:
-    """Return the name of the decision that a tie makes of an operand's."""
-    if tie.by == "site":
-        return f"{site}:*"
-    globs = ",".join(tie.match)
-    return globs if tie.by == "all" else f"{globs.rsplit(':', 1)[0]}:{operand}"

@@ -12,7 +12,7 @@ from autoq.graph.sites import Operand, Site
 from autoq.optimization.space.consistency import refuse_codes_that_do_not_multiply
 from autoq.optimization.space.decisions import Decision, OperandPlan, OptionTable, ResolvedSpace
 from autoq.optimization.space.field_types import CONFIG_FIELDS, FIT
-from autoq.optimization.space.narrowing import Offer, narrow, tied_name
+from autoq.optimization.space.narrowing import Offer, narrow
 from autoq.optimization.space.overrides import Overrides
 from autoq.optimization.space.rules import Rule, SearchSpace
 from autoq.optimization.space.targets import Target
@@ -179,11 +179,11 @@ def _group(space: SearchSpace, quantized: Quantized) -> dict[str, list[tuple[str
         for field in CONFIG_FIELDS:
             if len(table.distinct[field]) < 2:
                 continue
-            name = own = f"{site.name}:{operand.name}"
+            name = f"{site.name}:{operand.name}"
             for number, tie in enumerate(space.ties, start=1):
-                if field in tie.fields and any(fnmatchcase(own, glob) for glob in tie.match):
+                if tie.binds(site.name, operand.name, field):
                     used.add(number)
-                    name = tied_name(tie, site.name, operand.name)
+                    name = tie.decision(site.name, operand.name)
             groups.setdefault(f"{name}.{field}", []).append((site.name, operand.name, field, table))
     for number, tie in enumerate(space.ties, start=1):
         if number not in used:

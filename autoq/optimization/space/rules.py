@@ -37,6 +37,7 @@ quantize, are reached by rules that name them in ``op``. Operands that no rule g
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -153,6 +154,17 @@ class Tie(Frozen):
     match: Globs
     fields: Fields
     by: TieScope
+
+    def binds(self, site: str, operand: str, field: str) -> bool:
+        """Tell whether a field of an operand is tied."""
+        return field in self.fields and any(fnmatchcase(f"{site}:{operand}", glob) for glob in self.match)
+
+    def decision(self, site: str, operand: str) -> str:
+        """Return the name of the decision that is made of an operand's, without the field."""
+        if self.by == "site":
+            return f"{site}:*"
+        globs = ",".join(self.match)
+        return globs if self.by == "all" else f"{globs.rsplit(':', 1)[0]}:{operand}"
 
 
 class Document(Frozen):

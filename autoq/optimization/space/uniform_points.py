@@ -105,21 +105,18 @@ def _with_best_schemes(space: ResolvedSpace, assignment: dict[str, Any], loss: O
 
 def _best_choice(space: ResolvedSpace, decision: Decision, assignment: Assignment, loss: OptionLoss) -> Any:
     """Return the choice of least loss that leaves the bits as they are; the present one where no other is better."""
+    sites = dict.fromkeys(site for site, _ in decision.targets)
 
-    def configs(choice: Any) -> dict[tuple[str, str], OperandConfig]:
+    def options(choice: Any) -> list[tuple[str, str, OperandConfig]]:
         way = {**assignment, decision.name: choice}
-        of_site = {site: space.site_config(site, way) for site in dict.fromkeys(site for site, _ in decision.targets)}
-        return {(site, name): config for site, operands in of_site.items() for name, config in operands.items()}
-
-    def total(choice: Any) -> float:
-        return sum(loss(site, name, config) for (site, name), config in configs(choice).items())
-
-    def bits(choice: Any) -> list[int]:
-        return [config.bits for config in configs(choice).values()]
+        configs = ((site, space.site_config(site, way)) for site in sites)
+        return [(site, name, config) for site, operands in configs for name, config in operands.items()]
 
     present = assignment[decision.name]
-    others = (choice for choice in decision.choices if choice != present and bits(choice) == bits(present))
-    return min((present, *others), key=total)
+    found = {choice: options(choice) for choice in (present, *decision.choices)}
+    widths = {choice: [config.bits for *_, config in each] for choice, each in found.items()}
+    same = [choice for choice in found if widths[choice] == widths[present]]
+    return min(same, key=lambda choice: sum(loss(*option) for option in found[choice]))
 
 
 def _is_about_schemes(decision: Decision) -> bool:

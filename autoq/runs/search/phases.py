@@ -14,7 +14,7 @@ from autoq.errors import InputError
 from autoq.events import FirstRecipe, PhaseAdvanced, PhaseStarted, Progress
 from autoq.optimization.database import StudyDatabase
 from autoq.optimization.executors import EXECUTORS
-from autoq.optimization.executors._base import BaseExecutor, ExecutorContext
+from autoq.optimization.executors._base import BaseExecutor
 from autoq.optimization.executors.local import LocalExecutor
 from autoq.optimization.objective import JointObjective
 from autoq.optimization.space import Assignment
@@ -30,7 +30,7 @@ from autoq.runs.search.improve_front import chosen_trials, improve_chosen
 from autoq.runs.search.recipes import RecipeWriter
 from autoq.runs.search.record import RunRecord
 from autoq.runs.search.study import SearchStudy
-from autoq.runs.search.worker import SearchWorkerSpecification
+from autoq.runs.search.worker import executor_of_workers
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size
@@ -168,22 +168,11 @@ class SearchRun:
 
     def _executor(self, study: SearchStudy, threads: int) -> BaseExecutor:
         """Return what evaluates recipes; what takes no evaluation, or is over, is done here."""
-        settings, inputs = self.record.settings, self.inputs
-        entry = EXECUTORS[settings.executor_name]
-        if self.is_searched or PROXIES[settings.proxy].is_additive or not entry.rebuilds:
+        settings = self.record.settings
+        rebuilds = EXECUTORS[settings.executor_name].rebuilds
+        if self.is_searched or PROXIES[settings.proxy].is_additive or not rebuilds:
             return LocalExecutor(study.objective)
-        self.bank.save(self.directory.bank)
-        images = (inputs.images, inputs.scoring)
-        each = max(1, threads // settings.workers) if entry.divides_cores else None
-        specification = SearchWorkerSpecification.of(
-            settings, self.directory.path, inputs.session, images, self.bank, each
-        )
-        uses_gpus = inputs.session.device.type == "cuda"
-        return entry.make(
-            ExecutorContext(
-                study.objective, specification, settings.workers, self.directory.path, settings.address, uses_gpus
-            )
-        )
+        return executor_of_workers(settings, self.directory, self.inputs, self.bank, study.objective, threads)
 
     def _proxy_of_options(self) -> str:
         """Name the loss by which options are measured alone."""

@@ -16,10 +16,11 @@ from autoq.calibration import Bank
 from autoq.errors import WorkerRefusedError
 from autoq.files import sha256_hex
 from autoq.identity import describe_changes
-from autoq.optimization.executors._base import Worker
-from autoq.optimization.objective import JointObjective
+from autoq.optimization.executors import EXECUTORS
+from autoq.optimization.executors._base import BaseExecutor, ExecutorContext, Worker
+from autoq.optimization.objective import JointObjective, Objective
 from autoq.runs.images import CalibrationImages, most_held_out
-from autoq.runs.opening import GivenObjects, open_bank
+from autoq.runs.opening import GivenObjects, RunInputs, open_bank
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.settings import SearchSettings
 from autoq.runs.session import Session
@@ -99,6 +100,40 @@ class SearchWorkerSpecification:
                 f"worker {socket.gethostname()}:{os.getpid()} does not have what the driver has: {changes}; give it "
                 "the same software and data"
             )
+
+
+def executor_of_workers(
+    settings: SearchSettings,
+    directory: SearchDirectory,
+    inputs: RunInputs,
+    bank: Bank,
+    objective: Objective,
+    threads: int,
+) -> BaseExecutor:
+    """Save the bank, and return the executor of the settings, with workers that are rebuilt from it.
+
+    Args:
+        settings: of the search.
+        directory: of the run.
+        inputs: model and images.
+        bank: of the model.
+        objective: the driver's own.
+        threads: of this machine, which workers on it share.
+    """
+    entry = EXECUTORS[settings.executor_name]
+    bank.save(directory.bank)
+    images = (inputs.images, inputs.scoring)
+    each = max(1, threads // settings.workers) if entry.divides_cores else None
+    specification = SearchWorkerSpecification.of(settings, directory.path, inputs.session, images, bank, each)
+    context = ExecutorContext(
+        objective,
+        specification,
+        settings.workers,
+        directory.path,
+        settings.address,
+        uses_gpus=inputs.session.device.type == "cuda",
+    )
+    return entry.make(context)
 
 
 def _fingerprints(
