@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from autoq.graph.lengths import free_lengths
+
 _SHAPE_LOGGER = "torch.fx.experimental.symbolic_shapes"
 _STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
 _TORCH, _AUTOQ = Path(torch.__file__).parent, Path(__file__).parents[1]
@@ -44,9 +46,10 @@ def export(module: nn.Module, example: Tensor) -> nn.Module:
 
 
 def _export(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    return torch.export.export(
-        module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=_MOST_IMAGES)},)
-    )
+    with free_lengths(module):
+        return torch.export.export(
+            module, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=_MOST_IMAGES)},)
+        )
 
 
 def explain(error: Exception, module: nn.Module, example: Tensor) -> str:

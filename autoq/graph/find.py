@@ -31,6 +31,8 @@ _SITE_OPS: dict[str, tuple[SiteOp, tuple[tuple[int, str], ...]]] = {
 }
 """ATen operator to site kind, and which positional arguments are its operands; ``einsum`` takes a list of them."""
 
+_CONSTANT = "computed once, not for every image"
+
 
 @dataclass(frozen=True)
 class OperandEdge:
@@ -74,7 +76,9 @@ def find_sites(graph_module: fx.GraphModule, shapes: dict[fx.Node, NodeShape]) -
     for node in graph_module.graph.nodes:
         kind = op_name(node)
         if kind in UNSUPPORTED_PRODUCTS:
-            uncounted.append(UncountedOp(names.name(node, kind), kind, "autoq has no site for this operation"))
+            is_constant = node in shapes and shapes[node].is_constant
+            unsupported = _CONSTANT if is_constant else "autoq has no site for this operation"
+            uncounted.append(UncountedOp(names.name(node, kind), kind, unsupported))
             continue
         if kind != "einsum" and kind not in _SITE_OPS:
             continue
@@ -109,7 +113,7 @@ def _why_not(node: fx.Node, kind: str, edges: dict[str, OperandEdge], shapes: di
     if kind == "einsum" and "..." in str(node.args[0]):
         return "an einsum with an ellipsis is not analysed"
     if shapes[node].is_constant:
-        return "computed once, not for every image"
+        return _CONSTANT
     if len(shapes[node].batch_axes) > 1:
         return "it mixes the images of a batch"
     if "input" in edges and shapes[edges["input"].of(node)].is_constant:

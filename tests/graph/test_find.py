@@ -158,3 +158,12 @@ def test_geometry_of_groups_of_swin() -> None:
         assert traced.sites_by_name[site].operand(operand).group_geometry is None
     # One value a channel and image has no range of its own.
     assert traced.sites_by_name["head.fc"].operand("input").group_geometry is None
+
+
+def test_a_table_of_positions_is_reported_as_computed_once() -> None:
+    class Positions(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.outer(torch.arange(float(x.shape[1])), torch.ones(x.shape[2]))
+
+    [uncounted] = traced(Positions()).uncounted
+    assert (uncounted.op, uncounted.reason) == ("outer", "computed once, not for every image")

@@ -113,3 +113,20 @@ def test_the_hub_says_which_library_a_model_is_of(folder: Path, monkeypatch: pyt
     loaded = load_model("hf-hub:owner/vit@v2")
     assert loaded.num_classes == 3
     assert loads == [("owner/vit", "v2", False)] * 2
+
+
+def test_a_detector_is_fed_whole_images_at_one_size(tmp_path: Path) -> None:
+    backbone = transformers.RTDetrResNetConfig(
+        embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", out_features=["stage1", "stage2"]
+    )
+    settings = {"num_feature_levels": 2, "feat_strides": [4, 8], "encode_proj_layers": [1], "num_labels": 3}
+    widths = {"encoder_in_channels": [4, 8], "decoder_in_channels": [8, 8], "encoder_hidden_dim": 8, "d_model": 8}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 5, "decoder_layers": 1}
+    config = transformers.RTDetrConfig(backbone_config=backbone, **settings, **widths, **heads)
+    transformers.RTDetrForObjectDetection(config).save_pretrained(tmp_path)
+    transformers.RTDetrImageProcessor(size={"height": 32, "width": 48}).save_pretrained(tmp_path)
+    loaded = load_model(f"hf-dir:{tmp_path}")
+    assert (loaded.input_size, loaded.num_classes) == ((3, 32, 48), 3)
+    assert loaded.transform is not None
+    image = loaded.transform(Image.new("RGB", (50, 20), (255, 0, 0)))
+    assert torch.allclose(image, torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1).expand(3, 32, 48))

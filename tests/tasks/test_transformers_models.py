@@ -40,6 +40,20 @@ YOLOS = {
     "num_labels": 3,
     "attn_implementation": "eager",
 }
+RT_DETR = {
+    "encoder_in_channels": [16, 16, 32],
+    "encoder_hidden_dim": 16,
+    "encoder_ffn_dim": 32,
+    "encoder_attention_heads": 2,
+    "d_model": 16,
+    "decoder_in_channels": [16, 16, 16],
+    "decoder_layers": 2,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 32,
+    "num_queries": QUERIES,
+    "num_labels": 3,
+    "attn_implementation": "eager",
+}
 SEGFORMER = {
     "hidden_sizes": [8, 16, 16, 32],
     "depths": [1, 1, 1, 1],
@@ -72,6 +86,13 @@ def make(name: str, settings: dict[str, Any], *stages: str) -> nn.Module:
         pytest.param("ConditionalDetrForObjectDetection", DETR, ("stage4",), "sigmoid", marks=pytest.mark.slow),
         pytest.param(
             "DeformableDetrForObjectDetection", DETR, ("stage2", "stage3", "stage4"), "sigmoid", marks=pytest.mark.slow
+        ),
+        ("RTDetrForObjectDetection", RT_DETR, ("stage2", "stage3", "stage4"), "sigmoid"),
+        pytest.param(
+            "RTDetrV2ForObjectDetection", RT_DETR, ("stage2", "stage3", "stage4"), "sigmoid", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "DFineForObjectDetection", RT_DETR, ("stage2", "stage3", "stage4"), "sigmoid", marks=pytest.mark.slow
         ),
     ],
 )
