@@ -1,4 +1,4 @@
-"""Pixels of 16 and 32 bits as pixels of 8 bits, which is what models are fed from."""
+"""Pixels of 16 and 32 bits as pixels of 8 bits, which is what models are fed from, and where they lie in the input."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from autoq.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
+
+Content = tuple[float, float, float, float]
+"""What an image takes up of a model's input: left, top, right and bottom in shares of the input."""
+
+WHOLE: Content = (0.0, 0.0, 1.0, 1.0)
+"""All of it."""
 
 _WHITE = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "I": 65535, "F": 1.0}
 """Value of white by mode of Pillow; 32-bit integers hold 16-bit values, as Pillow once opened 16-bit files."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
-LABELS_BY = {"name": "by name", "index": "by index", "order": "by order of folders"}
+LABELS_BY = {"name": "by name", "index": "by index", "order": "by order of classes"}
 """How labels were matched with a model's outputs, in words."""
 
 

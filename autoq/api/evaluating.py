@@ -17,7 +17,7 @@ from autoq.graph.outputs import tensor_names
 from autoq.models import LoadedModel, describe_module, dtype_of, load_model
 from autoq.models.loaded import Preprocess
 from autoq.recipe import CostRecord, LabelsBy, Recipe
-from autoq.runs.evaluate import evaluate_recipe
+from autoq.runs.evaluate import evaluate_recipe, named_classes
 from autoq.runs.images import ImageReader
 from autoq.scoring.discrepancy import Discrepancy, Score
 from autoq.scoring.outputs import finite_outputs
@@ -34,10 +34,12 @@ class Evaluation:
         metrics: the task's, on labelled images: ``top1_percent`` and ``top5_percent`` of classification; empty if
             there were no labels.
         full_precision: the same of the model in full precision; empty if it was not there to compare with.
-        labels_by: how class folders were matched with the model's outputs: by ``name``, ``index`` or ``order``.
+        labels_by: how classes were matched with the model's outputs: by ``name``, ``index`` or ``order``.
         cost: bit operations and bytes, of a recipe or a quantized module.
         score: discrepancy from full precision: ``kl_nats``, ``agreement_percent``, ``sqnr_db``.
         task: what the output means, and how its metrics are called.
+        per_class: metrics of single classes (average precision, intersection over union), by the name of the class or
+            by its number; empty for tasks that have none.
 
     Examples:
         >>> Evaluation(540, {"top1_percent": 98.7}).to_json()["top1_percent"]
@@ -51,6 +53,7 @@ class Evaluation:
     task: BaseTask = CLASSIFICATION
     full_precision: Mapping[str, float] = field(default_factory=dict)
     labels_by: LabelsBy | None = None
+    per_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return all figures by the names that ``autoq evaluate --json`` gives them."""
@@ -63,6 +66,7 @@ class Evaluation:
             "images": self.images,
             "labels_by": self.labels_by,
             "full_precision": dict(self.full_precision) or None,
+            "per_class": {name: dict(metrics) for name, metrics in self.per_class.items()} or None,
         }
 
 
@@ -117,7 +121,7 @@ def evaluate(
     metrics = found.accuracy.metrics if found.accuracy else {}
     full = found.full_precision.metrics if found.full_precision else {}
     cost, score = found.cost.record(), found.score
-    return Evaluation(score.images, metrics, cost, score, found.task, full, found.labels_by)
+    return Evaluation(score.images, metrics, cost, score, found.task, full, found.labels_by, found.per_class)
 
 
 def _evaluate_module(
@@ -144,12 +148,18 @@ def _evaluate_module(
                 meter.add(outputs, labels)
                 if expected is not None:
                     full.add(expected, labels)
-    metrics, before = (each.accuracy().metrics if each.images else {} for each in (meter, full))
-    score, labels_by = (
-        None if reference is None else discrepancy.score(),
+    accuracy, before = (each.accuracy(per_class=each is meter) if each.images else None for each in (meter, full))
+    score = None if reference is None else discrepancy.score()
+    return Evaluation(
+        images_seen,
+        {} if accuracy is None else accuracy.metrics,
+        cost,
+        score,
+        task,
+        {} if before is None else before.metrics,
         None if labelled is None else labelled.labels_by,
+        {} if accuracy is None else named_classes(accuracy, reader.loaded.label_names),
     )
-    return Evaluation(images_seen, metrics, cost, score, task, before, labels_by)
 
 
 def _outputs(module: nn.Module, images: Tensor, task: BaseTask) -> Outputs:
@@ -165,7 +175,7 @@ def reader_of(module: nn.Module, options: ModelOptions, data: object, task: Base
     device, dtype = torch.device("cpu") if parameter is None else parameter.device, dtype_of(module)
     with torch.inference_mode():
         blank = torch.zeros(1, *loaded.input_size, device=device, dtype=dtype)
-        num_outputs = _outputs(module, blank, task)[0].shape[-1]
+        num_outputs = task.num_classes(_outputs(module, blank, task))
     return ImageReader(loaded, num_outputs, _BATCH_SIZE, device, dtype, task)
 
 

@@ -53,6 +53,7 @@ def _to_json(found: Measurement) -> dict[str, Any]:
         "images": found.score.images,
         "labels_by": found.labels_by,
         "full_precision": found.full_precision.metrics if found.full_precision else None,
+        "per_class": found.per_class or None,
     }
 
 
@@ -67,6 +68,7 @@ def _to_lines(found: Measurement) -> list[str]:
     if found.full_precision and found.labels_by:
         accuracy.append(f"           full precision {metrics_text(found.task, found.full_precision)}")
         accuracy.append(f"           labels matched {LABELS_BY[found.labels_by]}")
+    accuracy += _class_lines(found)
     return [
         f"cost       {format_bops(cost.bops)} ({format_bops(cost.group_bops)} of it for groups and transforms)",
         f"           {format_bops(cost.weight_layers_only_bops)} in weight layers alone",
@@ -76,3 +78,17 @@ def _to_lines(found: Measurement) -> list[str]:
         f"agreement  {score.agreement_percent:.2f} %, {sqnr}" if has_agreement else f"           {sqnr}",
         *(accuracy or ["accuracy   not measured: no labels"]),
     ]
+
+
+def _class_lines(found: Measurement) -> list[str]:
+    """Return a table of the metrics of single classes, if there are any; a dash where one has no value."""
+    rows = found.per_class
+    if not rows:
+        return []
+    metrics = [metric for metric in found.task.class_metrics if any(metric.name in row for row in rows.values())]
+    width = max(map(len, ["class", *rows]))
+    lines = ["  ".join([f"{'class':<{width}}", *(f"{metric.title:>8}" for metric in metrics)])]
+    for name, row in rows.items():
+        values = [metric.format(row[metric.name]) if metric.name in row else "-" for metric in metrics]
+        lines.append("  ".join([f"{name:<{width}}", *(f"{value:>8}" for value in values)]))
+    return [f"           {line}" for line in lines]

@@ -25,7 +25,8 @@ MODEL_HELP = (
     "or one that is bundled: vit_digits, or swin_shapes, a detector."
 )
 DATA_HELP = (
-    "digits, shapes, coco:FILE.json[:IMAGES], an image folder, a .tar of one, hfds/NAME, or python:MODULE:FUNCTION."
+    "digits, shapes, coco:FILE.json[:IMAGES], maps:IMAGES:LABELS, an image folder, a .tar of one, hfds/NAME, or "
+    "python:MODULE:FUNCTION."
 )
 
 Model = Annotated[str, typer.Option("--model", metavar="MODEL", help=MODEL_HELP)]
@@ -82,7 +83,8 @@ CalibImages = Annotated[
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=2**32 - 1, help="Of everything that is random.")]
 TASK_HELP = (
     "What the model's output means: classification, detection (boxes, and masks where there are), "
-    "semantic-segmentation, or dense for maps and vectors of numbers."
+    "instance-segmentation (masks, and boxes where there are), semantic-segmentation (classes of pixels), or dense for "
+    "maps and vectors of numbers."
 )
 OUTPUT_HELP = "Leaf of the model's output that is compared. [default: as the task chooses]"
 Task = Annotated[str, typer.Option("--task", metavar="NAME", help=TASK_HELP)]

@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -93,6 +94,12 @@ class CocoSource(BaseFileSource):
         del index
         return None
 
+    @cached_property
+    def has_masks(self) -> bool:
+        """Whether every annotation of the file has a mask, and there is one."""
+        entries = [entry for own in self.annotations for entry in own]
+        return bool(entries) and all(entry.get("segmentation") for entry in entries)
+
     def objects(self, index: int) -> Objects:
         """Return the objects on one image.
 
@@ -103,8 +110,9 @@ class CocoSource(BaseFileSource):
         boxes = np.array([entry["bbox"] for entry in own], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes = boxes.clip(0, [size[1], size[0], size[1], size[0]])
-        has_masks = all(entry.get("segmentation") for entry in own)
-        masks = [_mask(entry["segmentation"], size, self.where(index)) for entry in own] if has_masks else None
+        masks = None
+        if self.has_masks:
+            masks = [_mask(entry["segmentation"], size, self.where(index)) for entry in own]
         return Objects(
             size=size,
             labels=np.array([self.categories[entry["category_id"]] for entry in own], dtype=np.int64),
@@ -112,6 +120,10 @@ class CocoSource(BaseFileSource):
             masks=None if masks is None else np.array(masks, dtype=bool).reshape(-1, *size),
             crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in own], dtype=bool),
         )
+
+    def where(self, index: int) -> str:
+        """Return what messages call an image."""
+        return str(self.root / self.paths[index])
 
     def size(self, index: int) -> int:
         """Return the number of bytes of an image file."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoq.data._base import ImageSource
+from autoq.pixels import WHOLE, Content
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Objects:
         boxes: left, top, right and bottom of each, of shape (objects, 4).
         masks: the pixels of each, of shape (objects, height, width); None where only boxes are known.
         crowd: whether each stands for several objects that nobody took apart.
+        content: what the image takes up of the input of the model that is to find them.
     """
 
     size: tuple[int, int]
@@ -28,11 +30,21 @@ class Objects:
     boxes: npt.NDArray[np.float64]
     masks: npt.NDArray[np.bool_] | None
     crowd: npt.NDArray[np.bool_]
+    content: Content = WHOLE
 
 
 @runtime_checkable
 class AnnotatedSource(ImageSource, Protocol):
-    """A fixed sequence of images with the objects on them; ``class_names`` are those of objects."""
+    """A fixed sequence of images with the objects on them; ``class_names`` are those of objects.
+
+    Attributes:
+        has_masks: whether all objects have masks.
+    """
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether all objects have masks."""
+        ...
 
     def objects(self, index: int) -> Objects:
         """Return the objects on one image, their labels as indices into ``class_names``.

@@ -13,6 +13,8 @@ from autoq.data.digits import SPLITS, DigitsSource
 from autoq.data.folder import FolderSource
 from autoq.data.given import IN_MEMORY
 from autoq.data.hfds import HfdsSource
+from autoq.data.maps import PREFIX as MAPS
+from autoq.data.maps import MapsSource
 from autoq.data.shapes import ShapesSource
 from autoq.errors import DataError, DataNotFoundError
 from autoq.validation import check_decodable, did_you_mean
@@ -28,8 +30,8 @@ def open_source(spec: str, role: Role) -> ImageSource:
     Args:
         spec: ``digits`` (bundled, the split that suits ``role``), ``digits/train``, ``digits/calib``, ``digits/val``,
             ``shapes`` and its splits (drawn, with boxes and masks), ``coco:FILE.json`` or ``coco:FILE.json:IMAGES``,
-            ``hfds/NAME`` or ``hfds/NAME:SPLIT``, an image folder, or a tar of one. A folder that is called ``digits``
-            is written ``./digits``.
+            ``maps:IMAGES:LABELS`` (with classes of pixels), ``hfds/NAME`` or ``hfds/NAME:SPLIT``, an image folder, or a
+            tar of one. A folder that is called ``digits`` is written ``./digits``.
         role: what the images are for.
 
     Returns:
@@ -51,6 +53,8 @@ def open_source(spec: str, role: Role) -> ImageSource:
         return ShapesSource.open(spec, spec.removeprefix("shapes/"))
     if spec.startswith(COCO):
         return CocoSource.open(spec)
+    if spec.startswith(MAPS):
+        return MapsSource.open_maps(spec)
     if spec.startswith("hfds/"):
         return HfdsSource.open(spec, role)
     if spec.startswith(IN_MEMORY):

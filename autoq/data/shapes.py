@@ -154,11 +154,13 @@ class ShapesSource:
         name: the string that opens this source again.
         split: one of :data:`SPLITS`.
         class_names: of the objects.
+        has_masks: whether all objects have masks.
     """
 
     name: str
     split: str
     class_names: tuple[str, ...] = CLASS_NAMES
+    has_masks: bool = True
 
     @classmethod
     def open(cls, name: str, split: str) -> ShapesSource:

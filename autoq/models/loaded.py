@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from autoq.errors import ArgumentTypeError, DataError, ModelError
 from autoq.files import sha256_hex
-from autoq.pixels import in_mode
+from autoq.models.letterbox_transform import LetterboxTransform
+from autoq.models.square_transform import SquareTransform
+from autoq.pixels import WHOLE, Content, in_mode
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,6 +53,11 @@ class LoadedModel:
         """How an image becomes the input, as plain JSON with ``input_size``; None where only code says so."""
         description = getattr(self.transform, "description", None)
         return None if description is None else {"input_size": list(self.input_size), **description}
+
+    def content(self, size: tuple[int, int]) -> Content:
+        """Return what an image of a height and width takes up of the input: all, unless the transform tells."""
+        told: Callable[[tuple[int, int]], Content] | None = getattr(self.transform, "content", None)
+        return WHOLE if told is None else told(size)
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,11 @@ class PreprocessedTransform:
         describe = getattr(self.preprocess, "to_dict", None)
         return None if describe is None else plain_json(describe())
 
+    @property
+    def content(self) -> Callable[[tuple[int, int]], Content] | None:
+        """The function's own ``content``, which tells what an image takes up of the input; None where it has none."""
+        return getattr(self.preprocess, "content", None)
+
     def __call__(self, image: Image.Image) -> Tensor:
         """Transform one image to a tensor of shape (C, H, W).
 
@@ -146,7 +158,11 @@ def make_transform(preprocess: Preprocess) -> Callable[[Image.Image], Tensor]:
     """
     if not callable(preprocess):
         raise ArgumentTypeError(f"preprocess is a function from an image to a tensor, not {type(preprocess).__name__}")
-    return PreprocessedTransform(preprocess)
+    return (
+        preprocess
+        if isinstance(preprocess, LetterboxTransform | SquareTransform)
+        else PreprocessedTransform(preprocess)
+    )
 
 
 def input_size_of(transform: Callable[[Image.Image], Tensor], shown: str) -> tuple[int, ...]:

@@ -48,6 +48,11 @@ class SquareTransform:
         pixels = in_mode(image, "RGB")
         if pixels.size != (width, height):
             pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
-        values = torch.from_numpy(np.array(pixels, dtype=np.float32) / 255).permute(2, 0, 1)
-        mean, std = (torch.tensor(each, dtype=torch.float32).view(3, 1, 1) for each in (self.mean, self.std))
-        return ((values - mean) / std).contiguous()
+        return normalised(pixels, self.mean, self.std)
+
+
+def normalised(pixels: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return an RGB image as a float32 tensor of shape (3, height, width), each channel normalised."""
+    values = torch.from_numpy(np.array(pixels, dtype=np.float32) / 255).permute(2, 0, 1)
+    shift, scale = (torch.tensor(each, dtype=torch.float32).view(3, 1, 1) for each in (mean, std))
+    return ((values - shift) / scale).contiguous()

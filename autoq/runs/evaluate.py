@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -33,6 +33,7 @@ class Measurement:
         accuracy: on labelled images; None where there are no labels.
         full_precision: accuracy of the model in full precision, likewise.
         labels_by: how labels were matched with the model's outputs, likewise.
+        label_names: names of the model's outputs; None if it does not say.
     """
 
     cost: ModelCost
@@ -41,6 +42,12 @@ class Measurement:
     accuracy: Accuracy | None = None
     full_precision: Accuracy | None = None
     labels_by: LabelsBy | None = None
+    label_names: Sequence[str] | None = None
+
+    @property
+    def per_class(self) -> dict[str, dict[str, float]]:
+        """Metrics of single classes, by its name, or its number where it has none; empty for most tasks."""
+        return {} if self.accuracy is None else named_classes(self.accuracy, self.label_names)
 
 
 def evaluate_recipe(
@@ -83,7 +90,16 @@ def evaluate_recipe(
     labelled = opened.labelled_images(data, required=False)
     batches = session.reader.batches(data, labelled)
     score, accuracy, full = measure(calibrated.model, source, recipe.sites, batches, session.task)
-    return Measurement(cost, score, session.task, accuracy, full, None if labelled is None else labelled.labels_by)
+    labels_by = None if labelled is None else labelled.labels_by
+    return Measurement(cost, score, session.task, accuracy, full, labels_by, session.loaded.label_names)
+
+
+def named_classes(accuracy: Accuracy, label_names: Sequence[str] | None) -> dict[str, dict[str, float]]:
+    """Return metrics of single classes by the name of the class, or by its number where the model does not say."""
+    return {
+        str(index) if label_names is None else label_names[index]: dict(metrics)
+        for index, metrics in accuracy.per_class.items()
+    }
 
 
 def measure(
@@ -103,7 +119,8 @@ def measure(
         task: says what the model's output means; fitted.
 
     Returns:
-        The discrepancy, and the accuracy of the recipe and of full precision; None without labels.
+        The discrepancy, the accuracy of the recipe, with that of single classes, and of full precision; None without
+        labels.
 
     Raises:
         TaskError: the model has no such output, the task is not fitted, or labels do not fit the outputs.
@@ -121,5 +138,5 @@ def measure(
             if labels is not None:
                 meter.add(outputs, labels)
                 full.add(reference, labels)
-    measured = (meter.accuracy(), full.accuracy()) if meter.images else (None, None)
+    measured = (meter.accuracy(per_class=True), full.accuracy()) if meter.images else (None, None)
     return discrepancy.score(), *measured

@@ -16,8 +16,9 @@ from autoq.errors import DataError
 from autoq.models import LoadedModel
 from autoq.python_names import call_python_name, is_python_name
 from autoq.recipe import LabelsBy
+from autoq.runs.label_maps import MatchedMaps, match_maps
 from autoq.runs.labels import match_labels
-from autoq.runs.objects import match_objects
+from autoq.runs.objects import MatchedObjects, match_objects
 from autoq.tasks import CLASSIFICATION, BaseTask, Labels
 
 _logger = logging.getLogger(__name__)
@@ -162,8 +163,8 @@ class ImageReader:
         if (given := self._given(data)) is not None:
             return self._given_labels(name_of(data), given, required)
         name = str(data)
-        if self.task.labels == "objects":
-            return self._objects(name, required)
+        if self.task.labels in ("objects", "masks", "map"):
+            return self._matched(name, required)
         if self.task.labels != "class":
             if required:
                 raise DataError(
@@ -191,19 +192,25 @@ class ImageReader:
 
         return LabelledImages(name, len(labels.indices), labels.by, batches)
 
-    def _objects(self, name: str, required: bool) -> LabelledImages | None:
-        """Load images with the objects on them, their labels as the model's outputs."""
-        matched = match_objects(name, self.loaded, self.num_classes, required)
+    def _matched(self, name: str, required: bool) -> LabelledImages | None:
+        """Load images with what is labelled on them, objects or pixels, as the model's outputs."""
+        matched: MatchedObjects | MatchedMaps | None
+        if self.task.labels == "map":
+            matched = match_maps(name, self.loaded, self.num_classes, required)
+        else:
+            with_masks = self.task.labels == "masks"
+            matched = match_objects(name, self.loaded, self.num_classes, required, with_masks)
         if matched is None:
             return None
+        source, between = matched.source, matched.between
 
         def batches() -> Iterator[tuple[Tensor, Labels]]:
             start = 0
-            for images in self._stream(matched.source, range(len(matched.source))):
-                yield images, matched.between(start, start + len(images))
+            for images in self._stream(source, range(len(source))):
+                yield images, between(start, start + len(images))
                 start += len(images)
 
-        return LabelledImages(name, len(matched.source), matched.mapping.by, batches)
+        return LabelledImages(name, len(source), matched.by, batches)
 
     def batches(self, data: object, labelled: LabelledImages | None) -> Iterator[tuple[Tensor, Labels | None]]:
         """Load all images of ``data`` in batches, with their labels where there are any.
@@ -231,7 +238,7 @@ class ImageReader:
         return self._stream(source, range(len(source)))
 
     def _given_labels(self, name: str, given: GivenImages, required: bool) -> LabelledImages | None:
-        if self.task.labels == "objects":
+        if self.task.labels in ("objects", "masks"):
             if required:
                 raise DataError("images given as objects have no boxes: give coco:FILE.json, or shapes, by name")
             return None

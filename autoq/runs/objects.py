@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from autoq.data import AnnotatedSource, Objects, class_indices, open_source
@@ -9,6 +10,8 @@ from autoq.data.labels import ClassMapping
 from autoq.errors import DataError
 from autoq.models import LoadedModel
 from autoq.models.label_names import alternative_names
+from autoq.pixels import Content
+from autoq.recipe import LabelsBy
 
 
 @dataclass(frozen=True)
@@ -18,10 +21,17 @@ class MatchedObjects:
     Attributes:
         source: of the images.
         mapping: which output each of its classes is, and how that was found.
+        content: tells what an image of a height and width takes up of the model's input.
     """
 
     source: AnnotatedSource
     mapping: ClassMapping
+    content: Callable[[tuple[int, int]], Content]
+
+    @property
+    def by(self) -> LabelsBy:
+        """How outputs were found."""
+        return self.mapping.by
 
     def between(self, start: int, stop: int) -> list[Objects]:
         """Return the objects on the images from ``start`` to before ``stop``, labelled with outputs.
@@ -33,10 +43,12 @@ class MatchedObjects:
 
         outputs = np.array(self.mapping.indices, dtype=np.int64)
         found = [self.source.objects(index) for index in range(start, stop)]
-        return [replace(each, labels=outputs[each.labels]) for each in found]
+        return [replace(each, labels=outputs[each.labels], content=self.content(each.size)) for each in found]
 
 
-def match_objects(name: str, loaded: LoadedModel, num_classes: int, required: bool) -> MatchedObjects | None:
+def match_objects(
+    name: str, loaded: LoadedModel, num_classes: int, required: bool, with_masks: bool = False
+) -> MatchedObjects | None:
     """Open a source and match its categories with a model's outputs; return None if it has none and need not.
 
     Args:
@@ -44,6 +56,7 @@ def match_objects(name: str, loaded: LoadedModel, num_classes: int, required: bo
         loaded: the model.
         num_classes: number of its outputs.
         required: whether to refuse images without boxes.
+        with_masks: whether objects need masks.
 
     Raises:
         DataError: there are no such images, or a category is no output of the model; the message names it.
@@ -53,8 +66,14 @@ def match_objects(name: str, loaded: LoadedModel, num_classes: int, required: bo
         if required:
             raise DataError(f"images in {name!r} have no boxes: give coco:FILE.json, or shapes")
         return None
+    if with_masks and not source.has_masks:
+        if required:
+            raise DataError(
+                f"not all objects in {name!r} have masks: give each its 'segmentation', or use --task detection"
+            )
+        return None
     names = loaded.label_names
     mapping = class_indices(
         source.class_names, names, num_classes, lambda: alternative_names(names or ()), noun="category"
     )
-    return MatchedObjects(source, mapping)
+    return MatchedObjects(source, mapping, loaded.content)

@@ -106,10 +106,10 @@ class Session:
 
     @cached_property
     def num_classes(self) -> int:
-        """Number of the model's outputs: as the model says, else the length of the last axis of its output."""
+        """Number of the model's outputs: as the model says, else as its task finds it in its output."""
         if self.loaded.num_classes is not None:
             return self.loaded.num_classes
-        return self._blank_outputs()[0].shape[-1]
+        return self.task.num_classes(self._blank_outputs())
 
     def _blank_outputs(self) -> Outputs:
         """Return the compared outputs of an image of zeros."""

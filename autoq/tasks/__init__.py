@@ -17,6 +17,7 @@ from autoq.tasks._meter import Accuracy, BaseMeter, Labels, Outputs
 from autoq.tasks.classification import CLASSIFICATION, ClassificationTask
 from autoq.tasks.dense import DenseTask
 from autoq.tasks.detection import DetectionTask
+from autoq.tasks.instance_segmentation import InstanceSegmentationTask
 from autoq.tasks.semantic_segmentation import SemanticSegmentationTask
 from autoq.units import Metric
 from autoq.validation import did_you_mean
@@ -24,7 +25,10 @@ from autoq.validation import did_you_mean
 TASKS: Registry[type[BaseTask]] = Registry(
     "task",
     TaskError,
-    {cls.name: cls for cls in (ClassificationTask, DenseTask, DetectionTask, SemanticSegmentationTask)},
+    {
+        cls.name: cls
+        for cls in (ClassificationTask, DenseTask, DetectionTask, InstanceSegmentationTask, SemanticSegmentationTask)
+    },
 )
 """Task classes by name, which ``--task`` takes."""
 
@@ -73,6 +77,7 @@ __all__ = [
     "ClassificationTask",
     "DenseTask",
     "DetectionTask",
+    "InstanceSegmentationTask",
     "Labels",
     "Metric",
     "Outputs",

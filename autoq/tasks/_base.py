@@ -15,6 +15,9 @@ from autoq.tasks.heads import BaseHead, CategoricalHead, HeadProbes
 from autoq.units import Metric
 from autoq.validation import did_you_mean
 
+LabelKind = Literal["class", "tensor", "objects", "masks", "map"]
+"""What a label is: see ``BaseTask.labels``."""
+
 _SEED_STEP = 1_000_003
 """Between the seeds of the heads of one task, so that their probes are independent."""
 
@@ -58,10 +61,11 @@ class BaseTask(ABC):
         output: dotted name of the leaf of the model's output that the first head describes; None: the task chooses.
         name: of the task.
         metrics: on labelled images, the main one first.
+        class_metrics: of single classes, likewise.
         element: what one number of the output is called.
         divergence_in_words: what :meth:`divergence` is, for readers of a report.
         labels: what a label is: the index of a ``class``, a ``tensor`` of the output's shape, the ``objects`` on the
-            image, or a ``map`` of classes.
+            image, those with their ``masks``, or a ``map`` of classes.
         has_agreement: whether two outputs can say the same: whether :meth:`agreement` tells.
         has_right_answers: whether an answer is simply right or wrong: whether :meth:`correct` tells.
     """
@@ -70,9 +74,10 @@ class BaseTask(ABC):
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
+    class_metrics: ClassVar[tuple[Metric, ...]] = ()
     element: ClassVar[str]
     divergence_in_words: ClassVar[str]
-    labels: ClassVar[Literal["class", "tensor", "objects", "map"]]
+    labels: ClassVar[LabelKind]
     has_agreement: ClassVar[bool] = False
     has_right_answers: ClassVar[bool] = False
 
@@ -162,6 +167,10 @@ class BaseTask(ABC):
         """
         del outputs, num_classes
         return self
+
+    def num_classes(self, outputs: Outputs) -> int:
+        """Return how many classes there are, by the outputs of any image: the length of the first one's last axis."""
+        return outputs[0].shape[-1]
 
     def importances(self, outputs: Outputs) -> tuple[Tensor | None, ...]:
         """Return the importance of the positions of each head, given the outputs in full precision; None: 1."""

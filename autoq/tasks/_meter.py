@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -25,10 +25,13 @@ class Accuracy:
     Attributes:
         metrics: by :attr:`Metric.name`.
         images: how many they are measured on.
+        per_class: metrics of single classes, by the model's output and by name; empty where a task has none, or they
+            were not asked for.
     """
 
     metrics: Mapping[str, float]
     images: int
+    per_class: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
 
 
 class BaseMeter(ABC):
@@ -56,15 +59,22 @@ class BaseMeter(ABC):
     def metrics(self) -> dict[str, float]:
         """Return the metrics over all images so far, of which there is at least one."""
 
-    def accuracy(self) -> Accuracy:
+    def per_class(self) -> dict[int, dict[str, float]]:
+        """Return metrics of single classes over all images so far, by the model's output; empty if there are none."""
+        return {}
+
+    def accuracy(self, per_class: bool = False) -> Accuracy:
         """Return the metrics and the number of images.
+
+        Args:
+            per_class: whether to return those of single classes, too, which may take as long again.
 
         Raises:
             ValueError: no batch was added.
         """
         if not self.images:
             raise ValueError("no images to measure accuracy on")
-        return Accuracy(self.metrics(), self.images)
+        return Accuracy(self.metrics(), self.images, self.per_class() if per_class else {})
 
 
 def as_tensor(labels: Labels) -> Tensor:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from autoq.errors import TaskError
-from autoq.tasks._base import BaseTask, mean_of_positions
+from autoq.tasks._base import BaseTask, LabelKind, mean_of_positions
 from autoq.tasks._meter import BaseMeter, Labels, Outputs, as_tensor
 from autoq.tasks.heads import BaseHead, CategoricalHead
 from autoq.units import Metric
+
+_OF_OTHER_TASKS = (
+    ("pred_boxes", "boxes", "detection"),
+    ("masks_queries_logits", "masks of objects", "instance-segmentation"),
+)
+"""Leaves that only models for other tasks return: name, what they are, the task."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class ClassificationTask(BaseTask):
     )
     element: ClassVar[str] = "logit"
     divergence_in_words: ClassVar[str] = "the Kullback–Leibler divergence of the predicted class probabilities"
-    labels: ClassVar[Literal["class", "tensor"]] = "class"
+    labels: ClassVar[LabelKind] = "class"
     has_agreement: ClassVar[bool] = True
     has_right_answers: ClassVar[bool] = True
 
@@ -48,13 +54,14 @@ class ClassificationTask(BaseTask):
         """Say which leaf is compared; see ``BaseTask.select``.
 
         Raises:
-            TaskError: there is no such leaf, or the model is a detector and no leaf was asked for.
+            TaskError: there is no such leaf, or the model finds objects and no leaf was asked for.
         """
-        if self.output is None and "pred_boxes" in names:
-            raise TaskError(
-                "the model returns boxes, which classification does not compare: use --task detection, or --output "
-                "logits for classes alone"
-            )
+        for leaf, what, task in _OF_OTHER_TASKS:
+            if self.output is None and leaf in names:
+                raise TaskError(
+                    f"the model returns {what}, which classification does not compare: use --task {task}, or --output "
+                    "to name what is compared alone"
+                )
         return super().select(leaves, names)
 
     def agreement(self, reference: Outputs, quantized: Outputs) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from autoq.errors import TaskError
-from autoq.tasks._base import BaseTask
+from autoq.tasks._base import BaseTask, LabelKind
 from autoq.tasks._meter import BaseMeter, Labels, Outputs, as_tensor
 from autoq.tasks.heads import BaseHead, GaussianHead
 from autoq.units import Metric
@@ -44,7 +44,7 @@ class DenseTask(BaseTask):
         "the squared error of an output element over twice the variance of all of them in full precision, which is the "
         "Kullback–Leibler divergence of Gaussians"
     )
-    labels: ClassVar[Literal["class", "tensor"]] = "tensor"
+    labels: ClassVar[LabelKind] = "tensor"
 
     def __post_init__(self) -> None:
         """Check the variance.

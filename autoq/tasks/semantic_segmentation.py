@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from autoq.data.label_maps import UNLABELLED, LabelMap
 from autoq.errors import TaskError
-from autoq.tasks._base import BaseTask, mean_of_positions
-from autoq.tasks._meter import BaseMeter, Labels, Outputs, as_tensor
+from autoq.pixels import WHOLE, Content
+from autoq.tasks._base import BaseTask, LabelKind, mean_of_positions
+from autoq.tasks._meter import BaseMeter, Labels, Outputs
+from autoq.tasks._resizing import on_image
 from autoq.tasks.heads import BaseHead, CategoricalHead
 from autoq.units import Metric
-
-UNLABELLED = 255
-"""What a pixel without a class has in a label."""
 
 
 @dataclass(frozen=True)
 class SemanticSegmentationTask(BaseTask):
-    """Logits of shape (N, classes, h, w); labels are class indices (N, H, W), to whose size logits are interpolated.
+    """Logits of shape (N, classes, h, w); labels are maps of classes, to whose size logits are interpolated.
 
     >>> import torch
     >>> task = SemanticSegmentationTask()
@@ -36,11 +35,12 @@ class SemanticSegmentationTask(BaseTask):
         Metric("miou_percent", "mIoU", "mean intersection over union", "%"),
         Metric("pixel_accuracy_percent", "pixel accuracy", "share of pixels whose class is right", "%"),
     )
+    class_metrics: ClassVar[tuple[Metric, ...]] = (Metric("iou_percent", "IoU", "intersection over union", "%"),)
     element: ClassVar[str] = "logit"
     divergence_in_words: ClassVar[str] = (
         "the Kullback–Leibler divergence of the predicted class probabilities, a mean over pixels"
     )
-    labels: ClassVar[Literal["class", "tensor", "objects", "map"]] = "map"
+    labels: ClassVar[LabelKind] = "map"
     has_agreement: ClassVar[bool] = True
 
     @property
@@ -63,6 +63,10 @@ class SemanticSegmentationTask(BaseTask):
             )
         return self
 
+    def num_classes(self, outputs: Outputs) -> int:
+        """Return the length of the axis of the classes."""
+        return outputs[0].shape[1]
+
     def agreement(self, reference: Outputs, quantized: Outputs) -> Tensor:
         """Return the share of each image's pixels whose likeliest class is the same."""
         (expected,), (found,) = reference, quantized
@@ -80,32 +84,61 @@ class _Confusion(BaseMeter):
         self._counts: Tensor | None = None
 
     def add(self, outputs: Outputs, labels: Labels) -> None:
-        """Add one batch: logits (N, classes, h, w), class indices (N, H, W) with 255 for pixels without a class."""
-        (logits,), labels = outputs, as_tensor(labels)
-        classes = logits.shape[1]
-        if labels.ndim != 3 or len(labels) != len(logits):
-            raise TaskError(
-                f"labels have shape {tuple(labels.shape)} for {len(logits)} images: give class indices (N, H, W)"
-            )
-        known = labels != UNLABELLED
+        """Add one batch: logits (N, classes, h, w), and label maps or class indices (N, H, W), 255 where there is none.
+
+        Raises:
+            TaskError: labels are something else, or no classes of the model.
+        """
+        (logits,) = outputs
+        maps = _label_maps(labels)
+        if len(maps) != len(logits):
+            raise TaskError(f"there are labels of {len(maps)} images for {len(logits)}: give one map for each")
+        for own, (classes, content) in zip(logits, maps, strict=True):
+            self._add_image(own, classes.to(logits.device), content)
+        self.images += len(maps)
+
+    def _add_image(self, logits: Tensor, labels: Tensor, content: Content) -> None:
+        classes, known = len(logits), labels != UNLABELLED
         if known.any() and (int(labels[known].min()) < 0 or int(labels[known].max()) >= classes):
             raise TaskError(
                 f"labels run up to {int(labels[known].max())}, but the model has {classes} classes from 0 on"
             )
-        resized = functional.interpolate(logits.float(), size=labels.shape[1:], mode="bilinear")
-        pairs = labels[known].long() * classes + resized.argmax(1)[known]
+        height, width = labels.shape
+        found = on_image(logits.float(), (height, width), content).argmax(0)
+        pairs = labels[known].long() * classes + found[known]
         counts = torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
         self._counts = counts if self._counts is None else self._counts + counts
-        self.images += len(labels)
+
+    def _iou(self) -> tuple[Tensor, Tensor]:
+        """Return the intersection over union of the classes that are there or predicted, and which these are."""
+        assert self._counts is not None  # noqa: S101 - there is at least one image
+        counts = self._counts.double()
+        either = counts.sum(0) + counts.sum(1) - counts.diagonal()
+        there = (either > 0).nonzero().squeeze(1)
+        return counts.diagonal()[there] / either[there], there
 
     def metrics(self) -> dict[str, float]:
         """Return percentages: the mean over classes that are there or predicted, and the share of all pixels."""
+        iou, _ = self._iou()
         assert self._counts is not None  # noqa: S101 - there is at least one image
-        counts = self._counts.double()
-        right, either = counts.diagonal(), counts.sum(0) + counts.sum(1) - counts.diagonal()
-        iou = right[either > 0] / either[either > 0]
-        share = right.sum() / counts.sum().clamp_min(1)
+        share = self._counts.diagonal().sum().double() / self._counts.sum().clamp_min(1)
         return {
             "miou_percent": 100 * float(iou.mean()) if len(iou) else 0.0,
             "pixel_accuracy_percent": 100 * float(share),
         }
+
+    def per_class(self) -> dict[int, dict[str, float]]:
+        """Return intersections over unions in percent, of the classes that are there or predicted."""
+        iou, there = self._iou()
+        return {label: {"iou_percent": 100 * value} for label, value in zip(there.tolist(), iou.tolist(), strict=True)}
+
+
+def _label_maps(labels: Labels) -> list[tuple[Tensor, Content]]:
+    """Return the classes of each image's pixels, and what it takes up of the input."""
+    if isinstance(labels, Tensor):
+        if labels.ndim != 3:
+            raise TaskError(f"labels have shape {tuple(labels.shape)}: give class indices (N, H, W)")
+        return [(each, WHOLE) for each in labels]
+    if not all(isinstance(each, LabelMap) for each in labels):
+        raise TaskError("labels of segmenters are the classes of pixels: give maps:IMAGES:LABELS, or (N, H, W)")
+    return [(torch.from_numpy(each.classes), each.content) for each in labels]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor, nn
 
 import autoq
+from autoq.models import LetterboxTransform
 from autoq.tasks import DenseTask
 from tests.api.models import IMAGES, LABELS, DepthLike, make
 
@@ -49,7 +55,8 @@ def test_json_has_every_name_whether_measured_or_not() -> None:
     empty = autoq.Evaluation(images=3).to_json()
     costs = {"bops", "group_bops", "weight_layers_only_bops", "weight_bytes", "activation_bytes"}
     scores = {"kl_nats", "agreement_percent", "sqnr_db"}
-    assert empty.keys() == costs | scores | {"top1_percent", "top5_percent", "images", "labels_by", "full_precision"}
+    measured = {"top1_percent", "top5_percent", "images", "labels_by", "full_precision", "per_class"}
+    assert empty.keys() == costs | scores | measured
     assert {name for name, value in empty.items() if value is not None} == {"images"}
     dense = autoq.Evaluation(images=3, metrics={"rmse": 0.5}, task=DenseTask()).to_json()
     assert (dense["rmse"], dense["mae"]) == (0.5, None)
@@ -61,3 +68,30 @@ def test_the_part_that_is_compared_can_be_chosen() -> None:
     assert set(measured.metrics) == {"rmse", "mae"}
     with pytest.raises(autoq.errors.InputError, match="'dept'"):
         autoq.evaluate(make(DepthLike), IMAGES, task="dense", output="dept")
+
+
+class _Brightness(nn.Module):
+    """Class 0 where it is bright, else class 1."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        bright = images.mean(1, keepdim=True)
+        return {"out": torch.cat([bright, 1 - bright], 1)}
+
+
+def test_classes_of_pixels_are_measured_where_the_image_lies_in_the_input(tmp_path: Path) -> None:
+    """Images are wider than high, and of several sizes; the grey that fills the input is no part of them."""
+    for index, (height, width) in enumerate([(4, 8), (16, 32), (3, 6)]):
+        dark = np.zeros((height, width), dtype=np.uint8)
+        dark[:, width // 2 :] = 1
+        for folder, pixels in (("images", 255 * (1 - dark)), ("labels", dark)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{index}.png")
+    measured = autoq.evaluate(
+        _Brightness().eval(),
+        f"maps:{tmp_path / 'images'}:{tmp_path / 'labels'}",
+        task="semantic-segmentation",
+        preprocess=LetterboxTransform((16, 16)),
+    )
+    assert dict(measured.metrics) == {"miou_percent": 100.0, "pixel_accuracy_percent": 100.0}
+    assert measured.per_class == {"0": {"iou_percent": 100.0}, "1": {"iou_percent": 100.0}}
+    assert measured.labels_by == "index"

@@ -56,7 +56,7 @@ def test_what_was_drawn_comes_back(written: Path) -> None:
     assert seen > 8
 
 
-def test_polygons_compressed_runs_and_boxes_alone(written: Path, tmp_path: Path) -> None:
+def test_polygons_and_boxes_alone(written: Path, tmp_path: Path) -> None:
     document = json.loads(written.read_text(encoding="utf-8"))
     image = document["images"][0]
     entry = {"id": 1, "image_id": image["id"], "category_id": 1, "bbox": [4, 8, 10, 6]}
@@ -75,6 +75,35 @@ def test_polygons_compressed_runs_and_boxes_alone(written: Path, tmp_path: Path)
     assert boxes.objects(0).masks is None
     assert boxes.objects(0).crowd.tolist() == [True]
     assert boxes.objects(1).labels.shape == (0,)  # an image without objects is fine
+
+
+def test_runs_in_plain_and_in_compressed_form(written: Path, tmp_path: Path) -> None:
+    """The compressed text is pycocotools' of a mask whose rows 1 and 2 are set in columns 1 to 3 of 4×6 pixels."""
+    image = {"id": 1, "file_name": "a.png", "height": 4, "width": 6}
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 3, 2]}
+    expected = np.zeros((4, 6), dtype=bool)
+    expected[1:3, 1:4] = True
+    for counts in ([5, 2, 2, 2, 2, 2, 9], "5220007"):
+        document = {"images": [image], "annotations": [{**entry, "segmentation": {"size": [4, 6], "counts": counts}}]}
+        document["categories"] = [{"id": 1, "name": "ring"}]
+        source = open_source(changed(written, tmp_path, document), "evaluation")
+        assert isinstance(source, CocoSource)
+        assert source.has_masks
+        masks = source.objects(0).masks
+        assert masks is not None
+        assert np.array_equal(masks[0], expected)
+
+
+def test_boxes_alone_beside_an_image_without_objects(written: Path, tmp_path: Path) -> None:
+    document = json.loads(written.read_text(encoding="utf-8"))
+    first = document["images"][0]["id"]
+    document["annotations"] = [each for each in document["annotations"] if each["image_id"] != first]
+    for each in document["annotations"]:
+        del each["segmentation"]
+    source = open_source(changed(written, tmp_path, document), "evaluation")
+    assert isinstance(source, CocoSource)
+    assert not source.has_masks
+    assert source.objects(0).masks is source.objects(1).masks is None
 
 
 @pytest.mark.parametrize(("key", "change", "message"), CASES)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from autoq.errors import DataError
@@ -21,3 +24,17 @@ def test_images_without_boxes() -> None:
     assert match_objects("digits", loaded, 4, required=False) is None
     with pytest.raises(DataError, match="images in 'digits' have no boxes"):
         match_objects("digits", loaded, 4, required=True)
+
+
+def test_masks_are_asked_for_where_they_are_measured(tmp_path: Path) -> None:
+    entry = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    image = {"id": 1, "file_name": "a.png", "width": 64, "height": 64}
+    document = {"images": [image], "annotations": [entry], "categories": [{"id": 1, "name": "ring"}]}
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    loaded = load_model("swin_shapes", pretrained=False)
+    assert match_objects(f"coco:{path}", loaded, 4, required=True) is not None
+    assert match_objects(f"coco:{path}", loaded, 4, required=False, with_masks=True) is None
+    with pytest.raises(DataError, match=r"not all objects in '.*boxes\.json' have masks"):
+        match_objects(f"coco:{path}", loaded, 4, required=True, with_masks=True)
+    assert match_objects("shapes", loaded, 4, required=True, with_masks=True) is not None

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +7,7 @@ from torch import Tensor
 from autoq.errors import TaskError
 from autoq.tasks import DetectionTask, Outputs
 from tests.contracts.tasks import Shapes, TaskContract
-from tests.tasks.objects import found, objects
+from tests.tasks.objects import objects
 
 
 class _DetectorContract(TaskContract):
@@ -55,31 +52,12 @@ def test_a_box_counts_as_far_as_there_is_an_object() -> None:
     assert by_logit == pytest.approx(expected.tolist())
 
 
-def test_all_objects_found_is_a_precision_of_one() -> None:
-    there = objects((2, 3, 12, 13), (20, 0, 40, 20), labels=(1, 0))
-    meter = DetectionTask(scores="sigmoid").meter()
-    meter.add(found(there, 5, 2), [there])
-    assert list(meter.metrics().values()) == pytest.approx([100, 100, 100, 100])
-    wrong = DetectionTask(scores="sigmoid").meter()
-    wrong.add(found(replace(there, labels=there.labels[::-1].copy()), 5, 2), [there])
-    assert list(wrong.metrics().values()) == pytest.approx([0, 0, 0, 0])
-
-
-def test_a_box_of_less_overlap_counts_at_low_thresholds_alone() -> None:
-    there = objects((0, 0, 10, 10), labels=(0,))
-    meter = DetectionTask(scores="sigmoid").meter()
-    meter.add(found(objects((0, 0, 10, 6), labels=(0,), masks=False), 3, 1)[:2], [there])
-    metrics = meter.metrics()
-    assert list(metrics) == ["box_ap_percent", "box_ap50_percent"]  # the model has no masks
-    assert metrics["box_ap50_percent"] == pytest.approx(100)
-    assert 10 <= metrics["box_ap_percent"] <= 30  # IoU 0.6: of ten thresholds two or three
-
-
 def test_of_boxes_that_overlap_the_likelier_is_kept() -> None:
     logits = torch.tensor([[[3.0], [2.0], [1.0]]])
     boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4], [0.52, 0.5, 0.4, 0.4], [0.1, 0.1, 0.1, 0.1]]])
     (kept,) = DetectionTask(scores="sigmoid").detections((logits, boxes))
     assert kept.scores.tolist() == pytest.approx(logits.sigmoid()[0, [0, 2], 0].tolist())
+    assert kept.boxes is not None
     assert kept.boxes[1].tolist() == pytest.approx([0.05, 0.05, 0.15, 0.15])
     (all_of_them,) = DetectionTask(scores="sigmoid", nms_iou=1.0).detections((logits, boxes))
     assert len(all_of_them.scores) == 3
@@ -121,18 +99,3 @@ def test_leaves_are_found_by_name() -> None:
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(TaskError, match=str(next(iter(settings.values())))):
         DetectionTask(**settings)  # type: ignore[arg-type]
-
-
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    with pytest.raises(TaskError, match=r"pip install 'autoq\[detection\]'"):
-        DetectionTask(scores="sigmoid").meter().add(found(FOUR[0], 2, 1), [FOUR[0]])
-
-
-def test_labels_of_another_kind_are_refused() -> None:
-    meter = DetectionTask(scores="sigmoid").meter()
-    with pytest.raises(TaskError, match="labels of detectors are the objects"):
-        meter.add(found(FOUR[0], 2, 1), torch.zeros(1))
-    meter.add(found(FOUR[0], 2, 1), [FOUR[0]])
-    with pytest.raises(TaskError, match="some images have masks and some have none"):
-        meter.add(found(FOUR[0], 2, 1), [objects((0, 0, 4, 4), masks=False)])

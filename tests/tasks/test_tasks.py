@@ -11,10 +11,10 @@ from autoq.tasks import CLASSIFICATION, TASKS, DenseTask, make_task, task_from_r
 
 
 def test_tasks_by_name() -> None:
-    assert list(TASKS) == ["classification", "dense", "detection", "semantic-segmentation"]
+    assert list(TASKS) == ["classification", "dense", "detection", "instance-segmentation", "semantic-segmentation"]
     assert make_task("classification") == CLASSIFICATION
     with pytest.raises(
-        InputError, match=r"there are classification, dense, detection, semantic-segmentation\. Did you mean 'dense'"
+        InputError, match=r"detection, instance-segmentation, semantic-segmentation\. Did you mean 'dense'"
     ):
         make_task("dens")
     with pytest.raises(TaskError, match=r"task 'dense' has no setting 'varianse', it has output, variance\. Did you"):

@@ -64,6 +64,33 @@ SEGFORMER = {
 }
 
 
+MASK2FORMER = {
+    "feature_size": 32,
+    "mask_feature_size": 32,
+    "hidden_dim": 32,
+    "encoder_feedforward_dim": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "num_attention_heads": 2,
+    "dim_feedforward": 32,
+    "num_queries": QUERIES,
+    "num_labels": 3,
+    "attn_implementation": "eager",
+}
+MASKFORMER = {"fpn_feature_size": 32, "mask_feature_size": 32, "num_labels": 3, "attn_implementation": "eager"}
+
+
+def swin() -> Any:
+    return transformers.SwinConfig(
+        image_size=HEIGHT,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=4,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+
+
 def resnet(*stages: str) -> Any:
     return transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], layer_type="basic", out_features=[*stages]
@@ -111,6 +138,34 @@ def test_a_detector(name: str, settings: dict[str, Any], stages: tuple[str, ...]
     worse = tuple(leaf + 0.01 for leaf in outputs)
     assert (task.divergence(outputs, worse) > 0).all()
     assert [len(each.scores) <= 100 for each in task.detections(outputs)] == [True] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("Mask2FormerForUniversalSegmentation", MASK2FORMER), ("MaskFormerForInstanceSegmentation", MASKFORMER)],
+)
+def test_a_model_of_masks_alone(name: str, settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    kind = getattr(transformers, name)
+    if kind.config_class is transformers.MaskFormerConfig:
+        decoder = {key: value for key, value in DETR.items() if key != "num_labels"}
+        settings = {**settings, "decoder_config": transformers.DetrConfig(**decoder, backbone_config=None)}
+    module = kind(kind.config_class(backbone_config=swin(), **settings)).eval()
+    example = torch.zeros(1, 3, HEIGHT, WIDTH)
+    session = Session.of(describe_module(module, example_input=example), task=make_task("instance-segmentation"))
+    task = session.adapted().task
+    assert isinstance(task, DetectionTask)
+    assert task.scores == "softmax"
+    images = torch.randn(3, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        logits, masks = task.outputs_of(session.model.run(images), session.model.output_names)
+        eager = module(images)
+    torch.testing.assert_close(logits, eager.class_queries_logits)
+    torch.testing.assert_close(masks, eager.masks_queries_logits)
+    found = list(task.detections((logits, masks)))
+    assert [each.boxes for each in found] == [None] * 3
+    assert all(each.mask_logits is not None and len(each.mask_logits) == len(each.scores) > 0 for each in found)
 
 
 def test_a_segmenter() -> None:
