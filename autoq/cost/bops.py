@@ -135,7 +135,8 @@ def group_overhead(site: Site, operand: Operand, config: OperandConfig, bits_of_
 def _summed_channels(operand: Operand) -> int:
     """Return how many products each output sums up; 0 where that is not known."""
     if operand.is_weight and operand.name == "weight":
-        return math.prod(operand.shape[1:])
+        is_transposed = operand.layout.channel_axis != -operand.layout.ndim
+        return operand.shape[0] if is_transposed else math.prod(operand.shape[1:])
     axis = operand.layout.summed_axis
     return 0 if axis is None else operand.shape[axis]
 

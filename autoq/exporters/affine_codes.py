@@ -30,6 +30,7 @@ class AffineCodes:
         least: lowest code.
         greatest: highest code.
         codes: of a weight, in its shape; None: an activation.
+        axis: of a weight's output channels.
     """
 
     container: Container
@@ -38,6 +39,7 @@ class AffineCodes:
     least: int
     greatest: int
     codes: Tensor | None = None
+    axis: int = 0
 
     @property
     def bits(self) -> int:
@@ -84,6 +86,7 @@ def affine_codes(module: QuantizedModule, key: OperandKey) -> AffineCodes | str:
         least=shift,
         greatest=shift + 2**bits - 1,
         codes=None if codes is None else (codes.cpu().int() + shift).to(getattr(torch, container)),
+        axis=_axis(quantizer),
     )
 
 
@@ -107,12 +110,17 @@ def centred_codes(module: QuantizedModule, key: OperandKey) -> AffineCodes | str
     if int(zero_point.min()) < _LEAST["int8"] or int(zero_point.max()) > _LEAST["int8"] + _GREATEST:
         return "its zero point is too far from its codes"
     stored = None if codes is None else (codes.cpu().int() - half).to(torch.int8)
-    return AffineCodes("int8", scale, zero_point.to(torch.int8), -half, half - 1, stored)
+    return AffineCodes("int8", scale, zero_point.to(torch.int8), -half, half - 1, stored, _axis(quantizer))
 
 
 def weight_container(bits: int) -> Container:
     """Return the type that codes of weights are kept in."""
     return "int8" if bits <= SAFE_WEIGHT_BITS else "uint8"
+
+
+def _axis(quantizer: BaseQuantizer) -> int:
+    """Return the axis of output channels of a weight."""
+    return quantizer.layout.channel_axis % quantizer.layout.ndim
 
 
 def _grid(quantizer: BaseQuantizer) -> tuple[Tensor, Tensor]:

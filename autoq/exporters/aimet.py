@@ -77,7 +77,8 @@ class AimetExporter(BaseExporter):
         def make(key: OperandKey, tensor: str, result: str, transposed: bool) -> list[NodeProto]:
             if key in module.codes:
                 value = module.quantizers[key].dequantize(module.codes[key].int()).detach().cpu().numpy()
-                tensor, axes[key] = ".".join(key), value.ndim - 1 if transposed else 0
+                axis = module.quantizers[key].layout.channel_axis % value.ndim
+                tensor, axes[key] = ".".join(key), value.ndim - 1 - axis if transposed else axis
                 value = np.ascontiguousarray(value.T if transposed else value)
                 model.graph.initializer.append(numpy_helper.from_array(value, tensor))
             tensors[key] = tensor

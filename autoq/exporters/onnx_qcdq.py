@@ -118,7 +118,7 @@ class _Nodes:
         from onnx import TensorProto, helper
 
         assert operand.codes is not None  # noqa: S101 - it is a weight
-        axis = operand.codes.ndim - 1 if transposed else 0
+        axis = operand.codes.ndim - 1 - operand.axis if transposed else operand.axis
         codes = operand.codes.numpy().T if transposed else operand.codes.numpy()
         stored = self.constant(f"{name}.codes", codes)
         if is_fused:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from autoq.graph.naming import NodeNames
-from autoq.graph.nodes import SOFTMAXES, UNSUPPORTED_PRODUCTS, WEIGHT_LAYERS, op_name
+from autoq.graph.nodes import SOFTMAXES, TRANSPOSED_LAYERS, UNSUPPORTED_PRODUCTS, WEIGHT_LAYERS, op_name
 from autoq.graph.producers import find_producer
 from autoq.graph.shapes import NodeShape
 from autoq.graph.sites import GroupGeometry, Operand, Site, SiteOp, UncountedOp
@@ -20,6 +20,7 @@ _SITE_OPS: dict[str, tuple[SiteOp, tuple[tuple[int, str], ...]]] = {
     "conv1d": ("conv1d", ((0, "input"), (1, "weight"))),
     "conv2d": ("conv2d", ((0, "input"), (1, "weight"))),
     "conv3d": ("conv3d", ((0, "input"), (1, "weight"))),
+    "conv_transpose2d": ("conv_transpose2d", ((0, "input"), (1, "weight"))),
     "matmul": ("matmul", ((0, "lhs"), (1, "rhs"))),
     "mm": ("matmul", ((0, "lhs"), (1, "rhs"))),
     "bmm": ("bmm", ((0, "lhs"), (1, "rhs"))),
@@ -122,13 +123,18 @@ def _why_not(node: fx.Node, kind: str, edges: dict[str, OperandEdge], shapes: di
 
 
 def _macs(node: fx.Node, op: SiteOp, edges: dict[str, OperandEdge], shapes: dict[fx.Node, NodeShape]) -> int:
-    """Multiply-accumulates per image: elements of the output times terms of each sum."""
+    """Multiply-accumulates per image: elements of the output times terms of each sum.
+
+    Padding counts as elements do; so does, where a convolution is transposed, what padding cuts off its output: each
+    element of the input is multiplied with the whole kernel of each output channel.
+    """
     output = shapes[node].numel_per_image
     if op in ("layer_norm", "softmax"):
         return 0
     if "weight" in edges:
         weight = shapes[edges["weight"].of(node)].two
-        return output * math.prod(weight[1:])
+        times = shapes[edges["input"].of(node)].numel_per_image if op in TRANSPOSED_LAYERS else output
+        return times * math.prod(weight[1:])
     if op == "einsum":
         inputs, result = _einsum_letters(str(node.args[0]))
         sizes: dict[str, int] = {}
@@ -156,13 +162,16 @@ def _describe(
         ndim = len(shape.two)
         channel_axis, group_axis = (-ndim, 1 - ndim) if label == "weight" else (-1, -2 if ndim > 1 else None)
         summed = _summed_axis(op, label, ndim)
-        if label == "weight" and _is_grouped(op, shapes[node.args[0]], shape.two):  # type: ignore[index]
+        if op in TRANSPOSED_LAYERS:
+            channel_axis, group_axis = 1 - ndim, -ndim
+        if label == "weight" and _is_grouped(node, op, shapes[node.args[0]], shape.two):  # type: ignore[index]
             summed = None
         layout = OperandLayout(ndim, channel_axis, None, group_axis, None, 0, summed)
         return Operand(label, shape.two, "parameter", layout)
     producer = find_producer(source)
-    if label == "input" and op in WEIGHT_LAYERS:
-        layout, geometry = _layer_input(op, shape, shapes[node.args[1]].two, shapes[node].per_image)  # type: ignore[index]
+    if label == "input" and op in WEIGHT_LAYERS | TRANSPOSED_LAYERS:
+        weight, output = shapes[node.args[1]].two, shapes[node].per_image  # type: ignore[index]
+        layout, geometry = _layer_input(op, shape, weight, output, _is_grouped(node, op, shape, weight))
     elif op in ("matmul", "bmm"):
         is_key = label == "rhs" and names.role(node) == "qk"
         is_map = label == "lhs" and producer == "softmax"
@@ -173,7 +182,7 @@ def _describe(
 
 
 def _layer_input(
-    op: SiteOp, shape: NodeShape, weight: tuple[int, ...], output: tuple[int, ...]
+    op: SiteOp, shape: NodeShape, weight: tuple[int, ...], output: tuple[int, ...], is_grouped: bool
 ) -> tuple[OperandLayout, GroupGeometry | None]:
     """Layout and group geometry of the input of a linear layer or convolution.
 
@@ -182,31 +191,35 @@ def _layer_input(
         shape: of the input.
         weight: shape of the weight, (outputs, inputs per group of a convolution, ...).
         output: shape of the output at batch size one.
+        is_grouped: whether it is a convolution in groups.
     """
     ndim = len(shape.two)
     channel_axis = -1 if op == "linear" else 1 - ndim
     channels = shape.per_image[channel_axis]
-    is_grouped = _is_grouped(op, shape, weight)
     # One value per channel and image has no range of its own, so that groups would only add levels.
     has_several = shape.numel_per_image > channels
     geometry = None
     if shape.is_batched and has_several and not is_grouped:
-        tokens = math.prod(output) // weight[0]
-        geometry = GroupGeometry(copies=1, tokens=tokens, channels=math.prod(weight[1:]), outputs=weight[0])
+        tokens, summed_terms, outputs = math.prod(output) // weight[0], math.prod(weight[1:]), weight[0]
+        if op in TRANSPOSED_LAYERS:  # each element of the input feeds the whole kernel of each output
+            tokens, summed_terms, outputs = shape.numel_per_image // channels, channels, math.prod(weight[1:])
+        geometry = GroupGeometry(copies=1, tokens=tokens, channels=summed_terms, outputs=outputs)
     instance_axis = channel_axis if geometry else None
     summed = None if is_grouped else channel_axis
     return OperandLayout(ndim, channel_axis, None, channel_axis, instance_axis, _instances(shape), summed), geometry
 
 
-def _is_grouped(op: SiteOp, shape: NodeShape, weight: tuple[int, ...]) -> bool:
-    """Tell whether a layer is a convolution in groups, given its input and the shape of its weight."""
+def _is_grouped(node: fx.Node, op: SiteOp, shape: NodeShape, weight: tuple[int, ...]) -> bool:
+    """Tell whether a layer is a convolution in groups, given its node, its input and the shape of its weight."""
+    if op in TRANSPOSED_LAYERS:
+        return [*node.args, *[None] * 7][6] not in (None, 1)
     return op != "linear" and weight[1] != shape.per_image[1 - len(shape.two)]
 
 
 def _summed_axis(op: SiteOp, label: str, ndim: int) -> int | None:
     """Return the axis of a weight, or of a factor of a product, that is summed over."""
     if label == "weight":
-        return 1 - ndim
+        return -ndim if op in TRANSPOSED_LAYERS else 1 - ndim
     if op not in ("matmul", "bmm") or ndim < 2:
         return None
     return -1 if label == "lhs" else -2

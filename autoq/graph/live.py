@@ -20,10 +20,18 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from autoq.graph.find import OperandEdge
-from autoq.graph.nodes import PRODUCTS, UNSUPPORTED_PRODUCTS, WEIGHT_LAYERS, is_cast, is_move, op_name
+from autoq.graph.nodes import (
+    PRODUCTS,
+    TRANSPOSED_LAYERS,
+    UNSUPPORTED_PRODUCTS,
+    WEIGHT_LAYERS,
+    is_cast,
+    is_move,
+    op_name,
+)
 from autoq.graph.probing import BaseProbe, argument_places, numbered_like, reads_shape
 
-_PRODUCTS = PRODUCTS | WEIGHT_LAYERS | UNSUPPORTED_PRODUCTS
+_PRODUCTS = PRODUCTS | WEIGHT_LAYERS | TRANSPOSED_LAYERS | UNSUPPORTED_PRODUCTS
 _JOINS = ("cat", "concat", "stack")
 _CONSTANT = -1
 """Number of an element that follows from parameters alone."""

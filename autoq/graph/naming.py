@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import fx
 
-from autoq.graph.nodes import PRODUCTS, SOFTMAXES, WEIGHT_LAYERS, op_name
+from autoq.graph.nodes import PRODUCTS, SOFTMAXES, TRANSPOSED_LAYERS, WEIGHT_LAYERS, op_name
 from autoq.graph.producers import find_producer
 
 Role = Literal["qk", "av"] | None
@@ -27,7 +27,7 @@ class NodeNames:
         base = self._weight_owner(node) if kind not in PRODUCTS | SOFTMAXES else None
         if base is None:
             path = module_path(node)
-            is_own_module = kind in WEIGHT_LAYERS | {"layer_norm"}
+            is_own_module = kind in WEIGHT_LAYERS | TRANSPOSED_LAYERS | {"layer_norm"}
             suffix = "" if is_own_module else self.role(node) or kind.strip("_")
             if path.rpartition(".")[2] == suffix:  # an nn.Softmax that is itself called softmax
                 suffix = ""

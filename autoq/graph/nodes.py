@@ -26,9 +26,12 @@ PRODUCTS = frozenset({"matmul", "bmm", "mm", "addmm", "baddbmm", "einsum"})
 WEIGHT_LAYERS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 """Products of an activation and a weight."""
 
+TRANSPOSED_LAYERS = frozenset({"conv_transpose2d"})
+"""Likewise, with the weight's input channels on its first axis and its output channels on the second."""
+
 UNSUPPORTED_PRODUCTS = frozenset(
     {
-        *("scaled_dot_product_attention", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"),
+        *("scaled_dot_product_attention", "conv_transpose1d", "conv_transpose3d", "convolution"),
         *("mv", "dot", "vdot", "addmv", "addbmm", "chain_matmul", "linalg_multi_dot", "bilinear", "tensordot", "inner"),
         *("outer", "kron", "cdist", "lstm", "gru", "rnn_tanh", "rnn_relu", "multi_head_attention_forward"),
         *("linalg_matmul", "linalg_vecdot", "_trilinear"),

@@ -7,7 +7,9 @@ from typing import Literal
 
 from autoq.quantizers.granularity import OperandLayout
 
-SiteOp = Literal["linear", "conv1d", "conv2d", "conv3d", "matmul", "bmm", "einsum", "layer_norm", "softmax"]
+SiteOp = Literal[
+    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "matmul", "bmm", "einsum", "layer_norm", "softmax"
+]
 Producer = Literal["layer_norm", "softmax", "gelu", "relu", "other", "parameter"]
 
 

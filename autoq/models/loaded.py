@@ -131,7 +131,7 @@ class PreprocessedTransform:
         return getattr(self.preprocess, "content", None)
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Transform one image to a tensor of shape (C, H, W).
+        """Transform one image to a tensor of shape (C, H, W), or to a vector (see ``autoq.models.input_layout``).
 
         Raises:
             DataError: the function returns something else, or a pixel is outside of the range of its type.
@@ -143,9 +143,10 @@ class PreprocessedTransform:
         tensor = made if isinstance(made, Tensor) else torch.as_tensor(made)
         if tensor.ndim == 4 and len(tensor) == 1:  # image processors make batches of one
             tensor = tensor[0]
-        if tensor.ndim != 3:
+        if tensor.ndim not in (1, 3):
             raise DataError(
-                f"preprocess makes a tensor of shape {tuple(tensor.shape)} of an image: let it return (C, H, W)"
+                f"preprocess makes a tensor of shape {tuple(tensor.shape)} of an image: let it return (C, H, W), or a "
+                "vector that the model takes apart"
             )
         return tensor
 

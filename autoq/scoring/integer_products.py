@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from autoq.graph.insert import OperandKey
+from autoq.graph.nodes import op_name
 from autoq.quantizers import BaseQuantizer
 from autoq.scoring.quantized_module import QuantizedModule, path_of
 
@@ -113,7 +114,7 @@ class _Products(fx.Interpreter):
         if rest and isinstance(rest[0], fx.Node):
             bias, rest[0] = self.env[rest[0]], None
         sums = node.target(left, right, *rest)  # type: ignore[operator]
-        channels = sums.ndim - 3 if node.target is torch.ops.aten.conv2d.default else sums.ndim - 1
+        channels = sums.ndim - 3 if op_name(node) in ("conv2d", "conv_transpose2d") else sums.ndim - 1
         if keys[1][1] == "weight":
             right_scale = _along(right_scale.flatten(), sums.ndim, channels)
         value = sums * left_scale.double() * right_scale.double()
@@ -137,7 +138,8 @@ class _Products(fx.Interpreter):
         """Return the greatest magnitude that a sum can have: of given weights, or of any two activations."""
         reach = _reach(self._quantizers[keys[0]])
         if keys[1][1] == "weight":
-            return reach * float(right.abs().flatten(1).sum(1).max())
+            axis = self._quantizers[keys[1]].layout.channel_axis
+            return reach * float(right.abs().movedim(axis, 0).flatten(1).sum(1).max())
         return reach * _reach(self._quantizers[keys[1]]) * left.shape[-1]
 
 

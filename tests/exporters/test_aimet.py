@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import autoq
 from autoq.errors import ExportError
 from autoq.exporters.aimet import AimetExporter
 from tests.contracts.exporters import ExporterContract
 from tests.exporters.sources import source_of
+from tests.exporters.upsampling import AXES, quantized, upsampling
+from tests.exporters.upsampling import IMAGES as UPSAMPLED
 
 onnx = pytest.importorskip("onnx")
 
@@ -59,3 +62,12 @@ class TestAimet(ExporterContract):
         with pytest.raises(ExportError, match=r"quantized\.onnx'.* choose another name"):
             self.write(source_of("linear"), self.path(tmp_path))
         assert beside.read_text() == "mine"
+
+
+def test_encodings_of_a_transposed_convolution_lie_along_its_outputs(tmp_path: Path) -> None:
+    path = tmp_path / "model.encodings"
+    report = autoq.export(quantized(4), path, "aimet", model=upsampling(), images=UPSAMPLED)
+    encodings = {each["name"]: each.get("axis") for each in json.loads(path.read_text())["encodings"]}
+    assert {name: encodings[f"{name}.weight"] for name in AXES} == AXES
+    assert report.agreement is not None
+    assert report.agreement.mean_difference < 1e-3 * report.agreement.mean_magnitude

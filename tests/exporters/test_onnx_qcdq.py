@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+import autoq
 from autoq.exporters.onnx_qcdq import OnnxExporter
 from autoq.exporters.timing import open_openvino
 from tests.api.models import IMAGES
 from tests.contracts.exporters import ExporterContract
 from tests.exporters.sources import sites_of, source_of
+from tests.exporters.upsampling import AXES, quantized, upsampling
+from tests.exporters.upsampling import IMAGES as UPSAMPLED
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -124,3 +127,15 @@ logits = session.run(["logits"], {"x": images})[0]
         onnxruntime.InferenceSession(path, options)
         assert "MatMulNBits" not in {node.op_type for node in onnx.load(optimized).graph.node}, "it rounds the input"
         assert "fc2:input" not in report.plain_operators, "the transform is ordinary operators, the product integers"
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_scales_of_a_transposed_convolution_lie_along_its_outputs(bits: int, tmp_path: Path) -> None:
+    module = quantized(bits)
+    assert module.quantizers["up", "weight"].qparams()["scale"].shape == (1, 6, 1, 1)
+    path = tmp_path / "model.onnx"
+    report = autoq.export(module, path, "onnx", model=upsampling(), images=UPSAMPLED)
+    assert report.agreement is not None
+    assert report.agreement.mean_difference < 1e-3 * report.agreement.mean_magnitude
+    axes = {node.name: node.attribute[0].i for node in onnx.load(path).graph.node if "weight" in node.name}
+    assert axes == {f"{site}:weight.DequantizeLinear": axis for site, axis in AXES.items()}

@@ -14,18 +14,21 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 
 class Several(nn.Module):
-    """A strided convolution in groups, a padded one, a linear layer, a product and an einsum."""
+    """Convolutions, strided in groups, padded and transposed in groups, a linear layer, a product and an einsum."""
 
     def __init__(self) -> None:
         super().__init__()
         self.grouped = nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2)
         self.same = nn.Conv2d(8, 8, 3, padding="same", dilation=2)
+        self.transposed = nn.ConvTranspose2d(8, 4, 3, stride=2, padding=1, output_padding=1, groups=2)
         self.linear = nn.Linear(8, 6)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.same(self.grouped(x)).flatten(2).transpose(1, 2)  # (N, 16, 8)
+        x = self.same(self.grouped(x))
+        finer = self.transposed(x)  # (N, 4, 8, 8)
+        x = x.flatten(2).transpose(1, 2)  # (N, 16, 8)
         y = x @ x.transpose(1, 2)
-        return self.linear(torch.einsum("nij,njc->nic", y, x)).mean(1)
+        return self.linear(torch.einsum("nij,njc->nic", y, x)).mean(1) + finer.mean((1, 2, 3)).unsqueeze(1)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,7 @@ def outputs(model: SiteModel, weight_bits: int | None) -> torch.Size:
 SHAPES = {
     "grouped": (3, 8, 4, 4),
     "same": (3, 8, 4, 4),
+    "transposed": (3, 4, 8, 8),
     "matmul": (3, 16, 16),
     "einsum": (3, 16, 8),
     "linear": (3, 16, 6),

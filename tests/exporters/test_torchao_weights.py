@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import autoq
 from autoq.errors import ExportError
 from autoq.exporters.torchao_weights import TorchaoExporter
 from tests.contracts.exporters import ExporterContract
 from tests.exporters.sources import architecture, source_of
+from tests.exporters.upsampling import IMAGES as UPSAMPLED
+from tests.exporters.upsampling import quantized, upsampling
 
 pytest.importorskip("torchao")
 
@@ -63,3 +66,8 @@ with torch.no_grad():
         self.write(source_of("weights"), self.path(tmp_path))
         after = architecture().module.state_dict()
         assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_transposed_convolutions_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"up:weight.* torchao has no conv_transpose2d of such weights"):
+        autoq.export(quantized(4), tmp_path / "model.pt", "torchao", model=upsampling(), images=UPSAMPLED)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from autoq.graph.sites import GroupGeometry
+from autoq.graph.trace import trace
 from tests.graph.small import traced
 from tests.graph.zoo import example
 
@@ -167,3 +172,28 @@ def test_a_table_of_positions_is_reported_as_computed_once() -> None:
 
     [uncounted] = traced(Positions()).uncounted
     assert (uncounted.op, uncounted.reason) == ("outer", "computed once, not for every image")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kernel_size": 2, "stride": 2},
+        {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
+        {"kernel_size": (4, 3), "dilation": 2, "groups": 2},
+    ],
+)
+def test_a_transposed_convolution_multiplies_each_input_with_the_whole_kernel(settings: dict[str, Any]) -> None:
+    module = nn.Sequential(nn.ConvTranspose2d(4, 6, **settings)).eval()
+    [site] = trace(module, torch.randn(2, 4, 5, 7)).sites
+    kernel = module[0].weight
+    assert (site.name, site.op, site.macs) == ("0", "conv_transpose2d", 4 * 5 * 7 * kernel[0].numel())
+    with FlopCounterMode(display=False) as counter:
+        module(torch.randn(1, 4, 5, 7))
+    assert counter.get_total_flops() == 2 * site.macs
+    given, weight = site.operand("input"), site.operand("weight")
+    is_grouped = settings.get("groups", 1) > 1
+    assert (weight.layout.channel_axis, weight.layout.group_axis) == (-3, -4)
+    assert weight.layout.summed_axis == (None if is_grouped else -4)
+    assert (given.layout.channel_axis, given.layout.summed_axis) == (-3, None if is_grouped else -3)
+    geometry = GroupGeometry(copies=1, tokens=35, channels=4, outputs=kernel[0].numel())
+    assert given.group_geometry == (None if is_grouped else geometry)

@@ -9,6 +9,8 @@ from autoq.scoring.integer_products import IntegerProduct, verify_products
 from autoq.scoring.quantized_module import QuantizedWeight, path_of
 from tests.api.models import IMAGES
 from tests.exporters.sources import source_of
+from tests.exporters.upsampling import IMAGES as UPSAMPLED
+from tests.exporters.upsampling import quantized
 
 PRODUCTS = ["embed", "qkv", "qk", "av", "proj", "fc1", "fc2", "head"]
 
@@ -63,3 +65,11 @@ def test_a_wrong_simulation_is_found() -> None:
         weight.value *= 1.01  # what is multiplied is no longer what the codes stand for
     wrong = [product.site for product in verify_products(module, IMAGES[:6]).products if not product.is_equal]
     assert wrong == ["fc1"]
+
+
+def test_transposed_convolutions_are_products_of_codes() -> None:
+    found = verify_products(quantized(4), UPSAMPLED)
+    assert [product.site for product in found.products] == ["stem", "up", "overlapping"]
+    for product in found.products:
+        assert product.is_equal
+        assert product.seen_bits <= product.safe_bits

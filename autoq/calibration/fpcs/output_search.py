@@ -12,6 +12,7 @@ from autoq.calibration.fpcs.layer_product import Convolution
 from autoq.calibration.settings import CalibrationSettings
 from autoq.errors import CalibrationError
 from autoq.graph.insert import OperandKey, QuantizedModel
+from autoq.graph.nodes import WEIGHT_LAYERS
 from autoq.graph.sites import Site
 from autoq.graph.stages import State
 from autoq.quantizers import BaseQuantizer
@@ -29,9 +30,9 @@ def solve_site(
 
     Weights are searched alone on full-precision inputs; then activations given quantized weights, and weights given
     quantized activations, ``settings.fpcs.rounds`` times or until nothing changes. Attention products alternate
-    likewise, the right operand in the place of the weight. What the output error is not computed for (grouped
-    convolutions, einsum, parameters that vary along the summed axis) is searched by its own error; other schemes have
-    their own solvers. Operands that are quantized in another basis are searched there.
+    likewise, the right operand in the place of the weight. What the output error is not computed for (convolutions
+    that are grouped or transposed, einsum, parameters that vary along the summed axis) is searched by its own error;
+    other schemes have their own solvers. Operands that are quantized in another basis are searched there.
 
     Args:
         site: the site.
@@ -91,7 +92,7 @@ def solve_jobs(
 
 def convolution_of(model: QuantizedModel, site: Site) -> Convolution | None:
     """Read the geometry of a convolution site; None for other sites."""
-    if not site.op.startswith("conv"):
+    if site.op not in WEIGHT_LAYERS or site.op == "linear":
         return None
     return Convolution.of_arguments(model.traced.node(site.name).args, site.operand("weight").shape[2:])
 

@@ -40,8 +40,8 @@ class LayerInput:
     def of_site(cls, model: QuantizedModel, site: str) -> LayerInput | None:
         """Describe a site's input; None for sites that are no such layer.
 
-        Those are products of activations, weights that are computed, and convolutions in groups, whose outputs see a
-        part of the channels each.
+        Those are products of activations, weights that are computed, convolutions in groups, whose outputs see a
+        part of the channels each, and transposed ones, whose outputs see a part of the kernel each.
         """
         described = model.traced.sites_by_name[site]
         if described.op not in WEIGHT_LAYERS or not described.operand("weight").is_weight:
