@@ -33,7 +33,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoq.cost import CostModel, Limits, uniform_bops
 from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.executors import EXECUTORS
-from autoq.optimization.executors._base import BaseExecutor, ExecutorContext, Job, Lost, Result, Worker
+from autoq.optimization.executors._base import AnyJob, BaseExecutor, ExecutorContext, Outcome, Worker
 from autoq.optimization.executors.directory import DirectoryExecutor
 from autoq.optimization.executors.local import LocalExecutor
 from autoq.optimization.executors.processes import ProcessExecutor
@@ -103,7 +103,7 @@ class InFlightExecutor(BaseExecutor):
         """Take ``in_flight`` jobs at once."""
         self._worker, self._in_flight = Worker(objective), in_flight
         self._rng = random.Random(seed)
-        self._jobs: list[Job] = []
+        self._jobs: list[AnyJob] = []
 
     @classmethod
     def of(cls, context: ExecutorContext) -> Self:
@@ -115,14 +115,14 @@ class InFlightExecutor(BaseExecutor):
         """As many as were asked for."""
         return self._in_flight
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: AnyJob) -> None:
         """Keep a job."""
         self._jobs.append(job)
 
-    def next_result(self, timeout: float | None = None) -> Result | Lost | None:
+    def next_result(self, timeout: float | None = None) -> Outcome | None:
         """Evaluate one of the jobs."""
         del timeout
-        return self._worker.evaluate(self._jobs.pop(self._rng.randrange(len(self._jobs))))
+        return self._worker.do(self._jobs.pop(self._rng.randrange(len(self._jobs))))
 
     def close(self) -> None:
         """Forget the rest."""

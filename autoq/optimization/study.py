@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoq.cost import CostModel, Limits
 from autoq.errors import RunError
 from autoq.events import Progress, TrialFinished, ignore
-from autoq.optimization.executors._base import BaseExecutor, Job, Lost, Result
+from autoq.optimization.executors._base import BaseExecutor, Done, Job, Lost, Result
 from autoq.optimization.executors.local import LocalExecutor
 from autoq.optimization.front import non_dominated
 from autoq.optimization.in_flight import InFlight
@@ -209,7 +209,8 @@ class StudyDriver:
                     )
                     return
                 continue
-            flying = in_flight[back.number]
+            if isinstance(back, Done) or (flying := in_flight.get(back.number)) is None:
+                continue  # of an earlier phase, and no longer waited for
             if (result := self._accepted(flying, back)) is None:
                 executor.submit(flying.job)
             else:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from autoq.calibration import Bank, CalibrationSettings
+from autoq.calibration.bank.bank import Elsewhere
 from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.calibration.observers import OBSERVERS
 from autoq.calibration.transforms.reparameterization import rewritable_norms
@@ -248,6 +249,7 @@ def solve_bank(
     options: Sequence[tuple[str, str, OperandConfig]],
     directory: str | os.PathLike[str],
     progress: Progress = ignore,
+    elsewhere: Elsewhere | None = None,
 ) -> None:
     """Solve options ahead, saving what is solved from time to time.
 
@@ -256,13 +258,14 @@ def solve_bank(
         options: site, operand and configuration of each.
         directory: of the bank; it is made.
         progress: told what happens, as phase ``calibration``.
+        elsewhere: solves them instead of this process.
 
     Raises:
         CalibrationError: an option does not fit its operand.
         OSError: the bank cannot be written.
     """
     progress(PhaseStarted("calibration", len(options)))
-    bank.solve_into(directory, options, lambda done, _: progress(PhaseAdvanced("calibration", done)))
+    bank.solve_into(directory, options, lambda done, _: progress(PhaseAdvanced("calibration", done)), elsewhere)
 
 
 def calibration_reference(

@@ -25,7 +25,13 @@ from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.threads import fastest_threads
 from autoq.sensitivity.block_importance import measure_importance
 from autoq.sensitivity.importance_files import Importance, load_importance, save_importance, save_table
-from autoq.sensitivity.measure import Option, SensitivityTable, measure_additive_sensitivities, measure_sensitivities
+from autoq.sensitivity.measure import (
+    FisherElsewhere,
+    Option,
+    SensitivityTable,
+    measure_additive_sensitivities,
+    measure_sensitivities,
+)
 from autoq.sensitivity.perturbation_hessian import PerturbationSettings
 from autoq.sensitivity.proxies import APH, PROXIES, check_proxy_name, joint_proxies
 from autoq.validation import validate
@@ -161,6 +167,7 @@ def measure_into(
     proxy: str,
     progress: Progress = ignore,
     exhaustive: bool = False,
+    fisher: FisherElsewhere | None = None,
 ) -> SensitivityTable:
     """Measure sensitivities, written to ``path`` as they are measured; what is there already is kept.
 
@@ -173,6 +180,7 @@ def measure_into(
         proxy: the loss; a name in ``autoq.sensitivity.proxies.PROXIES``.
         progress: told what happens, as phase ``sensitivity``.
         exhaustive: measure every option; ``fisher`` and ``aph`` do so anyway.
+        fisher: measures by ``fisher`` instead of this process.
 
     Raises:
         SpaceError: there is no such proxy.
@@ -193,7 +201,9 @@ def measure_into(
     passes = 2 if proxy == APH else 1  # one for the Hessians, one for the errors
     progress(PhaseStarted("sensitivity", passes * len(images) if is_additive else len(ordered)))
     if is_additive:
-        table = measure_additive_sensitivities(proxy, bank, images, ordered, on_progress, task=evaluator.task)
+        table = measure_additive_sensitivities(
+            proxy, bank, images, ordered, on_progress, task=evaluator.task, fisher=fisher
+        )
         table.save(path)
         return table
     return measure_sensitivities(

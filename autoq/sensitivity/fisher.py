@@ -47,6 +47,7 @@ class FisherSettings:
     Attributes:
         probes: K, backward passes for each image.
         seed: of the random signs.
+        first: number of the first image, where others are measured elsewhere: those have other signs.
 
     Raises:
         CalibrationError: there is no probe.
@@ -54,6 +55,7 @@ class FisherSettings:
 
     probes: int = 8
     seed: int = 0
+    first: int = 0
 
     def __post_init__(self) -> None:
         """Check the number of probes."""
@@ -95,9 +97,22 @@ def fisher_losses(
         CalibrationError: there are no images, an option does not fit its operand, or full precision or its derivatives
             are not finite.
     """
+    return add_up_losses(bank, batches, options, settings, progress, task=task).means()
+
+
+def add_up_losses(
+    bank: Bank,
+    batches: Iterable[Tensor],
+    options: Iterable[SolvedKey],
+    settings: FisherSettings = FisherSettings(),
+    progress: Callable[[int], None] | None = None,
+    *,
+    task: BaseTask = CLASSIFICATION,
+) -> Losses:
+    """Return the sums over images of which :func:`fisher_losses` returns the means; arguments and errors as there."""
     model = bank.model
     losses = Losses(bank, options)
-    noise = task.probes(settings.probes, settings.seed)
+    noise = task.probes(settings.probes, settings.seed, settings.first)
     in_order: set[str] | None = None
     # Whatever mode the caller is in: images made in inference mode cannot be differentiated, copies can.
     with torch.inference_mode(False), torch.no_grad():
@@ -123,7 +138,7 @@ def fisher_losses(
                         _add_(losses, bank, alone, own, rest)
                 if progress is not None:
                     progress(len(images))
-    return losses.means()
+    return losses
 
 
 def _states(model: QuantizedModel, images: Tensor) -> list[State]:

@@ -24,6 +24,7 @@ from autoq.sensitivity.weighted_errors import aph_losses
 from autoq.tasks import CLASSIFICATION, BaseTask
 
 __all__ = [
+    "FisherElsewhere",
     "Option",
     "Sensitivity",
     "SensitivityTable",
@@ -33,6 +34,9 @@ __all__ = [
     "measure_sensitivities",
     "middle_bits",
 ]
+
+FisherElsewhere = Callable[[Sequence[Option], Callable[[int], None]], dict[Option, float]]
+"""Gets options, and what to call with the number of images that are done; returns their losses by ``fisher``."""
 
 _FLAT = 1.1
 """Between bit-widths whose losses differ by less than this factor nothing is measured: logarithmic grids lose the same
@@ -158,6 +162,7 @@ def measure_additive_sensitivities(
     progress: Callable[[int, int], None] | None = None,
     *,
     task: BaseTask = CLASSIFICATION,
+    fisher: FisherElsewhere | None = None,
 ) -> SensitivityTable:
     """Compute the losses of all options by a proxy that uses the errors of the sites' own operands and outputs.
 
@@ -168,6 +173,7 @@ def measure_additive_sensitivities(
         options: in canonical form.
         progress: gets (images done, N); 2 N for ``aph``, which passes over them for the Hessians and for the errors.
         task: says what the model's output means; fitted.
+        fisher: computes the losses by ``fisher`` on the same images instead of this process.
 
     Raises:
         TaskError: the model has no such output, or the task is not fitted.
@@ -184,7 +190,9 @@ def measure_additive_sensitivities(
             progress(done, total)
 
     seed = bank.settings.seed
-    if proxy == FISHER:
+    if proxy == FISHER and fisher is not None:
+        losses = fisher(options, on_batch)
+    elif proxy == FISHER:
         losses = fisher_losses(bank, batches, options, FisherSettings(seed=seed), on_batch, task=task)
     else:
         sites = dict.fromkeys(site for site, _, _ in options)

@@ -80,6 +80,7 @@ class Losses:
     """The losses of options, added up over images.
 
     Attributes:
+        totals: by option, over the images so far.
         by_site: the options, by site.
         last_stage: the last with a site among them.
         images: how many the losses so far are sums over.
@@ -92,13 +93,13 @@ class Losses:
             RecipeError: the model has no such site or operand.
             CalibrationError: an option does not fit its operand.
         """
-        self._totals: dict[SolvedKey, float] = dict.fromkeys(options, 0.0)
+        self.totals: dict[SolvedKey, float] = dict.fromkeys(options, 0.0)
         self._stages = bank.model.stages
-        bank.model.check_keys(key[:2] for key in self._totals)
-        bank.solve_all(self._totals)
+        bank.model.check_keys(key[:2] for key in self.totals)
+        bank.solve_all(self.totals)
         bank.model.remove_()
         self.by_site: dict[str, list[SolvedKey]] = {}
-        for key in self._totals:
+        for key in self.totals:
             self.by_site.setdefault(key[0], []).append(key)
         self.last_stage = max((index for index in range(len(self._stages)) if self.by_node(index)), default=-1)
         self.images = 0
@@ -110,7 +111,7 @@ class Losses:
 
     def add(self, key: SolvedKey, loss: float) -> None:
         """Add the sum over some images."""
-        self._totals[key] += loss
+        self.totals[key] += loss
 
     def means(self) -> dict[SolvedKey, float]:
         """Return the means over images; infinite in place of NaN.
@@ -118,6 +119,18 @@ class Losses:
         Raises:
             CalibrationError: there were none.
         """
-        if not self.images:
-            raise CalibrationError("there are no calibration images")
-        return {key: total / self.images if math.isfinite(total) else math.inf for key, total in self._totals.items()}
+        return mean_losses([(self.totals, self.images)])
+
+
+def mean_losses(parts: Iterable[tuple[Mapping[SolvedKey, float], int]]) -> dict[SolvedKey, float]:
+    """Return the means of losses that were added up in parts, each over some images; infinite in place of NaN.
+
+    Raises:
+        CalibrationError: there were no images.
+    """
+    parts = list(parts)
+    images = sum(count for _, count in parts)
+    if not images:
+        raise CalibrationError("there are no calibration images")
+    totals = {key: math.fsum(part[key] for part, _ in parts) for key in parts[0][0]}
+    return {key: total / images if math.isfinite(total) else math.inf for key, total in totals.items()}

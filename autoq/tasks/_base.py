@@ -25,10 +25,12 @@ _SEED_STEP = 1_000_003
 class Probes:
     """Draws vectors whose outer products have the Fisher information F of an image's output as their mean."""
 
-    def __init__(self, task: BaseTask, count: int, seed: int) -> None:
+    def __init__(self, task: BaseTask, count: int, seed: int, first: int = 0) -> None:
         """Draw ``count`` vectors for each image, independent of each other between the heads of the task."""
         self._task = task
-        self._heads = [HeadProbes(head, count, seed + _SEED_STEP * number) for number, head in enumerate(task.heads)]
+        self._heads = [
+            HeadProbes(head, count, seed + _SEED_STEP * number, first) for number, head in enumerate(task.heads)
+        ]
 
     def draw(self, outputs: Outputs) -> Outputs:
         """Draw K vectors for each image, image after image, so that it does not matter how they are batched.
@@ -211,9 +213,15 @@ class BaseTask(ABC):
             head.fisher_product(leaf, delta, temperature, importance) for head, leaf, delta, importance in parts
         )
 
-    def probes(self, count: int, seed: int) -> Probes:
-        """Return what draws ``count`` vectors an image with outer products of mean F, as in Hutchinson's estimator."""
-        return Probes(self, count, seed)
+    def probes(self, count: int, seed: int, first: int = 0) -> Probes:
+        """Return what draws ``count`` vectors an image with outer products of mean F, as in Hutchinson's estimator.
+
+        Args:
+            count: K.
+            seed: of the vectors.
+            first: number of the first image.
+        """
+        return Probes(self, count, seed, first)
 
     def has_one_class(self, outputs: Outputs) -> bool:
         """Tell whether a head is a distribution over one class, whose probability is 1 whatever the output."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from optuna.trial import TrialState
 
-from autoq.errors import WorkerRefusedError
+from autoq.errors import RecipeError, WorkerRefusedError
 from autoq.optimization.executors import EXECUTORS
-from autoq.optimization.executors._base import BaseExecutor, ExecutorContext, Job, Lost, Result
+from autoq.optimization.executors._base import BaseExecutor, ExecutorContext, Job, Lost, Outcome, Result, Worker
+from autoq.optimization.executors.chunks import ChunkRunner
 from autoq.recipe import OperandConfig, SiteConfig, hash_sites
-from tests.optimization.executors.simulated import SimulatedSpecification, made_up_loss
+from tests.optimization.executors.simulated import SimulatedChunk, SimulatedSpecification, made_up_loss
 from tests.optimization.test_study import Problem, params
 
 SECONDS = 120.0
@@ -38,9 +39,9 @@ class ExecutorContract:
         context = ExecutorContext(specification.measure, specification, workers or self.workers, folder)
         return EXECUTORS[self.name].make(context)
 
-    def back(self, executor: BaseExecutor, count: int) -> Sequence[Result | Lost]:
+    def back(self, executor: BaseExecutor, count: int) -> Sequence[Outcome]:
         """Wait for ``count`` jobs to come back."""
-        found: list[Result | Lost] = []
+        found: list[Outcome] = []
         deadline = time.monotonic() + SECONDS
         while len(found) < count:
             outcome = executor.next_result(SECONDS)
@@ -114,6 +115,27 @@ class ExecutorContract:
             executor.submit(Job(0, recipe(2)))
             with pytest.raises(WorkerRefusedError, match=r"torch \(was '2', is '3'\)"):
                 self.back(executor, 1)
+
+    def test_chunks_are_done_by_workers_or_by_the_driver(self, tmp_path: Path) -> None:
+        """Each once, whatever becomes of a worker; those that are lost by the driver."""
+        specification = SimulatedSpecification()
+        rebuilds = EXECUTORS[self.name].rebuilds
+        own = Worker(specification.measure)
+        with self.make(specification, tmp_path) as executor:
+            runner = ChunkRunner(own, executor)
+            assert runner.is_shared
+            if rebuilds:  # the driver does not wait for workers: so that one is there
+                executor.submit(Job(0, recipe(2)))
+                self.back(executor, 1)
+            fates: dict[int, Any] = {3: "memory", 5: "kill"} if rebuilds else {}
+            chunks = [SimulatedChunk(number, fates.get(number, "")) for number in range(8)]
+            found = dict(runner.run(iter(chunks)))
+            assert {position: number for position, (number, _) in found.items()} == {n: n for n in range(8)}
+            assert found[3][1] is found[5][1] is None, "the driver"
+            if rebuilds:
+                assert {found[position][1] for position in (0, 1, 2)} != {None}
+            with pytest.raises(RecipeError, match="no such site"):
+                list(runner.run([SimulatedChunk(0, "refused")]))
 
     def test_it_is_listed(self) -> None:
         assert EXECUTORS[self.name].description

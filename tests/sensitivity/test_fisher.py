@@ -181,7 +181,7 @@ def test_slow_reference(make: Callable[[], nn.Module]) -> None:
     bank = bank_of(make, batch)
     options = options_of(bank)
     has_positions = make in (Block, Einsum)  # which are independent of each other: exact for infinitely many probes
-    found = fisher_losses(bank, [batch], options, FisherSettings(1024, seed=1) if has_positions else EXACT)
+    found = fisher_losses(bank, [batch], options, FisherSettings(4096, seed=1) if has_positions else EXACT)
     assert list(found) == options
     for option in options:
         expected = slow_reference(bank, batch, option)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -16,8 +16,15 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
-from autoq.calibration.bank.files import SolvedKey, SolvedOption, read_bank, refuse_stale, write_bank
-from autoq.calibration.bank.packed_codes import count_bytes, unpack_codes
+from autoq.calibration.bank.files import (
+    SolvedKey,
+    SolvedOption,
+    SolvedParameters,
+    read_bank,
+    refuse_stale,
+    write_bank,
+)
+from autoq.calibration.bank.packed_codes import unpack_codes
 from autoq.calibration.bank.quantized_weights import QuantizedWeights
 from autoq.calibration.bank.solving import OptionSolver
 from autoq.calibration.observers import OBSERVERS
@@ -29,7 +36,7 @@ from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.bases import check_codes
 from autoq.graph.insert import FixedTensor, QuantizedModel
 from autoq.identity import fingerprint_of
-from autoq.quantizers import BaseQuantizer, create_quantizer, quantizer_class
+from autoq.quantizers import BaseQuantizer, quantizer_class
 from autoq.recipe import OperandConfig, SiteConfig, hash_sites
 
 BANK_VERSION = 4
@@ -40,6 +47,8 @@ _logger = logging.getLogger(__name__)
 
 SolveProgress = Callable[[int, int], None]
 """Gets (options solved, options to solve)."""
+Elsewhere = Callable[[Sequence[SolvedKey]], Iterator[Mapping[SolvedKey, SolvedParameters]]]
+"""Solves options by other banks of the same description (:meth:`Bank.solve_apart`), some at a time."""
 
 
 class Bank:
@@ -111,11 +120,15 @@ class Bank:
         self._options: dict[SolvedKey, SolvedOption] = {}
         self._weights = QuantizedWeights(cached_weight_bytes)
         self._in_use: WeakValueDictionary[SolvedKey, FixedTensor] = WeakValueDictionary()
-        self._unsaved = False
+        self._unsaved = bool(self._folded.tensors())  # it has taken passes over the images to find
 
     def __len__(self) -> int:
         """Count the solved options."""
         return len(self._options)
+
+    def __contains__(self, key: SolvedKey) -> bool:
+        """Tell whether an option is solved."""
+        return key in self._options
 
     @property
     def fingerprint(self) -> str:
@@ -152,7 +165,7 @@ class Bank:
         """Return what goes into the operand's slot: its quantizer, or for a weight the quantized weight itself."""
         key = (site, operand, config)
         solved = self._solved(key)
-        if not self._is_weight(site, operand):
+        if not self.model.traced.sites_by_name[site].operand(operand).is_weight:
             return solved.quantizer
         if (fixed := self._in_use.get(key)) is None:  # else it stands in the slot since the last recipe
             codes = None if solved.codes is None else partial(self._unpacked, key, solved.codes)
@@ -178,7 +191,11 @@ class Bank:
         self.model.replace_(operations)
 
     def solve_all(
-        self, options: Iterable[SolvedKey], progress: SolveProgress | None = None, workers: int | None = None
+        self,
+        options: Iterable[SolvedKey],
+        progress: SolveProgress | None = None,
+        workers: int | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """Solve ahead what is not solved yet.
 
@@ -186,13 +203,18 @@ class Bank:
             options: operands and configurations.
             progress: told after every operand (``fpcs``: every site).
             workers: operands solved side by side, one thread each; None: as many as PyTorch has threads.
+            elsewhere: solves them instead.
 
         Raises:
             CalibrationError: an option does not fit its operand.
         """
         missing = [key for key in dict.fromkeys(options) if key not in self._options]
         done = 0
-        solving = self._solver.solve(missing, workers or torch.get_num_threads())
+        solving = (
+            self._solver.solve(missing, workers or torch.get_num_threads())
+            if elsewhere is None
+            else ({key: each.option(self.model, key) for key, each in part.items()} for part in elsewhere(missing))
+        )
         with closing(solving) as results:  # so that whatever stops this stops the threads at once
             for solved in results:
                 self._options |= solved
@@ -201,8 +223,17 @@ class Bank:
                 if progress is not None:
                     progress(done, len(missing))
 
+    def solve_apart(self, options: Sequence[SolvedKey]) -> dict[SolvedKey, SolvedParameters]:
+        """Solve options for another bank of the same description, and keep nothing; errors as ``solve_all``."""
+        with closing(self._solver.solve(options, torch.get_num_threads())) as results:
+            return {key: SolvedParameters.of(option) for part in results for key, option in part.items()}
+
     def solve_into(
-        self, directory: str | os.PathLike[str], options: Iterable[SolvedKey], progress: SolveProgress
+        self,
+        directory: str | os.PathLike[str],
+        options: Iterable[SolvedKey],
+        progress: SolveProgress,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         """Solve ahead like :meth:`solve_all`, saving from time to time, and whatever stops it: a kill costs little.
 
@@ -210,6 +241,7 @@ class Bank:
             directory: where to save.
             options: operands and configurations.
             progress: gets (options solved, options), those that were solved before included.
+            elsewhere: solves them instead.
         """
         wanted = list(dict.fromkeys(options))
         saved = time.monotonic()
@@ -222,12 +254,9 @@ class Bank:
                 saved = time.monotonic()
 
         try:
-            self.solve_all(wanted, on_solved)
+            self.solve_all(wanted, on_solved, elsewhere=elsewhere)
         finally:
             self.save(directory)
-
-    def _is_weight(self, site: str, operand: str) -> bool:
-        return self.model.traced.sites_by_name[site].operand(operand).is_weight
 
     def resolve(self, sites: Mapping[str, SiteConfig]) -> dict[str, SiteConfig]:
         """Write out the configuration fields that were fitted; the bank answers for the result as for the original."""
@@ -239,7 +268,7 @@ class Bank:
                     config = fitted.quantizer.resolved_config()
                     key = (site, operand, config)
                     if key not in self._options:
-                        self._options[key] = self._rebuilt(key, fitted.quantizer.qparams(), fitted.codes)
+                        self._options[key] = SolvedParameters.of(fitted).option(self.model, key)
                         self._unsaved = True
                 resolved[site][operand] = config
         return resolved
@@ -264,20 +293,8 @@ class Bank:
             return False
         refuse_stale(directory, content.description, self.description)
         try:
-            self._options |= {
-                key: self._rebuilt(key, qparams, content.codes.get(key)) for key, qparams in content.qparams.items()
-            }
+            self._options |= {key: each.option(self.model, key) for key, each in content.options.items()}
         except (CalibrationError, RecipeError, KeyError) as error:
             _logger.warning("the bank in %s cannot be used and is solved again: %s", os.fspath(directory), error)
             return False
         return True
-
-    def _rebuilt(self, key: SolvedKey, qparams: Mapping[str, Tensor], codes: Tensor | None) -> SolvedOption:
-        site, operand, config = key
-        if codes is not None:
-            needed = count_bytes(config.bits, self.model.traced.weight(site, operand).shape)
-            if codes.shape != (needed,):
-                raise CalibrationError(f"codes of {site}:{operand} take {needed} bytes, not {tuple(codes.shape)}")
-        layout = self.model.traced.sites_by_name[site].operand(operand).layout
-        device = next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
-        return SolvedOption(create_quantizer(config, layout, qparams).to(device), codes)

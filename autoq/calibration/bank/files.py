@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from autoq.calibration.bank.packed_codes import count_bytes
 from autoq.calibration.transforms.folded import FoldedTransforms
-from autoq.errors import RunDirectoryError
+from autoq.errors import CalibrationError, RunDirectoryError
 from autoq.files import atomic_path, sha256_hex, write_text
+from autoq.graph.insert import QuantizedModel
 from autoq.identity import describe_changes, fingerprint_of
-from autoq.quantizers import BaseQuantizer
+from autoq.quantizers import BaseQuantizer, create_quantizer
 from autoq.recipe import OperandConfig
 
 _logger = logging.getLogger(__name__)
@@ -45,21 +48,53 @@ class SolvedOption:
 
 
 @dataclass(frozen=True)
+class SolvedParameters:
+    """A solved option in plain tensors, as it goes to a file or to another process.
+
+    Attributes:
+        qparams: parameters of the quantizer.
+        codes: as in ``SolvedOption``.
+    """
+
+    qparams: dict[str, Tensor]
+    codes: Tensor | None
+
+    @classmethod
+    def of(cls, solved: SolvedOption) -> SolvedParameters:
+        """Take an option apart, into main memory."""
+        parameters = {name: value.cpu() for name, value in solved.quantizer.qparams().items()}
+        return cls(parameters, None if solved.codes is None else solved.codes.cpu())
+
+    def option(self, model: QuantizedModel, key: SolvedKey) -> SolvedOption:
+        """Make the option of a model's operand, on the model's device.
+
+        Raises:
+            CalibrationError: the codes are not those of such a weight, or a parameter does not fit.
+        """
+        site, operand, config = key
+        if self.codes is not None:
+            needed = count_bytes(config.bits, model.traced.weight(site, operand).shape)
+            if self.codes.shape != (needed,):
+                raise CalibrationError(f"codes of {site}:{operand} take {needed} bytes, not {tuple(self.codes.shape)}")
+        layout = model.traced.sites_by_name[site].operand(operand).layout
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        return SolvedOption(create_quantizer(config, layout, self.qparams).to(device), self.codes)
+
+
+@dataclass(frozen=True)
 class BankContent:
     """What a bank's files hold.
 
     Attributes:
         description: what the parameters depend on.
         fingerprint: of the description.
-        qparams: parameters by operand and configuration.
-        codes: packed codes of weights that are not rounded to nearest, likewise.
+        options: by operand and configuration.
         folded: what was folded into the weights of the model.
     """
 
     description: dict[str, Any]
     fingerprint: str
-    qparams: dict[SolvedKey, dict[str, Tensor]]
-    codes: dict[SolvedKey, Tensor]
+    options: dict[SolvedKey, SolvedParameters]
     folded: FoldedTransforms
 
 
@@ -110,12 +145,12 @@ def read_bank(directory: str | os.PathLike[str]) -> BankContent | None:
                 _logger.warning("the bank in %s was being saved when its run ended; it is solved again", folder)
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        qparams = _by_key(document["entries"], tensors)
+        by_key = _by_key(document["entries"], tensors)
+        options = {key: SolvedParameters(own, own.pop(_CODES, None)) for key, own in by_key.items()}
         return BankContent(
             description=dict(document["description"]),
             fingerprint=document["fingerprint"],
-            codes={key: own.pop(_CODES) for key, own in qparams.items() if _CODES in own},
-            qparams=qparams,
+            options=options,
             folded=FoldedTransforms.read(
                 document, {name.removeprefix(f"{_FOLDED}."): value for name, value in tensors.items()}
             ),

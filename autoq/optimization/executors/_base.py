@@ -1,4 +1,7 @@
-"""Jobs, what becomes of them, workers, and the base of executors."""
+"""Jobs, what becomes of them, workers, and the base of executors.
+
+A job is a recipe to evaluate, or a chunk of another phase of a run: of calibration, say.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
-from autoq.errors import NonFiniteError
+from autoq.errors import AutoqError, NonFiniteError
 from autoq.optimization.objective import Evaluation, Objective
 from autoq.recipe import SiteConfig
 
@@ -31,9 +34,32 @@ class Job:
     stop_above: float = math.inf
 
 
+class Chunk(Protocol):
+    """A part of a phase, which any worker can do: small, and picklable."""
+
+    def run(self, state: Any) -> Any:
+        """Do it with what a worker works on, and return what is picklable."""
+
+
+@dataclass(frozen=True)
+class ChunkJob:
+    """A chunk to do.
+
+    Attributes:
+        number: tells the jobs of a driver apart.
+        chunk: what to do.
+    """
+
+    number: int
+    chunk: Chunk
+
+
+AnyJob = Job | ChunkJob
+
+
 @dataclass(frozen=True)
 class Result:
-    """The outcome of a job.
+    """The outcome of a recipe.
 
     Attributes:
         number: of the job.
@@ -55,6 +81,21 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Done:
+    """The outcome of a chunk.
+
+    Attributes:
+        number: of the job.
+        value: what it returned.
+        worker: host and process that did it, or empty: the driver itself.
+    """
+
+    number: int
+    value: Any
+    worker: str = ""
+
+
+@dataclass(frozen=True)
 class Lost:
     """A job whose outcome is unknown: its worker ended, or failed for a reason that need not be the recipe's.
 
@@ -67,22 +108,44 @@ class Lost:
     reason: str
 
 
+Outcome = Result | Done | Lost
+
+
 @dataclass(frozen=True)
 class Worker:
-    """What evaluates jobs: an objective with its model in memory.
+    """What does jobs: an objective with its model in memory.
 
     Attributes:
         objective: measures recipes.
         name: host and process, or empty: the driver itself.
         hardware: that the objective runs on, or empty.
+        state: what chunks work on.
     """
 
     objective: Objective
     name: str = ""
     hardware: str = ""
+    state: Any = None
 
-    def evaluate(self, job: Job) -> Result | Lost:
-        """Evaluate a recipe; one that the model, memory or device does not survive is lost."""
+    def do(self, job: AnyJob) -> Outcome:
+        """Do a job; one that the model, memory or device does not survive is lost.
+
+        Raises:
+            AutoqError: the driver itself cannot do it; with other workers, it is lost.
+        """
+        try:
+            if isinstance(job, ChunkJob):
+                return Done(job.number, job.chunk.run(self.state), self.name)
+            return self._evaluated(job)
+        except AutoqError as error:
+            if not self.name:
+                raise
+            return _lost(job, error)
+        except (RuntimeError, MemoryError) as error:  # PyTorch's, of memory and of devices, are RuntimeErrors
+            return _lost(job, error)
+
+    def _evaluated(self, job: Job) -> Result:
+        """Evaluate a recipe."""
         first_loss: float | None = None
 
         def keep_going(loss: float) -> bool:
@@ -98,10 +161,12 @@ class Worker:
                 raise NonFiniteError(f"the discrepancy is {evaluation.loss}")
         except NonFiniteError as error:
             evaluation, failure = None, str(error)
-        except (RuntimeError, MemoryError) as error:  # PyTorch's, of memory and of devices, are RuntimeErrors
-            return Lost(job.number, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
         seconds = time.monotonic() - started
         return Result(job.number, evaluation, first_loss, failure, seconds, self.name, self.hardware)
+
+
+def _lost(job: AnyJob, error: Exception) -> Lost:
+    return Lost(job.number, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
 
 
 class WorkerSpecification(Protocol):
@@ -154,9 +219,10 @@ def capacity_of(workers: int) -> int:
 
 
 class BaseExecutor(ABC):
-    """Evaluates jobs, one or several at a time, in any order.
+    """Has jobs done, one or several at a time, in any order.
 
-    Each job that was submitted comes back once: as a ``Result``, or as ``Lost``. A lost one may be submitted again.
+    Each job that was submitted comes back once: as a ``Result`` (``Done`` for a chunk), or as ``Lost``. A lost one may
+    be submitted again.
     """
 
     @classmethod
@@ -171,15 +237,20 @@ class BaseExecutor(ABC):
 
     @property
     def has_workers(self) -> bool:
-        """Whether anything evaluates: without a worker, what was submitted need not come back."""
+        """Whether there is a worker, or will be: without one, what was submitted need not come back."""
         return True
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a worker is built."""
+        return self.has_workers
+
     @abstractmethod
-    def submit(self, job: Job) -> None:
+    def submit(self, job: AnyJob) -> None:
         """Take a job on."""
 
     @abstractmethod
-    def next_result(self, timeout: float | None = None) -> Result | Lost | None:
+    def next_result(self, timeout: float | None = None) -> Outcome | None:
         """Wait for the next job to come back.
 
         Args:

@@ -12,11 +12,11 @@ from types import TracebackType
 from typing import Self
 
 from autoq.optimization.executors._base import (
+    AnyJob,
     BaseExecutor,
     ExecutorContext,
-    Job,
     Lost,
-    Result,
+    Outcome,
     WorkerSpecification,
     capacity_of,
 )
@@ -48,7 +48,7 @@ class DirectoryExecutor(BaseExecutor):
         """
         self._folder = JobFolder.begun(folder, specification)
         self._shown = folder.parent
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, AnyJob] = {}
         self._count = 0
         self._pulse = Pulse()
         self._warned: set[str] = set()
@@ -72,14 +72,14 @@ class DirectoryExecutor(BaseExecutor):
         """Whether a worker gives signs of life."""
         return bool(self._living())
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: AnyJob) -> None:
         """Leave a job for the next worker that is idle."""
         name = f"{self._count:09d}"  # another one each time, so that a late outcome is told apart
         self._count += 1
         self._jobs[name] = job
         write_object(self._folder.open / name, job)
 
-    def next_result(self, timeout: float | None = None) -> Result | Lost | None:
+    def next_result(self, timeout: float | None = None) -> Outcome | None:
         """Wait for an outcome; see ``BaseExecutor``."""
         workers = len(self._living())
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -113,11 +113,11 @@ class DirectoryExecutor(BaseExecutor):
         folder = self._folder.workers
         return {name for name in names(folder) if self._pulse.seconds(folder / name) < _LOST_SECONDS}
 
-    def _outcome(self) -> Result | Lost | None:
+    def _outcome(self) -> Outcome | None:
         """Read the outcome of a job, and drop those of jobs that were taken for lost."""
         for name in names(self._folder.done):
             path = self._folder.done / name
-            outcome: Result | Lost = read_object(path)
+            outcome: Outcome = read_object(path)
             path.unlink()
             if self._jobs.pop(name, None) is not None:
                 return outcome

@@ -76,7 +76,7 @@ def _evaluate_next(jobs: JobFolder, worker: Worker, name: str) -> int:
         return 0
     job = claimed.name.partition("@")[0]
     try:
-        outcome = worker.evaluate(read_object(claimed))
+        outcome = worker.do(read_object(claimed))
     except (SystemExit, KeyboardInterrupt):
         with contextlib.suppress(FileNotFoundError):
             claimed.rename(jobs.open / job)

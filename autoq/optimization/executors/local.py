@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from autoq.optimization.executors._base import BaseExecutor, ExecutorContext, Job, Lost, Result, Worker
+from autoq.optimization.executors._base import AnyJob, BaseExecutor, ExecutorContext, Outcome, Worker
 from autoq.optimization.objective import Objective
 
 
@@ -14,7 +14,7 @@ class LocalExecutor(BaseExecutor):
     def __init__(self, objective: Objective) -> None:
         """Evaluate by ``objective``."""
         self._worker = Worker(objective)
-        self._jobs: list[Job] = []
+        self._jobs: list[AnyJob] = []
 
     @classmethod
     def of(cls, context: ExecutorContext) -> Self:
@@ -26,13 +26,13 @@ class LocalExecutor(BaseExecutor):
         """One."""
         return 1
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: AnyJob) -> None:
         """Keep a job until its result is asked for."""
         self._jobs.append(job)
 
-    def next_result(self, timeout: float | None = None) -> Result | Lost | None:  # noqa: ARG002
+    def next_result(self, timeout: float | None = None) -> Outcome | None:  # noqa: ARG002
         """Evaluate the job that was submitted first, or return None if there is none."""
-        return self._worker.evaluate(self._jobs.pop(0)) if self._jobs else None
+        return self._worker.do(self._jobs.pop(0)) if self._jobs else None
 
     def close(self) -> None:
         """Forget jobs whose result was not asked for."""

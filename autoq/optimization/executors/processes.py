@@ -22,11 +22,11 @@ from typing import Self
 
 from autoq.errors import AutoqError, InputError, RunError
 from autoq.optimization.executors._base import (
+    AnyJob,
     BaseExecutor,
     ExecutorContext,
-    Job,
     Lost,
-    Result,
+    Outcome,
     WorkerSpecification,
     capacity_of,
 )
@@ -68,7 +68,7 @@ class ProcessExecutor(BaseExecutor):
             specification: of each worker.
             workers: how many.
         """
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[AnyJob] = deque()
         self._failed_starts = 0
         self._slots: list[_Slot] = []
         try:
@@ -89,16 +89,21 @@ class ProcessExecutor(BaseExecutor):
         return capacity_of(len(self._slots))
 
     @property
+    def is_ready(self) -> bool:
+        """Whether a process has built its worker."""
+        return any(slot.is_ready for slot in self._slots)
+
+    @property
     def process_ids(self) -> list[int]:
         """The processes of the workers."""
         return [slot.process.pid for slot in self._slots if slot.process.pid is not None]
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: AnyJob) -> None:
         """Give a job to an idle worker, or keep it until there is one."""
         self._waiting.append(job)
         self._hand_out()
 
-    def next_result(self, timeout: float | None = None) -> Result | Lost | None:
+    def next_result(self, timeout: float | None = None) -> Outcome | None:
         """Wait for a worker to finish or to end; see ``BaseExecutor``."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -135,7 +140,7 @@ class ProcessExecutor(BaseExecutor):
                 with contextlib.suppress(OSError):  # the worker has ended, as its sentinel will tell
                     slot.pipe.send(slot.job)
 
-    def _heard(self, slot: _Slot) -> Result | Lost | None:
+    def _heard(self, slot: _Slot) -> Outcome | None:
         try:
             message = slot.pipe.recv()
         except (EOFError, OSError):
@@ -177,7 +182,7 @@ class _Slot:
     def __init__(self, specification: WorkerSpecification, number: int) -> None:
         """Start a worker with this number."""
         self._specification, self._number = specification, number
-        self.job: Job | None = None
+        self.job: AnyJob | None = None
         self._start()
 
     def _start(self) -> None:
@@ -224,7 +229,7 @@ def _evaluate(specification: WorkerSpecification, number: int, pipe: Connection)
     pipe.send(_Ready())
     with contextlib.suppress(EOFError, OSError):
         while True:
-            pipe.send(worker.evaluate(pipe.recv()))
+            pipe.send(worker.do(pipe.recv()))
 
 
 def _end_with_driver() -> None:

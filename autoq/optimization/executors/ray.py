@@ -14,11 +14,11 @@ from typing import Any, Self
 
 from autoq.errors import AutoqError, InputError, RunError
 from autoq.optimization.executors._base import (
+    AnyJob,
     BaseExecutor,
     ExecutorContext,
-    Job,
     Lost,
-    Result,
+    Outcome,
     Worker,
     WorkerSpecification,
     capacity_of,
@@ -56,7 +56,7 @@ class RayExecutor(BaseExecutor):
             RunError: Ray cannot be started.
         """
         self._ray = connect(address, workers)
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[AnyJob] = deque()
         self._failed_starts = 0
         self._alone_since: float | None = time.monotonic()
         remote = self._ray.remote(_Actor).options(num_cpus=1, num_gpus=int(uses_gpus))
@@ -77,12 +77,12 @@ class RayExecutor(BaseExecutor):
         """Whether the cluster has started a worker."""
         return any(slot.is_ready for slot in self._slots)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: AnyJob) -> None:
         """Give a job to an idle worker, or keep it until there is one."""
         self._waiting.append(job)
         self._hand_out()
 
-    def next_result(self, timeout: float | None = None) -> Result | Lost | None:
+    def next_result(self, timeout: float | None = None) -> Outcome | None:
         """Wait for an actor to finish, to be ready or to end; see ``BaseExecutor``."""
         deadline = None if timeout is None else time.monotonic() + timeout
         by_reference = {slot.answer: slot for slot in self._slots if slot.answer is not None}
@@ -107,9 +107,9 @@ class RayExecutor(BaseExecutor):
     def _hand_out(self) -> None:
         for slot in self._slots:
             if self._waiting and slot.is_ready and slot.job is None:
-                slot.evaluate(self._waiting.popleft())
+                slot.do(self._waiting.popleft())
 
-    def _heard(self, slot: _Slot) -> Result | Lost | None:
+    def _heard(self, slot: _Slot) -> Outcome | None:
         """Take what an actor answers: that it is ready or not fit, the outcome of its job, or that it has ended."""
         job = slot.job
         try:
@@ -166,12 +166,12 @@ class _Slot:
         """Ask for an actor, and let it build its worker."""
         self._actor = self._remote.remote()
         self.is_ready = False
-        self.job: Job | None = None
+        self.job: AnyJob | None = None
         self.answer: Any = self._actor.build.remote(self._specification, self.number)
 
-    def evaluate(self, job: Job) -> None:
+    def do(self, job: AnyJob) -> None:
         """Give the actor a job."""
-        self.job, self.answer = job, self._actor.evaluate.remote(job)
+        self.job, self.answer = job, self._actor.do.remote(job)
 
     def kill(self, ray: Any) -> None:
         """End the actor, if it has not ended."""
@@ -192,9 +192,9 @@ class _Actor:
             return error if isinstance(error, InputError) else RunError(str(error))
         return None
 
-    def evaluate(self, job: Job) -> Result | Lost:
+    def do(self, job: AnyJob) -> Outcome:
         """Evaluate a job."""
-        return self._worker.evaluate(job)
+        return self._worker.do(job)
 
 
 def connect(address: str | None, workers: int) -> Any:

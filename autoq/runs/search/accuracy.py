@@ -71,10 +71,6 @@ class AccuracyMeter:
         self.seconds = time.monotonic() - started
         return MeasuredAccuracy.of(found)
 
-    def fits(self, deadline: float | None) -> bool:
-        """Tell whether one more recipe is measured by a ``time.monotonic()``; always if that is None."""
-        return deadline is None or time.monotonic() + (self.seconds or 0.0) <= deadline
-
 
 def trials_to_measure(trials: list[EvaluatedTrial], record: RunRecord) -> tuple[list[EvaluatedTrial], int]:
     """List the trials whose accuracy is measured, and how many of them, the first ones, are measured in any case."""

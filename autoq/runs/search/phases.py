@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import time
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,30 +15,32 @@ from autoq.errors import InputError
 from autoq.events import FirstRecipe, PhaseAdvanced, PhaseStarted, Progress
 from autoq.optimization.database import StudyDatabase
 from autoq.optimization.executors import EXECUTORS
-from autoq.optimization.executors._base import BaseExecutor
+from autoq.optimization.executors._base import BaseExecutor, Worker
+from autoq.optimization.executors.chunks import ChunkRunner
 from autoq.optimization.executors.local import LocalExecutor
 from autoq.optimization.objective import JointObjective
-from autoq.optimization.space import Assignment
 from autoq.optimization.space.uniform_points import UniformPoint, has_schemes, uniform_points
 from autoq.optimization.storage import TrialStore, load_trials
 from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, shown_trials
-from autoq.runs.images import CalibrationImages
+from autoq.recipe import SiteConfig
 from autoq.runs.opening import RunInputs, solve_bank
 from autoq.runs.search.accuracy import AccuracyMeter, trials_to_measure
 from autoq.runs.search.baselines import measure_baselines
+from autoq.runs.search.chunks import accuracy_in_chunks, fisher_in_chunks, score_in_chunks, solve_in_chunks
+from autoq.runs.search.clock import SearchClock
 from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
 from autoq.runs.search.improve_front import chosen_trials, improve_chosen
 from autoq.runs.search.recipes import RecipeWriter
 from autoq.runs.search.record import RunRecord
+from autoq.runs.search.state import SearchState
 from autoq.runs.search.study import SearchStudy
 from autoq.runs.search.worker import executor_of_workers
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size
-from autoq.scoring.evaluator import CACHE_BYTES
 from autoq.scoring.threads import fastest_threads
 from autoq.sensitivity.proxies import FISHER, PROXIES
-from autoq.sensitivity.table import SensitivityTable
+from autoq.sensitivity.table import Option, SensitivityTable
 from autoq.units import format_seconds
 
 _logger = logging.getLogger(__name__)
@@ -57,11 +60,12 @@ class SearchRun:
         writer: of recipes.
         record: of the run, as it is written.
         is_searched: whether an earlier run has finished the search.
-        started: ``time.monotonic()`` when this run began.
-        seconds_before: what earlier runs took.
+        clock: of this run.
         database: that trials are copied to, or None.
         trials: all completed ones, once :meth:`search` is done.
         trials_before: that earlier runs have left.
+        state: what recipes are scored and measured with in this process.
+        runner: has what is done in chunks done.
     """
 
     inputs: RunInputs
@@ -73,29 +77,19 @@ class SearchRun:
     writer: RecipeWriter
     record: RunRecord
     is_searched: bool
-    started: float
-    seconds_before: float
+    clock: SearchClock
     database: StudyDatabase | None = None
     trials: list[EvaluatedTrial] = field(default_factory=list)
     trials_before: int = 0
+    state: SearchState = field(init=False)
+    runner: ChunkRunner = field(init=False)
 
-    @property
-    def deadline(self) -> float | None:
-        """The ``time.monotonic()`` by which all is to be done, finishing and reconstruction aside."""
-        seconds = self.record.settings.time_limit_seconds
-        return None if seconds is None else self.started + seconds
-
-    def last_proposal(self, reserved: float) -> float | None:
-        """Return the ``time.monotonic()`` after which nothing new is proposed.
-
-        Args:
-            reserved: seconds of what follows; of a time limit at most half of what is left.
-        """
-        if self.is_searched:
-            return self.started
-        if self.deadline is None:
-            return None
-        return self.deadline - min(reserved, max(0.0, self.deadline - time.monotonic()) / 2)
+    def __post_init__(self) -> None:
+        """Do everything in this process, until there are workers."""
+        inputs = self.inputs
+        seconds = self.record.accuracy_seconds
+        images = (inputs.images, inputs.scoring)
+        self.state = SearchState(inputs.session, self.bank, *images, lambda: inputs.labelled, accuracy_seconds=seconds)
 
     def search(self) -> None:
         """Calibrate, measure options alone, evaluate recipes, and measure the accuracy of those that are shown.
@@ -106,35 +100,54 @@ class SearchRun:
         few = images[: choose_batch_size(session.traced)]
         store = TrialStore.open(self.directory.study, STUDY_NAME, copy=self.database, objectives=self.record.objectives)
         self.trials_before = len(store.load_trials())
-        with fastest_threads(lambda: session.model.run(few), session.device) as threads:
-            solve_bank(self.bank, options_of_space(self.inputs.space), self.directory.bank, self.progress)
+        with (
+            fastest_threads(lambda: session.model.run(few), session.device) as threads,
+            self._workers(threads) as executor,
+        ):
+            self.runner = ChunkRunner(Worker(self._joint, state=self.state), executor)
+            self._solve()
             self.writer.trial_recipes.save(self.directory.space)
             self.bank.save(self.directory.bank)  # it answers for options with fitted bases spelled out too
             table = self._sensitivities(self._proxy_of_options()) if self.record.settings.needs_sensitivities else None
-            evaluator = self._evaluator(self.inputs.scoring)
-            study = self._study(store, table, evaluator)
+            study = self._study(store, table)
             self._evaluate_first(study)
             self._measure_baselines()
-            labelled = self.inputs.labelled
-            meter = None if labelled is None else AccuracyMeter(evaluator, labelled, self.record.accuracy_seconds)
-            self._run_study(study, meter, threads)
+            self._run_study(study, executor)
             self.trials = evaluated_trials(store.load_trials(), self.record.settings.proxy, self.record.limits.chosen)
             self._score_on_calibration()
             try:
-                self._measure_accuracy(meter)
+                self._measure_accuracy()
             except InputError as error:  # hours of search are not lost for an image
                 _logger.warning("accuracy is not measured any further: %s", error)
         self.writer.write_all(self.trials, self.record)
-        self.keep(state="finished", seconds=self._seconds())
+        self.keep(state="finished", seconds=self.clock.seconds)
+
+    @property
+    def _joint(self) -> JointObjective:
+        return JointObjective(self.state.evaluator, self.record.settings.proxy)
+
+    def _workers(self, threads: int) -> AbstractContextManager[BaseExecutor | None]:
+        """Start other workers, if the settings ask for them; what is over needs none."""
+        settings = self.record.settings
+        if self.is_searched or not EXECUTORS[settings.executor_name].rebuilds:
+            return nullcontext()
+        return executor_of_workers(settings, self.directory, self.inputs, self.bank, self._joint, threads)
+
+    def _solve(self) -> None:
+        """Solve all options of the space."""
+        options, workers = options_of_space(self.inputs.space), self.record.settings.workers
+        elsewhere = solve_in_chunks(self.runner, self.bank, workers) if self.runner.is_shared else None
+        solve_bank(self.bank, options, self.directory.bank, self.progress, elsewhere)
 
     def _measure_baselines(self) -> None:
         """Calibrate and measure the published methods that are compared with; each is kept at once."""
         inputs = replace(self.inputs, session=self.loaded)
         keep = lambda found: self.keep(baselines=dict(found))  # noqa: E731
-        deadline = None if self.deadline is None else (self.started + self.deadline) / 2
+        latest = self.clock.deadline
+        deadline = None if latest is None else (self.clock.started + latest) / 2
         measure_baselines(inputs, self.costs, self.directory, self.record, self.progress, keep, deadline)
 
-    def _study(self, store: TrialStore, table: SensitivityTable | None, evaluator: Evaluator) -> SearchStudy:
+    def _study(self, store: TrialStore, table: SensitivityTable | None) -> SearchStudy:
         return SearchStudy(
             space=self.inputs.space,
             costs=self.costs,
@@ -143,7 +156,7 @@ class SearchRun:
             store=store,
             table=table,
             points=self._uniform_points(table),
-            joint=JointObjective(evaluator, self.record.settings.proxy),
+            joint=self._joint,
         )
 
     def _evaluate_first(self, study: SearchStudy) -> None:
@@ -156,23 +169,17 @@ class SearchRun:
             told = f"{loss.title} {loss.format(trial.loss)}"
             self.progress(FirstRecipe(told, trial.cost_kind.format(trial.chosen_cost), path))
 
-    def _run_study(self, study: SearchStudy, meter: AccuracyMeter | None, threads: int) -> None:
+    def _run_study(self, study: SearchStudy, executor: BaseExecutor | None) -> None:
         """Evaluate recipes that the sampler proposes, and score the front."""
         settings = self.record.settings
+        meter = self.state.meter
         reserved = None if meter is None else self._seconds_of_accuracy(study.points, meter)
         self.progress(PhaseStarted("search", settings.trials, _resuming(self.trials_before, settings.trials)))
-        last = self.last_proposal(reserved or 0.0)
+        last = self.clock.started if self.is_searched else self.clock.last_proposal(reserved or 0.0)
         trials = 0 if self.is_searched else settings.trials
-        with self._executor(study, threads) as executor:
-            study.run(executor, trials, last, self.progress, self.writer.keep_if_on_front, reserved)
-
-    def _executor(self, study: SearchStudy, threads: int) -> BaseExecutor:
-        """Return what evaluates recipes; what takes no evaluation, or is over, is done here."""
-        settings = self.record.settings
-        rebuilds = EXECUTORS[settings.executor_name].rebuilds
-        if self.is_searched or PROXIES[settings.proxy].is_additive or not rebuilds:
-            return LocalExecutor(study.objective)
-        return executor_of_workers(settings, self.directory, self.inputs, self.bank, study.objective, threads)
+        if executor is None or PROXIES[settings.proxy].is_additive:  # which takes no evaluation
+            executor = LocalExecutor(study.objective)
+        study.run(executor, trials, last, self.progress, self.writer.keep_if_on_front, reserved)
 
     def _proxy_of_options(self) -> str:
         """Name the loss by which options are measured alone."""
@@ -189,20 +196,21 @@ class SearchRun:
 
     def _sensitivities(self, proxy: str) -> SensitivityTable:
         """Measure the losses of all options alone on the calibration images, once a run."""
+        session, images = self.inputs.session, self.inputs.images.tensor
+
+        def fisher(options: Sequence[Option], on_images: Callable[[int], None]) -> dict[Option, float]:
+            return fisher_in_chunks(self.runner, len(images), options, self.record.settings.workers, on_images)
+
         return measure_into(
             self.directory.sensitivities,
             options_of_space(self.inputs.space),
-            evaluator=self._evaluator(self.inputs.images),
+            evaluator=Evaluator(session.model, self.bank, images, task=session.task),
             bank=self.bank,
-            images=self.inputs.images.tensor,
+            images=images,
             proxy=proxy,
             progress=self.progress,
+            fisher=fisher if self.runner.is_shared else None,
         )
-
-    def _evaluator(self, images: CalibrationImages, cache_bytes: int = CACHE_BYTES) -> Evaluator:
-        """Return an evaluator on the images that score, or on those that calibrated."""
-        session = self.inputs.session
-        return Evaluator(session.model, self.bank, images.tensor, cache_bytes=cache_bytes, task=session.task)
 
     def _score_on_calibration(self) -> None:
         """Score the front and the uniform points on the images that calibrated too, if these are others."""
@@ -210,12 +218,10 @@ class SearchRun:
             return
         front, uniform = shown_trials(self.trials, self.record.limits)
         known, shown = dict(self.record.calibration_kl_nats), {trial.id: trial for trial in [*front, *uniform]}
-        evaluator = self._evaluator(self.inputs.images, cache_bytes=0)
         self.progress(PhaseStarted("score", len(shown), "on the calibration images"))
-        for done, (name, trial) in enumerate(shown.items(), start=1):
-            if name not in known:
-                known[name] = evaluator.evaluate(self.inputs.space.sites_for(trial.assignment)).kl_nats
-            self.progress(PhaseAdvanced("score", done))
+        for name, kl_nats in score_in_chunks(self.runner, self._sites_of(shown, known)):
+            known[name] = kl_nats
+            self.progress(PhaseAdvanced("score", sum(name in known for name in shown)))
         self.keep(calibration_kl_nats=known)
 
     def _seconds_of_accuracy(self, points: list[UniformPoint], meter: AccuracyMeter) -> float:
@@ -225,36 +231,39 @@ class SearchRun:
             self.keep(full_precision=meter.measure_full_precision())
         plain = [point for point in points if " " not in point[0]] or points
         label, assignment = plain[-1]
-        self._keep_accuracy(label.replace(" ", "-"), assignment, meter)
+        if (name := label.replace(" ", "-")) not in self.record.accuracy:
+            found = meter.measure(self.inputs.space.sites_for(assignment))
+            self.keep(accuracy={**self.record.accuracy, name: found}, accuracy_seconds=meter.seconds)
         most = settings.eval_recipes + len(plain) - 1 + (2 if settings.improves else 0)
-        return most * (self.record.accuracy_seconds or 0.0)
+        return most * (self.record.accuracy_seconds or 0.0) / settings.workers
 
-    def _measure_accuracy(self, meter: AccuracyMeter | None) -> None:
+    def _measure_accuracy(self) -> None:
         """Measure the front or a part of it, and the uniform points; each is kept at once.
 
         What the result is told by comes first, and is measured in any case; the rest as far as the time limit allows.
         """
         chosen, needed = trials_to_measure(self.trials, self.record)
-        missing = sum(trial.id not in self.record.accuracy for trial in chosen)
+        recipes = self._sites_of({trial.id: trial for trial in chosen}, self.record.accuracy)
+        first = {trial.id for trial in chosen[:needed]}
+        meter, workers = self.state.meter, self.record.settings.workers
         seconds = None if meter is None else meter.seconds
-        detail = "" if not seconds or not missing else f"about {format_seconds(missing * seconds)}"
+        detail = "" if not seconds or not recipes else f"about {format_seconds(len(recipes) * seconds / workers)}"
         self.progress(PhaseStarted("front", len(chosen), detail))
         if meter is None:
             return
-        left_out = 0
-        for done, trial in enumerate(chosen, start=1):
-            if trial.id in self.record.accuracy or done <= needed or meter.fits(self.deadline):
-                self._keep_accuracy(trial.id, trial.assignment, meter)
-            else:
-                left_out += 1
-            self.progress(PhaseAdvanced("front", done))
-        self.keep(accuracy_left_out=left_out)
+        may_begin = lambda name: name in first or self.clock.fits(self.record.accuracy_seconds or 0.0)  # noqa: E731
+        for name, measured, taken in accuracy_in_chunks(self.runner, recipes, may_begin):
+            self.keep(accuracy={**self.record.accuracy, name: measured}, accuracy_seconds=taken)
+            self.progress(PhaseAdvanced("front", sum(trial.id in self.record.accuracy for trial in chosen)))
+        self.keep(accuracy_left_out=sum(trial.id not in self.record.accuracy for trial in chosen))
 
-    def _keep_accuracy(self, name: str, assignment: Assignment, meter: AccuracyMeter) -> None:
-        """Measure the recipe of a trial, if that was not done before."""
-        if name not in self.record.accuracy:
-            measured = meter.measure(self.inputs.space.sites_for(assignment))
-            self.keep(accuracy={**self.record.accuracy, name: measured}, accuracy_seconds=meter.seconds)
+    def _sites_of(
+        self, trials: Mapping[str, EvaluatedTrial], known: Container[str]
+    ) -> dict[str, Mapping[str, SiteConfig]]:
+        """Return the recipes of trials by their names, without those that are known."""
+        return {
+            name: self.inputs.space.sites_for(trial.assignment) for name, trial in trials.items() if name not in known
+        }
 
     def improve(self) -> None:
         """Finish and reconstruct the recipes that a person would pick; each is kept at once."""
@@ -280,10 +289,7 @@ class SearchRun:
             self.database.close(load_trials(self.directory.study, STUDY_NAME))
         self.bank.save(self.directory.bank)
         state = "finished" if self.record.state == "finished" else "interrupted"
-        self.keep(state=state, seconds=self._seconds())
-
-    def _seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.started
+        self.keep(state=state, seconds=self.clock.seconds)
 
 
 def _resuming(found: int, wanted: int) -> str:

@@ -19,6 +19,7 @@ from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.executors import EXECUTORS
 from autoq.optimization.space import ResolvedSpace
 from autoq.runs.opening import GivenObjects, RunInputs, calibration_reference, open_bank, open_run
+from autoq.runs.search.clock import SearchClock
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.owner import open_database
 from autoq.runs.search.phases import SearchRun
@@ -127,8 +128,7 @@ def _begin(
         ),
         record=record.model_copy(update={"state": "finished" if is_searched else "running"}),
         is_searched=is_searched,
-        started=started,
-        seconds_before=0.0 if earlier is None else earlier.seconds,
+        clock=SearchClock(started, 0.0 if earlier is None else earlier.seconds, settings.time_limit_seconds),
     )
     run.keep()
     return run

@@ -18,13 +18,14 @@ from autoq.files import sha256_hex
 from autoq.identity import describe_changes
 from autoq.optimization.executors import EXECUTORS
 from autoq.optimization.executors._base import BaseExecutor, ExecutorContext, Worker
-from autoq.optimization.objective import JointObjective, Objective
-from autoq.runs.images import CalibrationImages, most_held_out
+from autoq.optimization.objective import Evaluation, JointObjective, KeepGoing, Objective
+from autoq.recipe import SiteConfig
+from autoq.runs.images import CalibrationImages, LabelledImages, most_held_out
 from autoq.runs.opening import GivenObjects, RunInputs, open_bank
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.settings import SearchSettings
+from autoq.runs.search.state import SearchState
 from autoq.runs.session import Session
-from autoq.scoring import Evaluator
 from autoq.version import __version__
 
 
@@ -58,17 +59,16 @@ class SearchWorkerSpecification:
 
         Args:
             settings: of the search.
-            folder: the run directory, in which the bank is saved.
+            folder: the run directory, in which the bank is, or will be, saved.
             session: the model.
             images: that calibrate, and that score.
             bank: of the model.
             threads: that PyTorch gets in each worker.
         """
-        where = Path(folder).absolute()
-        return cls(settings, os.fspath(where), _fingerprints(session, images, bank, where), threads)
+        return cls(settings, os.fspath(Path(folder).absolute()), _fingerprints(session, images, bank), threads)
 
     def build(self, slot: int) -> Worker:
-        """Load the model, the images that score and the bank, and compare them with what the driver has.
+        """Load the model, the images and the bank, and compare them with what the driver has.
 
         Args:
             slot: number of the worker on its machine; of several GPUs each takes the next.
@@ -87,11 +87,16 @@ class SearchWorkerSpecification:
         loaded = given.calibration_images(session, settings, count, spare=most_held_out(count))
         images = loaded.held_out(count)
         folder = SearchDirectory(self.folder)
+        loaded_as_is = session
         session, bank = open_bank(session, images[0], settings, folder.bank)
-        self._refuse(_fingerprints(session, images, bank, folder.path))
-        evaluator = Evaluator(session.model, bank, images[1].tensor, task=session.task)
-        objective = JointObjective(evaluator, settings.proxy)
-        return Worker(objective, f"{socket.gethostname()}:{os.getpid()}", _hardware(session.device))
+        self._refuse(_fingerprints(session, images, bank))
+
+        def open_labelled() -> LabelledImages | None:
+            return given.labelled_images(loaded_as_is, settings.labelled_data, settings.eval_data is not None)
+
+        state = SearchState(session, bank, *images, open_labelled, folder.bank)
+        name, hardware = f"{socket.gethostname()}:{os.getpid()}", _hardware(session.device)
+        return Worker(_BankedObjective(state, settings.proxy), name, hardware, state)
 
     def _refuse(self, found: Mapping[str, str]) -> None:
         wanted = {name: value for name, value in self.fingerprints.items() if name in found}
@@ -136,9 +141,18 @@ def executor_of_workers(
     return entry.make(context)
 
 
-def _fingerprints(
-    session: Session, images: tuple[CalibrationImages, CalibrationImages], bank: Bank, folder: Path
-) -> dict[str, str]:
+class _BankedObjective:
+    """Measures recipes with what the driver has solved."""
+
+    def __init__(self, state: SearchState, proxy: str) -> None:
+        self._state, self._proxy = state, proxy
+
+    def __call__(self, sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:
+        self._state.require_sites(sites)
+        return JointObjective(self._state.evaluator, self._proxy)(sites, keep_going)
+
+
+def _fingerprints(session: Session, images: tuple[CalibrationImages, CalibrationImages], bank: Bank) -> dict[str, str]:
     """Return what two processes have to agree in, if the same recipe is to have the same score."""
     return {
         **_code(),
@@ -147,7 +161,6 @@ def _fingerprints(
         "images_sha256": images[0].sha256,
         "scoring_sha256": images[1].sha256,
         "bank_fingerprint": bank.fingerprint,
-        "bank_sha256": sha256_hex([(SearchDirectory(folder).bank / "bank.safetensors").read_bytes()]),
     }
 
 

@@ -93,9 +93,9 @@ class BaseHead(ABC):
 class HeadProbes:
     """Draws vectors whose outer products have the Fisher information of one leaf as their mean."""
 
-    def __init__(self, head: BaseHead, count: int, seed: int) -> None:
-        """Draw ``count`` vectors for each image."""
-        self._head, self._signs = head, OrthogonalSigns(count, seed)
+    def __init__(self, head: BaseHead, count: int, seed: int, first: int = 0) -> None:
+        """Draw ``count`` vectors for each image, the first of which has the number ``first``."""
+        self._head, self._signs = head, OrthogonalSigns(count, seed, first)
 
     def draw(self, leaf: Tensor, importance: Tensor | None = None) -> Tensor:
         """Draw K vectors for each image, of shape (K, N, ...); see ``Probes.draw``."""

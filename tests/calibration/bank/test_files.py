@@ -41,12 +41,13 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     content = read_bank(tmp_path / "a" / "bank")
     assert content is not None
     assert (content.description, content.fingerprint) == (DESCRIPTION, fingerprint_of(DESCRIPTION))
-    assert content.qparams.keys() == options(3, 4).keys()
-    assert content.codes == {}
+    assert content.options.keys() == options(3, 4).keys()
     for key, solved in options(3, 4).items():
         expected = solved.quantizer.qparams()
-        assert content.qparams[key].keys() == expected.keys()
-        assert all(torch.equal(content.qparams[key][name], expected[name]) for name in expected)
+        found = content.options[key]
+        assert found.codes is None
+        assert found.qparams.keys() == expected.keys()
+        assert all(torch.equal(found.qparams[name], expected[name]) for name in expected)
     assert content.folded.document() == folded.document()
     assert all(torch.equal(value, folded.tensors()[name]) for name, value in content.folded.tensors().items())
 
@@ -59,11 +60,12 @@ def test_codes_are_kept_apart_from_parameters(tmp_path: Path) -> None:
     )
     content = read_bank(tmp_path)
     assert content is not None
-    assert content.codes.keys() == {first}
-    assert torch.equal(content.codes[first], packed)
+    found = {key: each.codes for key, each in content.options.items() if each.codes is not None}
+    assert found.keys() == {first}
+    assert torch.equal(found[first], packed)
     assert all(
-        own.keys() == solved.quantizer.qparams().keys()
-        for own, (_, solved) in zip(content.qparams.values(), options(3, 4).items(), strict=True)
+        own.qparams.keys() == solved.quantizer.qparams().keys()
+        for own, (_, solved) in zip(content.options.values(), options(3, 4).items(), strict=True)
     )
 
 

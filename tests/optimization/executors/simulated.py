@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from autoq.errors import NonFiniteError, WorkerRefusedError
+from autoq.errors import NonFiniteError, RecipeError, WorkerRefusedError
 from autoq.optimization.executors._base import Worker
 from autoq.optimization.objective import Evaluation, KeepGoing
 from autoq.recipe import SiteConfig, hash_sites
@@ -24,6 +24,28 @@ def made_up_loss(sites: Mapping[str, SiteConfig]) -> float:
         for index, operands in enumerate(sites.values())
         for config in operands.values()
     )
+
+
+@dataclass(frozen=True)
+class SimulatedChunk:
+    """A chunk whose value tells who has done it.
+
+    Attributes:
+        number: of the chunk.
+        fate: what becomes of it in a worker; the driver, whose state is None, always does it.
+    """
+
+    number: int
+    fate: Literal["", "kill", "memory", "refused"] = ""
+
+    def run(self, state: int | None) -> tuple[int, int | None]:
+        if self.fate == "refused":
+            raise RecipeError("no such site")
+        if state is not None and self.fate == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if state is not None and self.fate == "memory":
+            raise RuntimeError("cannot allocate 1 TB")
+        return self.number, state
 
 
 @dataclass(frozen=True)
@@ -48,7 +70,7 @@ class SimulatedSpecification:
             raise WorkerRefusedError("worker a:1 does not have what the driver has: torch (was '2', is '3')")
         if self.crashes:
             os.kill(os.getpid(), signal.SIGKILL)
-        return Worker(self.measure, f"host:{slot}", "simulated")
+        return Worker(self.measure, f"host:{slot}", "simulated", state=slot)
 
     def measure(self, sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:
         fate = self.fates.get(hash_sites(sites))

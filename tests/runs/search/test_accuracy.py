@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -51,11 +50,3 @@ def test_outputs_that_take_too_much_memory_are_not_compared(tmp_path: Path, monk
     assert (measured.images, measured.kl_nats) == (PHOTOS, None)
     monkeypatch.setattr(meter, "measure_full_precision", lambda: pytest.fail("full precision is measured again"))
     assert meter.measure(sites).metrics == measured.metrics
-
-
-@pytest.mark.parametrize(("seconds", "fits"), [(None, True), (5.0, True), (20.0, False)])
-def test_what_fits_before_a_deadline(seconds: float | None, fits: bool) -> None:
-    meter = AccuracyMeter(None, None, seconds)  # type: ignore[arg-type]
-    assert meter.fits(None)
-    assert meter.fits(time.monotonic() + 10) is fits
-    assert not meter.fits(time.monotonic() - 1)

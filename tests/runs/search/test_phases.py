@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from autoq.events import Event, PhaseStarted, Progress, TrialFinished, ignore
 from autoq.optimization.trials import UNIFORM, knee_trial, shown_trials
 from autoq.recipe import Recipe
 from autoq.runs.opening import calibration_reference, open_bank, open_run
+from autoq.runs.search.clock import SearchClock
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.phases import SearchRun, _resuming
 from autoq.runs.search.recipes import RecipeWriter
@@ -51,27 +53,12 @@ def begun(folder: Path, progress: Progress = ignore, *, labelled: bool = True, *
             writer=RecipeWriter(directory, session, bank, inputs.space, calibration, settings.reference, record.limits),
             record=record,
             is_searched=True,
-            started=time.monotonic(),
-            seconds_before=1000.0,
+            clock=SearchClock(time.monotonic(), 1000.0),
         )
 
 
 def limit(run: SearchRun, seconds: float | None) -> None:
-    settings = run.record.settings.model_copy(update={"time_limit_seconds": seconds})
-    run.record = run.record.model_copy(update={"settings": settings})
-
-
-def test_nothing_is_proposed_after_the_deadline(tmp_path: Path) -> None:
-    with begun(tmp_path) as run:
-        assert run.last_proposal(5.0) == run.started, "a search that is finished proposes no more"
-        run.is_searched = False
-        assert run.deadline is run.last_proposal(5.0) is None
-        limit(run, 90.0)
-        assert run.deadline == run.started + 90
-        assert run.last_proposal(5.0) == run.started + 85, "what follows has its time"
-        latest = run.last_proposal(1e6)
-        assert latest is not None
-        assert run.started + 40 < latest <= run.started + 90, "but the search has half"
+    run.clock = replace(run.clock, limit_seconds=seconds)
 
 
 def test_accuracy_has_its_time_within_the_limit(tmp_path: Path) -> None:

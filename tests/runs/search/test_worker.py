@@ -38,14 +38,14 @@ def test_a_worker_scores_as_the_driver_did(specification: SearchWorkerSpecificat
     worker = specification.build(0)
     space = resolve_space(load_space(specification.settings.space), small_session().traced.sites)
     for trial in load_trials(finished_run() / "study.log", STUDY_NAME)[::5]:
-        done = worker.evaluate(Job(trial.number, space.sites_for(trial.params)))
+        done = worker.do(Job(trial.number, space.sites_for(trial.params)))
         assert isinstance(done, Result)
         assert done.evaluation is not None
         assert done.evaluation.loss == trial.values[1], "bit for bit"
         assert done.hardware.endswith(torch.backends.cpu.get_cpu_capability())
 
 
-@pytest.mark.parametrize("name", ["torch", "source_sha256", "weights_sha256", "scoring_sha256", "bank_sha256"])
+@pytest.mark.parametrize("name", ["torch", "source_sha256", "weights_sha256", "scoring_sha256", "bank_fingerprint"])
 def test_a_worker_that_differs_is_refused(specification: SearchWorkerSpecification, name: str) -> None:
     other = dataclasses.replace(specification, fingerprints={**specification.fingerprints, name: "other"})
     with pytest.raises(WorkerRefusedError, match=rf"does not have what the driver has: {name} \(was 'other', is '"):

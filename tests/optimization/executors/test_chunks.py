@@ -1,0 +1,42 @@
+"""Chunks without workers, and before there are any; the contract of executors has the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoq.optimization.executors._base import Worker
+from autoq.optimization.executors.chunks import ChunkRunner
+from autoq.optimization.executors.directory import DirectoryExecutor
+from tests.optimization.executors.simulated import SimulatedChunk, SimulatedSpecification
+
+SPECIFICATION = SimulatedSpecification()
+OWN = Worker(SPECIFICATION.measure, state=-1)
+CHUNKS = [SimulatedChunk(number) for number in range(4)]
+IN_ORDER = [(number, (number, -1)) for number in range(4)]
+
+
+def test_without_an_executor_the_driver_does_them_in_order() -> None:
+    runner = ChunkRunner(OWN)
+    assert not runner.is_shared
+    assert list(runner.run(iter(CHUNKS))) == IN_ORDER
+    assert list(runner.run([])) == []
+
+
+def test_the_driver_does_not_wait_for_workers(tmp_path: Path) -> None:
+    """Nobody has started a worker for the shared directory."""
+    with DirectoryExecutor(SPECIFICATION, tmp_path / "jobs") as executor:
+        assert not executor.is_ready
+        assert list(ChunkRunner(OWN, executor).run(CHUNKS)) == IN_ORDER
+
+
+class Vanishing(DirectoryExecutor):
+    """Its only worker is gone as soon as it has been given a chunk, and what it was given never comes back."""
+
+    @property
+    def is_ready(self) -> bool:
+        return not self._jobs
+
+
+def test_what_nobody_is_left_to_do_is_done_by_the_driver(tmp_path: Path) -> None:
+    with Vanishing(SPECIFICATION, tmp_path / "jobs") as executor:
+        assert sorted(ChunkRunner(OWN, executor).run(CHUNKS)) == IN_ORDER
