@@ -94,11 +94,15 @@ class CocoSource(BaseFileSource):
         del index
         return None
 
+    @property
+    def has_objects(self) -> bool:
+        """Whether the file has annotations."""
+        return any(self.annotations)
+
     @cached_property
     def has_masks(self) -> bool:
-        """Whether every annotation of the file has a mask, and there is one."""
-        entries = [entry for own in self.annotations for entry in own]
-        return bool(entries) and all(entry.get("segmentation") for entry in entries)
+        """Whether every annotation of the file has a mask."""
+        return self.has_objects and all(entry.get("segmentation") for own in self.annotations for entry in own)
 
     def objects(self, index: int) -> Objects:
         """Return the objects on one image.

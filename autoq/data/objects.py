@@ -38,8 +38,14 @@ class AnnotatedSource(ImageSource, Protocol):
     """A fixed sequence of images with the objects on them; ``class_names`` are those of objects.
 
     Attributes:
+        has_objects: whether there is an object on any image.
         has_masks: whether all objects have masks.
     """
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether there is an object on any image."""
+        ...
 
     @property
     def has_masks(self) -> bool:

@@ -154,12 +154,14 @@ class ShapesSource:
         name: the string that opens this source again.
         split: one of :data:`SPLITS`.
         class_names: of the objects.
+        has_objects: whether there is an object on any image.
         has_masks: whether all objects have masks.
     """
 
     name: str
     split: str
     class_names: tuple[str, ...] = CLASS_NAMES
+    has_objects: bool = True
     has_masks: bool = True
 
     @classmethod

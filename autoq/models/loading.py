@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autoq.errors import ModelError, ModelNotFoundError
 from autoq.models.loaded import IN_MEMORY, LoadedModel
+from autoq.models.saving import OWN_KEY
 from autoq.python_names import is_python_name
 from autoq.validation import check_decodable
 
@@ -17,7 +18,8 @@ def load_model(name: str, pretrained: bool = True, num_classes: int | None = Non
 
     Args:
         name: a timm name (``deit_tiny_patch16_224``, weights from the hub), ``hf-hub:OWNER/NAME`` (of timm or
-            transformers), ``local-dir:PATH`` (a folder in timm's hub format), ``hf-dir:PATH`` (a folder that
+            transformers), ``local-dir:PATH`` (a folder in timm's hub format, or one with trained ReLU MLPs that names
+            the model which it was made of), ``hf-dir:PATH`` (a folder that
             transformers saved), ``python:package.module:function`` (see ``python_model``), or ``vit_digits`` or
             ``swin_shapes`` (bundled).
         pretrained: False for random weights.
@@ -44,6 +46,11 @@ def load_model(name: str, pretrained: bool = True, num_classes: int | None = Non
         if not pretrained:
             raise ModelError(f"--no-pretrained does not apply to {name!r}: its weights are what the function gives it")
         return load_python_model(name)
+    from autoq.models.derived import BASE_KEY, derived_config, replaced_in
+
+    if (derived := derived_config(name)) is not None:
+        base = str(derived[OWN_KEY][BASE_KEY])
+        return replaced_in(load_model(base, is_python_name(base), seed=seed), name, derived, pretrained)
     if name == "swin_shapes":
         from autoq.models.swin_shapes import load_swin_shapes
 

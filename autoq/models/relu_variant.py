@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from autoq.errors import ModelError
+from autoq.models.derived import save_derived
 from autoq.models.hub import quiet
 from autoq.models.loaded import LoadedModel
 from autoq.models.saving import save_model, use_relu_
@@ -24,15 +26,16 @@ def save_relu_variant(
     parameters: Mapping[str, Tensor],
     path: str | os.PathLike[str],
     images: Tensor,
-    expected: Tensor,
+    expected: Any,
     activations: Sequence[str] = (),
 ) -> None:
-    """Write ``loaded`` with ReLU in place of GELU and other parameters in timm's hub format.
+    """Write ``loaded`` with ReLU in place of GELU and other parameters, so that ``local-dir:PATH`` loads it.
 
     If timm can create the architecture with ``act_layer="relu"`` and this is the model that was reconstructed, the
     folder is a model like any other, for everybody. If not, its ``config.json`` names the modules that ReLU replaces
     (``"autoq": {"relu": [...]}``), which :func:`autoq.models.load_model` alone understands: plain timm loads such a
-    folder with GELU, without a word, and gets other outputs.
+    folder with GELU, without a word, and gets other outputs. Models that timm did not create are saved as such with
+    the name of the original (:func:`autoq.models.derived.save_derived`).
 
     Nothing is written unless the model does what it should.
 
@@ -41,7 +44,7 @@ def save_relu_variant(
         parameters: by their names in the model; what is not named stays.
         path: the folder, which ``local-dir:PATH`` then loads; created if it does not exist.
         images: of shape (N, C, H, W), to try the model on; a few suffice.
-        expected: what it should return for them, of shape (N, classes).
+        expected: what it should return for them, a tensor or several.
         activations: paths of the modules that ReLU replaced, all of them; with none, or an empty one among them, timm
             must create the model.
 
@@ -68,13 +71,16 @@ def save_relu_variant(
         except ModelError as error:
             raise ModelError(f"{loaded.name!r}: {error}; {_REMEDY}") from error
         _fill_(module, state, images, expected, f"{loaded.name!r} with ReLU in {len(activations)} modules")
-    save_model(module, path, model_args=arguments)
+    if getattr(module, "pretrained_cfg", None):
+        save_model(module, path, model_args=arguments)
+    else:
+        save_derived(loaded, module, path)
 
 
 _REMEDY = "it cannot be saved as a model of timm"
 
 
-def _fill_(module: nn.Module, state: Mapping[str, Tensor], images: Tensor, expected: Tensor, what: str) -> None:
+def _fill_(module: nn.Module, state: Mapping[str, Tensor], images: Tensor, expected: Any, what: str) -> None:
     """Load a model's parameters, and check that it returns what it should."""
     try:
         module.load_state_dict(state)
@@ -82,11 +88,17 @@ def _fill_(module: nn.Module, state: Mapping[str, Tensor], images: Tensor, expec
         raise ModelError(f"{what} has other parameters than without: {_REMEDY}") from error
     module.to(images.device).eval()
     with torch.no_grad():
-        difference = (module(images) - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
+        pairs = zip(_floating(module(images)), _floating(expected), strict=True)
+        difference = max(float((found - leaf).abs().max() / leaf.abs().max().clamp_min(1e-12)) for found, leaf in pairs)
     if not difference <= _TOLERANCE:
         raise ModelError(
-            f"{what} is not the reconstructed model: outputs differ by {100 * float(difference):.2g} %; {_REMEDY}"
+            f"{what} is not the reconstructed model: outputs differ by {100 * difference:.2g} %; {_REMEDY}"
         )
+
+
+def _floating(output: Any) -> list[Tensor]:
+    """Return the floating-point tensors of an output."""
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def _with_relu(loaded: LoadedModel) -> tuple[nn.Module, dict[str, Any]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from autoq.errors import ModelError
 from autoq.files import atomic_path, write_text
@@ -81,11 +81,14 @@ def save_model(
         raise ModelError(f"arguments of {own_config['architecture']!r} cannot be saved: {error}") from error
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    # Clones, because safetensors refuses tensors that share memory.
-    state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
     with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
+        save_file(detached_state(module), temporary, metadata={"format": "pt"})
     write_text(folder / "config.json", text)
+
+
+def detached_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a module's state on the CPU; safetensors refuses tensors that share memory."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in module.state_dict().items()}
 
 
 def relu_paths(config: Mapping[str, Any]) -> tuple[str, ...]:

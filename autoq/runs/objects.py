@@ -62,9 +62,9 @@ def match_objects(
         DataError: there are no such images, or a category is no output of the model; the message names it.
     """
     source = open_source(name, "evaluation")
-    if not isinstance(source, AnnotatedSource) or source.class_names is None:
+    if not isinstance(source, AnnotatedSource) or source.class_names is None or not source.has_objects:
         if required:
-            raise DataError(f"images in {name!r} have no boxes: give coco:FILE.json, or shapes")
+            raise DataError(f"images in {name!r} have no boxes: give coco:FILE.json with annotations, or shapes")
         return None
     if with_masks and not source.has_masks:
         if required:

@@ -62,7 +62,7 @@ def test_a_search_is_judged_by_average_precision(plain_command: Command, annotat
         (("--model", "swin_shapes", "--data", "shapes"), "the model returns boxes.*use --task detection"),
         (
             ("--task", "detection", "--model", "swin_shapes", "--data", "shapes", "--eval-data", "digits"),
-            "images in 'digits' have no boxes: give coco:FILE.json, or shapes",
+            "images in 'digits' have no boxes: give coco:FILE.json with annotations, or shapes",
         ),
     ],
 )

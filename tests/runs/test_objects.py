@@ -38,3 +38,7 @@ def test_masks_are_asked_for_where_they_are_measured(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"not all objects in '.*boxes\.json' have masks"):
         match_objects(f"coco:{path}", loaded, 4, required=True, with_masks=True)
     assert match_objects("shapes", loaded, 4, required=True, with_masks=True) is not None
+    path.write_text(json.dumps(document | {"annotations": []}), encoding="utf-8")
+    assert match_objects(f"coco:{path}", loaded, 4, required=False) is None
+    with pytest.raises(DataError, match=r"boxes\.json' have no boxes: give coco:FILE\.json with annotations"):
+        match_objects(f"coco:{path}", loaded, 4, required=True)
