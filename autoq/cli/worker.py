@@ -29,4 +29,4 @@ def worker(
     if as_json:
         print_json({"evaluated": done})
     else:
-        typer.echo(f"evaluated {done} recipes")
+        typer.echo(f"did {done} jobs: recipes, and parts of other phases")
