@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -29,15 +28,12 @@ from autoq.graph.cuts import Call, run_stage_with
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.stages import State
 from autoq.sensitivity.perturbation_hessian import images_at_once
-from autoq.sensitivity.weighted_errors import Losses, quantized_call
+from autoq.sensitivity.stage_gradients import Gradients, StageGradients
+from autoq.sensitivity.weighted_errors import Losses
 from autoq.tasks import CLASSIFICATION, BaseTask
 
 _OPTIONS_AT_ONCE = 8
 """Errors that are multiplied with gradients together: gradients are read from memory once for all of them."""
-_Point = tuple[str, str | None]
-"""Where a gradient is taken: an operand of a site, or (None) its output."""
-_Gradients = Sequence[Tensor | None]
-"""Of the entries of a state, None where the output does not depend on one."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +110,7 @@ def add_up_losses(
     losses = Losses(bank, options)
     noise = task.probes(settings.probes, settings.seed, settings.first)
     in_order: set[str] | None = None
+    memory = _Memory()
     # Whatever mode the caller is in: images made in inference mode cannot be differentiated, copies can.
     with torch.inference_mode(False), torch.no_grad():
         for batch in batches:
@@ -129,13 +126,13 @@ def add_up_losses(
                         f"{task.element}s have NaN or infinite values in full precision: check the weights"
                     )
                 probes = dict(zip(selected, noise.draw(outputs), strict=True))  # (K, N, ...) by leaf
-                _add_(losses, bank, states, probes, in_order)
+                _add_(losses, bank, states, probes, in_order, memory)
                 losses.images += len(images)
                 if rest := losses.by_site.keys() - in_order:
                     for image in range(len(images)):
                         alone = _states(model, images[image : image + 1])
                         own = {leaf: drawn[:, image : image + 1] for leaf, drawn in probes.items()}  # (K, 1, ...)
-                        _add_(losses, bank, alone, own, rest)
+                        _add_(losses, bank, alone, own, rest, memory)
                 if progress is not None:
                     progress(len(images))
     return losses
@@ -149,8 +146,27 @@ def _states(model: QuantizedModel, images: Tensor) -> list[State]:
     return states
 
 
+class _Memory:
+    """Memory that is used again: the system hands large tensors out afresh, page by page, each time they are made."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def tensor(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Return a tensor of the type and on the device of another; its values are what was there before."""
+        count, held = math.prod(shape), self._held.get(name)
+        if held is None or held.numel() < count or held.dtype != like.dtype:
+            held = self._held[name] = like.new_empty(count)
+        return held[:count].view(*shape)
+
+
 def _add_(
-    losses: Losses, bank: Bank, states: Sequence[State], probes: Mapping[int, Tensor], sites: Iterable[str]
+    losses: Losses,
+    bank: Bank,
+    states: Sequence[State],
+    probes: Mapping[int, Tensor],
+    sites: Iterable[str],
+    memory: _Memory,
 ) -> None:
     """Add the losses of some images, from the last stage to the first, so that one stage's gradients are alive.
 
@@ -160,6 +176,7 @@ def _add_(
         states: before the first stage and after each, without gradients.
         probes: gradients with respect to the compared leaves of the output, by position, each of shape (K, N, ...).
         sites: whose options; images lie one after the other in their operands and outputs.
+        memory: for gradients and errors.
     """
     count, images = next(iter(probes.values())).shape[:2]
     stages, chosen = bank.model.stages, set(sites)
@@ -168,19 +185,26 @@ def _add_(
         for index in range(len(stages))
     ]
     first = next((index for index, keys in enumerate(wanted) if keys), len(stages))
-    upstream: list[_Gradients] = [
+    upstream: list[Gradients] = [
         [probes[leaf][probe] if leaf in probes else None for leaf in range(len(states[-1]))] for probe in range(count)
     ]
     for index in range(len(stages) - 1, first - 1, -1):
-        stage = _Stage(bank, index, states[index], wanted[index], has_earlier=index > first)
-        gradients, upstream = stage.differentiate(upstream, images)
-        for point, gradient in gradients.items():
-            if gradient is None:  # the output does not depend on it
+        stage = StageGradients(bank, index, states[index], wanted[index], has_earlier=index > first)
+        gradients, upstream = stage.differentiate(upstream)
+        for point, of_probes in gradients.items():
+            found_here = [each for each in of_probes if each is not None]
+            if not found_here:  # the output does not depend on it
                 continue
+            gradient = memory.tensor(
+                "gradients", (images, len(found_here), found_here[0].numel() // images), found_here[0]
+            )
+            for probe, each in enumerate(found_here):
+                gradient[:, probe] = each.reshape(images, -1)
             keys = [key for key in wanted[index] if stage.point_of(key) == point]
             for some in (keys[start : start + _OPTIONS_AT_ONCE] for start in range(0, len(keys), _OPTIONS_AT_ONCE)):
-                # (N, options, elements of an image)
-                errors = torch.stack([stage.error(key).reshape(images, -1) for key in some], 1)
+                errors = memory.tensor("errors", (images, len(some), gradient.shape[2]), gradient)
+                for number, key in enumerate(some):
+                    stage.error_(errors[:, number], key)
                 changes = torch.bmm(gradient, errors.mT).double()  # (N, K, options)
                 found = (changes.square().sum((0, 1)) / (2 * count)).tolist()
                 if not all(map(math.isfinite, found)) and not bool(torch.isfinite(gradient).all()):
@@ -189,103 +213,6 @@ def _add_(
                     )
                 for key, loss in zip(some, found, strict=True):
                     losses.add(key, loss)
-
-
-class _Stage:
-    """A stage, run with what it takes to differentiate it and to repeat its sites."""
-
-    def __init__(self, bank: Bank, index: int, state: State, keys: Sequence[SolvedKey], *, has_earlier: bool) -> None:
-        """Run the stage; derivatives by ``state`` are needed if options of earlier stages are measured."""
-        self._bank = bank
-        self._calls: dict[str, Call] = {}
-        self._points: dict[_Point, Tensor] = {self.point_of(key): torch.empty(0) for key in keys}
-        sites = {key[0] for key in keys}
-        hooks = {
-            node: partial(self._run, site)
-            for node, site in bank.model.stages[index].site_nodes.items()
-            if site in sites
-        }
-        with torch.enable_grad():
-            self._state = [_differentiable(value) if has_earlier and _is_real(value) else value for value in state]
-            self._results = run_stage_with(bank.model, index, tuple(self._state), hooks)
-
-    def _run(self, site: str, call: Call) -> Tensor:
-        edges = self._bank.model.traced.edges
-        for operand in self._bank.model.traced.sites_by_name[site].operands:
-            if (site, operand.name) in self._points:
-                # The same tensor may go elsewhere too: only what goes through this edge counts.
-                edge = edges[site, operand.name]
-                alias = _differentiable(call.operand(edge))
-                self._points[site, operand.name] = alias
-                call = call.with_operand(edge, alias)
-        self._calls[site] = call
-        output = call.run()
-        if (site, None) in self._points:
-            output = self._points[site, None] = _differentiable(output)
-        return output
-
-    def point_of(self, key: SolvedKey) -> _Point:
-        """Return where an option's error is taken: at the operand if the output is linear in it, else at the output."""
-        site = self._bank.model.traced.sites_by_name[key[0]]
-        # Not so for weights: a gradient with respect to one adds up all images.
-        return (key[0], key[1] if site.macs and not site.operand(key[1]).is_weight else None)
-
-    def error(self, key: SolvedKey) -> Tensor:
-        """Return the error of an option at its point, of the shape of the tensor there."""
-        call, point = self._calls[key[0]], self._points[self.point_of(key)]
-        if self.point_of(key)[1] is None:
-            return quantized_call(self._bank, call, key).run() - point
-        quantized: Tensor = self._bank.module(*key)(point)
-        return quantized - point
-
-    def differentiate(
-        self, upstream: Sequence[_Gradients], images: int
-    ) -> tuple[dict[_Point, Tensor | None], list[_Gradients]]:
-        """Differentiate from the end of the stage to the points of the options' errors, and to its start.
-
-        Args:
-            upstream: for each probe, gradients with respect to the entries of the state after the stage.
-            images: N.
-
-        Returns:
-            At each point, gradients of shape (N, K, elements of an image); for each probe, those of the state before.
-        """
-        entries = {index: value for index, value in enumerate(self._state) if _is_real(value) and value.requires_grad}
-        targets = [*self._points.values(), *entries.values()]
-        rows: list[_Gradients] = []
-        for probe, gradients in enumerate(upstream):
-            pairs = [
-                (result, gradient)
-                for result, gradient in zip(self._results, gradients, strict=False)
-                if gradient is not None and isinstance(result, Tensor) and result.requires_grad
-            ]
-            if not pairs:
-                rows.append([None] * len(targets))
-                continue
-            results, given = zip(*pairs, strict=True)
-            keep = probe + 1 < len(upstream)
-            rows.append(torch.autograd.grad(results, targets, given, retain_graph=keep, allow_unused=True))
-        before: list[_Gradients] = []
-        for row in rows:
-            found = dict(zip(entries, row[len(self._points) :], strict=True))
-            before.append([found.get(index) for index in range(len(self._state))])
-        points = {point: _stacked([row[index] for row in rows], images) for index, point in enumerate(self._points)}
-        return points, before
-
-
-def _differentiable(value: Tensor) -> Tensor:
-    """Return the same values as a tensor whose derivatives are kept apart from those of ``value``."""
-    return value.view_as(value) if value.requires_grad else value.detach().requires_grad_()
-
-
-def _is_real(value: object) -> TypeGuard[Tensor]:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _stacked(gradients: _Gradients, images: int) -> Tensor | None:
-    """Stack the gradients of all probes: (N, K, elements of an image)."""
-    found = [gradient.reshape(images, -1) for gradient in gradients if gradient is not None]
-    return torch.stack(found, 1) if found else None
 
 
 def _sites_in_image_order(model: QuantizedModel, image: Tensor, sites: Iterable[str]) -> set[str]:
