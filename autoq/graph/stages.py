@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+import torch
 from torch import Tensor, fx
 
 from autoq.graph.nodes import RANDOM, op_name
 
 State = tuple[object, ...]
 """What is alive at a cut: tensors, and sizes that were read from them."""
+
+_MOST_SITES = 10
+"""Of a stage that is not cut again: a branch of a transformer block has six to nine."""
+_MOST_BYTES = 16 << 20
+"""Per image, of the state at a further cut."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +46,13 @@ def cut_into_stages(graph_module: fx.GraphModule, site_of: Callable[[fx.Node], s
     """Cut after each point where a single tensor is alive and at least one site has run since the last cut.
 
     In a residual network these are the ends of the branches: twice a transformer block. Where there is no such point
-    after the first site, the least number of tensors that are alive at any takes the place of one. Tensors that follow
-    from parameters and sizes alone, such as an attention mask of zeros, are not kept alive but computed where they are
-    read.
+    after the first site, the least number of tensors that are alive at any takes the place of one. What lies between
+    two cuts and has more sites than a branch is cut likewise, by the least number of tensors that are alive within it:
+    so a decoder is cut where its own state and the encoder's are alive. Such further cuts are made only where a state
+    takes at most 16 MiB per image.
+
+    Tensors that follow from parameters and sizes alone, such as an attention mask of zeros, are not kept alive but
+    computed where they are read.
 
     Args:
         graph_module: the whole graph.
@@ -49,27 +61,85 @@ def cut_into_stages(graph_module: fx.GraphModule, site_of: Callable[[fx.Node], s
     computed_again = _independent_of_images(graph_module.graph)
     nodes = [node for node in graph_module.graph.nodes if node not in computed_again]
     alive = _alive_after(nodes)
-    width = [sum(_is_tensor(node) for node in state) for state in alive]
-    first = next((index for index, node in enumerate(nodes) if site_of(node) is not None), len(nodes))
-    interior = [width[index] for index in range(first, len(nodes)) if nodes[index].op == "call_function"]
-    narrowest = min(filter(None, interior[:-1]), default=0)
+    state = [node for node in nodes if node.op == "placeholder"]
     stages: list[Stage] = []
-    start, sites = 0, dict[fx.Node, str]()
-    state: Sequence[fx.Node] = [node for node in nodes if node.op == "placeholder"]
-    for index, node in enumerate(nodes):
-        if node.op == "placeholder":
-            start = index + 1
-            continue
-        if (site := site_of(node)) is not None:
-            sites[node] = site
-        last = node.op == "output"
-        if last or (sites and width[index] == narrowest and nodes[index + 1].op != "output"):
-            end = None if last else alive[index]
-            part, copies = _extract(graph_module, state, nodes[start : index + 1], end)
-            site_nodes = {copies[node].name: site for node, site in sites.items()}
-            stages.append(Stage(next(iter(sites.values()), ""), site_nodes, part))
-            start, sites, state = index + 1, {}, alive[index]
+    start = len(state)
+    for cut in [*_Cutter(nodes, alive, site_of).cuts(start, len(nodes) - 1), len(nodes) - 1]:
+        end = alive[cut] if cut + 1 < len(nodes) else None
+        part, copies = _extract(graph_module, state, nodes[start : cut + 1], end)
+        sites = {copies[node].name: site for node in nodes[start : cut + 1] if (site := site_of(node)) is not None}
+        stages.append(Stage(next(iter(sites.values()), ""), sites, part))
+        start, state = cut + 1, alive[cut]
     return tuple(stages)
+
+
+class _Cutter:
+    """Chooses where the nodes of a graph are cut."""
+
+    def __init__(
+        self,
+        nodes: Sequence[fx.Node],
+        alive: Sequence[Sequence[fx.Node]],
+        site_of: Callable[[fx.Node], str | None],
+    ) -> None:
+        self._nodes, self._alive = nodes, alive
+        self._width = [sum(_is_tensor(node) for node in state) for state in alive]
+        self._is_site = [site_of(node) is not None for node in nodes]
+
+    def cuts(self, start: int, stop: int, most_bytes: float = math.inf) -> list[int]:
+        """Cut the nodes from ``start`` to before ``stop``; return the numbers of those after which, in order.
+
+        Args:
+            start: of the first node.
+            stop: after the last one.
+            most_bytes: that a state may take.
+        """
+        chosen = self._narrowest(start, stop, most_bytes)
+        if not chosen:
+            return []
+        found = list(chosen)
+        for before, after in pairwise([start - 1, *chosen, stop - 1]):
+            if sum(self._is_site[before + 1 : after + 1]) > _MOST_SITES:
+                found += self.cuts(before + 1, after + 1, _MOST_BYTES)
+        return sorted(found)
+
+    def _narrowest(self, start: int, stop: int, most_bytes: float) -> list[int]:
+        """Find, between the first site and the end, the nodes after which fewest tensors are alive, behind a site."""
+        first = next((index for index in range(start, stop) if self._is_site[index]), stop)
+        inside = [
+            index
+            for index in range(first, stop - 1)
+            if self._nodes[index].op.startswith("call")
+            and self._width[index]
+            and (most_bytes == math.inf or _bytes(self._alive[index]) <= most_bytes)
+        ]
+        called = (index for index in inside if self._nodes[index].op == "call_function")
+        least = min((self._width[index] for index in called), default=0)
+        chosen: list[int] = []
+        behind = start
+        for index in inside:
+            if self._width[index] == least and any(self._is_site[behind : index + 1]):
+                chosen.append(index)
+                behind = index + 1
+        return chosen
+
+
+def _bytes(state: Sequence[fx.Node]) -> int:
+    """Return the memory of a state's tensors per image, as far as their shapes are known."""
+    values = [node.meta.get("val") for node in state]
+    return sum(
+        math.prod(_per_image(size) for size in value.shape) * value.dtype.itemsize
+        for value in values
+        if isinstance(value, Tensor)
+    )
+
+
+def _per_image(size: int | torch.SymInt) -> int:
+    """Return a size for one image: of a multiple of the batch, the multiple."""
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
 
 
 def _independent_of_images(graph: fx.Graph) -> set[fx.Node]:

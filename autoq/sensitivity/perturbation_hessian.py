@@ -228,7 +228,9 @@ def _of_images(
 
 
 def _keep_(outputs: dict[str, Tensor], name: str, call: Call) -> Tensor:
-    outputs[name] = call.run()
+    result = call.run()
+    # Queries of a decoder depend on no image, but predictions depend on them.
+    outputs[name] = result if result.requires_grad else result.detach().requires_grad_()
     return outputs[name]
 
 

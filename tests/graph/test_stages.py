@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoq.graph import stages
 from autoq.graph.insert import QuantizedModel
 from tests.graph.small import Weighted, tokens, traced
 
@@ -62,6 +63,21 @@ class Sized(Weighted):
         return y.reshape(count, 48)
 
 
+class EncoderDecoder(nn.Module):
+    """Twelve layers that each read the sum of those before, and what an encoder made of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(Residual(), Residual())
+        self.decoder = nn.ModuleList(nn.Linear(8, 8) for _ in range(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        memory = y = self.encoder(x)
+        for layer in self.decoder:
+            y = y + layer(y * memory).relu()
+        return y * memory
+
+
 def sites_of_stages(module: nn.Module) -> list[tuple[str, ...]]:
     model = QuantizedModel(traced(module))
     assert [stage.name for stage in model.stages] == [next(iter(stage.sites), "") for stage in model.stages]
@@ -74,9 +90,22 @@ def test_residual_branches_stay_whole() -> None:
 
 
 def test_a_tensor_that_is_always_alive_does_not_prevent_cuts() -> None:
-    *stages, addition = sites_of_stages(Beside())
-    assert stages == [("blocks.0",), ("blocks.1",), ("blocks.2",), ("layer",)]
+    *found, addition = sites_of_stages(Beside())
+    assert found == [("blocks.0",), ("blocks.1",), ("blocks.2",), ("layer",)]
     assert addition == ()
+
+
+def test_a_decoder_is_cut_where_its_state_and_the_encoders_are_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = [(f"encoder.{number}.first", f"encoder.{number}.second") for number in range(2)]
+    layers = [f"decoder.{number}" for number in range(12)]
+    found = sites_of_stages(EncoderDecoder())
+    assert found[:2] == encoder
+    assert [sites for sites in found[2:] if sites] == [(layer,) for layer in layers]
+    model = QuantizedModel(traced(EncoderDecoder()))
+    state = model.run_stages(range(6), (tokens(3),))
+    assert [tuple(value.shape) for value in state if isinstance(value, Tensor)] == [(3, 6, 8)] * 2
+    monkeypatch.setattr(stages, "_MOST_BYTES", 2 * 6 * 8 * 4 - 1)
+    assert sites_of_stages(EncoderDecoder()) == [*encoder, tuple(layers)], "a state of an image takes more"
 
 
 def test_a_mask_that_follows_from_sizes_is_computed_where_it_is_read() -> None:
@@ -97,7 +126,7 @@ def test_random_numbers_are_drawn_once_for_all_stages() -> None:
     assert torch.equal(model(tokens(3)), expected)
 
 
-@pytest.mark.parametrize("module", [Beside(), Sized(), nn.Sequential(nn.Linear(8, 8)), nn.ReLU()])
+@pytest.mark.parametrize("module", [Beside(), Sized(), EncoderDecoder(), nn.Sequential(nn.Linear(8, 8)), nn.ReLU()])
 @torch.no_grad()
 def test_stages_repeat_the_whole_from_any_one_on(module: nn.Module) -> None:
     model = QuantizedModel(traced(module))

@@ -145,7 +145,8 @@ class Entry:
         unread: modules whose result nobody reads.
         token_major: whether attention is ``nn.MultiheadAttention``, which works on (tokens, images, channels) and in
             eager mode runs as one fused operator.
-        single: whether a single tensor is alive between stages; pyramids and grids keep more.
+        single: whether a single tensor is alive between stages; pyramids, grids, shortcuts around several blocks and
+            class tokens beside image tokens keep more.
     """
 
     architecture: str
@@ -164,12 +165,12 @@ ZOO = {
     "vit": Entry("vit_tiny_patch16_224", (32, 32), _VIT),
     "beit": Entry("beit_base_patch16_224", (32, 32), _VIT),
     "eva02": Entry("eva02_tiny_patch14_224", (28, 28), _VIT | {"img_size": 28, "patch_size": 14}),
-    "cait": Entry("cait_xxs24_224", (32, 32), _VIT),
+    "cait": Entry("cait_xxs24_224", (32, 32), _VIT, single=False),
     "xcit": Entry("xcit_nano_12_p16_224", (64, 64), _VIT | {"img_size": 64, "patch_size": 16}),
     "swin": Entry("swin_tiny_patch4_window7_224", (56, 56), _SWIN | {"img_size": 56, "window_size": 7}),
     "swinv2": Entry("swinv2_tiny_window8_256", (64, 64), _SWIN | {"img_size": 64, "window_size": 8}),
     "pvt_v2": Entry("pvt_v2_b0", (64, 64), {"depths": _ONE_EACH}),
-    "mobilevit": Entry("mobilevit_xxs", (128, 128)),
+    "mobilevit": Entry("mobilevit_xxs", (128, 128), single=False),
     "maxvit": Entry(
         "maxvit_rmlp_pico_rw_256", (64, 64), {"img_size": 64, "embed_dim": (32, 32, 64, 64), "depths": _ONE_EACH}
     ),

@@ -50,6 +50,19 @@ class Windows(nn.Module):
         return self.head(self.layer(windows).reshape(x.shape[0], 24).sigmoid())
 
 
+class Queries(nn.Module):
+    """A layer that no image reaches, but which logits depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(3, 8))
+        self.query, self.key = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries = self.query(self.queries.expand(x.shape[0], -1, -1))
+        return (queries @ self.key(x).mT).mean(2)
+
+
 class TokensFirst(nn.Module):
     """Images are along the second axis of the layer's input."""
 
@@ -287,3 +300,19 @@ def test_loss_is_the_kl_of_a_small_error_of_one_element() -> None:
     kl = float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
     diagonal = curvature.diagonal(dim1=1, dim2=2).mean(0)
     assert float(hessian_loss(o + error, o, diagonal)) == pytest.approx(kl, rel=1e-2)
+
+
+def test_an_output_that_depends_on_no_image_has_importance() -> None:
+    model = QuantizedModel(traced(seeded(Queries)))
+    batch = tokens(4)
+    found = average_perturbation_hessian(model, [batch], ["query", "key"], ONES)
+    whole = torch.autograd.functional.jacobian  # of each image's logits by the queries' outputs
+    module = seeded(Queries)
+    keys = module.key(batch)
+    expected = torch.zeros(3, 8)
+    for image in keys.detach():
+        queries = module.query(module.queries).detach()
+        rows = whole(lambda q, image=image: (q @ image.mT).mean(1), queries).flatten(1)  # (logits, elements)
+        p = torch.softmax((queries @ image.mT).mean(1) / 20, 0)
+        expected += (rows.mT @ (torch.diag(p) - torch.outer(p, p)) @ rows.sum(1)).abs().view(3, 8) / len(keys)
+    assert torch.allclose(found["query"].float().view(3, 8), expected, rtol=1e-4)
