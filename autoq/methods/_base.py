@@ -17,6 +17,7 @@ from autoq.methods.bit_widths import BitWidths
 from autoq.recipe import IMAGE_BITS, OperandConfig, Overflow, SiteConfig
 from autoq.reconstruction.mlp_training import MlpSettings
 from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.tasks import BaseTask
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class BaseMethod(ABC):
     """The paper."""
     images: ClassVar[int] = 32
     """Calibration images of the paper's protocol."""
+    detection_images: ClassVar[int | None] = None
+    """Calibration images of the authors' code for detectors, where it says so; None: :attr:`images`."""
     differences: ClassVar[tuple[Difference, ...]] = ()
     """Between its protocols; empty: it has one."""
     publishes_float_image: ClassVar[bool] = False
@@ -126,6 +129,13 @@ class BaseMethod(ABC):
     def overflow(self) -> Overflow:
         """Where values below a logarithm's last level go: to zero, a (2^bits + 1)-th level, as published; or a code."""
         return "extra_zero" if self.is_published else "zero_code"
+
+    def calibration_images(self, task: BaseTask) -> int:
+        """Return how many images it calibrates on: as in its paper or, where that is asked for, its code for a task."""
+        finds_objects = task.labels in ("objects", "masks")
+        if self.is_published and finds_objects and self.detection_images is not None:
+            return self.detection_images
+        return self.images
 
     def label(self, bits: BitWidths) -> str:
         """Return what recipes are named by: ``adalog w4a4``, ``adalog w4a4 (published)``."""

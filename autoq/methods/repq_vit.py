@@ -16,6 +16,7 @@ class RepqVit(BaseMethod):
 
     name: ClassVar[str] = "repq-vit"
     source: ClassVar[str] = "Li et al., RepQ-ViT, ICCV 2023"
+    detection_images: ClassVar[int | None] = 1
     differences: ClassVar[tuple[Difference, ...]] = (
         Difference(
             "channel ranges for the factors",

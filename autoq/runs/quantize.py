@@ -88,7 +88,7 @@ def quantize(
     with directory.opened({}) as enter:
         labelled = None if settings.eval_data is None else session.labelled_images(settings.eval_data)
         warn_of_shared_images(settings.data, settings.eval_data)
-        count = settings.images or method.images
+        count = settings.images or method.calibration_images(session.task)
         progress(PhaseStarted("images", count, settings.data if isinstance(settings.data, str) else ""))
         images = session.calibration_images(settings.data, count, settings.seed)
         session = session.fitted(lambda: images)

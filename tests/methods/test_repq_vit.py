@@ -11,6 +11,7 @@ from torch import Tensor
 from autoq.methods import BitWidths, MethodOptions, create_method
 from autoq.recipe import OperandConfig
 from autoq.runs.quantize import calibrate_method
+from autoq.tasks import make_task
 from tests.methods.configured import WIDTHS, by_kind, traced_model, uniform
 from tests.methods.repq_reference import RepqReference
 from tests.runs.small_run import small_session
@@ -32,6 +33,15 @@ def test_configurations() -> None:
 def test_protocol() -> None:
     method = create_method("repq-vit")
     assert (method.images, method.settings(3).observer, method.settings(3).seed) == (32, "best_percentile", 3)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "task", "images"),
+    [("published", "detection", 1), ("published", "classification", 32), ("autoq", "instance-segmentation", 32)],
+)
+def test_images_of_the_authors_code_for_detectors(protocol: str, task: str, images: int) -> None:
+    method = create_method("repq-vit", MethodOptions(protocol=protocol))
+    assert method.calibration_images(make_task(task)) == images
 
 
 def test_norms_before_linear_layers_are_rescaled() -> None:
