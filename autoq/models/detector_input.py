@@ -6,10 +6,13 @@ from typing import Any
 
 from autoq.models.square_transform import SquareTransform
 
+_FIND_OBJECTS = ("ForObjectDetection", "ForInstanceSegmentation", "ForUniversalSegmentation", "ForSegmentation")
+"""How names of classes of transformers end whose outputs are objects."""
+
 
 def is_detector(module: Any) -> bool:
-    """Return whether a model of transformers finds objects, whose boxes are shares of its input."""
-    return type(module).__name__.endswith("ForObjectDetection")
+    """Return whether a model of transformers finds objects, whose boxes and masks are those of its whole input."""
+    return type(module).__name__.endswith(_FIND_OBJECTS)
 
 
 def square_input(processor: Any, size: tuple[int, int]) -> SquareTransform:

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from autoq.models import load_model
+from autoq.models.detector_input import is_detector
 
 transformers = pytest.importorskip("transformers", reason="the extra transformers is not installed")
 
@@ -35,3 +36,19 @@ def test_a_detector_sees_the_whole_of_every_image(tmp_path: Path) -> None:
     assert torch.equal(made[:, :, 18:], torch.full((3, 32, 14), 1.0))
     assert loaded.preprocessing is not None
     assert loaded.preprocessing["resize"] == "square"
+
+
+@pytest.mark.parametrize(
+    ("name", "finds_objects"),
+    [
+        ("DetrForObjectDetection", True),
+        ("DetrForSegmentation", True),
+        ("Mask2FormerForUniversalSegmentation", True),
+        ("MaskFormerForInstanceSegmentation", True),
+        ("SegformerForSemanticSegmentation", False),
+        ("ViTForImageClassification", False),
+    ],
+)
+def test_which_models_find_objects(name: str, finds_objects: bool) -> None:
+    kind = getattr(transformers, name)
+    assert is_detector(kind.__new__(kind)) == finds_objects
