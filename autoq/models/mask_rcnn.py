@@ -39,7 +39,7 @@ class MaskRcnn(nn.Module):
     >>> with torch.no_grad():
     ...     outputs = detector(detector.layout.pack(images, detector.regions(images)))
     >>> {name: tuple(output.shape) for name, output in outputs.items()}
-    {'logits': (2, 10, 4), 'pred_boxes': (2, 10, 4), 'pred_masks': (2, 10, 28, 28)}
+    {'logits': (2, 10, 4), 'pred_boxes': (2, 10, 4), 'pred_box_masks': (2, 10, 28, 28)}
 
     Attributes:
         layout: of an image and its regions.
@@ -74,7 +74,7 @@ class MaskRcnn(nn.Module):
 
         Returns:
             ``logits`` of shape (N, regions, classes + 1), the last being that there is no object; ``pred_boxes``
-            (N, regions, 4): centre, width and height in shares of the image; ``pred_masks`` (N, regions, 28, 28):
+            (N, regions, 4): centre, width and height in shares of the image; ``pred_box_masks`` (N, regions, 28, 28):
             logits within the box.
         """
         images, regions = self.layout.unpack(packed)
@@ -86,7 +86,7 @@ class MaskRcnn(nn.Module):
         return {
             "logits": torch.cat([logits[..., 1:], logits[..., :1]], 2),
             "pred_boxes": torch.cat([(left_top + right_bottom) / 2, right_bottom - left_top], 2),
-            "pred_masks": self._masks(pyramid, regions[..., _BOX], label),
+            "pred_box_masks": self._masks(pyramid, regions[..., _BOX], label),
         }
 
     @torch.no_grad()

@@ -25,8 +25,8 @@ from autoq.models.device import choose_device
 from autoq.recipe import ModelReference, Recipe, SiteConfig
 from autoq.runs.images import CalibrationImages, ImageReader, LabelledImages
 from autoq.scoring.evaluator import choose_batch_size
-from autoq.scoring.outputs import fitted_task, predict
-from autoq.tasks import CLASSIFICATION, BaseTask, Outputs
+from autoq.scoring.outputs import fitted_task
+from autoq.tasks import CLASSIFICATION, BaseTask
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,13 @@ class Session:
         """Number of the model's outputs: as the model says, else as its task finds it in its output."""
         if self.loaded.num_classes is not None:
             return self.loaded.num_classes
-        return self.task.num_classes(self._blank_outputs())
+        return self.task.num_classes(self.task.outputs_of(self._blank_leaves(), self.model.output_names))
 
-    def _blank_outputs(self) -> Outputs:
-        """Return the compared outputs of an image of zeros."""
+    def _blank_leaves(self) -> tuple[Tensor, ...]:
+        """Return all tensors that the model makes of an image of zeros."""
         example = torch.zeros(1, *self.loaded.input_size, device=self.device, dtype=dtype_of(self.loaded.module))
         with torch.inference_mode():
-            return predict(self.model, example, self.task)
+            return self.model.run(example)
 
     @property
     def reference(self) -> ModelReference:
@@ -160,7 +160,11 @@ class Session:
         Raises:
             TaskError: the model has no output such as the task compares.
         """
-        return replace(self, task=self.task.adapted(self._blank_outputs(), self.loaded.num_classes))
+        leaves, names = self._blank_leaves(), self.model.output_names
+        chosen = self.task.select(leaves, names)
+        outputs = tuple(leaves[position] for position in chosen)
+        compared = [names[position] for position in chosen]
+        return replace(self, task=self.task.adapted(outputs, self.loaded.num_classes, compared))
 
     def fitted(self, images: Callable[[], CalibrationImages]) -> Session:
         """Return the session with its task adapted to the model and fitted to full precision on calibration images.

@@ -26,13 +26,15 @@ class Detections:
         scores: of shape (objects,).
         labels: outputs of the model, likewise.
         boxes: left, top, right and bottom in shares of the input, (objects, 4); None if the model has no boxes.
-        mask_logits: of the input, of shape (objects, h, w), of any resolution; None if the model has no masks.
+        mask_logits: of shape (objects, h, w), of any resolution; None if the model has no masks.
+        mask_boxes: what each of them is a map of, as ``boxes``; None: of the whole input.
     """
 
     scores: Tensor
     labels: Tensor
     boxes: Tensor | None
     mask_logits: Tensor | None
+    mask_boxes: Tensor | None = None
 
 
 class AveragePrecision(BaseMeter):
@@ -103,7 +105,8 @@ class AveragePrecision(BaseMeter):
             shares = (boxes / torch.tensor([right - left, bottom - top] * 2)).clamp(0, 1)
             made["boxes"] = shares * torch.tensor([*there.size[::-1]] * 2)
         if "mask" in self._kinds and found.mask_logits is not None:
-            made["masks"] = on_image(found.mask_logits.cpu(), there.size, there.content) > 0
+            shown = None if found.mask_boxes is None else found.mask_boxes.cpu()
+            made["masks"] = on_image(found.mask_logits.cpu(), there.size, there.content, shown) > 0
         return made
 
     def _target(self, there: Objects) -> dict[str, Tensor]:

@@ -157,17 +157,18 @@ class BaseTask(ABC):
         del outputs
         return self
 
-    def adapted(self, outputs: Outputs, num_classes: int | None) -> Self:
+    def adapted(self, outputs: Outputs, num_classes: int | None, names: Sequence[str] = ()) -> Self:
         """Return the task with what it has to know of the model; itself, if that is nothing or known already.
 
         Args:
             outputs: the compared outputs of any image.
             num_classes: that the model says it has; None: it does not say.
+            names: of the outputs, where they have any.
 
         Raises:
             TaskError: the outputs are not such as the task compares.
         """
-        del outputs, num_classes
+        del outputs, num_classes, names
         return self
 
     def num_classes(self, outputs: Outputs) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -17,6 +17,9 @@ from autoq.tasks.heads import BaseHead, BernoulliHead, CategoricalHead, LaplaceB
 from autoq.units import Metric
 
 Scores = Literal["softmax", "sigmoid"]
+MaskFrame = Literal["image", "box"]
+MASKS_IN_BOXES = "pred_box_masks"
+"""What a two-stage detector calls masks that are maps of what is in their boxes."""
 _MOST_OBJECTS = 100
 _LEAST_SCORE = 0.05
 
@@ -44,12 +47,14 @@ class DetectionTask(BaseTask):
         box_weight: factor of the divergence of boxes.
         mask_weight: factor of that of masks, relative to their size.
         nms_iou: of two boxes of a class that overlap by more, the less likely one is left out; 1: none is.
+        mask_frame: whether a mask is a map of the whole input, or of what is in its box.
     """
 
     scores: Scores | None = None
     box_weight: float = 1.0
     mask_weight: float = 1.0
     nms_iou: float = 0.6
+    mask_frame: MaskFrame = "image"
 
     name: ClassVar[str] = "detection"
     metrics: ClassVar[tuple[Metric, ...]] = (
@@ -75,6 +80,8 @@ class DetectionTask(BaseTask):
         """
         if self.scores not in (None, "softmax", "sigmoid"):
             raise TaskError(f"scores are by 'softmax' or 'sigmoid', not {self.scores!r}")
+        if self.mask_frame not in ("image", "box"):
+            raise TaskError(f"mask_frame is 'image' or 'box', not {self.mask_frame!r}")
         for name in ("box_weight", "mask_weight", "nms_iou"):
             if not (isinstance(value := getattr(self, name), int | float) and 0 < value < math.inf):
                 raise TaskError(f"{name} is {value!r}: give a number above 0")
@@ -83,7 +90,7 @@ class DetectionTask(BaseTask):
     def heads(self) -> tuple[BaseHead, ...]:
         """Classes, and boxes and masks in the order of :attr:`kinds`."""
         leaves = ("logits", "pred_logits", "class_queries_logits")
-        masks = ("pred_masks", "masks_queries_logits")
+        masks = ("pred_masks", MASKS_IN_BOXES, "masks_queries_logits")
         made: dict[Kind, BaseHead] = {
             "box": LaplaceBoxesHead(("pred_boxes",), self.box_weight),
             "mask": BernoulliHead(masks, self.mask_weight, axes=2, relative=True),
@@ -96,8 +103,10 @@ class DetectionTask(BaseTask):
         """Return boxes and masks, as far as the model has them."""
         return dict(zip(self.kinds, outputs[1:], strict=False))
 
-    def adapted(self, outputs: Outputs, num_classes: int | None) -> Self:
+    def adapted(self, outputs: Outputs, num_classes: int | None, names: Sequence[str] = ()) -> Self:
         """Return the task with :attr:`scores`: softmax where there is one logit more than classes.
+
+        Masks whose name is :data:`MASKS_IN_BOXES` are those of the boxes.
 
         Raises:
             TaskError: leaves are not of the same queries, or there are fewer logits than classes.
@@ -111,6 +120,8 @@ class DetectionTask(BaseTask):
                 f"the task {self.name!r} takes logits (N, queries, classes), boxes (N, queries, 4) and masks "
                 f"(N, queries, h, w), but the model returns {shapes}: name its outputs so"
             )
+        if MASKS_IN_BOXES in (name.rpartition(".")[2] for name in names):
+            self = replace(self, mask_frame="box")
         if self.scores is not None:
             return self
         found = logits.shape[2] - (logits.shape[2] if num_classes is None else num_classes)
@@ -156,6 +167,7 @@ class DetectionTask(BaseTask):
                 label[kept],
                 None if corners is None else corners[image, query],
                 None if masks is None else masks[image, query],
+                None if corners is None or self.mask_frame == "image" else corners[image, query],
             )
 
     def meter(self) -> BaseMeter:

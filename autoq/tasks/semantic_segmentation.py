@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,13 +49,13 @@ class SemanticSegmentationTask(BaseTask):
         """Classes along the axis after that of the images."""
         return (CategoricalHead(leaves=("logits", "out"), axis=1),)
 
-    def adapted(self, outputs: Outputs, num_classes: int | None) -> SemanticSegmentationTask:
+    def adapted(self, outputs: Outputs, num_classes: int | None, names: Sequence[str] = ()) -> SemanticSegmentationTask:
         """Check that the output is a map.
 
         Raises:
             TaskError: it is not.
         """
-        del num_classes
+        del num_classes, names
         (logits,) = outputs
         if logits.ndim != 4:
             raise TaskError(

@@ -89,7 +89,7 @@ def test_boxes_and_masks_are_those_of_torchvision(built: tuple[MaskRcnn, RegionT
     found = box_convert(outputs["pred_boxes"], "cxcywh", "xyxy").flatten(0, 1)
     assert torch.allclose(found * torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT]), expected, atol=1e-3)
     assert torch.equal(outputs["logits"].flatten(0, 1).roll(1, 1), logits)
-    assert torch.equal(outputs["pred_masks"].flatten(0, 1), masks[each, label])
+    assert torch.equal(outputs["pred_box_masks"].flatten(0, 1), masks[each, label])
 
 
 def test_missing_regions_are_filled_up(
@@ -123,4 +123,4 @@ def test_a_search_ends_with_recipes_that_differ_from_full_precision(
     assert result.best.score is not None
     assert 0 < result.best.score.kl_nats < float("inf")
     session = Session.of(describe_module(detector, example_input=packed[:1]), task=DetectionTask())
-    assert session.adapted().task == DetectionTask(scores="softmax")
+    assert session.adapted().task == DetectionTask(scores="softmax", mask_frame="box")

@@ -7,7 +7,7 @@ from torch import Tensor
 from autoq.errors import TaskError
 from autoq.tasks import DetectionTask, Outputs
 from tests.contracts.tasks import Shapes, TaskContract
-from tests.tasks.objects import objects
+from tests.tasks.objects import found, objects
 
 
 class _DetectorContract(TaskContract):
@@ -99,3 +99,20 @@ def test_leaves_are_found_by_name() -> None:
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(TaskError, match=str(next(iter(settings.values())))):
         DetectionTask(**settings)  # type: ignore[arg-type]
+
+
+def test_masks_in_boxes_are_measured_where_their_boxes_are() -> None:
+    there = objects((2, 3, 12, 13), (20, 0, 40, 20))
+    logits, boxes, _ = found(there, 3, 2)
+    masks = torch.full((1, 3, 7, 7), 4.0)  # full boxes
+    task = DetectionTask(scores="sigmoid")
+    assert task.adapted((logits, boxes, masks), 2, ("logits", "pred_boxes", "pred_masks")) == task
+    in_boxes = task.adapted((logits, boxes, masks), 2, ("out.logits", "out.pred_boxes", "out.pred_box_masks"))
+    assert in_boxes == DetectionTask(scores="sigmoid", mask_frame="box")
+    values = {}
+    for each in (task, in_boxes):
+        meter = each.meter()
+        meter.add((logits, boxes, masks), [there])
+        values[each.mask_frame] = meter.metrics()["mask_ap_percent"]
+    assert values["box"] == pytest.approx(100)
+    assert values["image"] < 50
