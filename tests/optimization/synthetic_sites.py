@@ -11,7 +11,7 @@ def _weight(*shape: int) -> Operand:
         "weight",
         shape,
         "parameter",
-        OperandLayout(len(shape), -len(shape), instances_per_image=0, summed_axis=1 - len(shape)),
+        OperandLayout(len(shape), -len(shape), None, 1 - len(shape), None, 0, 1 - len(shape)),
     )
 
 

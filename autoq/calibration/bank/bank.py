@@ -39,7 +39,7 @@ from autoq.identity import fingerprint_of
 from autoq.quantizers import BaseQuantizer, quantizer_class
 from autoq.recipe import OperandConfig, SiteConfig, hash_sites
 
-BANK_VERSION = 4
+BANK_VERSION = 5
 """Raised when the same settings would give other parameters."""
 _SAVE_SECONDS = 20.0
 """How often a bank that is being solved is written: what a kill may cost."""

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from autoq.calibration.second_order.code_grid import CodeGrid
 
 _BLOCK = 64
 """Columns for which the error is computed at once."""
+_RIDGE = 1e-9
+"""Share of the mean diagonal by which normal equations hold on to the scales that there are."""
 
 
 @torch.no_grad()
@@ -50,6 +53,40 @@ def descend(weight: Tensor, codes: Tensor, grid: CodeGrid, gram: Tensor) -> Tens
 
 
 @torch.no_grad()
+def refit_group_scales(weight: Tensor, codes: Tensor, grid: CodeGrid, gram: Tensor, groups: Tensor) -> Tensor:
+    """Return the scales of groups of channels that together have least error tr((W − Ŵ) G (W − Ŵ)ᵀ) for given codes.
+
+    For each row the normal equations A s = b with A_gh = q_g G q_hᵀ and b_g = q_g G wᵀ, where q_g are the codes of
+    group g in steps, and zeros elsewhere. A group that changes nothing keeps its scale.
+
+    Args:
+        weight: W, of shape (rows, channels).
+        codes: whole numbers from 0, of the same shape.
+        grid: the values that they stand for now, with one scale for each group of a row, spread over its channels: of
+            shape (rows, channels).
+        gram: G, of shape (channels, channels).
+        groups: number of the group of each channel, from 0, of shape (channels,).
+
+    Returns:
+        Positive, of the shape of ``grid.step``; what they were in rows where one of the best ones is not positive.
+    """
+    steps, count = grid.in_steps(codes.float()), int(groups.max()) + 1
+    member = functional.one_hot(groups, count).to(steps)  # (channels, groups)
+    rows = []
+    for group in range(count):
+        own = groups == group
+        rows.append((steps[:, own] @ gram[own].float() * steps) @ member)  # (rows, groups)
+    matrix = torch.stack(rows, 1).double()  # (rows, groups, groups)
+    along = ((weight.float() @ gram.float() * steps) @ member).double()
+    before = scales_of_groups(grid.step, groups).double()
+    ridge = _RIDGE * matrix.diagonal(dim1=1, dim2=2).mean(1)[:, None] + torch.finfo(torch.float64).tiny
+    matrix.diagonal(dim1=1, dim2=2).add_(ridge)
+    best, _ = torch.linalg.solve_ex(matrix, along + ridge * before)
+    is_usable = (torch.isfinite(best) & (best > torch.finfo(torch.float32).tiny)).all(1, keepdim=True)
+    return torch.where(is_usable, best, before).float()[:, groups]
+
+
+@torch.no_grad()
 def refit_scale(weight: Tensor, codes: Tensor, grid: CodeGrid, gram: Tensor) -> Tensor:
     """Return the scales of least error tr((W − Ŵ) G (W − Ŵ)ᵀ) for given codes.
 
@@ -71,3 +108,14 @@ def refit_scale(weight: Tensor, codes: Tensor, grid: CodeGrid, gram: Tensor) -> 
     best = along / squared
     is_usable = torch.isfinite(best) & (best > torch.finfo(torch.float32).tiny)
     return torch.where(is_usable, best, grid.step)
+
+
+def scales_of_groups(spread: Tensor, groups: Tensor) -> Tensor:
+    """Return the scales of groups, of shape (rows, groups), from scales that are spread over channels.
+
+    Args:
+        spread: of shape (rows, channels), equal within groups.
+        groups: number of the group of each channel, from 0 and ascending, of shape (channels,).
+    """
+    first = torch.searchsorted(groups, torch.arange(int(groups.max()) + 1, device=groups.device))
+    return spread[:, first]

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from autoq.calibration.second_order.code_grid import CodeGrid
-from autoq.calibration.second_order.descent import descend, refit_scale
+from autoq.calibration.second_order.descent import descend, refit_group_scales, refit_scale, scales_of_groups
 from autoq.calibration.second_order.rounding import InverseFactor, round_to_grid
 from autoq.graph.bases import has_grid
 from autoq.quantizers import BaseFloatQuantizer, BaseQuantizer, UniformQuantizer, create_quantizer, quantizer_class
-from autoq.quantizers.granularity import expand_groups
+from autoq.quantizers.granularity import expand_groups, group_ids
 from autoq.recipe import OperandConfig
 
 _MOST_BITS = 8
@@ -74,9 +74,8 @@ class LayerRounding:
         A weight that is quantized in another basis is rounded there: W B, by the Gram matrix of X B.
 
         Each output channel starts from the codes that lose less, those of this rounding or the nearest. With up to 4
-        bits, and one scale an output channel or in all, several scales are tried, and the best one's codes and scales
-        improved in turns. No output channel loses more than by rounding to nearest; with one scale in all, the layer
-        does not.
+        bits and a uniform grid, several scales are tried, and the best one's codes and scales improved in turns. No
+        output channel loses more than by rounding to nearest; with one scale in all, the layer does not.
 
         Returns:
             None where rounding to nearest is as good, and for options that :func:`is_rounded` denies.
@@ -90,8 +89,10 @@ class LayerRounding:
         if quantizer.config.bits > _MOST_REFINED_BITS and torch.equal(codes, nearest):
             return None
         if quantizer.config.bits <= _MOST_REFINED_BITS:
-            if isinstance(quantizer, UniformQuantizer) and grid.step.shape[1] == 1:
-                scale, codes = _refine(inputs, grid, codes)
+            if isinstance(quantizer, UniformQuantizer):
+                groups = self._groups_of(quantizer)
+                step, codes = _refine(inputs, grid, codes, groups)
+                scale = step if groups is None else scales_of_groups(step, groups)
                 qparams = quantizer.qparams() | {"scale": scale.view_as(quantizer.scale)}
                 quantizer = create_quantizer(quantizer.config, quantizer.layout, qparams)
             else:
@@ -107,6 +108,16 @@ class LayerRounding:
         scale, zero_point = (self._rows(each, quantizer) for each in affine)
         most = torch.full((1, 1), 2.0**quantizer.config.bits - 1, device=scale.device)
         return CodeGrid(scale, zero_point, most)
+
+    def _groups_of(self, quantizer: BaseQuantizer) -> Tensor | None:
+        """Return the number of each channel's group, of shape (channels,); None where an output has one scale."""
+        weight, axis, count = self._weight, quantizer.layout.group_axis, quantizer.config.groups
+        if quantizer.config.granularity != "group" or axis is None:
+            return None
+        shape = [1] * weight.ndim
+        shape[axis] = -1
+        ids = group_ids(weight.shape[axis], count, weight.device).view(shape)
+        return ids.expand(1, *weight.shape[1:]).flatten()
 
     def _inputs_for(self, quantizer: BaseQuantizer) -> _Inputs:
         """Return weight and Gram matrix in the basis of the quantizer's codes: W B, and Bᵀ XᵀX B."""
@@ -129,15 +140,31 @@ class LayerRounding:
         return expand_groups(parameter, weight.shape[axis], axis).expand_as(weight).flatten(1)
 
 
-def _refine(inputs: _Inputs, grid: CodeGrid, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Improve scales, of shape (outputs, 1) or (1, 1), and codes in turns, from the start that loses least."""
+def _refine(inputs: _Inputs, grid: CodeGrid, codes: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Improve scales and codes in turns, from the start that loses least.
+
+    Args:
+        inputs: of the layer.
+        grid: with scales of shape (outputs, 1) or (1, 1), or spread over the channels of groups.
+        codes: to start from.
+        groups: number of each channel's group, or None.
+
+    Returns:
+        Scales of the same shape, and codes.
+    """
     weight, gram = inputs.weight, inputs.gram
+
+    def refitted(codes: Tensor, grid: CodeGrid) -> CodeGrid:
+        if groups is None:
+            return replace(grid, step=refit_scale(weight, codes, grid, gram))
+        return replace(grid, step=refit_group_scales(weight, codes, grid, gram, groups))
+
     least = _errors(inputs, grid, codes)
     scale = grid.step
     for factor in _STARTS:
         tried = replace(grid, step=factor * grid.step)
         other = round_to_grid(weight, tried, inputs.factor)
-        tried = replace(tried, step=refit_scale(weight, other, tried, gram))
+        tried = refitted(other, tried)
         error = _errors(inputs, tried, other)
         scale = torch.where(error < least, tried.step, scale)
         codes = torch.where(error < least, other, codes)
@@ -145,7 +172,7 @@ def _refine(inputs: _Inputs, grid: CodeGrid, codes: Tensor) -> tuple[Tensor, Ten
     grid = replace(grid, step=scale)
     codes = descend(weight, codes, grid, gram)
     for _ in range(_REFINEMENTS):
-        grid = replace(grid, step=refit_scale(weight, codes, grid, gram))
+        grid = refitted(codes, grid)
         codes = descend(weight, codes, grid, gram)
     return grid.step, codes
 

@@ -127,7 +127,7 @@ def _choices(
     for number, rule in enumerate(space.rules, start=1):
         if _matches(rule, site, operand, positions):
             used.add(number)
-            choices |= rule.choices
+            choices |= rule.choices_for(operand)
             quantize = quantize if rule.quantize is None else rule.quantize
     if quantize is False or (quantize is None and not choices):
         return None

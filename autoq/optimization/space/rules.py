@@ -109,9 +109,12 @@ class OperandRule(Frozen):
 
     @model_validator(mode="after")
     def _sets_something(self) -> Self:
-        if self.quantize is None and not self.choices:
+        if self._sets_nothing():
             raise ValueError(f"sets nothing; give it quantize or one of {', '.join(CONFIG_FIELDS)}")
         return self
+
+    def _sets_nothing(self) -> bool:
+        return self.quantize is None and not self.choices
 
     @property
     def choices(self) -> dict[str, tuple[Any, ...]]:
@@ -136,10 +139,31 @@ class Rule(OperandRule):
         site: globs over site names; ``*`` also matches dots.
         position: ``first`` or ``last`` site with weights, in the order of the forward pass: the patch embedding and the
             classifier, whatever a model calls them.
+        group_size: in place of ``groups``, the most channels of a static group (``granularity = "group"``), as integer
+            kernels have them: 32, 64, 128. Groups of 100 channels are as long each where 200 are divided by 128.
     """
 
     site: Globs | None = None
     position: Literal["first", "last"] | None = None
+    group_size: Groups | None = None
+
+    @model_validator(mode="after")
+    def _says_groups_once(self) -> Self:
+        if self.group_size is not None and self.groups is not None:
+            raise ValueError("gives both groups and group_size: leave one out")
+        return self
+
+    def _sets_nothing(self) -> bool:
+        return super()._sets_nothing() and self.group_size is None
+
+    def choices_for(self, operand: Operand) -> dict[str, tuple[Any, ...]]:
+        """Return the fields that this rule sets for an operand, whose channels group sizes divide."""
+        if self.group_size is None:
+            return self.choices
+        axis = operand.layout.group_axis
+        channels = 1 if axis is None else operand.shape[axis]
+        counts = dict.fromkeys(-(-channels // size) for size in self.group_size)
+        return self.choices | {"groups": tuple(counts)}
 
 
 class Tie(Frozen):

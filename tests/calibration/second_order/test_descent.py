@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from autoq.calibration.second_order.code_grid import CodeGrid
-from autoq.calibration.second_order.descent import descend, refit_scale
+from autoq.calibration.second_order.descent import descend, refit_group_scales, refit_scale
 
 ROWS, BITS = 6, 2
 
@@ -91,3 +91,43 @@ def test_rows_without_a_best_positive_scale_keep_theirs() -> None:
     best = refit_scale(weight, codes, CodeGrid(scale, zero_point, most), gram)
     assert torch.equal(best[:2], scale[:2])
     assert not torch.isclose(best[2:], scale[2:]).any()
+
+
+GROUPS = torch.tensor([0] * 5 + [1] * 3 + [2] * 4)
+
+
+def test_scales_of_groups_are_the_least_squares_ones_together() -> None:
+    """Against a general solver: ‖(Σ s_g q_g − w) L‖² with G = L Lᵀ, one row at a time."""
+    weight, codes, scale, zero_point, most, gram = case(12)
+    spread = (scale * torch.tensor([0.5, 1.0, 2.0]))[:, GROUPS]
+    best = refit_group_scales(weight, codes, CodeGrid(spread, zero_point, most), gram, GROUPS)
+    assert best.shape == spread.shape
+    lower = torch.linalg.cholesky(gram.double())
+    for row, found in enumerate(best):
+        steps = (codes[row] - zero_point[row]).double()
+        design = torch.stack([(steps * (group == GROUPS)) @ lower for group in range(3)], 1)
+        expected = torch.linalg.lstsq(design, weight[row].double() @ lower).solution
+        if (expected > 0).all():
+            torch.testing.assert_close(found.double(), expected[GROUPS], rtol=1e-4, atol=1e-6)
+        else:
+            assert torch.equal(found, spread[row])
+    assert (best != spread).any(1).sum() > 2, "rows that were solved"
+    least, before = (errors(weight, (codes - zero_point) * each, gram) for each in (best, spread))
+    assert (least <= before * (1 + 1e-5)).all()
+
+
+def test_groups_that_change_nothing_keep_their_scales() -> None:
+    weight, codes, scale, zero_point, most, gram = case(12)
+    codes[:, GROUPS == 1] = zero_point[:, :1]
+    spread = scale.expand(-1, 12).contiguous()
+    best = refit_group_scales(weight, codes, CodeGrid(spread, zero_point, most), gram, GROUPS)
+    torch.testing.assert_close(best[:, GROUPS == 1], spread[:, GROUPS == 1])
+    assert not torch.isclose(best[:, GROUPS == 0], spread[:, GROUPS == 0]).all()
+
+
+def test_one_group_is_one_scale_a_row() -> None:
+    weight, codes, scale, zero_point, most, gram = case(12)
+    single = refit_scale(weight, codes, CodeGrid(scale, zero_point, most), gram)
+    whole = torch.zeros(12, dtype=torch.long)
+    spread = CodeGrid(scale.expand(-1, 12).contiguous(), zero_point, most)
+    torch.testing.assert_close(refit_group_scales(weight, codes, spread, gram, whole), single.expand(-1, 12))

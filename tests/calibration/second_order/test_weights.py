@@ -96,13 +96,13 @@ def test_no_codes_at_all_do_better_than_the_best() -> None:
     assert found.sum() < 1.5 * best.sum()
 
 
-@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
 @pytest.mark.parametrize("factor", [0.75, 1.4])
 def test_a_grid_that_is_much_too_coarse_or_fine_is_found_again(granularity: str, factor: float) -> None:
     """The weight lies on a grid whose scale is another than the one that is given."""
     codes = torch.randint(0, 8, (6, 24), generator=torch.Generator().manual_seed(0)).float()
     weight, gram = 0.1 * (codes - 4), gram_of(24)
-    quantizer = quantizer_of(weight, 3, granularity=granularity, symmetric=True)
+    quantizer = quantizer_of(weight, 3, granularity=granularity, symmetric=True, groups=groups_for(granularity))
     scale = torch.full_like(quantizer.qparams()["scale"], 0.1 * factor)
     wrong = create_quantizer(quantizer.config, quantizer.layout, quantizer.qparams() | {"scale": scale})
     rounded = LayerRounding(weight, gram).round(wrong)
@@ -110,17 +110,36 @@ def test_a_grid_that_is_much_too_coarse_or_fine_is_found_again(granularity: str,
     assert torch.allclose(rounded.quantizer.dequantize(rounded.codes), weight, atol=1e-5)
 
 
-@pytest.mark.parametrize("granularity", ["tensor", "channel"])
-def test_scales_of_few_bits_are_refined(granularity: str) -> None:
-    """As the least-squares ones for the codes."""
-    weight, gram = weight_of(6, 24), gram_of(24)
-    quantizer = quantizer_of(weight, 2, granularity=granularity)
+@pytest.mark.parametrize("shape", [(6, 24), (5, 4, 3, 2)])
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
+def test_scales_of_few_bits_are_refined(granularity: str, shape: tuple[int, ...]) -> None:
+    """As the least-squares ones for the codes; the codes' values are those of the quantizer that is returned."""
+    weight, gram = weight_of(*shape), gram_of(24)
+    quantizer = quantizer_of(weight, 2, granularity=granularity, groups=groups_for(granularity))
     rounded = LayerRounding(weight, gram).round(quantizer)
     assert rounded is not None
     assert rounded.quantizer.config == quantizer.config
     before, after = (each.qparams() for each in (quantizer, rounded.quantizer))
     assert torch.equal(before["zero_point"], after["zero_point"])
     assert not torch.isclose(before["scale"], after["scale"]).any()
+    assert before["scale"].shape == after["scale"].shape
+
+
+def test_groups_lose_less_than_whole_channels() -> None:
+    """Their scales are found together: each channel's alone would leave them worse than one scale for all."""
+    weight, gram = weight_of(6, 24) * torch.tensor([1.0, 3.0]).repeat_interleave(12), gram_of(24)
+    whole, divided = (
+        LayerRounding(weight, gram).round(quantizer_of(weight, 3, granularity=granularity, groups=groups))
+        for granularity, groups in (("channel", 1), ("group", 2))
+    )
+    assert whole is not None
+    assert divided is not None
+    losses = [errors(weight, each.quantizer.dequantize(each.codes), gram).sum() for each in (whole, divided)]
+    assert losses[1] < 0.8 * losses[0]
+
+
+def groups_for(granularity: str) -> int:
+    return 2 if granularity == "group" else 1
 
 
 @pytest.mark.parametrize("fields", GRANULARITIES, ids=lambda fields: "-".join(map(str, fields.values())))

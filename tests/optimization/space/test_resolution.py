@@ -192,3 +192,27 @@ def test_shipped_spaces_resolve(name: str, model: str, caplog: pytest.LogCapture
         assert {(site, operand) for site, operands in recipe.items() for operand in operands} == expected
         assert all(config in resolved.options_for(s, o) for s, ops in recipe.items() for o, config in ops.items())
     assert len({hash_sites(recipe) for recipe in recipes[:-1]}) == len(recipes) - 1
+
+
+def test_group_sizes_divide_the_channels_of_each_operand() -> None:
+    """200 input channels by 128 are two groups of 100; an operand without channels to divide has one group."""
+    text = '[[rules]]\nscheme = "uniform"\ngranularity = "group"\nbits = 4\ngroup_size = [32, 128, 256]\n'
+    sites = [linear("wide", 5, 200, 8), linear("narrow", 5, 24, 8), conv("stem", 3, 8, 2, 2)]
+    resolved = resolve(text, sites)
+    by_name = {decision.name: decision for decision in resolved.decisions}
+    assert {name: decision.choices for name, decision in by_name.items() if "weight" in name} == {
+        "wide:weight.groups": (7, 2, 1),
+    }
+    chosen = resolved.sites_for(resolved.uniform_assignment(4, groups=2))
+    assert chosen["wide"]["weight"] == OperandConfig(scheme="uniform", bits=4, granularity="group", groups=2)
+    assert chosen["narrow"]["weight"] == OperandConfig(scheme="uniform", bits=4, granularity="channel")
+
+
+def test_group_sizes_and_numbers_of_groups_override_each_other() -> None:
+    rule = '[[rules]]\nscheme = "uniform"\ngranularity = "group"\nbits = 4\n'
+    assert resolve(rule + "groups = 2\n[[rules]]\ngroup_size = 2\n", [FC]).cheapest()["fc"]["weight"].groups == 4
+    assert resolve(rule + "group_size = 2\n[[rules]]\ngroups = 2\n", [FC]).cheapest()["fc"]["weight"].groups == 2
+    with pytest.raises(SpaceError, match="gives both groups and group_size: leave one out"):
+        resolve(rule + "groups = 2\ngroup_size = 2\n", [FC])
+    with pytest.raises(SpaceError, match="expected a whole number of at least 1, got 0"):
+        resolve(rule + "group_size = 0\n", [FC])
