@@ -173,7 +173,7 @@ def _importance_rows(result: SensitivityResult) -> list[dict[str, Any]]:
 def _most_sensitive(result: SensitivityResult) -> list[str]:
     """List the operands that lose most at a middle bit-width, each at its best option of that width."""
     from autoq.report.sensitivity_map import best_cells
-    from autoq.sensitivity.measure import middle_bits
+    from autoq.sensitivity.bit_sweep import middle_bits
     from autoq.sensitivity.proxies import LOSS_NAMES
     from autoq.units import format_kl
 

@@ -13,13 +13,7 @@ from hypothesis import strategies as st
 from autoq.errors import NonFiniteError, RunDirectoryError
 from autoq.recipe import OperandConfig, SiteConfig
 from autoq.scoring.discrepancy import Score
-from autoq.sensitivity.measure import (
-    Option,
-    SensitivityTable,
-    coarse_bits,
-    measure_sensitivities,
-    middle_bits,
-)
+from autoq.sensitivity.measure import Option, SensitivityTable, measure_sensitivities
 
 WIDTHS = range(2, 9)
 PLAIN = OperandConfig(scheme="uniform", bits=1)
@@ -70,17 +64,6 @@ class Model:
     def widths(self, config: OperandConfig) -> list[int]:
         """At which bits a family was measured, in that order."""
         return [option[2].bits for option in self.asked if at(option[2], 1) == config]
-
-
-def test_coarse_bits() -> None:
-    assert coarse_bits(range(2, 9)) == (2, 3, 4, 8)
-    assert coarse_bits([8, 4]) == (4, 8)
-    assert coarse_bits([8, 3, 4, 4]) == (3, 4, 8)
-    assert coarse_bits([2, 3, 4, 5, 6]) == (2, 3, 6)
-    assert coarse_bits([6]) == (6,)
-    assert middle_bits(range(2, 9)) == 4
-    assert middle_bits([4, 8]) == 4
-    assert middle_bits([6]) == 6
 
 
 def test_one_row_an_option_in_the_order_given() -> None:
