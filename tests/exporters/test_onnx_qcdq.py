@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import autoq
+from autoq.data import open_source
 from autoq.exporters.onnx_qcdq import OnnxExporter
 from autoq.exporters.timing import open_openvino
+from autoq.models import load_model
 from tests.api.models import IMAGES
 from tests.contracts.exporters import ExporterContract
 from tests.exporters.sources import sites_of, source_of
@@ -139,3 +141,25 @@ def test_scales_of_a_transposed_convolution_lie_along_its_outputs(bits: int, tmp
     assert report.agreement.mean_difference < 1e-3 * report.agreement.mean_magnitude
     axes = {node.name: node.attribute[0].i for node in onnx.load(path).graph.node if "weight" in node.name}
     assert axes == {f"{site}:weight.DequantizeLinear": axis for site, axis in AXES.items()}
+
+
+@pytest.mark.slow
+def test_a_detector_says_in_onnxruntime_what_it_says_in_autoq(tmp_path: Path) -> None:
+    module = autoq.quantize("swin_shapes", "rtn", "shapes", bits="w8a8", task="detection", calib_images=4)
+    path = tmp_path / "detector.onnx"
+    autoq.export(module, path, "onnx", images="shapes", check_images=2)
+    loaded, source = load_model("swin_shapes"), open_source("shapes", "evaluation")
+    assert loaded.transform is not None
+    images = torch.stack([loaded.transform(source.load(index)) for index in range(6)])
+    session = onnxruntime.InferenceSession(path)
+    names = [output.name for output in session.get_outputs()]
+    assert names == ["logits", "pred_boxes", "pred_masks"]
+    answers = session.run(names, {session.get_inputs()[0].name: images.numpy()})
+    with torch.no_grad():
+        expected = module(images)
+    for name, answer in zip(names, answers, strict=True):
+        difference = np.abs(answer - expected[name].numpy()).mean()
+        assert difference < 0.02 * expected[name].abs().mean(), name
+    found = expected["logits"].amax(-1) > 0
+    assert found.any()
+    assert (torch.from_numpy(answers[0]).argmax(-1) == expected["logits"].argmax(-1))[found].all()
