@@ -117,8 +117,9 @@ def search(
         baselines: what to compare with: ``"uniform"`` (recipes of the space alone), ``"published"`` (methods that
             calibrate fast too) or ``"all"`` (those too that may take longer than the search); None: published.
         task: what the output means: ``"classification"`` (softmax over the last axis), ``"detection"`` (classes, boxes
-            and masks), ``"semantic-segmentation"`` (softmax over the axis after that of images) or ``"dense"`` (a map,
-            compared by squared error).
+            and masks), ``"instance-segmentation"`` (the same, of which masks are required),
+            ``"semantic-segmentation"`` (softmax over the axis after that of images) or ``"dense"`` (a map, compared by
+            squared error).
         output: dotted name of the part of the output that is compared (``"logits"``, ``"aux.1"``); None: as the task
             chooses.
         finish: when the search is over, solve the weights of the best recipe and the knee again, in closed form, on

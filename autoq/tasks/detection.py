@@ -31,9 +31,9 @@ class DetectionTask(BaseTask):
     Models without masks are served; those without boxes are by ``InstanceSegmentationTask``.
 
     Classes are independent (Bernoulli, by sigmoid), or exclude each other, the last being that there is no object
-    (categorical, by softmax). Boxes are centre, width and height in shares of the image, with Laplace errors; masks are
-    logits of independent pixels. The distributions of box and mask apply if there is an object: their importance is
-    the full-precision probability of that. Boxes and masks both count in proportion to the object's size.
+    (categorical, by softmax). Boxes are centre, width and height in shares of the input, with Laplace errors; masks are
+    logits of independent pixels of it. The distributions of box and mask apply if there is an object: their importance
+    is the full-precision probability of that. Boxes and masks both count in proportion to the object's size.
 
     >>> import torch
     >>> task = DetectionTask(scores="sigmoid")

@@ -161,5 +161,9 @@ class TaskContract:
             assert all(map(math.isfinite, accuracy.metrics.values()))
             measured = [metric for metric in self.task.metrics if metric.name in accuracy.metrics]
             assert all(metric.format(accuracy.metrics[metric.name]) for metric in measured)
+            classes = meter.accuracy(per_class=True).per_class
+            names_of_classes = {metric.name for metric in self.task.class_metrics}
+            assert bool(classes) == bool(names_of_classes)
+            assert all(set(figures) <= names_of_classes for figures in classes.values())
         with pytest.raises(ValueError, match="no images"):
             self.task.meter().accuracy()
