@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -37,6 +38,8 @@ from autoq.graph.insert import QuantizedModel
 from autoq.graph.stages import State
 from autoq.tasks import CLASSIFICATION, BaseTask
 
+_NOT_TWICE = ("double backward", "differentiate twice", "derivative for")
+"""What PyTorch and its extensions say of operations that have no second derivative."""
 _ACTIVATION_BYTES = 4 << 20
 """Most bytes of one activation while all are kept for a backward pass, about two hundred in a model."""
 
@@ -168,7 +171,7 @@ def _hessians(
     for batch in batches:
         for part in torch.split(batch, images_at_once(model)) if len(batch) else ():
             # Whatever mode the caller is in: images made in inference mode cannot be differentiated, copies can.
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), _second_derivatives():
                 for name, total in _of_images(model, part.clone(), cuts, settings, directions, task):
                     totals[name] = totals[name] + total if name in totals else total
             images += len(part)
@@ -182,6 +185,21 @@ def _hessians(
                 f"the Hessian of {name!r} has NaN or infinite values in full precision: check the weights"
             )
     return {name: (total / images).float() for name, total in totals.items()}
+
+
+@contextmanager
+def _second_derivatives() -> Iterator[None]:
+    """Say in a ``CalibrationError`` if an operation of the model has none."""
+    try:
+        yield
+    except RuntimeError as error:
+        told = next(iter(str(error).splitlines()), "")
+        if not any(each in told.lower() for each in _NOT_TWICE):
+            raise
+        raise CalibrationError(
+            f"the model has an operation that cannot be differentiated twice ({told}): measure by fisher or kl, and "
+            "finish recipes in place of reconstructing them"
+        ) from error
 
 
 def _of_images(

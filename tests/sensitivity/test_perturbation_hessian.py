@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import roi_align
 
 from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.insert import QuantizedModel
@@ -61,6 +62,21 @@ class Queries(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         queries = self.query(self.queries.expand(x.shape[0], -1, -1))
         return (queries @ self.key(x).mT).mean(2)
+
+
+class Regions(nn.Module):
+    """Pools a region of a convolution's output by an operation of torchvision without a second derivative."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.stem(x)
+        first = torch.arange(x.shape[0], device=x.device).to(x).unsqueeze(1)
+        boxes = torch.cat([first, x.new_tensor([[0.0, 0.0, 4.0, 4.0]]).expand(x.shape[0], 4)], 1)
+        return self.head(roi_align(features, boxes, 2).flatten(1))
 
 
 class TokensFirst(nn.Module):
@@ -270,6 +286,18 @@ def test_what_cannot_be_done() -> None:
         model.traced.weight("fc2").fill_(math.nan)
     with pytest.raises(CalibrationError, match="Hessian of 'qkv' has NaN"):
         average_perturbation_hessian(model, [images(2)], ["qkv"])
+
+
+def test_operations_that_cannot_be_differentiated_twice() -> None:
+    batch = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = QuantizedModel(trace(seeded(Regions), batch))
+    after = average_perturbation_hessian(model, [batch], ["head"])
+    assert after["head"].shape == (1, 3), "nothing of it lies behind that operation"
+    expected = (
+        r"cannot be differentiated twice \(double backwards on roi_align not supported\): measure by fisher or kl"
+    )
+    with pytest.raises(CalibrationError, match=expected):
+        average_perturbation_hessian(model, [batch], ["stem"])
 
 
 def test_loss() -> None:
