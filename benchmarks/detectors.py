@@ -1,0 +1,122 @@
+"""Average precision of a detector at few bits: published methods at uniform bits, and recipes at the same costs.
+
+    python -m benchmarks.detectors --model swin_shapes --data shapes/train --eval-data shapes/val \
+        --results docs/detectors.jsonl
+
+Recipes are searched without labels at the cost of each of ``--budgets``, then finished and reconstructed. What is in
+``--results`` already is not measured again; runs lie in ``--runs``, and are gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import autoq
+from autoq.api.result import SearchResult
+from autoq.recipe import Recipe
+from autoq.units import format_bops, format_kl
+
+IMAGES = 32
+"""That calibrate published methods."""
+
+
+def main() -> None:
+    """Measure what is missing and print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="swin_shapes")
+    parser.add_argument("--task", default="detection")
+    parser.add_argument("--data", default="shapes/train")
+    parser.add_argument("--eval-data", default="shapes/val")
+    parser.add_argument("--methods", nargs="*", default=["rtn", "igq-vit", "adalog"])
+    parser.add_argument("--widths", nargs="*", default=["w8a8", "w6a6", "w4a4", "w3a3"])
+    parser.add_argument("--budgets", nargs="*", default=["w4a4", "w3a3"])
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--iterations", type=int, help="of reconstruction, a block; 0: none; default: as autoq")
+    parser.add_argument("--runs", type=Path, default=Path("detector-runs"))
+    parser.add_argument("--results", type=Path, required=True)
+    arguments = parser.parse_args()
+    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
+    known = {entry["label"]: entry for entry in map(json.loads, lines)}
+    for label, make in rows(arguments):
+        if label not in known:
+            known[label] = {"label": label, **measured(make(), arguments)}
+            with arguments.results.open("a") as file:
+                file.write(json.dumps(known[label]) + "\n")
+            print(known[label], file=sys.stderr, flush=True)
+    _print(known.values(), known[next(iter(known))]["full_precision"])
+
+
+def rows(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """List what is measured: a label, and what makes the quantized model or its recipe."""
+    model, data, task = arguments.model, arguments.data, arguments.task
+    for method, bits in itertools.product(arguments.methods, arguments.widths):
+        yield (
+            f"`{method}` {bits}",
+            partial(autoq.quantize, model, method, data, bits=bits, calib_images=IMAGES, task=task),
+        )
+    for budget in arguments.budgets:
+        run = partial(_search, arguments, budget)
+        yield f"uniform {budget}", lambda run=run, budget=budget: run().recipe(budget)
+        yield f"searched, cost of {budget}", lambda run=run: _searched(run())
+        yield f"finished, cost of {budget}", lambda run=run: autoq.finish(model, _searched(run()), data)
+        if arguments.iterations != 0:
+            yield (
+                f"reconstructed, cost of {budget}",
+                lambda run=run: autoq.reconstruct(
+                    model, _searched(run()), data, iterations=arguments.iterations, progress=True
+                ),
+            )
+
+
+def _search(arguments: argparse.Namespace, budget: str) -> SearchResult:
+    """Search without labels, or go on with the run of the budget; what is over is not searched again."""
+    return autoq.search(
+        arguments.model,
+        arguments.data,
+        budget,
+        task=arguments.task,
+        trials=arguments.trials,
+        baselines="uniform",
+        finish=False,
+        out=arguments.runs / budget,
+        progress=True,
+    )
+
+
+def _searched(result: SearchResult) -> Recipe:
+    return result.recipe("best", version="searched")
+
+
+def measured(quantized: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure a quantized model, or a recipe, on the labelled images."""
+    found = autoq.evaluate(quantized, arguments.eval_data, model=arguments.model, task=arguments.task)
+    assert found.cost is not None
+    assert found.score is not None
+    kept = {"bops": found.cost.bops, "kl_nats": found.score.kl_nats, **found.metrics}
+    return kept | {"full_precision": dict(found.full_precision), "torch": torch.__version__, "date": str(date.today())}
+
+
+def _print(entries: Iterable[dict[str, Any]], full_precision: dict[str, float]) -> None:
+    kinds = [name for name in ("box_ap_percent", "mask_ap_percent") if name in full_precision]
+    print("| | BOPs | KL | " + " | ".join(name.removesuffix("_percent").replace("_ap", " AP") for name in kinds) + " |")
+    print("| --- | --- | --- | " + " | ".join("---" for _ in kinds) + " |")
+    print("| full precision | | | " + " | ".join(f"{full_precision[name]:.1f}" for name in kinds) + " |")
+    for entry in entries:
+        found = " | ".join(f"{entry[name]:.1f}" for name in kinds)
+        print(f"| {entry['label']} | {format_bops(entry['bops'])} | {format_kl(entry['kl_nats'])} | {found} |")
+    print(f"\nPython {platform.python_version()}, torch {torch.__version__}, {platform.machine()}.")
+
+
+if __name__ == "__main__":
+    main()
