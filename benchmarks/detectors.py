@@ -66,17 +66,11 @@ def rows(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Any]
             partial(autoq.quantize, model, method, data, bits=bits, calib_images=IMAGES, task=task),
         )
     for budget in arguments.budgets:
-        run = partial(_search, arguments, budget)
-        yield f"uniform {budget}", lambda run=run, budget=budget: run().recipe(budget)
-        yield f"searched, cost of {budget}", lambda run=run: _searched(run())
-        yield f"finished, cost of {budget}", lambda run=run: autoq.finish(model, _searched(run()), data)
+        yield f"uniform {budget}", partial(_uniform, arguments, budget)
+        yield f"searched, cost of {budget}", partial(_searched, arguments, budget)
+        yield f"finished, cost of {budget}", partial(_finished, arguments, budget)
         if arguments.iterations != 0:
-            yield (
-                f"reconstructed, cost of {budget}",
-                lambda run=run: autoq.reconstruct(
-                    model, _searched(run()), data, iterations=arguments.iterations, progress=True
-                ),
-            )
+            yield f"reconstructed, cost of {budget}", partial(_reconstructed, arguments, budget)
 
 
 def _search(arguments: argparse.Namespace, budget: str) -> SearchResult:
@@ -94,8 +88,21 @@ def _search(arguments: argparse.Namespace, budget: str) -> SearchResult:
     )
 
 
-def _searched(result: SearchResult) -> Recipe:
-    return result.recipe("best", version="searched")
+def _uniform(arguments: argparse.Namespace, budget: str) -> Recipe:
+    return _search(arguments, budget).recipe(budget)
+
+
+def _searched(arguments: argparse.Namespace, budget: str) -> Recipe:
+    return _search(arguments, budget).recipe("best", version="searched")
+
+
+def _finished(arguments: argparse.Namespace, budget: str) -> Recipe:
+    return autoq.finish(arguments.model, _searched(arguments, budget), arguments.data)
+
+
+def _reconstructed(arguments: argparse.Namespace, budget: str) -> Recipe:
+    recipe, iterations = _searched(arguments, budget), arguments.iterations
+    return autoq.reconstruct(arguments.model, recipe, arguments.data, iterations=iterations, progress=True)
 
 
 def measured(quantized: Any, arguments: argparse.Namespace) -> dict[str, Any]:
