@@ -35,6 +35,10 @@ class ChunkRunner:
         """Whether there are, or will be, other workers than the driver."""
         return self._executor is not None
 
+    def alone(self) -> ChunkRunner:
+        """Return one that leaves everything to the driver."""
+        return ChunkRunner(self._own)
+
     def run(self, chunks: Iterable[Chunk]) -> Iterator[tuple[int, Any]]:
         """Do chunks, and yield the position and the value of each as soon as it is done.
 

@@ -245,14 +245,15 @@ class SearchRun:
         chosen, needed = trials_to_measure(self.trials, self.record)
         recipes = self._sites_of({trial.id: trial for trial in chosen}, self.record.accuracy)
         first = {trial.id for trial in chosen[:needed]}
-        meter, workers = self.state.meter, self.record.settings.workers
-        seconds = None if meter is None else meter.seconds
+        seconds, workers = self.record.accuracy_seconds, self.record.settings.workers
         detail = "" if not seconds or not recipes else f"about {format_seconds(len(recipes) * seconds / workers)}"
         self.progress(PhaseStarted("front", len(chosen), detail))
-        if meter is None:
+        if self.state.meter is None:
             return
         may_begin = lambda name: name in first or self.clock.fits(self.record.accuracy_seconds or 0.0)  # noqa: E731
-        for name, measured, taken in accuracy_in_chunks(self.runner, recipes, may_begin):
+        # Workers open images by their names.
+        runner = self.runner if self.inputs.given.eval_data is None else self.runner.alone()
+        for name, measured, taken in accuracy_in_chunks(runner, recipes, may_begin):
             self.keep(accuracy={**self.record.accuracy, name: measured}, accuracy_seconds=taken)
             self.progress(PhaseAdvanced("front", sum(trial.id in self.record.accuracy for trial in chosen)))
         self.keep(accuracy_left_out=sum(trial.id not in self.record.accuracy for trial in chosen))

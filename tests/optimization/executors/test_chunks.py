@@ -26,7 +26,11 @@ def test_the_driver_does_not_wait_for_workers(tmp_path: Path) -> None:
     """Nobody has started a worker for the shared directory."""
     with DirectoryExecutor(SPECIFICATION, tmp_path / "jobs") as executor:
         assert not executor.is_ready
-        assert list(ChunkRunner(OWN, executor).run(CHUNKS)) == IN_ORDER
+        runner = ChunkRunner(OWN, executor)
+        assert list(runner.run(CHUNKS)) == IN_ORDER
+        assert runner.is_shared
+        assert not runner.alone().is_shared
+        assert list(runner.alone().run(CHUNKS)) == IN_ORDER
 
 
 class Vanishing(DirectoryExecutor):

@@ -12,15 +12,18 @@ from typing import Any
 import pytest
 
 from autoq.events import Event, PhaseStarted, Progress, TrialFinished, ignore
+from autoq.optimization.executors.chunks import ChunkRunner
+from autoq.optimization.executors.directory import DirectoryExecutor
 from autoq.optimization.trials import UNIFORM, knee_trial, shown_trials
 from autoq.recipe import Recipe
-from autoq.runs.opening import calibration_reference, open_bank, open_run
+from autoq.runs.opening import GivenObjects, calibration_reference, open_bank, open_run
 from autoq.runs.search.clock import SearchClock
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.phases import SearchRun, _resuming
 from autoq.runs.search.recipes import RecipeWriter
 from autoq.runs.search.record import MeasuredAccuracy, new_record
 from autoq.scoring import Evaluator
+from tests.optimization.executors.simulated import SimulatedSpecification
 from tests.runs.small_run import PHOTOS, small_settings, trace_once
 
 MADE_UP = MeasuredAccuracy.model_validate({"top1_percent": 12.5, "top5_percent": 50.0, "images": 24})
@@ -85,6 +88,28 @@ def test_accuracy_has_its_time_within_the_limit(tmp_path: Path) -> None:
         assert run.record.accuracy_left_out == 0
     details = [event.detail for event in events if isinstance(event, PhaseStarted) and event.phase == "front"]
     assert details[0].startswith("about ")
+
+
+@pytest.mark.parametrize("are_objects", [False, True])
+def test_labelled_objects_are_measured_by_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, are_objects: bool
+) -> None:
+    """Workers know images by their names alone."""
+    shared: list[bool] = []
+
+    def measure(runner: ChunkRunner, *_: object) -> Iterator[Any]:
+        shared.append(runner.is_shared)
+        return iter(())
+
+    monkeypatch.setattr("autoq.runs.search.phases.accuracy_in_chunks", measure)
+    jobs = DirectoryExecutor(SimulatedSpecification(), tmp_path / "jobs")  # whose workers never come
+    monkeypatch.setattr(SearchRun, "_workers", lambda *_: jobs)
+    monkeypatch.setattr(SearchRun, "_run_study", lambda *_: None)
+    with begun(tmp_path) as run:
+        given = GivenObjects(eval_data=object() if are_objects else None)
+        run.inputs = replace(run.inputs, given=given)
+        run.search()
+    assert shared == [not are_objects]
 
 
 def test_uniform_recipes_are_evaluated_and_measured_in_any_case(tmp_path: Path) -> None:
