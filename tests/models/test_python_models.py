@@ -67,7 +67,7 @@ def test_an_image_processor_of_transformers_is_a_preprocess() -> None:
         (nn.Linear(2, 2).eval(), {"example_input": torch.zeros(3)}, ModelError, "give it as a batch"),
         (nn.Linear(2, 2).eval(), {"example_input": [1.0]}, ArgumentTypeError, "tensor of shape"),
         (nn.Linear(2, 2).eval(), {"preprocess": 3}, ArgumentTypeError, "preprocess is a function"),
-        (nn.Linear(2, 2).eval(), {"preprocess": lambda _: torch.zeros(3)}, ModelError, "let it return"),
+        (nn.Linear(2, 2).eval(), {"preprocess": lambda _: torch.zeros(3, 4)}, ModelError, "let it return"),
         (nn.Linear(2, 2).eval(), {"preprocess": lambda image: image.nothing}, ModelError, "cannot preprocess an image"),
     ],
 )

@@ -97,8 +97,8 @@ def test_scales_of_integer_operations_are_not_learned(tmp_path: Path) -> None:
     with safe_open(tmp_path / "out" / "recipe.safetensors", "pt") as file:
         learned = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     assert any(key.endswith(".codes") for key in learned)
-    for (site, operand, _), qparams in content.qparams.items():
-        for name, value in qparams.items():
+    for (site, operand, _), solved in content.options.items():
+        for name, value in solved.qparams.items():
             assert torch.equal(learned[f"{site}:{operand}.{name}"], value), (site, operand, name)
 
 
