@@ -30,7 +30,7 @@ def work_in(folder: Path, wait_seconds: float, prepare: Prepare = lambda given: 
         slot: number of this worker on its machine.
 
     Returns:
-        How many jobs were evaluated; None: no driver came.
+        How many jobs were done; None: no driver came.
 
     Raises:
         WorkerRefusedError: this worker does not have what the driver has.

@@ -23,7 +23,7 @@ def serve_search(directory: str | os.PathLike[str], wait_seconds: float, slot: i
         slot: number of this worker on its machine; of several GPUs each takes the next.
 
     Returns:
-        How many were evaluated.
+        How many jobs were done.
 
     Raises:
         RunDirectoryError: no driver came.

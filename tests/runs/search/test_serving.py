@@ -28,4 +28,5 @@ def test_a_worker_elsewhere(tmp_path: Path) -> None:
     trials = load_trials(tmp_path / "shared" / "run" / "study.log", STUDY_NAME)
     usual = load_trials(finished_run() / "study.log", STUDY_NAME)
     assert [(trial.params, trial.values) for trial in trials] == [(trial.params, trial.values) for trial in usual]
-    assert done == [TRIALS - 1], "the first is evaluated by the driver"
+    assert sum("worker" in trial.user_attrs for trial in trials) == TRIALS - 1, "the first is evaluated by the driver"
+    assert done[0] > TRIALS - 1, "and chunks of other phases"
