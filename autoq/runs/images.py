@@ -198,8 +198,7 @@ class ImageReader:
         if self.task.labels == "map":
             matched = match_maps(name, self.loaded, self.num_classes, required)
         else:
-            with_masks = self.task.labels == "masks"
-            matched = match_objects(name, self.loaded, self.num_classes, required, with_masks)
+            matched = match_objects(name, self.loaded, self.num_classes, required, self.task.labels == "masks")
         if matched is None:
             return None
         source, between = matched.source, matched.between

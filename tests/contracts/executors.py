@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from autoq.errors import RecipeError, WorkerRefusedError
 from autoq.optimization.executors import EXECUTORS
-from autoq.optimization.executors._base import BaseExecutor, ExecutorContext, Job, Lost, Outcome, Result, Worker
+from autoq.optimization.executors._base import BaseExecutor, ExecutorContext, Job, Lost, Outcome, Result
 from autoq.optimization.executors.chunks import ChunkRunner
 from autoq.recipe import OperandConfig, SiteConfig, hash_sites
 from tests.optimization.executors.simulated import SimulatedChunk, SimulatedSpecification, made_up_loss
@@ -120,9 +120,8 @@ class ExecutorContract:
         """Each once, whatever becomes of a worker; those that are lost by the driver."""
         specification = SimulatedSpecification()
         rebuilds = EXECUTORS[self.name].rebuilds
-        own = Worker(specification.measure)
         with self.make(specification, tmp_path) as executor:
-            runner = ChunkRunner(own, executor)
+            runner = ChunkRunner(None, executor)
             assert runner.is_shared
             if rebuilds:  # the driver does not wait for workers: so that one is there
                 executor.submit(Job(0, recipe(2)))

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from autoq.optimization.executors._base import BaseExecutor, Chunk, ChunkJob, Done, Worker
+from autoq.optimization.executors._base import BaseExecutor, Chunk, ChunkJob, Done
 
 _LOOK_SECONDS = 1.0
 """How often it is looked whether workers have come or gone."""
@@ -20,14 +20,14 @@ class ChunkRunner:
     A chunk that is lost with its worker, or whose worker is gone, is done by the driver.
     """
 
-    def __init__(self, own: Worker, executor: BaseExecutor | None = None) -> None:
+    def __init__(self, state: Any, executor: BaseExecutor | None = None) -> None:
         """Share chunks between workers.
 
         Args:
-            own: the driver's.
+            state: what chunks work on in the driver.
             executor: of other workers; None: there are none.
         """
-        self._own, self._executor = own, executor
+        self._state, self._executor = state, executor
         self._numbers = itertools.count(-1, -1)  # those of recipes count up
 
     @property
@@ -37,7 +37,7 @@ class ChunkRunner:
 
     def alone(self) -> ChunkRunner:
         """Return one that leaves everything to the driver."""
-        return ChunkRunner(self._own)
+        return ChunkRunner(self._state)
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[tuple[int, Any]]:
         """Do chunks, and yield the position and the value of each as soon as it is done.
@@ -53,7 +53,7 @@ class ChunkRunner:
         waiting = enumerate(chunks)
         if self._executor is None:
             for position, chunk in waiting:
-                yield position, chunk.run(self._own.state)
+                yield position, chunk.run(self._state)
         else:
             yield from self._shared(waiting, self._executor)
 
@@ -80,6 +80,6 @@ class ChunkRunner:
                     yield position, back.value
                 else:
                     _logger.warning("a part of a phase was lost, and is done by the driver: %s", back)
-                    yield position, chunk.run(self._own.state)
+                    yield position, chunk.run(self._state)
             if mine is not None:
-                yield mine[0], mine[1].run(self._own.state)
+                yield mine[0], mine[1].run(self._state)

@@ -15,7 +15,7 @@ from autoq.errors import InputError
 from autoq.events import FirstRecipe, PhaseAdvanced, PhaseStarted, Progress
 from autoq.optimization.database import StudyDatabase
 from autoq.optimization.executors import EXECUTORS
-from autoq.optimization.executors._base import BaseExecutor, Worker
+from autoq.optimization.executors._base import BaseExecutor
 from autoq.optimization.executors.chunks import ChunkRunner
 from autoq.optimization.executors.local import LocalExecutor
 from autoq.optimization.objective import JointObjective
@@ -104,7 +104,7 @@ class SearchRun:
             fastest_threads(lambda: session.model.run(few), session.device) as threads,
             self._workers(threads) as executor,
         ):
-            self.runner = ChunkRunner(Worker(self._joint, state=self.state), executor)
+            self.runner = ChunkRunner(self.state, executor)
             self._solve()
             self.writer.trial_recipes.save(self.directory.space)
             self.bank.save(self.directory.bank)  # it answers for options with fitted bases spelled out too

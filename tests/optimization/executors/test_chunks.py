@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from autoq.optimization.executors._base import Worker
 from autoq.optimization.executors.chunks import ChunkRunner
 from autoq.optimization.executors.directory import DirectoryExecutor
 from tests.optimization.executors.simulated import SimulatedChunk, SimulatedSpecification
 
 SPECIFICATION = SimulatedSpecification()
-OWN = Worker(SPECIFICATION.measure, state=-1)
+OWN = -1
 CHUNKS = [SimulatedChunk(number) for number in range(4)]
 IN_ORDER = [(number, (number, -1)) for number in range(4)]
 

@@ -9,7 +9,6 @@ import torch
 
 from autoq.calibration import Bank, CalibrationSettings
 from autoq.errors import RunError
-from autoq.optimization.executors._base import Worker
 from autoq.optimization.executors.chunks import ChunkRunner
 from autoq.recipe import OperandConfig
 from autoq.runs.images import CalibrationImages
@@ -60,7 +59,7 @@ def state_of(session: Session, images: CalibrationImages, bank: Bank, folder: Pa
 
 
 def runner_of(state: SearchState) -> ChunkRunner:
-    return ChunkRunner(Worker(None, state=state))  # type: ignore[arg-type]
+    return ChunkRunner(state)
 
 
 def test_a_bank_solved_elsewhere_in_chunks_is_the_same(
