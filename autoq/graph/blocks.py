@@ -40,7 +40,7 @@ def find_blocks(model: QuantizedModel) -> tuple[Block, ...]:
     Stages belong together if their sites are in the same numbered module: both halves of a transformer block, which
     residual branches cut in two. Stages without a weight (a LayerNorm between blocks) go with what follows them.
     """
-    weighted = {site.name for site in model.traced.sites if any(operand.is_weight for operand in site.operands)}
+    weighted = {site.name for site in model.traced.sites if site.macs and any(each.is_weight for each in site.operands)}
     groups: list[list[int]] = []
     modules: list[str | None] = []  # of each group, once it has a weight
     for index, stage in enumerate(model.stages):

@@ -24,7 +24,11 @@ def consumers(traced: TracedModel, site: str) -> tuple[OperandKey, ...] | None:
     Raises:
         KeyError: the model has no such site.
     """
-    keys = {(edge.node, edge.index, edge.item): key for key, edge in traced.edges.items()}
+    keys = {
+        (edge.node, edge.index, edge.item): key
+        for key, edge in traced.edges.items()
+        if traced.sites_by_name[key[0]].op != "add"
+    }
     found: set[OperandKey] = set()
     for node in _moved(traced.node(site)):
         for user in node.users:

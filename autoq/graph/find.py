@@ -12,7 +12,8 @@ from autoq.graph.naming import NodeNames
 from autoq.graph.nodes import SOFTMAXES, TRANSPOSED_LAYERS, UNSUPPORTED_PRODUCTS, WEIGHT_LAYERS, op_name
 from autoq.graph.producers import find_producer
 from autoq.graph.shapes import NodeShape
-from autoq.graph.sites import GroupGeometry, Operand, Site, SiteOp, UncountedOp
+from autoq.graph.sites import NO_PRODUCTS, GroupGeometry, Operand, Site, SiteOp, UncountedOp
+from autoq.graph.sums import Sums
 from autoq.quantizers.granularity import OperandLayout
 
 _SITE_OPS: dict[str, tuple[SiteOp, tuple[tuple[int, str], ...]]] = {
@@ -29,6 +30,7 @@ _SITE_OPS: dict[str, tuple[SiteOp, tuple[tuple[int, str], ...]]] = {
     "layer_norm": ("layer_norm", ((0, "input"),)),
     "softmax": ("softmax", ((0, "input"),)),
     "_softmax": ("softmax", ((0, "input"),)),
+    "add": ("add", ((0, "lhs"), (1, "rhs"))),
 }
 """ATen operator to site kind, and which positional arguments are its operands; ``einsum`` takes a list of them."""
 
@@ -70,7 +72,7 @@ def find_sites(graph_module: fx.GraphModule, shapes: dict[fx.Node, NodeShape]) -
         graph_module: cleaned by ``clean_``.
         shapes: of its nodes, from ``propagate``.
     """
-    names = NodeNames(graph_module)
+    names, sums = NodeNames(graph_module), Sums(graph_module, shapes)
     sites: list[Site] = []
     uncounted: list[UncountedOp] = []
     edges: dict[tuple[str, str], OperandEdge] = {}
@@ -81,17 +83,21 @@ def find_sites(graph_module: fx.GraphModule, shapes: dict[fx.Node, NodeShape]) -
             unsupported = _CONSTANT if is_constant else "autoq has no site for this operation"
             uncounted.append(UncountedOp(names.name(node, kind), kind, unsupported))
             continue
-        if kind != "einsum" and kind not in _SITE_OPS:
+        if (kind != "einsum" and kind not in _SITE_OPS) or (kind == "add" and node not in sums):
             continue
         operand_edges = dict(_operand_edges(node, kind))
         name = names.name(node, kind)
         reason = _why_not(node, kind, operand_edges, shapes)
         if reason is not None:
-            if kind not in SOFTMAXES | {"layer_norm"}:
+            if kind not in SOFTMAXES | set(NO_PRODUCTS):
                 uncounted.append(UncountedOp(name, kind, reason))
             continue
         op: SiteOp = "einsum" if kind == "einsum" else _SITE_OPS[kind][0]
-        operands = tuple(_describe(node, op, label, edge, shapes, names) for label, edge in operand_edges.items())
+        if op == "add":
+            axis = sums.channel_axis(node)
+            operands = tuple(_summand(label, edge.of(node), axis, shapes) for label, edge in operand_edges.items())
+        else:
+            operands = tuple(_describe(node, op, label, edge, shapes, names) for label, edge in operand_edges.items())
         sites.append(Site(name, op, _macs(node, op, operand_edges, shapes), operands))
         edges |= {(name, label): edge for label, edge in operand_edges.items()}
     return Finding(tuple(sites), tuple(uncounted), edges)
@@ -129,7 +135,7 @@ def _macs(node: fx.Node, op: SiteOp, edges: dict[str, OperandEdge], shapes: dict
     element of the input is multiplied with the whole kernel of each output channel.
     """
     output = shapes[node].numel_per_image
-    if op in ("layer_norm", "softmax"):
+    if op in NO_PRODUCTS:
         return 0
     if "weight" in edges:
         weight = shapes[edges["weight"].of(node)].two
@@ -179,6 +185,17 @@ def _describe(
     else:
         layout, geometry = OperandLayout(len(shape.two), -1, instances_per_image=_instances(shape)), None
     return Operand(label, shape.per_image, producer, layout, geometry)
+
+
+def _summand(label: str, source: fx.Node, channel_axis: int, shapes: dict[fx.Node, NodeShape]) -> Operand:
+    """Shape, producer and layout of one operand of a sum; it has no heads, and sums over nothing."""
+    shape = shapes[source]
+    ndim = len(shape.two)
+    axis = channel_axis if -channel_axis <= ndim else -1
+    if shape.is_constant:
+        return Operand(label, shape.two, "parameter", OperandLayout(ndim, axis, instances_per_image=0))
+    layout = OperandLayout(ndim, axis, instances_per_image=_instances(shape))
+    return Operand(label, shape.per_image, find_producer(source), layout)
 
 
 def _layer_input(

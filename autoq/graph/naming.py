@@ -24,7 +24,7 @@ class NodeNames:
 
     def name(self, node: fx.Node, kind: str) -> str:
         """Name ``node``: its weight's owner, or its module's path and its role (``qk``, ``av``, operator)."""
-        base = self._weight_owner(node) if kind not in PRODUCTS | SOFTMAXES else None
+        base = self._weight_owner(node) if kind not in PRODUCTS | SOFTMAXES | {"add"} else None
         if base is None:
             path = module_path(node)
             is_own_module = kind in WEIGHT_LAYERS | TRANSPOSED_LAYERS | {"layer_norm"}

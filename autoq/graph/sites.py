@@ -8,8 +8,20 @@ from typing import Literal
 from autoq.quantizers.granularity import OperandLayout
 
 SiteOp = Literal[
-    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "matmul", "bmm", "einsum", "layer_norm", "softmax"
+    "linear",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose2d",
+    "matmul",
+    "bmm",
+    "einsum",
+    "layer_norm",
+    "softmax",
+    "add",
 ]
+NO_PRODUCTS: tuple[SiteOp, ...] = ("layer_norm", "softmax", "add")
+"""Kinds of site that multiply nothing: only methods and search spaces that name them quantize them."""
 Producer = Literal["layer_norm", "softmax", "gelu", "relu", "other", "parameter"]
 
 
@@ -61,7 +73,7 @@ class Site:
     Attributes:
         name: module path (``blocks.3.attn.qkv``), or what the node does (``blocks.3.attn.qk``); unique and stable.
         op: kind of node.
-        macs: multiply-accumulates per image; 0 for ``layer_norm`` and ``softmax``.
+        macs: multiply-accumulates per image; 0 for ``layer_norm``, ``softmax`` and ``add``.
         operands: in the order in which the node takes them.
     """
 

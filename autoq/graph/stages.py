@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -26,7 +26,7 @@ class Stage:
     """A run of nodes between two cuts.
 
     Attributes:
-        name: of the first site in it, empty if it has none.
+        name: of the first site in it that is no sum, empty if it has none.
         site_nodes: name of the node to name of the site, for the sites in it, in execution order.
         graph_module: takes the state at its start as positional arguments, returns the state at its end; the last
             stage returns the model's output.
@@ -42,7 +42,9 @@ class Stage:
         return tuple(self.site_nodes.values())
 
 
-def cut_into_stages(graph_module: fx.GraphModule, site_of: Callable[[fx.Node], str | None]) -> tuple[Stage, ...]:
+def cut_into_stages(
+    graph_module: fx.GraphModule, site_of: Callable[[fx.Node], str | None], sums: Collection[str] = ()
+) -> tuple[Stage, ...]:
     """Cut after each point where a single tensor is alive and at least one site has run since the last cut.
 
     In a residual network these are the ends of the branches: twice a transformer block. Where there is no such point
@@ -57,18 +59,23 @@ def cut_into_stages(graph_module: fx.GraphModule, site_of: Callable[[fx.Node], s
     Args:
         graph_module: the whole graph.
         site_of: name of the site that a node belongs to, or None.
+        sums: names of sites that add: they are part of what is cut as if they were none.
     """
+
+    def counted(node: fx.Node) -> str | None:
+        return None if (name := site_of(node)) in sums else name
+
     computed_again = _independent_of_images(graph_module.graph)
     nodes = [node for node in graph_module.graph.nodes if node not in computed_again]
     alive = _alive_after(nodes)
     state = [node for node in nodes if node.op == "placeholder"]
     stages: list[Stage] = []
     start = len(state)
-    for cut in [*_Cutter(nodes, alive, site_of).cuts(start, len(nodes) - 1), len(nodes) - 1]:
+    for cut in [*_Cutter(nodes, alive, counted).cuts(start, len(nodes) - 1), len(nodes) - 1]:
         end = alive[cut] if cut + 1 < len(nodes) else None
         part, copies = _extract(graph_module, state, nodes[start : cut + 1], end)
         sites = {copies[node].name: site for node in nodes[start : cut + 1] if (site := site_of(node)) is not None}
-        stages.append(Stage(next(iter(sites.values()), ""), sites, part))
+        stages.append(Stage(next((name for name in sites.values() if name not in sums), ""), sites, part))
         start, state = cut + 1, alive[cut]
     return tuple(stages)
 

@@ -151,7 +151,8 @@ class BaseMethod(ABC):
 
     def sites(self, traced: TracedModel, bits: BitWidths) -> dict[str, SiteConfig]:
         """Return the configuration of every operand of a model, by site."""
-        first = next((site.name for site in traced.sites if any(o.is_weight for o in site.operands)), None)
+        layers = (site.name for site in traced.sites if site.macs and any(each.is_weight for each in site.operands))
+        first = next(layers, None)
         configured: dict[str, SiteConfig] = {}
         for site in traced.sites:
             chosen: SiteConfig = {}
@@ -229,11 +230,17 @@ class BaseMethod(ABC):
         """Configure attention scores; in floating point unless overridden."""
         return None
 
+    def summand(self, bits: int) -> OperandConfig | None:  # noqa: ARG002
+        """Configure what residual sums and embeddings of positions add; in floating point unless overridden."""
+        return None
+
     def _operand(self, site: Site, operand: Operand, bits: BitWidths) -> OperandConfig | None:
         if site.op == "layer_norm":
             return self.norm_input(bits.activations)
         if site.op == "softmax":
             return self.softmax_input(bits.activations)
+        if site.op == "add":
+            return self.summand(bits.activations)
         if operand.is_weight:
             return (self.weight if site.op == "linear" else self.convolution_weight)(bits.weights)
         if operand.producer == "softmax":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROLES = ("weights", "activations", "attention")
 """What operands are: weights, inputs of layers, operands of products of activations."""
 _PRODUCTS = ("matmul", "bmm", "einsum")
-_UNCOUNTED = ("layer_norm", "softmax")
+_UNCOUNTED = ("layer_norm", "softmax", "add")
 _WIDEST = 8
 """Bits of the darkest colour."""
 
@@ -94,7 +94,7 @@ def _draw_cell(axes: Axes, column: int, line: int, bits: float | None, colors: C
 
 
 def block_bits(recipe: Mapping[str, SiteConfig], sites: Sequence[SiteRow]) -> dict[str, dict[str, float]]:
-    """Average bits over the operands of each block, by role; norms and softmax that are in floating point do not count.
+    """Average bits over the operands of each block, by role; what is in floating point and multiplies nothing is left out.
 
     >>> from autoq.recipe import OperandConfig
     >>> site = SiteRow("blocks.0.attn.qkv", "linear", 1, ("input", "weight"))

@@ -97,7 +97,7 @@ class _Products(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         keys = [self._key_of[arg.target] for arg in n.args if isinstance(arg, fx.Node) and arg.target in self._key_of]
-        if n.op == "call_function" and len(keys) == 2:
+        if n.op == "call_function" and op_name(n) != "add" and len(keys) == 2:
             self._look(n, keys, result)
         return result
 

@@ -169,7 +169,7 @@ def _classes(model: QuantizedModel, image: Tensor, task: BaseTask) -> tuple[int,
 def _widths(model: QuantizedModel, block: Block) -> set[int]:
     """Return the numbers of output channels of the block's weight layers."""
     sites = (model.traced.sites_by_name[name] for name in block.sites)
-    return {operand.shape[0] for site in sites for operand in site.operands if operand.is_weight}
+    return {operand.shape[0] for site in sites if site.macs for operand in site.operands if operand.is_weight}
 
 
 def _channel_axis(shape: Sequence[int], widths: Collection[int]) -> int:

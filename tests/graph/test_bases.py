@@ -100,7 +100,9 @@ def test_both_operands_of_every_product_have_the_same_channels_to_mix() -> None:
     seen = set()
     for name in ("vit", "pvt_v2"):
         for site in example(name).traced.sites:
-            if len(site.operands) == 2:
+            if site.op == "add":
+                assert [operand.layout.summed_axis for operand in site.operands] == [None, None]
+            elif len(site.operands) == 2:
                 seen.add(_check_summed(site))
     assert seen == {"linear", "conv2d", "depthwise", "matmul"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import pytest
 import torch
@@ -49,9 +49,11 @@ class Twice(nn.Module):
         return x @ x.transpose(1, 2)
 
 
-def after_every_slot(whole: fx.GraphModule, site_of: Callable[[fx.Node], str | None]) -> tuple[Stage, ...]:
+def after_every_slot(
+    whole: fx.GraphModule, site_of: Callable[[fx.Node], str | None], sums: Collection[str]
+) -> tuple[Stage, ...]:
     """Cuts between the slots of a site and its node."""
-    del site_of
+    del site_of, sums
     return cut_into_stages(whole, lambda node: str(node.target) if node.op == "call_module" else None)
 
 

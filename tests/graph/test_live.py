@@ -32,7 +32,7 @@ def live_sets(module: nn.Module, example: Tensor) -> LiveSets:
 def test_attention_by_hand() -> None:
     """The image has 3 × 6 elements, as the token is a parameter; logits and branches are computed as they are read."""
     found = live_sets(Attention(), torch.rand(2, 3, 6))
-    image = LiveRegion(18, (("norm", "input"), None))
+    image = LiveRegion(18, (("norm", "input"), ("add", "lhs")))
     normed, attention, branch = (
         LiveRegion(24, (("qkv", "input"),)),
         LiveRegion(16, (("av", "lhs"),)),
@@ -70,5 +70,5 @@ def test_residual_branches_by_hand() -> None:
     sizes = [sorted(found.regions[number].elements for number in step) for step in found.steps]
     assert sizes == [[5, 5], [5, 5, 9], [3, 5]]
     readers = {region.readers for region in found.regions}
-    assert (("layers.0", "input"), None) in readers
+    assert (("layers.0", "input"), ("add", "lhs")) in readers
     assert (("layers.2", "input"),) in readers

@@ -20,24 +20,29 @@ def table(name: str) -> list[tuple[str, str, str]]:
 def test_vit() -> None:
     assert table("vit") == [
         ("patch_embed.proj", "conv2d", "input=other weight=parameter"),
+        ("add", "add", "lhs=other rhs=parameter"),
         ("blocks.0.norm1", "layer_norm", "input=other"),
         ("blocks.0.attn.qkv", "linear", "input=layer_norm weight=parameter"),
         ("blocks.0.attn.qk", "matmul", "lhs=other rhs=other"),
         ("blocks.0.attn.softmax", "softmax", "input=other"),
         ("blocks.0.attn.av", "matmul", "lhs=softmax rhs=other"),
         ("blocks.0.attn.proj", "linear", "input=other weight=parameter"),
+        ("blocks.0.add", "add", "lhs=other rhs=other"),
         ("blocks.0.norm2", "layer_norm", "input=other"),
         ("blocks.0.mlp.fc1", "linear", "input=layer_norm weight=parameter"),
         ("blocks.0.mlp.fc2", "linear", "input=gelu weight=parameter"),
+        ("blocks.0.add@2", "add", "lhs=other rhs=other"),
         ("blocks.1.norm1", "layer_norm", "input=other"),
         ("blocks.1.attn.qkv", "linear", "input=layer_norm weight=parameter"),
         ("blocks.1.attn.qk", "matmul", "lhs=other rhs=other"),
         ("blocks.1.attn.softmax", "softmax", "input=other"),
         ("blocks.1.attn.av", "matmul", "lhs=softmax rhs=other"),
         ("blocks.1.attn.proj", "linear", "input=other weight=parameter"),
+        ("blocks.1.add", "add", "lhs=other rhs=other"),
         ("blocks.1.norm2", "layer_norm", "input=other"),
         ("blocks.1.mlp.fc1", "linear", "input=layer_norm weight=parameter"),
         ("blocks.1.mlp.fc2", "linear", "input=gelu weight=parameter"),
+        ("blocks.1.add@2", "add", "lhs=other rhs=other"),
         ("norm", "layer_norm", "input=other"),
         ("head", "linear", "input=layer_norm weight=parameter"),
     ]
@@ -51,9 +56,11 @@ def swin_block(path: str, input_producer: str = "other") -> list[tuple[str, str,
         (f"{path}.attn.softmax", "softmax", "input=other"),
         (f"{path}.attn.av", "matmul", "lhs=softmax rhs=other"),
         (f"{path}.attn.proj", "linear", "input=other weight=parameter"),
+        (f"{path}.add", "add", f"lhs={input_producer} rhs=other"),
         (f"{path}.norm2", "layer_norm", "input=other"),
         (f"{path}.mlp.fc1", "linear", "input=layer_norm weight=parameter"),
         (f"{path}.mlp.fc2", "linear", "input=gelu weight=parameter"),
+        (f"{path}.add@2", "add", "lhs=other rhs=other"),
     ]
 
 
@@ -85,9 +92,11 @@ def test_yolos_is_named_alike_with_fused_and_eager_attention() -> None:
         f"{layer}.attention.attention.softmax",
         f"{layer}.attention.attention.av",
         f"{layer}.attention.output.dense",
+        f"{layer}.add",
         f"{layer}.layernorm_after",
         f"{layer}.intermediate.dense",
         f"{layer}.output.dense",
+        f"{layer}.output.add",
     ]
     assert names == [site.name for site in example("yolos_eager").traced.sites]
 

@@ -196,8 +196,9 @@ def test_attention_products_have_two_sides_and_roles(case: Example) -> None:
         names = [operand.name for operand in site.operands]
         if site.op in WEIGHT_LAYERS:
             assert names == ["input", "weight"]
-        elif site.macs:
+        elif site.macs or site.op == "add":
             assert names == ["lhs", "rhs"]
+        if site.macs and site.op not in WEIGHT_LAYERS:
             assert site.name.rpartition(".")[2] in ("qk", "av")
         if site.name.endswith(".av") and case.name != "cait":
             assert site.operand("lhs").producer == "softmax"

@@ -145,12 +145,13 @@ class OptionSolver:
         yield from in_threads(solve, by_operand, min(workers, len(by_operand)))
 
     def _capture(self, operands: Iterable[OperandKey]) -> None:
-        """Observe all operands of products, or all LayerNorm and softmax inputs, once one of them is asked for."""
-        for is_product in (True, False):
+        """Observe all operands of products, inputs of LayerNorms and softmaxes, or summands, once one is asked for."""
+        activations = [each for each in self.model.traced.operands() if not each[1].is_weight]
+        for kinds in (None, {"layer_norm", "softmax"}, {"add"}):
             group = [
                 (site.name, operand.name)
-                for site, operand in self.model.traced.operands()
-                if bool(site.macs) is is_product and not operand.is_weight
+                for site, operand in activations
+                if (bool(site.macs) if kinds is None else site.op in kinds)
             ]
             if any(key in group and key not in self._samples for key in operands):
                 batches = torch.split(self._calibration_images(), self._batch_size)

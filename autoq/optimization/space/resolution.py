@@ -76,7 +76,7 @@ def resolve_space(
 
 def _image(sites: Sequence[Site], quantized: Quantized) -> tuple[str, str] | None:
     """Find the input of the first layer with weights, if it is quantized."""
-    first = next((site for site in sites if any(operand.is_weight for operand in site.operands)), None)
+    first = next((site for site in sites if site.macs and any(operand.is_weight for operand in site.operands)), None)
     inputs = ((site.name, operand.name) for site, operand, _ in quantized if site is first and not operand.is_weight)
     return next(inputs, None)
 

@@ -30,8 +30,9 @@ later rules override earlier ones field by field, a list is a choice that the se
     by = "site"
 
 A rule matches where all of its ``site`` (globs), ``op``, ``operand``, ``producer`` (exact names) and ``position`` do;
-what it leaves out matches everything, with one exception: LayerNorm and softmax sites, which only integer-only methods
-quantize, are reached by rules that name them in ``op``. Operands that no rule gives a scheme stay in floating point.
+what it leaves out matches everything, with one exception: sites that multiply nothing (LayerNorms, softmaxes and
+residual sums), which only integer-only methods quantize, are reached by rules that name them in ``op``. Operands that
+no rule gives a scheme stay in floating point.
 """
 
 from __future__ import annotations
@@ -64,10 +65,6 @@ from autoq.optimization.space.field_types import (
 
 if TYPE_CHECKING:
     from autoq.graph.sites import Operand, Site
-
-
-NAMED_ONLY = ("layer_norm", "softmax")
-"""Sites that a rule reaches only by naming their op."""
 
 
 class Frozen(BaseModel):
@@ -123,7 +120,7 @@ class OperandRule(Frozen):
 
     def matches(self, site: Site, operand: Operand) -> bool:
         """Tell whether this is about an operand, by its kind."""
-        if self.op is None and site.op in NAMED_ONLY:
+        if self.op is None and not site.macs:
             return False
         return (
             (self.op is None or site.op in self.op)
