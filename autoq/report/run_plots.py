@@ -94,7 +94,7 @@ def _draw_cell(axes: Axes, column: int, line: int, bits: float | None, colors: C
 
 
 def block_bits(recipe: Mapping[str, SiteConfig], sites: Sequence[SiteRow]) -> dict[str, dict[str, float]]:
-    """Average bits over the operands of each block, by role; what is in floating point and multiplies nothing is left out.
+    """Average bits over the operands of each block, by role, without what multiplies nothing in floating point.
 
     >>> from autoq.recipe import OperandConfig
     >>> site = SiteRow("blocks.0.attn.qkv", "linear", 1, ("input", "weight"))

@@ -71,8 +71,8 @@ def fisher_losses(
     """Compute ½ E (g · e)² for every option; e is the error of its site's output, other operands in full precision.
 
     Costs two forward and K backward passes, besides quantizing each operand with each of its options (weights and the
-    operands of LayerNorms, softmaxes and sums: running their site once more). Memory holds the states between stages for
-    a few images, and the activations and gradients of one stage.
+    operands of LayerNorms, softmaxes and sums: running their site once more). Memory holds the states between stages
+    for a few images, and the activations and gradients of one stage.
 
     Args:
         bank: gives the quantizers; its model's slots are emptied.
