@@ -72,7 +72,9 @@ class TrialFinished:
 
 @dataclass(frozen=True)
 class FirstRecipe:
-    """The exact allocation for the budgets is evaluated, and its recipe is on disk; what follows may improve on it.
+    """An exact allocation for the budgets is evaluated, and its recipe is on disk; what follows may improve on it.
+
+    It is by the sensitivities over the first few images where those over all take longer.
 
     Attributes:
         loss: of the recipe, with its unit.

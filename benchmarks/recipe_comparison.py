@@ -2,8 +2,8 @@
 
     python -m benchmarks.recipe_comparison autoq-runs/vit_c10-w4a4 joint_and_additive.png
 
-The allocation for the budget is the first recipe that the run's sampler has proposed. The picture has a row for each
-kind of operand; what differs is printed as a table.
+The allocation for the budget is evaluated before what the run's sampler proposes. The picture has a row for each kind
+of operand; what differs is printed as a table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from autoq.files import atomic_path
 from autoq.optimization.space import load_space, resolve_space
-from autoq.optimization.trials import SAMPLER, EvaluatedTrial, best_trial
+from autoq.optimization.trials import ALLOCATION, EvaluatedTrial, best_trial
 from autoq.quantizers import quantizer_class
 from autoq.recipe import OperandConfig, SiteConfig
 from autoq.runs.search.directory import SearchDirectory
@@ -37,7 +37,7 @@ def main() -> None:
     record = run.require()
     trials = run.trials()
     best = best_trial(trials, record.limits)
-    additive = next(trial for trial in trials if trial.origin == SAMPLER)
+    additive = [trial for trial in trials if trial.origin == ALLOCATION][-1]  # by all images: the first is by a few
     assert best is not None
     session = Session.open(record.settings.model, record.settings.pretrained, "cpu")
     space = resolve_space(load_space(record.settings.space), session.traced.sites)

@@ -16,7 +16,7 @@ from autoq.optimization.samplers import AllocationPrior, SamplerEntry
 from autoq.optimization.space import BudgetRepair
 from autoq.optimization.space.uniform_points import UniformPoint
 from autoq.optimization.storage import quiet_optuna
-from autoq.optimization.trials import SAMPLER, UNIFORM
+from autoq.optimization.trials import ALLOCATION, SAMPLER, UNIFORM
 from autoq.recipe import CostRecord, SiteConfig, hash_sites
 
 
@@ -27,7 +27,7 @@ class Proposal:
     Attributes:
         assignment: of every decision.
         sites: the recipe that it makes, in canonical form.
-        origin: ``uniform`` or ``sampler``.
+        origin: ``uniform``, ``allocation`` or ``sampler``.
         label: of uniform points, such as ``w4a4``.
         system_attributes: what Optuna's sampler has written to its own trial.
     """
@@ -106,7 +106,7 @@ class Proposer:
     def allocation(self) -> Proposal:
         """Return the exact allocation for the budgets; one that is a uniform point is proposed as that."""
         assignment = self._prior.allocate(self._prior.limit).assignment
-        allocated = proposal = Proposal(assignment, self._space.sites_for(assignment), SAMPLER)
+        allocated = proposal = Proposal(assignment, self._space.sites_for(assignment), ALLOCATION)
         for label, point in self._points:
             uniform = Proposal(point, self._space.sites_for(point), UNIFORM, label)
             if uniform.recipe_hash == allocated.recipe_hash:

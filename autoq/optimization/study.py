@@ -23,7 +23,7 @@ from autoq.optimization.proposals import Proposal, Proposer
 from autoq.optimization.samplers import AllocationPrior, SamplerEntry
 from autoq.optimization.space.uniform_points import UniformPoint, uniform_points
 from autoq.optimization.storage import TrialStore
-from autoq.optimization.trials import UNIFORM, is_feasible
+from autoq.optimization.trials import ALLOCATION, UNIFORM, is_feasible
 from autoq.recipe import CostRecord
 
 _logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class StudyDriver:
             progress(TrialFinished(self._done, total, least, size, left, self._settings.proxy, seconds_after))
 
     def evaluate_allocation(self, objective: Objective) -> FrozenTrial | None:
-        """Evaluate the exact allocation for the budgets, unless the study has gone beyond it.
+        """Evaluate the exact allocation for the budgets, unless the study has it or has gone beyond it.
 
         Args:
             objective: evaluates it.
@@ -139,9 +139,12 @@ class StudyDriver:
         Returns:
             The stored trial, or None.
         """
-        if self._complete or not self._space.decisions:
+        if not self._space.decisions or any(t.user_attrs["origin"] != ALLOCATION for t in self._complete):
             return None
-        [frozen] = self._evaluated([self._proposer.allocation()], LocalExecutor(objective))
+        proposal = self._proposer.allocation()
+        if not self._proposer.is_new(proposal):
+            return None
+        [frozen] = self._evaluated([proposal], LocalExecutor(objective))
         return frozen
 
     def score_front(self, objective: Objective, on_trial: Callable[[FrozenTrial], None] | None = None) -> None:

@@ -13,7 +13,7 @@ from autoq.optimization.front import Point, knee, non_dominated
 from autoq.recipe import CostRecord, ScoreRecord
 from autoq.sensitivity.proxies import KL, PROXIES
 
-UNIFORM, SAMPLER = "uniform", "sampler"
+UNIFORM, ALLOCATION, SAMPLER = "uniform", "allocation", "sampler"
 """Origins of a trial."""
 
 
@@ -24,7 +24,7 @@ class EvaluatedTrial:
     Attributes:
         id: ``w4a4`` for uniform points, ``trial-137`` for others.
         label: for people: ``w4a4``, ``trial 137``.
-        origin: ``uniform`` or ``sampler``.
+        origin: ``uniform``, ``allocation`` (exact, of sensitivities alone) or ``sampler``.
         assignment: the decisions.
         cost: of its recipe.
         score: of its recipe.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -168,6 +168,7 @@ def measure_into(
     progress: Progress = ignore,
     exhaustive: bool = False,
     fisher: FisherElsewhere | None = None,
+    on_first: Callable[[SensitivityTable], None] | None = None,
 ) -> SensitivityTable:
     """Measure sensitivities, written to ``path`` as they are measured; what is there already is kept.
 
@@ -181,6 +182,7 @@ def measure_into(
         progress: told what happens, as phase ``sensitivity``.
         exhaustive: measure every option; ``fisher`` and ``aph`` do so anyway.
         fisher: measures by ``fisher`` instead of this process.
+        on_first: gets what ``fisher`` finds on the first few images, before it goes on.
 
     Raises:
         SpaceError: there is no such proxy.
@@ -202,7 +204,7 @@ def measure_into(
     progress(PhaseStarted("sensitivity", passes * len(images) if is_additive else len(ordered)))
     if is_additive:
         table = measure_additive_sensitivities(
-            proxy, bank, images, ordered, on_progress, task=evaluator.task, fisher=fisher
+            proxy, bank, images, ordered, on_progress, task=evaluator.task, fisher=fisher, on_first=on_first
         )
         table.save(path)
         return table

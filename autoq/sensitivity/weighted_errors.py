@@ -122,15 +122,20 @@ class Losses:
         return mean_losses([(self.totals, self.images)])
 
 
+def add_up_parts(parts: Iterable[tuple[Mapping[SolvedKey, float], int]]) -> tuple[dict[SolvedKey, float], int]:
+    """Return the sums of losses that were added up in parts, each over some images, and the number of all images."""
+    parts = list(parts)
+    totals = {key: math.fsum(part[key] for part, _ in parts) for key in parts[0][0]} if parts else {}
+    return totals, sum(count for _, count in parts)
+
+
 def mean_losses(parts: Iterable[tuple[Mapping[SolvedKey, float], int]]) -> dict[SolvedKey, float]:
     """Return the means of losses that were added up in parts, each over some images; infinite in place of NaN.
 
     Raises:
         CalibrationError: there were no images.
     """
-    parts = list(parts)
-    images = sum(count for _, count in parts)
+    totals, images = add_up_parts(parts)
     if not images:
         raise CalibrationError("there are no calibration images")
-    totals = {key: math.fsum(part[key] for part, _ in parts) for key in parts[0][0]}
     return {key: total / images if math.isfinite(total) else math.inf for key, total in totals.items()}

@@ -16,6 +16,8 @@ from autoq.scoring import Evaluator
 from autoq.scoring.outputs import fitted_task
 from autoq.sensitivity import fisher
 from autoq.sensitivity.fisher import FisherSettings, fisher_losses
+from autoq.sensitivity.measure import SensitivityTable, measure_additive_sensitivities
+from autoq.sensitivity.proxies import FISHER
 from autoq.tasks import DenseTask
 from tests.calibration.samples import Block, block_model, images
 from tests.graph.small import tokens
@@ -223,6 +225,28 @@ def test_division_into_batches_does_not_matter(monkeypatch: pytest.MonkeyPatch) 
     assert seen == [1] * 6
     for other in (streamed, one_by_one):
         assert list(other.values()) == pytest.approx(list(at_once.values()), rel=1e-3)
+
+
+@pytest.mark.parametrize(("count", "first"), [(40, 16), (7, 3), (1, 0)])
+def test_a_first_table_comes_from_the_first_few_images(count: int, first: int) -> None:
+    batch = tokens(count)
+    bank = bank_of(Pooled, batch)
+    options, told, seen = options_of(bank), list[SensitivityTable](), list[int]()
+    arguments = (FISHER, bank, batch, options, lambda done, _: seen.append(done))
+    table = measure_additive_sensitivities(*arguments, on_first=told.append)
+    assert seen == sorted(set(seen))
+    assert seen[-1] == count, "no image is measured twice"
+    whole = measure_additive_sensitivities(*arguments)
+    assert table.images == whole.images == count
+    for option in options:
+        assert table.loss(*option) == pytest.approx(whole.loss(*option), rel=1e-5)
+    if not first:
+        assert told == []
+        return
+    [early] = told
+    assert early.images == first
+    expected = fisher_losses(bank, [batch[:first]], options, FisherSettings(seed=bank.settings.seed))
+    assert {row.option: row.loss for row in early.rows} == pytest.approx(expected, rel=1e-5)
 
 
 def test_seeds_and_choice_of_options() -> None:

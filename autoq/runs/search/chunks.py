@@ -18,7 +18,7 @@ from autoq.runs.search.state import SearchState
 from autoq.scoring import choose_batch_size
 from autoq.sensitivity.fisher import FisherSettings, add_up_losses
 from autoq.sensitivity.table import Option
-from autoq.sensitivity.weighted_errors import mean_losses
+from autoq.sensitivity.weighted_errors import add_up_parts
 
 _LEAST_CHUNKS = 6
 """Into which options and images are divided; three for each worker if that is more, so that none waits long."""
@@ -118,27 +118,30 @@ def solve_in_chunks(
 
 
 def fisher_in_chunks(
-    runner: ChunkRunner, images: int, options: Sequence[Option], workers: int, progress: Callable[[int], None]
-) -> dict[Option, float]:
-    """Have the losses of options alone measured by workers, each on some of the images.
+    runner: ChunkRunner, images: range, options: Sequence[Option], workers: int, progress: Callable[[int], None]
+) -> tuple[dict[Option, float], int]:
+    """Have the losses of options alone added up by workers, each over some of the images.
 
     Args:
         runner: has chunks done.
-        images: how many images there are.
+        images: their numbers, one after the other.
         options: in canonical form, all of them solved and saved.
         workers: for how many.
         progress: called with the number of images of each chunk that is done.
 
     Returns:
-        The means over images, as ``autoq.sensitivity.fisher.fisher_losses`` returns them.
+        The sums over the images, as ``autoq.sensitivity.fisher.add_up_losses`` has them, and how many images there are.
     """
-    count = max(1, -(-images // _chunks_for(workers)))
-    chunks = [FisherChunk(first, min(count, images - first), tuple(options)) for first in range(0, images, count)]
+    count = max(1, -(-len(images) // _chunks_for(workers)))
+    chunks = [
+        FisherChunk(first, min(count, images.stop - first), tuple(options))
+        for first in range(images.start, images.stop, count)
+    ]
     found: dict[int, tuple[dict[Option, float], int]] = {}
     for position, part in runner.run(chunks):
         found[position] = part
         progress(part[1])
-    return mean_losses(found[position] for position in sorted(found))
+    return add_up_parts(found[position] for position in sorted(found))
 
 
 def score_in_chunks(

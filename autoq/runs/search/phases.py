@@ -39,6 +39,7 @@ from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.scoring.threads import fastest_threads
+from autoq.sensitivity.measure import LossSums
 from autoq.sensitivity.proxies import FISHER, PROXIES
 from autoq.sensitivity.table import Option, SensitivityTable
 from autoq.units import format_seconds
@@ -108,7 +109,7 @@ class SearchRun:
             self._solve()
             self.writer.trial_recipes.save(self.directory.space)
             self.bank.save(self.directory.bank)  # it answers for options with fitted bases spelled out too
-            table = self._sensitivities(self._proxy_of_options()) if self.record.settings.needs_sensitivities else None
+            table = self._sensitivities_with_first(store) if self.record.settings.needs_sensitivities else None
             study = self._study(store, table)
             self._evaluate_first(study)
             self._measure_baselines()
@@ -160,10 +161,16 @@ class SearchRun:
         )
 
     def _evaluate_first(self, study: SearchStudy) -> None:
-        """Evaluate the exact allocation before anything else, whatever the time limit, and write its recipe."""
+        """Evaluate the exact allocation before anything else, whatever the time limit, and write its recipe.
+
+        Where sensitivities take long, that of the first few images comes before that of all.
+        """
         if self.is_searched or (frozen := study.evaluate_allocation()) is None:
             return
+        is_first = not self.writer.kept and not self.trials_before
         self.writer.keep_if_on_front(frozen)
+        if not is_first:
+            return
         for trial in evaluated_trials([frozen], self.record.settings.proxy, self.record.limits.chosen):
             loss, path = PROXIES[self.record.settings.proxy].loss, os.fspath(self.directory.recipe_path(trial.id))
             told = f"{loss.title} {loss.format(trial.loss)}"
@@ -194,12 +201,22 @@ class SearchRun:
             table = self._sensitivities(proxy if PROXIES[proxy].is_additive else FISHER)
         return uniform_points(space, None if table is None else table.loss, [bits] if bits else [])
 
-    def _sensitivities(self, proxy: str) -> SensitivityTable:
+    def _sensitivities_with_first(self, store: TrialStore) -> SensitivityTable:
+        """Measure the losses of options alone; evaluate the allocation by the first few images on the way."""
+        # Where the sum of sensitivities is what is minimised, all trials have it of the same images.
+        if self.is_searched or self.trials_before or PROXIES[self.record.settings.proxy].is_additive:
+            return self._sensitivities(self._proxy_of_options())
+        evaluate = lambda table: self._evaluate_first(self._study(store, table))  # noqa: E731
+        return self._sensitivities(self._proxy_of_options(), evaluate)
+
+    def _sensitivities(
+        self, proxy: str, on_first: Callable[[SensitivityTable], None] | None = None
+    ) -> SensitivityTable:
         """Measure the losses of all options alone on the calibration images, once a run."""
         session, images = self.inputs.session, self.inputs.images.tensor
 
-        def fisher(options: Sequence[Option], on_images: Callable[[int], None]) -> dict[Option, float]:
-            return fisher_in_chunks(self.runner, len(images), options, self.record.settings.workers, on_images)
+        def fisher(options: Sequence[Option], part: range, on_images: Callable[[int], None]) -> LossSums:
+            return fisher_in_chunks(self.runner, part, options, self.record.settings.workers, on_images)
 
         return measure_into(
             self.directory.sensitivities,
@@ -210,6 +227,7 @@ class SearchRun:
             proxy=proxy,
             progress=self.progress,
             fisher=fisher if self.runner.is_shared else None,
+            on_first=on_first,
         )
 
     def _score_on_calibration(self) -> None:

@@ -18,6 +18,7 @@ from autoq.runs.session import Session
 from autoq.scoring import Evaluator
 from autoq.sensitivity.fisher import FisherSettings, fisher_losses
 from autoq.sensitivity.table import Option
+from autoq.sensitivity.weighted_errors import mean_losses
 from tests.runs.small_run import PHOTOS, small_session, write_photos
 
 IMAGES = 12
@@ -89,10 +90,12 @@ def test_a_bank_solved_elsewhere_in_chunks_is_the_same(
 def test_losses_measured_on_some_images_each_are_those_of_all(session: Session, images: CalibrationImages) -> None:
     bank, options = bank_of(session, images), options_of(session)[::3]
     seen: list[int] = []
-    found = fisher_in_chunks(runner_of(state_of(session, images, bank)), IMAGES, options, 1, seen.append)
+    runner = runner_of(state_of(session, images, bank))
+    parts = [fisher_in_chunks(runner, part, options, 1, seen.append) for part in (range(5), range(5, IMAGES))]
+    assert [count for _, count in parts] == [5, IMAGES - 5]
     expected = fisher_losses(bank, [images.tensor], options, FisherSettings(seed=SETTINGS.seed))
-    assert found == pytest.approx(expected, rel=1e-4)
-    assert seen == [2] * 6
+    assert mean_losses(parts) == pytest.approx(expected, rel=1e-4)
+    assert seen == [1] * 5 + [2] * 3 + [1]
 
 
 def test_recipes_are_scored_with_what_the_driver_has_solved(

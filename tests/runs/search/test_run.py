@@ -37,6 +37,7 @@ from tests.runs.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, sma
 
 SCORED = 32
 UNIFORM_POINTS = ["w3a3", "w4a4", "w6a6"]
+FIRST = ["trial 0", "trial 1", *UNIFORM_POINTS]
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +106,10 @@ def test_what_a_run_leaves() -> None:
     left = {".lock", "bank", "recipes", "run.json", "sensitivity.csv", "space.json", "study.log"}
     assert {path.name for path in out.iterdir()} == left
     assert {path.name for path in (out / "bank").iterdir()} == {"bank.json", "bank.safetensors"}
-    assert [trial.label for trial in trials_of(out)[: 1 + len(UNIFORM_POINTS)]] == ["trial 0", *UNIFORM_POINTS]
+    first = trials_of(out)[: len(FIRST)]
+    assert [trial.label for trial in first] == FIRST
+    origins = ["allocation", "allocation", *["uniform"] * len(UNIFORM_POINTS)]
+    assert [trial.origin for trial in first] == origins, "by a few images, by all"
 
 
 def test_the_record() -> None:
@@ -298,7 +302,7 @@ def test_a_run_in_use_is_refused(tmp_path: Path, evaluated: list[str]) -> None:
 
 def test_a_time_limit_leaves_a_finished_run(tmp_path: Path) -> None:
     result = search(tmp_path, time_limit_seconds=1e-3)
-    assert [trial.label for trial in trials_of(tmp_path / "run")] == ["trial 0", *UNIFORM_POINTS]
+    assert [trial.label for trial in trials_of(tmp_path / "run")] == FIRST
     assert SearchDirectory(tmp_path / "run").require().state == "finished"
     assert result.best is not None
 
@@ -315,9 +319,12 @@ def test_the_exact_allocation_is_on_disk_before_anything_else_is_evaluated(tmp_p
 
     settings, out = small_settings(tmp_path, time_limit_seconds=1e-3), tmp_path / "run"
     run_search(settings, out, progress)
-    assert recipes == [["trial-0.json"]]
+    assert recipes == [["trial-0.json"]], "told of once"
     first = next(number for number, event in enumerate(seen) if isinstance(event, FirstRecipe))
     assert not any(isinstance(event, TrialFinished) for event in seen[:first])
+    done = [event.done for event in seen[first:] if isinstance(event, PhaseAdvanced) and event.phase == "sensitivity"]
+    assert done[-1] == settings.calib_images, "sensitivities are measured further after it"
+    assert done[0] > settings.calib_images // 2
     again: list[Event] = []
     run_search(settings, out, again.append)
     assert not any(isinstance(event, FirstRecipe) for event in again), "it is there"
