@@ -23,7 +23,9 @@ import timm
 import torch
 
 import autoq
-from autoq.events import Event, PhaseAdvanced, PhaseStarted, TrialFinished
+from autoq.events import Event, FirstRecipe, PhaseAdvanced, PhaseStarted, TrialFinished
+from autoq.runs.session import Session
+from autoq.scoring import choose_batch_size
 
 PREPARATION = ("capture", "calibration")
 
@@ -35,6 +37,7 @@ class Clock:
         """Start with the model."""
         self.seconds: dict[str, float] = defaultdict(float)
         self.trials: list[float] = []
+        self.first = self.measured_since = 0.0
         self.phase, self.since = "model", time.process_time()
 
     def __call__(self, event: Event) -> None:
@@ -45,8 +48,12 @@ class Clock:
             self.since = now
         if isinstance(event, PhaseStarted):
             self.phase = event.phase
+            if event.phase == "sensitivity":
+                self.measured_since = now
         if isinstance(event, TrialFinished):
             self.trials.append(now)
+        if isinstance(event, FirstRecipe):
+            self.first = now - self.measured_since
 
 
 def main() -> None:
@@ -68,8 +75,10 @@ def main() -> None:
         f"{machine}, {arguments.threads} threads, {arguments.device}; torch {torch.__version__}, "
         f"timm {timm.__version__}\n"
     )
-    print("| model | parameters | MACs | images | prepare | sensitivities | a recipe | 200 recipes | peak memory |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| model | parameters | MACs | images | prepare | sensitivities | first recipe | a recipe | 200 recipes | peak memory |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for model in arguments.models:
         options = [part for part in sys.argv[1:] if part not in arguments.models]
         command = [sys.executable, "-m", "benchmarks.time_and_memory", "--child", *options, model]
@@ -106,9 +115,24 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, object]:
         "images": arguments.calib_images,
         "prepare": sum(clock.seconds[phase] for phase in PREPARATION),
         "sensitivity": clock.seconds["sensitivity"],
+        "first": clock.first,
+        "pass": seconds_of_pass(Session.open(name, pretrained, arguments.device), images[: arguments.calib_images]),
         "trial": (clock.trials[-1] - clock.trials[0]) / (len(clock.trials) - 1),
         "gibibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2,
     }
+
+
+def seconds_of_pass(session: Session, images: torch.Tensor) -> float:
+    """Return the least time of three passes over the images in full precision."""
+    parts = torch.split(images.to(session.device), choose_batch_size(session.traced))
+    taken = []
+    with torch.inference_mode():
+        for _ in range(3):
+            started = time.process_time()
+            for part in parts:
+                session.model.run(part)
+            taken.append(time.process_time() - started)
+    return min(taken)
 
 
 def row(result: dict[str, float]) -> str:
@@ -120,6 +144,7 @@ def row(result: dict[str, float]) -> str:
         str(result["images"]),
         duration(result["prepare"]),
         duration(result["sensitivity"]),
+        f"{duration(result['first'])} ({result['first'] / result['pass']:.0f} passes)",
         duration(result["trial"]),
         duration(200 * result["trial"]),
         f"{result['gibibytes']:.1f} GiB",
