@@ -28,6 +28,18 @@ from autoq.runs.session import Session
 from autoq.scoring import choose_batch_size
 
 PREPARATION = ("capture", "calibration")
+COLUMNS = (
+    "model",
+    "parameters",
+    "MACs",
+    "images",
+    "prepare",
+    "sensitivities",
+    "first recipe",
+    "a recipe",
+    "200 recipes",
+    "peak memory",
+)
 
 
 class Clock:
@@ -75,10 +87,7 @@ def main() -> None:
         f"{machine}, {arguments.threads} threads, {arguments.device}; torch {torch.__version__}, "
         f"timm {timm.__version__}\n"
     )
-    print(
-        "| model | parameters | MACs | images | prepare | sensitivities | first recipe | a recipe | 200 recipes | peak memory |"
-    )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
     for model in arguments.models:
         options = [part for part in sys.argv[1:] if part not in arguments.models]
         command = [sys.executable, "-m", "benchmarks.time_and_memory", "--child", *options, model]
