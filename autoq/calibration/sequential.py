@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from autoq.calibration.capture import OperandRecorder, OperandSample, finite_sample
+from autoq.calibration.capture import check_finite
+from autoq.calibration.recording import OperandRecorder, OperandSample
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers import solve
 from autoq.errors import CalibrationError
@@ -98,5 +99,5 @@ def _observe(
         model.run_stage(index, state)
     model.remove_(keys)
     for operand, recorder in recorders.items():
-        found[operand] = finite_sample(recorder, (site.name, operand), "behind quantized sites: use more bits")
+        found[operand] = check_finite(recorder.sample(), (site.name, operand), "behind quantized sites: use more bits")
     return found

@@ -29,6 +29,10 @@ class CalibrationSettings:
         averaging_constant: for ``ema`` and ``percentile``: weight of each batch after the first in the moving average.
         sample_images: images whose values are kept; minimum, maximum and moving averages are over all images.
         sample_elements: values kept per operand, about; bounds memory.
+        sample_last_batch: whether the values are of the images of the last batch, however many, and not of the first.
+        batch_images: images of a batch, which averages and the last batch depend on; None: as memory allows.
+        shares_ranges: whether queries, keys and values, and what else products take of one linear layer's output, have
+            the range of that output (at granularity ``tensor``), rather than one each.
         bins: resolution of the histograms on which squared errors are computed.
         seed: chooses which tokens are kept.
         inputs: operands are observed with earlier sites in ``full_precision``, or ``quantized`` as the recipe says,
@@ -53,6 +57,9 @@ class CalibrationSettings:
     averaging_constant: float = 0.01
     sample_images: int = 32
     sample_elements: int = 1 << 18
+    sample_last_batch: bool = False
+    batch_images: int | None = None
+    shares_ranges: bool = False
     bins: int = 2048
     seed: int = 0
     inputs: Literal["full_precision", "quantized"] = "full_precision"
@@ -70,6 +77,8 @@ class CalibrationSettings:
         for observer in (self.observer, self.norm_observer, self.weight_observer, self.factor_observer):
             if observer is not None:
                 OBSERVERS.lookup(observer)
+        if self.batch_images is not None and self.batch_images < 1:
+            raise CalibrationError(f"batch_images must be at least 1, got {self.batch_images}")
         if not 50 <= self.percentile <= 100:
             raise CalibrationError(f"percentile must be between 50 and 100, got {self.percentile:g}")
         if not 0 <= self.averaging_constant <= 1:

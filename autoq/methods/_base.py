@@ -230,17 +230,13 @@ class BaseMethod(ABC):
         """Configure attention scores; in floating point unless overridden."""
         return None
 
-    def summand(self, bits: int) -> OperandConfig | None:  # noqa: ARG002
-        """Configure what residual sums and embeddings of positions add; in floating point unless overridden."""
-        return None
-
     def _operand(self, site: Site, operand: Operand, bits: BitWidths) -> OperandConfig | None:
         if site.op == "layer_norm":
             return self.norm_input(bits.activations)
         if site.op == "softmax":
             return self.softmax_input(bits.activations)
         if site.op == "add":
-            return self.summand(bits.activations)
+            return None
         if operand.is_weight:
             return (self.weight if site.op == "linear" else self.convolution_weight)(bits.weights)
         if operand.producer == "softmax":

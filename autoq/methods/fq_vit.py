@@ -7,8 +7,15 @@ from dataclasses import replace
 from typing import ClassVar
 
 from autoq.calibration import CalibrationSettings
-from autoq.methods._base import BaseMethod, Difference
-from autoq.recipe import OperandConfig
+from autoq.graph.canonical import canonical
+from autoq.graph.nodes import is_move
+from autoq.graph.trace import TracedModel
+from autoq.methods._base import EVERYTHING, BaseMethod, Difference
+from autoq.methods.bit_widths import BitWidths
+from autoq.recipe import OperandConfig, SiteConfig
+
+_BATCH_IMAGES = 100
+"""Of the authors' loader."""
 
 
 class FqVit(BaseMethod):
@@ -32,16 +39,26 @@ class FqVit(BaseMethod):
         Difference("weights", "least and greatest value, whatever the observer", "by the observer"),
         Difference(
             "LayerNorm inputs with PTF",
-            "least and greatest value, whatever the observer; factors on the last 100 images",
+            "least and greatest value, whatever the observer; factors on all values of the last 100 images",
             "by the observer; factors on a sample of values of 32 images",
-            here="least and greatest value; factors on a sample of values of 32 images",
         ),
-        Difference("queries, keys, values", "one range for all three", "a range each", here="a range each"),
         Difference(
-            "outputs of projections, MLPs, patch embedding and classifier, position embedding, residual sums",
-            "8 bits",
+            "ranges by squared error (omse)", "all values of the last 100 images", "a sample of values of 32 images"
+        ),
+        Difference("batches, which moving averages depend on", "100 images", "as many as memory allows"),
+        Difference("queries, keys, values", "one range for all three: that of the layer's output", "a range each"),
+        Difference(
+            "outputs of projections and MLPs, patch and position embedding, residual sums",
+            "as activations, residual sums with power-of-two factors; the patch embedding once by itself and once with "
+            "the class token",
             "floating point",
-            here="floating point: what a layer reads is quantized, what is added or returned is not",
+            here="likewise; the patch embedding once, with the class token",
+        ),
+        Difference(
+            "output of the classifier",
+            "as activations",
+            "floating point",
+            here="floating point: no operand of a site, which recipes consist of",
         ),
     )
     taken_options: ClassVar[Mapping[str, tuple[object, ...]]] = {
@@ -53,9 +70,31 @@ class FqVit(BaseMethod):
     def settings(self, seed: int) -> CalibrationSettings:
         """Take minimum and maximum unless another of the paper's observers is asked for."""
         settings = CalibrationSettings(observer=self.options.observer or "min_max", seed=seed)
-        if self.is_published:
-            return replace(settings, percentile=99.999, weight_observer="min_max", factor_observer="min_max")
-        return settings
+        if not self.is_published:
+            return settings
+        return replace(
+            settings,
+            percentile=99.999,
+            weight_observer="min_max",
+            factor_observer="min_max",
+            batch_images=_BATCH_IMAGES,
+            sample_last_batch=True,
+            sample_elements=EVERYTHING,
+            shares_ranges=True,
+        )
+
+    def sites(self, traced: TracedModel, bits: BitWidths) -> dict[str, SiteConfig]:
+        """Quantize what sums add, too, as published: what LayerNorms read, as they read it, and all else uniformly."""
+        found = super().sites(traced, bits)
+        if not self.is_published:
+            return found
+        sums = [(site, operand) for site, operand in traced.operands() if site.op == "add"]
+        streams = {_value(traced, site.name, "input") for site in traced.sites if site.op == "layer_norm"}
+        for site, operand in sums:
+            is_stream = _value(traced, site.name, operand.name) in streams
+            config = (self.norm_input if is_stream else self.layer_input)(bits.activations)
+            found.setdefault(site.name, {})[operand.name] = canonical(config, operand)
+        return found
 
     def attention_map(self, bits: int) -> OperandConfig:
         """Quantize to powers of two, from integers (paper, §3.4)."""
@@ -71,3 +110,11 @@ class FqVit(BaseMethod):
     def softmax_input(self, bits: int) -> OperandConfig:
         """Use one range for all attention scores."""
         return OperandConfig(scheme="uniform", bits=bits)
+
+
+def _value(traced: TracedModel, site: str, operand: str) -> str:
+    """Name the node whose values an operand has, moved at most."""
+    node = traced.edges[site, operand].source(traced.graph_module)
+    while is_move(node):
+        node = node.args[0]  # type: ignore[assignment]
+    return node.name

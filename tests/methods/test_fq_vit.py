@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from autoq.methods import MethodOptions, create_method
+from dataclasses import replace
+
+import torch
+
+from autoq.calibration import Bank
+from autoq.methods import BitWidths, MethodOptions, create_method
 from autoq.recipe import OperandConfig
 from tests.methods.configured import by_kind, configs, uniform
+from tests.runs.small_run import small_session
 
 
 def test_configurations() -> None:
@@ -50,3 +56,38 @@ def test_published() -> None:
     assert (settings.observer, settings.percentile) == ("percentile", 99.999)
     assert (settings.weight_observer, settings.factor_observer) == ("min_max", "min_max")
     assert by_kind(method)["attention map"].overflow == "extra_zero"
+    assert (settings.batch_images, settings.sample_last_batch, settings.shares_ranges) == (100, True, True)
+
+
+def test_published_sums() -> None:
+    """What a LayerNorm reads has power-of-two factors where it is added to, too; branches and embeddings do not."""
+    published = create_method("fq-vit", MethodOptions(protocol="published"))
+    sums = {(site, operand): config for site, operand, _, config in configs(published) if ".add" in f".{site}"}
+    factors = OperandConfig(scheme="power_of_two_factor", bits=5)
+    depth = len({site for site, _ in sums}) // 2
+    assert depth == 4
+    assert sums == {("add", "lhs"): uniform(5), ("add", "rhs"): uniform(5)} | {
+        (f"blocks.{block}.{name}", operand): factors if operand == "lhs" else uniform(5)
+        for block in range(depth)
+        for name in ("add", "add@2")
+        for operand in ("lhs", "rhs")
+    }
+    plain = create_method("fq-vit", MethodOptions(protocol="published", ptf=False))
+    assert {config for site, _, _, config in configs(plain) if ".add" in f".{site}"} == {uniform(5)}
+    assert not [site for site, _, _, _ in configs(create_method("fq-vit")) if ".add" in f".{site}"]
+
+
+def test_the_residual_stream_has_one_quantizer_in_sum_and_norm() -> None:
+    """A LayerNorm and the sum that read one tensor round it alike, as where it is rounded once."""
+    session = small_session()
+    method = create_method("fq-vit", MethodOptions(protocol="published"))
+    sites = method.sites(session.traced, BitWidths(8, 8, 4))
+    images = torch.rand(7, *session.loaded.input_size, generator=torch.Generator().manual_seed(0))
+    bank = Bank(session.model, images, replace(method.settings(0), batch_images=3), {})
+    solved = {
+        key: bank.quantizer(*key, sites[key[0]][key[1]]).qparams()
+        for key in (("blocks.0.norm1", "input"), ("blocks.0.add", "lhs"), ("blocks.0.norm2", "input"))
+    }
+    first, again, second = solved.values()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], second[name]) for name in first)

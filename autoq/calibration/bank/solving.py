@@ -14,9 +14,10 @@ from torch import Tensor
 
 from autoq.calibration.bank.files import SolvedKey, SolvedOption
 from autoq.calibration.bank.packed_codes import pack_codes
-from autoq.calibration.capture import OperandSample, capture
+from autoq.calibration.capture import capture
 from autoq.calibration.fpcs.output_search import solve_jobs
 from autoq.calibration.observers import OBSERVERS
+from autoq.calibration.recording import OperandSample
 from autoq.calibration.second_order.gram import capture_grams, gram_groups
 from autoq.calibration.second_order.weights import LayerRounding, is_rounded
 from autoq.calibration.sequential import solve_in_order
@@ -62,13 +63,13 @@ class OptionSolver:
             images: of shape (N, C, H, W) on the model's device, or a function that returns them when the first
                 activation is solved.
             settings: how parameters are chosen.
-            batch_size: images that run at a time.
+            batch_size: images that run at a time, unless the settings say how many.
             recipe_sites: what ``fpcs`` solves jointly, or what is solved on quantized inputs.
             known: of these, quantizers that are taken as they are, where inputs are quantized.
             capture_progress: gets the number of images of each batch that is observed.
         """
         self.model, self.settings, self.recipe_sites, self._known = model, settings, recipe_sites, known
-        self._images, self._batch_size = images, batch_size
+        self._images, self._batch_size = images, settings.batch_images or batch_size
         self._capture_progress = capture_progress
         self._samples: dict[OperandKey, OperandSample] = {}
         self._grams: dict[str, Tensor] = {}

@@ -11,11 +11,11 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from autoq.calibration.capture import OperandRecorder, OperandSample
 from autoq.calibration.fpcs.layer_error import QuadraticError
 from autoq.calibration.fpcs.layer_product import Convolution, Product, Sample, gram_factor, output_error
 from autoq.calibration.fpcs.parameter_search import ParameterSearch, is_searched
 from autoq.calibration.observers import MseObserver
+from autoq.calibration.recording import OperandRecorder, OperandSample
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers import solve
 from autoq.errors import CalibrationError

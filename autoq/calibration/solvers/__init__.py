@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoq.calibration.capture import OperandSample
+from autoq.calibration.recording import OperandSample
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers._base import BaseSolver, OperandData
 from autoq.calibration.solvers.block_scaled import BlockScaledSolver

@@ -9,8 +9,8 @@ from typing import ClassVar, TypeVar, cast
 
 from torch import Tensor
 
-from autoq.calibration.capture import OperandSample
 from autoq.calibration.observers import OBSERVERS, BaseObserver, Bounds
+from autoq.calibration.recording import OperandSample
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers.rows import Rows, operand_rows
 from autoq.calibration.solvers.sorted_rows import SortedRows
@@ -42,7 +42,7 @@ class OperandData:
         """
         self.operand = operand
         self.sample = _sample_of_weight(data) if isinstance(data, Tensor) else data
-        if operand.is_weight and settings.weight_observer is not None:
+        if operand.name == "weight" and settings.weight_observer is not None:
             settings = replace(settings, observer=settings.weight_observer)
         self.settings = settings
         self.observer: type[BaseObserver] = OBSERVERS.lookup(settings.observer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from autoq.calibration.capture import OperandSample
+from autoq.calibration.recording import OperandSample
 from autoq.calibration.solvers._base import BaseSolver, OperandData
 from autoq.calibration.solvers.uniform import UniformSolver
 from autoq.errors import CalibrationError

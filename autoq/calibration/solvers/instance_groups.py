@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from autoq.calibration.capture import OperandSample
+from autoq.calibration.recording import OperandSample
 from autoq.calibration.solvers._base import BaseSolver
 from autoq.calibration.solvers.bound_cells import split_into_cells
 from autoq.calibration.solvers.tables import LinearTable

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from autoq.calibration.capture import OperandSample
 from autoq.calibration.observers import OBSERVERS
+from autoq.calibration.recording import OperandSample
 from autoq.calibration.settings import CalibrationSettings
 from autoq.graph.sites import Operand
 from autoq.quantizers.granularity import group_ids

@@ -37,12 +37,14 @@ def integer_operations(traced: TracedModel, sites: Mapping[str, SiteConfig], sol
     Raises:
         RecipeError: a scheme that needs an integer softmax (``log_int_softmax``) comes after something that is no
             softmax, or after one whose input has no affine quantizer for the whole tensor; or one that needs an integer
-            LayerNorm (``power_of_two_factor``) quantizes something else than a LayerNorm's input.
+            LayerNorm (``power_of_two_factor``) quantizes something else than a LayerNorm's input or what a sum adds.
     """
     operations: dict[str, nn.Module] = {}
     for site, operands in sites.items():
         for operand, config in operands.items():
             operation = quantizer_class(config.scheme).integer_operation
+            if traced.sites_by_name[site].op == "add":
+                continue  # sums are of the values: whole multiples of one step, if both summands have that
             if operation == "layer_norm":
                 operations[site] = _layer_norm(traced, sites, (site, operand), config, solved)
             elif operation == "softmax":

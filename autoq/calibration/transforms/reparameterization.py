@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from autoq.calibration.capture import OperandSample, capture
+from autoq.calibration.capture import capture
+from autoq.calibration.recording import OperandSample
 from autoq.calibration.sequential import solve_in_order
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers import solve

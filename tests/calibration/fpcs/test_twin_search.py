@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from autoq.calibration import CalibrationSettings
-from autoq.calibration.capture import OperandRecorder, OperandSample
 from autoq.calibration.fpcs.output_search import solve_site
 from autoq.calibration.fpcs.settings import FpcsSettings
+from autoq.calibration.recording import OperandRecorder, OperandSample
 from autoq.calibration.solvers import solve
 from autoq.graph.sites import Site
 from autoq.quantizers import TwinUniformQuantizer
