@@ -93,7 +93,8 @@ def search(
         labelled: labelled images that calibration never sees, to measure accuracy on: (images, labels), a data set or
             an iterable of such batches, or a name.
         space: a shipped search space (``vit_w2-8``, ``bits_only``, ``groups_only``, ``deployable_4-8``,
-            ``formats_4-8``, ``onnxruntime_8``, ``fpga_2-8``, ``weights_2-8``) or a TOML file.
+            ``formats_4-8``, ``onnxruntime_8``, ``integer_8``, ``fpga_2-8``,
+            ``weights_2-8``) or a TOML file.
         target: what there is where recipes are to run, to which the space is narrowed: a shipped target (``any``,
             ``onnxruntime-avx2``, ``fpga``, ``int8-int4``) or a TOML file.
         fix: operands that keep one width whatever the space offers: ``"head:*=8"``, a glob over ``SITE:OPERAND`` (all

@@ -103,7 +103,7 @@ def test_a_path_is_read_as_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_shipped_spaces_load_by_name() -> None:
-    for_files = {"deployable_4-8", "fpga_2-8", "onnxruntime_8", "weights_2-8"}
+    for_files = {"deployable_4-8", "fpga_2-8", "integer_8", "onnxruntime_8", "weights_2-8"}
     assert {"bits_only", "groups_only", "vit_w2-8"} | for_files <= set(shipped_spaces())
     for name in shipped_spaces():
         loaded = load_space(name)

@@ -24,6 +24,7 @@ SITES = vit()
 FITTING = {
     "onnxruntime_8": "onnxruntime-avx2",
     "weights_2-8": "any",
+    "integer_8": "any",
     "fpga_2-8": "fpga",
     "deployable_4-8": "int8-int4",
 }

@@ -16,6 +16,7 @@ from autoq.optimization.space.overrides import Overrides
 from autoq.optimization.space.uniform_points import uniform_points
 from autoq.recipe import OperandConfig, hash_sites
 from tests.optimization.synthetic_sites import MODELS, conv, linear, norm, product, vit
+from tests.runs.small_run import small_session
 
 
 def resolve(text: str, sites: Sequence[Site], overrides: Overrides | None = None) -> ResolvedSpace:
@@ -185,7 +186,8 @@ def test_shipped_spaces_resolve(name: str, model: str, caplog: pytest.LogCapture
         assert len(decision.choices) > 1
         assert tuple(json.loads(json.dumps(decision.choices))) == decision.choices
     recipes = [resolved.sites_for(assignment) for _, assignment in uniform_points(resolved)] + [resolved.cheapest()]
-    operands = [(site.name, operand) for site in sites if site.macs for operand in site.operands]
+    reached = [site for site in sites if site.macs or name == "integer_8"]
+    operands = [(site.name, operand) for site in reached for operand in site.operands]
     quantized = [(site, operand) for site, operand in operands if operand.is_weight or name != "weights_2-8"]
     expected = {(site, operand.name) for site, operand in quantized}
     for recipe in recipes:
@@ -216,3 +218,18 @@ def test_group_sizes_and_numbers_of_groups_override_each_other() -> None:
         resolve(rule + "groups = 2\ngroup_size = 2\n", [FC])
     with pytest.raises(SpaceError, match="expected a whole number of at least 1, got 0"):
         resolve(rule + "group_size = 0\n", [FC])
+
+
+def test_a_space_of_integers_throughout_reaches_what_multiplies_nothing() -> None:
+    """At one width; a space that does not name their kind leaves such sites in floating point."""
+    model = small_session().traced
+    nothing = {(site.name, operand.name) for site, operand in model.operands() if not site.macs}
+    found = resolve_space(load_space("integer_8"), model.sites)
+    everything = {(site.name, operand.name) for site, operand in model.operands()}
+    assert {(plan.site, plan.operand.name) for plan in found.plans} == everything
+    for site, operand in nothing:
+        (only,) = found.options_for(site, operand)
+        assert (only.scheme, only.bits, only.granularity) == ("uniform", 8, "tensor")
+    plain = resolve_space(load_space("onnxruntime_8"), model.sites)
+    assert {(plan.site, plan.operand.name) for plan in plain.plans} == everything - nothing
+    assert [each.name for each in plain.decisions] == [each.name for each in found.decisions]
