@@ -9,6 +9,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +25,17 @@ _OPERATORS = {"|", ">", "<", "<<", "&&", "||", ";", "&"}
 
 
 class Reader:
-    """Runs the blocks of one page in order; its Python blocks are one module."""
+    """Runs the blocks of one page in order; its Python blocks are one module.
 
-    def __init__(self, page: Path, folder: Path) -> None:
+    Commands of ours run in this process, which saves importing everything anew, or, ``as_typed``, each in its own.
+    """
+
+    def __init__(self, page: Path, folder: Path, *, as_typed: bool = False) -> None:
         self.page = page
         self.folder = folder
+        self.as_typed = as_typed
+        self.seconds: list[tuple[str, float]] = []
+        """What was run, and how long it took: commands, and Python blocks by their first line."""
         self.module = ModuleType(f"page_{page.stem}")
         self.ran = 0
 
@@ -46,7 +53,9 @@ class Reader:
         if block.file is not None:
             (self.folder / block.file).write_text(block.code, encoding="utf-8")
         elif block.language == "python":
-            exec(compile("\n" * (block.line - 1) + block.code, str(self.page), "exec"), vars(self.module))
+            code = compile("\n" * (block.line - 1) + block.code, str(self.page), "exec")
+            with self._timed(block.code.splitlines()[0]):
+                exec(code, vars(self.module))
         elif block.language == "sh":
             self._succeed(block)
         elif block.language == "console":
@@ -70,7 +79,15 @@ class Reader:
             assert outcome.status == 0, f"{self.page.name}:{block.line}: {part}\n{outcome.out}{outcome.err}"
 
     def _command(self, command: str) -> Outcome:
-        return _in_process(command) if _is_ours(command) else self._in_shell(command)
+        with self._timed(command):
+            in_process = _is_ours(command) and not self.as_typed
+            return _in_process(command) if in_process else self._in_shell(command)
+
+    @contextlib.contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds.append((" ".join(what.split()), time.perf_counter() - started))
 
     def _in_shell(self, script: str) -> Outcome:
         bin_folder = self.folder / ".bin"
@@ -97,7 +114,7 @@ def _words(command: str) -> list[str]:
 
 
 def _is_ours(command: str) -> bool:
-    """Whether a command is one of autoq and nothing else, which saves importing everything anew."""
+    """Whether a command is one of autoq and nothing else."""
     words = _words(command)
     return words[:1] == ["autoq"] and not _OPERATORS & set(words)
 
