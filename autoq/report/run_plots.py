@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from autoq.graph.sites import NO_PRODUCTS
 from autoq.recipe import SiteConfig
 from autoq.recipe.operands import FLOAT_BITS
 from autoq.report.figures import new_axes
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 ROLES = ("weights", "activations", "attention")
 """What operands are: weights, inputs of layers, operands of products of activations."""
 _PRODUCTS = ("matmul", "bmm", "einsum")
-_UNCOUNTED = ("layer_norm", "softmax", "add")
 _WIDEST = 8
 """Bits of the darkest colour."""
 
@@ -104,7 +104,7 @@ def block_bits(recipe: Mapping[str, SiteConfig], sites: Sequence[SiteRow]) -> di
     found: dict[str, dict[str, list[int]]] = {}
     for site in sites:
         configs = recipe.get(site.name, {})
-        if site.op in _UNCOUNTED and not configs:
+        if site.op in NO_PRODUCTS and not configs:
             continue
         block = found.setdefault(_block_of(site.name), {})
         for operand in site.operands:

@@ -3,7 +3,7 @@
 import { sitesOf } from "./recipes.js";
 
 const PRODUCTS = new Set(["matmul", "bmm", "einsum"]);
-const UNCOUNTED = new Set(["layer_norm", "softmax"]);
+const NO_PRODUCTS = new Set(["layer_norm", "softmax", "add"]); // as in autoq/graph/sites.py
 
 export const ROLES = [
   { key: "weight", title: "Weights" },
@@ -17,8 +17,8 @@ export const blockOf = (name) => name.match(/^(?:.*\.)?\d+(?=\.)/)?.[0] ?? name;
 /** What an operand is: a weight, the input of a layer, or an operand of an attention product. */
 const roleOf = (site, operand) => (PRODUCTS.has(site.op) ? "product" : operand.name === "weight" ? "weight" : "input");
 
-/** Whether a site is left in floating point and costs nothing: norms and softmax that no scheme quantizes. */
-const isLeftOut = (site) => UNCOUNTED.has(site.op) && site.operands.every((operand) => operand.config === null);
+/** Whether a site is left in floating point and costs nothing: norms, softmax and sums that no scheme quantizes. */
+const isLeftOut = (site) => NO_PRODUCTS.has(site.op) && site.operands.every((operand) => operand.config === null);
 
 const mean = (values) => (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null);
 
