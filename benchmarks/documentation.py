@@ -3,7 +3,8 @@
     python -m benchmarks.documentation docs/start.md docs/export.md
 
 Without pages, all are followed. The first one is ``docs/start.md``, whatever is named: the others go on from the folder
-that it leaves. Commands run in processes of their own; pages that fail are told of, and the next ones are followed.
+that it leaves. Commands run in processes of their own, and times are of the processor, so that neighbours on a machine
+do not count; a machine of several cores takes less. Pages that fail are told of, and the next ones are followed.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +34,7 @@ class Reader:
         self.folder = folder
         self.as_typed = as_typed
         self.seconds: list[tuple[str, float]] = []
-        """What was run, and how long it took: commands, and Python blocks by their first line."""
+        """What was run, and its processor time: commands, and Python blocks by their first line."""
         self.module = ModuleType(f"page_{page.stem}")
         self.ran = 0
 
@@ -85,9 +84,9 @@ class Reader:
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[None]:
-        started = time.perf_counter()
+        started = sum(os.times()[:4])  # user and system, of this process and of those that it has waited for
         yield
-        self.seconds.append((" ".join(what.split()), time.perf_counter() - started))
+        self.seconds.append((" ".join(what.split()), sum(os.times()[:4]) - started))
 
     def _in_shell(self, script: str) -> Outcome:
         bin_folder = self.folder / ".bin"
