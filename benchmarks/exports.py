@@ -1,202 +1,202 @@
 """What each export format makes of recipes: agreement in a fresh process, difference, size, time.
 
-    python -m benchmarks.exports --recipes runs/mine/recipes/w8a8.json runs/mine/recipes/w4a4.json --data cifar10/val
+    python -m benchmarks.exports --model local-dir:vit_c10 --calib-data cifar10/calib --data cifar10/val \
+        --results docs/export_tables.jsonl
+    python -m benchmarks.exports --model swin_tiny_patch4_window7_224 --no-pretrained --spaces \
+        --calib-data imagenet1k-sample --data imagenet1k-sample --results docs/export_tables.jsonl
+    python -m benchmarks.exports_page --results docs/export_tables.jsonl > docs/export_tables.md
 
-Each file is read by a process of its own, in which autoq cannot be imported where the format does not need it, and
-compared with the recipe's module in autoq over the first images; what the file leaves in floating point is left so in
-both. Formats ``qonnx`` and ``aimet`` are compared by the exporter itself, on calibration images. Sizes are of the file
-and of what lies beside it; seconds are of wall time, without tracing the model.
+Recipes are a published method at uniform bits, and one searched in each of ``--spaces`` (a short search, on few images:
+what is measured is the file, not the recipe). Each file is read by a process of its own, in which autoq cannot be
+imported where the format does not need it, and compared with the recipe's module in autoq over images that calibrated
+nothing. What the format cannot hold, so that it is refused, is counted; then it is left in floating point in both.
+Format ``aimet`` is compared by the exporter itself, on calibration images: nothing here reads it without a simulator.
+What is in ``--results`` already is not measured again; recipes lie in ``--runs``.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import subprocess
+import json
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import date
+from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import autoq
-from autoq.errors import AutoqError
-from autoq.exporters import EXPORTERS, Agreement, ExportReport
+from autoq.api.exporting import source_of
+from autoq.exporters import EXPORTERS, Agreement, ExportSource, write_export
+from autoq.recipe import Recipe
 from autoq.runs.recipes import open_model
+from benchmarks.export_readers import READERS, read_alone
 
-_ALONE = """
-import sys
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {blocked!r}:
-            raise ImportError(name)
-sys.meta_path.insert(0, Blocked())
-import numpy
-path, model_name, images, answer = sys.argv[1:]
-images = numpy.load(images)
-{code}
-numpy.save(answer, logits)
-"""
-_BY_AUTOQ = """
-import autoq, torch
-recipe = autoq.load_recipe(path)
-with torch.no_grad():
-    quantized = autoq.quantize(recipe.model.name, recipe, device="cpu", pretrained=recipe.model.pretrained)
-    logits = quantized(torch.from_numpy(images)).numpy()
-"""
-_BY_LOAD_QUANTIZED = """
-import autoq, torch
-with torch.no_grad():
-    logits = autoq.load_quantized(path)(torch.from_numpy(images)).numpy()
-"""
-_BY_ONNXRUNTIME = """
-import onnxruntime
-session = onnxruntime.InferenceSession(path)
-logits = session.run(None, {session.get_inputs()[0].name: images})[0]
-"""
-_BY_TORCH = """
-import torch
-with torch.no_grad():
-    logits = torch.export.load(path).module()(torch.from_numpy(images)).numpy()
-"""
-_BY_TORCHAO = """
-import timm, torch, torchao
-model = timm.create_model(model_name).eval()
-model.load_state_dict(torch.load(path)["state_dict"], assign=True)
-with torch.no_grad():
-    logits = model(torch.from_numpy(images)).numpy()
-"""
-_BY_COMPRESSED_TENSORS = """
-import json, timm, torch
-from compressed_tensors.compressors import compress_module, decompress_module
-from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
-from safetensors.torch import load_file
-model = timm.create_model(model_name).eval()
-config = json.load(open(path + "/config.json"))["quantization_config"]
-apply_quantization_config(model, QuantizationConfig.model_validate(config), show_progress=False)
-for layer in model.modules():
-    compress_module(layer)
-model.load_state_dict(load_file(path + "/model.safetensors"))
-for layer in model.modules():
-    decompress_module(layer)
-with torch.no_grad():
-    logits = model(torch.from_numpy(images)).numpy()
-"""
-READERS = {
-    "recipe": (_BY_AUTOQ, ()),
-    "bundle": (_BY_AUTOQ, ()),
-    "pt2": (_BY_TORCH, ("autoq", "timm")),
-    "torch": (_BY_LOAD_QUANTIZED, ()),
-    "onnx": (_BY_ONNXRUNTIME, ("autoq", "timm", "torch")),
-    "onnx-int4": (_BY_ONNXRUNTIME, ("autoq", "timm", "torch")),
-    "torchao": (_BY_TORCHAO, ("autoq",)),
-    "compressed-tensors": (_BY_COMPRESSED_TENSORS, ("autoq",)),
-}
-"""Formats, the code that makes ``logits`` of the file ``path`` and of ``images``, and what it may not import."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One format of one recipe."""
-
-    recipe: str
-    format: str
-    agreement_percent: float
-    mean_difference: float
-    images: int
-    megabytes: float
-    seconds: float
-    plain: int
-    float_operands: int
-
-
-def read_alone(format_: str, path: Path, model_name: str, images: Tensor) -> Tensor:
-    """Return what a file answers in a fresh process, which builds the architecture by its name if it has to."""
-    code, blocked = READERS[format_]
-    with tempfile.TemporaryDirectory() as folder:
-        given, answer = Path(folder) / "images.npy", Path(folder) / "answer.npy"
-        np.save(given, images.numpy())
-        script = _ALONE.format(code=code, blocked=set(blocked))
-        subprocess.run([sys.executable, "-c", script, path, model_name, given, answer], check=True)
-        return torch.from_numpy(np.load(answer))
-
-
-def rows_of(path: Path, formats: list[str], data: str, count: int, allow_float: bool) -> Iterator[Row | str]:
-    """Export one recipe in every format; yield a row for each, or why there is none."""
-    recipe = autoq.load_recipe(path)
-    session = open_model(recipe, device="cpu")
-    images = session.calibration_images(data, count, 0).tensor
-    quantized = autoq.quantize(recipe.model.name, recipe, device="cpu", pretrained=recipe.model.pretrained)
-    name = path.parent.name if path.stem == "recipe" else path.stem
-    for format_ in formats:
-        with tempfile.TemporaryDirectory() as folder:
-            target = Path(folder) / f"exported{EXPORTERS[format_].suffix}"
-            try:
-                report = autoq.export(recipe, target, format_, allow_float=allow_float)
-            except AutoqError as error:
-                yield f"{name} {format_}: {error}"
-                continue
-            if format_ not in READERS:
-                yield _row(name, report, report.agreement)
-                continue
-            found = read_alone(format_, target, recipe.model.name, images)
-        expected = _outputs(quantized.without([tuple(each.rsplit(":", 1)) for each in report.left_in_float]), images)
-        difference = (found - expected).abs()
-        same = 100 * float((found.argmax(1) == expected.argmax(1)).double().mean())
-        yield _row(name, report, Agreement(same, float(difference.mean()), float(expected.abs().mean()), len(images)))
-
-
-def _outputs(module: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([module(batch) for batch in images.split(32)])
-
-
-def _row(name: str, report: ExportReport, found: Agreement) -> Row:
-    return Row(
-        recipe=name,
-        format=report.format,
-        agreement_percent=found.agreement_percent,
-        mean_difference=found.mean_difference,
-        images=found.images,
-        megabytes=report.bytes / 1e6,
-        seconds=report.seconds,
-        plain=len(report.plain_operators),
-        float_operands=len(report.left_in_float),
-    )
+FORMATS = (*READERS, "aimet")
+MOST_IMAGES = {"qonnx": 8}
+"""Of formats whose reader takes seconds an image."""
+METHOD = "rtn"
+BUDGETS = {"weights_2-8": {"budget_size": "w4a4"}}
+"""Of spaces that leave activations in floating point; the others have w4a4's bit operations."""
+CHECKED = 32
+"""Calibration images that the exporter itself compares on."""
+AT_ONCE = 32
+"""Images that run at a time."""
 
 
 def main() -> None:
-    """Print one table."""
+    """Measure what is missing."""
+    arguments = parse()
+    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
+    known = {(entry["model"], entry["recipe"], entry["format"]) for entry in map(json.loads, lines)}
+    for label, make in recipes(arguments):
+        missing = [name for name in arguments.formats if (arguments.model, label, name) not in known]
+        for entry in measured(make(), missing, arguments) if missing else ():
+            with arguments.results.open("a") as file:
+                file.write(json.dumps({"model": arguments.model, "recipe": label, **entry}) + "\n")
+            print(label, entry, file=sys.stderr, flush=True)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipes", nargs="+", type=Path, required=True)
-    parser.add_argument(
-        "--formats", nargs="+", default=[*READERS, "qonnx", "aimet"], choices=[*READERS, "qonnx", "aimet"]
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--pretrained", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--calib-data", required=True, help="images that calibrate")
+    parser.add_argument("--data", required=True, help="images to compare on")
+    parser.add_argument("--images", type=int, default=256, help="of these")
+    parser.add_argument("--bits", nargs="*", default=["w8a8", "w4a4"], help=f"of {METHOD}")
+    spaces = ["vit_w2-8", "deployable_4-8", "onnxruntime_8", "fpga_2-8", "weights_2-8"]
+    parser.add_argument("--spaces", nargs="*", default=spaces)
+    parser.add_argument("--trials", type=int, default=30, help="of each search")
+    parser.add_argument("--calib-images", type=int, default=32)
+    parser.add_argument("--formats", nargs="+", default=FORMATS, choices=FORMATS)
+    parser.add_argument("--runs", type=Path, default=Path("export-runs"))
+    parser.add_argument("--results", type=Path, required=True)
+    return parser.parse_args()
+
+
+def recipes(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Recipe]]]:
+    """List what is exported: a label, and what makes the recipe or reads it."""
+    runs = arguments.runs / arguments.model.rpartition(":")[2].replace("/", "-")
+    for bits in arguments.bits:
+        yield f"`{METHOD}` {bits}", partial(_uniform, arguments, bits, runs / f"{METHOD}-{bits}.zip")
+    for space in arguments.spaces:
+        yield f"searched in `{space}`", partial(_searched, arguments, space, runs / space)
+
+
+def _uniform(arguments: argparse.Namespace, bits: str, path: Path) -> Recipe:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        quantized = autoq.quantize(
+            arguments.model,
+            METHOD,
+            arguments.calib_data,
+            bits=bits,
+            calib_images=arguments.calib_images,
+            pretrained=arguments.pretrained,
+            device="cpu",
+        )
+        autoq.export(quantized, path, "bundle", check_images=CHECKED)
+    return autoq.load_recipe(path)
+
+
+def _searched(arguments: argparse.Namespace, space: str, out: Path) -> Recipe:
+    found = autoq.search(
+        arguments.model,
+        arguments.calib_data,
+        **BUDGETS.get(space, {"budget_bops": "w4a4"}),
+        space=space,
+        trials=arguments.trials,
+        calib_images=arguments.calib_images,
+        fast=True,
+        pretrained=arguments.pretrained,
+        device="cpu",
+        out=out,
     )
-    parser.add_argument("--data", required=True, help="images that calibrated nothing")
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--allow-float", action="store_true")
-    arguments = parser.parse_args()
-    print(f"{platform.machine()}, torch {torch.__version__}, {arguments.images} images of {arguments.data}")
-    print(
-        "| recipe | format | top-1 agrees | mean logit difference | images | MB | export, s | plain operators | "
-        "left in float |"
-    )
-    print("| --- " * 9 + "|")
-    for path in arguments.recipes:
-        for row in rows_of(path, arguments.formats, arguments.data, arguments.images, arguments.allow_float):
-            if isinstance(row, str):
-                print(row)
-                continue
-            print(
-                f"| {row.recipe} | {row.format} | {row.agreement_percent:.1f} % | {row.mean_difference:.2g} | "
-                f"{row.images} | "
-                f"{row.megabytes:.2f} | {row.seconds:.1f} | {row.plain} | {row.float_operands} |",
-                flush=True,
-            )
+    return found.best
+
+
+def measured(recipe: Recipe, formats: list[str], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Export one recipe in several formats, read each file elsewhere, and yield what is said of it."""
+    source = source_of(recipe, None, None, CHECKED)
+    images = open_model(recipe, device="cpu").calibration_images(arguments.data, arguments.images, 1).tensor
+    parameters = sum(each.numel() for each in source.architecture.module.parameters())
+
+    @cache
+    def answers(left: tuple[str, ...], count: int) -> Tensor:
+        module = source.module.without([(site, operand) for site, _, operand in (key.rpartition(":") for key in left)])
+        with torch.no_grad():
+            return torch.cat([module(batch) for batch in images[:count].split(AT_ONCE)])
+
+    common = {
+        "schemes": schemes_of(recipe),
+        "float_megabytes": 4 * parameters / 1e6,
+        "date": str(date.today()),
+        "versions": {name: version(name) for name in ("torch", "onnxruntime")},
+    }
+    for format_ in formats:
+        yield {"format": format_, **exported(source, format_, images, answers), **common}
+
+
+def exported(
+    source: ExportSource, format_: str, images: Tensor, answers: Callable[[tuple[str, ...], int], Tensor]
+) -> dict[str, Any]:
+    """Write a file, read it elsewhere, and compare it with what autoq answers, the same operands left in float."""
+    exporter = EXPORTERS[format_]()
+    spent: list[float] = []
+    exporter.write = timed(exporter.write, spent)  # type: ignore[method-assign]
+    refused = Counter(exporter.inexpressible(source).values())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"exported{exporter.suffix}"
+        report = write_export(exporter, source, path, allow_float=True)
+        agreement = report.agreement
+        if format_ in READERS:
+            count = MOST_IMAGES.get(format_, len(images))
+            found = read_alone(format_, path, source.recipe.model.name, images[:count])
+            agreement = compared(found, answers(report.left_in_float, count))
+    assert agreement is not None
+    return {
+        "agreement_percent": agreement.agreement_percent,
+        "mean_difference": agreement.mean_difference,
+        "mean_magnitude": agreement.mean_magnitude,
+        "images": agreement.images,
+        "megabytes": report.bytes / 1e6,
+        "processor_seconds": sum(spent),
+        "refused": dict(refused),
+        "plain": dict(Counter(report.plain_operators.values())),
+    }
+
+
+def timed(write: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
+    """Return a function that notes the processor's seconds as well: others share the machine."""
+
+    def call(*given: Any) -> Any:
+        started = time.process_time()
+        try:
+            return write(*given)
+        finally:
+            spent.append(time.process_time() - started)
+
+    return call
+
+
+def compared(found: Tensor, expected: Tensor) -> Agreement:
+    """Compare logits of shape (N, classes)."""
+    same = 100 * float((found.argmax(1) == expected.argmax(1)).double().mean())
+    return Agreement(same, float((found - expected).abs().mean()), float(expected.abs().mean()), len(found))
+
+
+def schemes_of(recipe: Recipe) -> dict[str, int]:
+    """Count a recipe's operands by scheme."""
+    return dict(Counter(config.scheme for site in recipe.sites.values() for config in site.values()))
 
 
 if __name__ == "__main__":

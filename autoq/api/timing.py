@@ -34,8 +34,9 @@ class Latency:
 
     Attributes:
         machine: processor, instructions, threads and runtime.
-        timings: by batch size, then by name, the model in floating point first.
+        timings: by batch size, then by name, the reference first.
         agreement_percent: of each recipe's file with autoq, in onnxruntime; None for floating point.
+        reference: the name of what the others are as fast as.
 
     Examples:
         >>> from autoq.exporters.timing import Timing
@@ -48,6 +49,7 @@ class Latency:
     machine: str
     timings: Mapping[int, Mapping[str, Timing]]
     agreement_percent: Mapping[str, float | None]
+    reference: str = _FLOAT
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON."""
@@ -56,7 +58,7 @@ class Latency:
             for size, timings in self.timings.items()
             for name, timing in timings.items()
         ]
-        return {"machine": self.machine, "timings": batches}
+        return {"machine": self.machine, "reference": self.reference, "timings": batches}
 
 
 def latency(
@@ -66,10 +68,11 @@ def latency(
     threads: int = 1,
     rounds: int = 50,
     runtime: str = "onnxruntime",
+    reference: Any = None,
     model: ModelInput | None = None,
     images: object = None,
 ) -> Latency:
-    """Time quantized models as ONNX against the model in floating point, in pairs.
+    """Time quantized models as ONNX against the model in floating point, or another recipe, in pairs.
 
     Args:
         quantized: quantized modules, recipes, paths of them, or run directories (their best recipe), of one model.
@@ -77,6 +80,7 @@ def latency(
         threads: that a runtime may use.
         rounds: how many; in each, every model runs once, so that what slows the machine down slows all of them.
         runtime: ``onnxruntime`` or ``openvino``.
+        reference: a recipe, given as the others are, that ratios are to; None: the model in floating point.
         model: the recipes' model, if it cannot be loaded by its name.
         images: their calibration images, if they cannot be loaded by their name.
 
@@ -95,24 +99,24 @@ def latency(
     open_file, exporter = open_in(runtime), OnnxExporter()
     exporter.require_packages()
     with tempfile.TemporaryDirectory(prefix="autoq-latency-") as folder:
-        files: dict[str, Path] = {_FLOAT: Path(folder) / "float.onnx"}
-        agreement: dict[str, float | None] = {_FLOAT: None}
-        first: ExportSource | None = None
-        for number, given in enumerate(quantized):
+        sources: dict[str, ExportSource] = {}
+        for number, given in enumerate(quantized if reference is None else [reference, *quantized]):
             name, source = _named_source(given, number, model, images)
-            name = name if name not in files else f"{name} ({number + 1})"
-            first = first or source
-            files[name] = Path(folder) / f"{number}.onnx"
+            sources[name if name not in sources else f"{name} ({number + 1})"] = source
+        first = next(iter(sources.values()))
+        order = [_FLOAT, *sources] if reference is None else [next(iter(sources)), _FLOAT, *list(sources)[1:]]
+        files = {name: Path(folder) / f"{number}.onnx" for number, name in enumerate(order)}
+        agreement: dict[str, float | None] = dict.fromkeys(order)
+        exporter.write(first.without(list(first.module.quantizers)), files[_FLOAT])
+        for name, source in sources.items():
             report = write_export(exporter, source, files[name])
             agreement[name] = None if report.agreement is None else report.agreement.agreement_percent
-        assert first is not None  # noqa: S101 - there is one at least
-        exporter.write(first.without(list(first.module.quantizers)), files[_FLOAT])
         timings = {}
         for size in batch:
             one = first.images[:1].repeat(size, *[1] * (first.images.ndim - 1))
             models = {name: open_file(path, [one], threads) for name, path in files.items()}
             timings[size] = time_in_pairs(models, rounds)
-    return Latency(describe_machine(runtime, threads), timings, agreement)
+    return Latency(describe_machine(runtime, threads), timings, agreement, order[0])
 
 
 def _named_source(given: Any, number: int, model: ModelInput | None, images: object) -> tuple[str, ExportSource]:
@@ -122,7 +126,9 @@ def _named_source(given: Any, number: int, model: ModelInput | None, images: obj
         if (path / "run.json").exists():
             chosen, recipe, _ = pick(path, "best")
             return f"{path.name} {chosen}", source_of(recipe, model, images, _CHECKED)
-        return path.stem, source_of(path, model, images, _CHECKED)
+        # What autoq quantize writes is called recipe.json: its folder tells it from others.
+        name = path.resolve().parent.name if path.name == "recipe.json" else path.stem
+        return name, source_of(path, model, images, _CHECKED)
     recipe = given if isinstance(given, Recipe) else given.recipe
     return recipe.method or f"recipe {number + 1}", source_of(given, model, images, _CHECKED)
 

@@ -21,6 +21,9 @@ def test_latency(command: Command, run: Path) -> None:
     assert out[1] == "batch 1"
     assert out[2].split()[0] == "float"
     assert " × as fast as float (" in out[3]
+    out = command("latency", run, "--against", recipe, "--rounds", 2).out.splitlines()
+    assert [line.split()[0] for line in out[2:]][:2] == ["w4a4", "float"]
+    assert all(" × as fast as w4a4 (" in line for line in out[2:])
 
 
 def test_runtimes_are_named(command: Command, run: Path) -> None:
