@@ -4,7 +4,7 @@
         --results docs/export_tables.jsonl
     python -m benchmarks.exports --model swin_tiny_patch4_window7_224 --no-pretrained --spaces \
         --calib-data imagenet1k-sample --data imagenet1k-sample --results docs/export_tables.jsonl
-    python -m benchmarks.exports_page --results docs/export_tables.jsonl > docs/export_tables.md
+    python -m benchmarks.exports_page docs/export_tables.jsonl > docs/export_tables.md
 
 Recipes are a published method at uniform bits, and one searched in each of ``--spaces`` (a short search, on few images:
 what is measured is the file, not the recipe). Each file is read by a process of its own, in which autoq cannot be
@@ -45,8 +45,6 @@ MOST_IMAGES = {"qonnx": 8}
 METHOD = "rtn"
 BUDGETS = {"weights_2-8": {"budget_size": "w4a4"}}
 """Of spaces that leave activations in floating point; the others have w4a4's bit operations."""
-CHECKED = 32
-"""Calibration images that the exporter itself compares on."""
 AT_ONCE = 32
 """Images that run at a time."""
 
@@ -77,6 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--spaces", nargs="*", default=spaces)
     parser.add_argument("--trials", type=int, default=30, help="of each search")
     parser.add_argument("--calib-images", type=int, default=32)
+    parser.add_argument("--check-images", type=int, default=32, help="that the exporter itself compares on")
     parser.add_argument("--formats", nargs="+", default=FORMATS, choices=FORMATS)
     parser.add_argument("--runs", type=Path, default=Path("export-runs"))
     parser.add_argument("--results", type=Path, required=True)
@@ -104,7 +103,7 @@ def _uniform(arguments: argparse.Namespace, bits: str, path: Path) -> Recipe:
             pretrained=arguments.pretrained,
             device="cpu",
         )
-        autoq.export(quantized, path, "bundle", check_images=CHECKED)
+        autoq.export(quantized, path, "bundle", check_images=arguments.check_images)
     return autoq.load_recipe(path)
 
 
@@ -126,7 +125,7 @@ def _searched(arguments: argparse.Namespace, space: str, out: Path) -> Recipe:
 
 def measured(recipe: Recipe, formats: list[str], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Export one recipe in several formats, read each file elsewhere, and yield what is said of it."""
-    source = source_of(recipe, None, None, CHECKED)
+    source = source_of(recipe, None, None, arguments.check_images)
     images = open_model(recipe, device="cpu").calibration_images(arguments.data, arguments.images, 1).tensor
     parameters = sum(each.numel() for each in source.architecture.module.parameters())
 
@@ -137,6 +136,7 @@ def measured(recipe: Recipe, formats: list[str], arguments: argparse.Namespace) 
             return torch.cat([module(batch) for batch in images[:count].split(AT_ONCE)])
 
     common = {
+        "pretrained": arguments.pretrained,
         "schemes": schemes_of(recipe),
         "float_megabytes": 4 * parameters / 1e6,
         "date": str(date.today()),
