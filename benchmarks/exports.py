@@ -2,8 +2,9 @@
 
     python -m benchmarks.exports --model local-dir:vit_c10 --calib-data cifar10/calib --data cifar10/val \
         --results docs/export_tables.jsonl
-    python -m benchmarks.exports --model swin_tiny_patch4_window7_224 --no-pretrained --spaces \
-        --calib-data imagenet1k-sample --data imagenet1k-sample --results docs/export_tables.jsonl
+    python -m benchmarks.exports --model swin_tiny_patch4_window7_224 --no-pretrained --spaces --images 16 \
+        --check-images 4 --calib-images 8 --calib-data imagenet1k-sample --data imagenet1k-sample \
+        --results docs/export_tables.jsonl
     python -m benchmarks.exports_page docs/export_tables.jsonl > docs/export_tables.md
 
 Recipes are a published method at uniform bits, and one searched in each of ``--spaces`` (a short search, on few images:

@@ -1,4 +1,7 @@
-"""Write results of ``benchmarks.exports`` as a page: ``python -m benchmarks.exports_page RESULTS > docs/export_tables.md``."""
+"""Write results of ``benchmarks.exports`` as a page.
+
+python -m benchmarks.exports_page docs/export_tables.jsonl > docs/export_tables.md
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,21 @@ from typing import Any
 Entry = dict[str, Any]
 HEAD = """# Export formats, measured
 
-`python -m benchmarks.exports` with `--results docs/export_tables.jsonl` (its docstring has the commands), written here by
-`python -m benchmarks.exports_page docs/export_tables.jsonl`. {versions}; {dates}.
+`python -m benchmarks.exports` with `--results docs/export_tables.jsonl` (its docstring has the commands), written here
+by `python -m benchmarks.exports_page docs/export_tables.jsonl`. {versions}; {dates}.
 
-Each file was read by a fresh process, in which autoq cannot be imported but for its own formats (`recipe`, `bundle`, `torch`), and compared
-with autoq's model over images that calibrated nothing (models with random weights: over other images of the same folder). `aimet` is compared
-by the exporter, on calibration images. What a format cannot hold is refused; with `--allow-float` it is left in floating point, in the file
-and in the model that it is compared with. *Plain* operands have the same values, but are ordinary operators and no integers. *Processor* is the
-time that writing takes, without tracing the model and without the check. Recipes come of short searches on few images: what is measured is the
-file, not the recipe.
+Each file was read by a fresh process, in which autoq cannot be imported but for its own formats (`recipe`, `bundle`,
+`torch`), and compared with autoq's model over images that calibrated nothing (models with random weights: over other
+images of the same folder). `aimet` is compared by the exporter, on calibration images. What a format cannot hold is
+refused; with `--allow-float` it is left in floating point, in the file and in the model that it is compared with.
+*Plain* operands have the same values, but are ordinary operators and no integers. *Processor* is the time that writing
+takes, without tracing the model and without the check. Recipes come of short searches (12 to 30 trials): what is
+measured is the file, not the recipe.
 """
 REASONS = {
     "torchao's file has weights alone": "activations",
     "it is of no linear layer": "products, convolutions",
-    "it is behind a reshape of a tensor that others read, where AIMET has no quantizer": "keys, values: behind a reshape",
+    "it is behind a reshape of a tensor that others read, where AIMET has no quantizer": "behind a reshape",
     "its zero point is not 0, and FINN has none: use space fpga_2-8, or symmetric = true": "zero point",
     "stored as codes: its input has no integers": "weight of a plain input",
 }
@@ -46,8 +50,8 @@ def page(entries: list[Entry]) -> str:
         weights = "" if of_model[0]["pretrained"] else ", random weights"
         size = of_model[0]["float_megabytes"]
         sections.append(f"## {model.rpartition(':')[2]}{weights}\n\n{size:.2f} MB in float32.\n")
-        for recipe in dict.fromkeys(each["recipe"] for each in of_model):
-            sections.append(table([each for each in of_model if each["recipe"] == recipe]))
+        names = dict.fromkeys(each["recipe"] for each in of_model)
+        sections += [table([each for each in of_model if each["recipe"] == name]) for name in names]
     return "\n".join(sections)
 
 
@@ -61,13 +65,15 @@ def table(entries: list[Entry]) -> str:
         "refused, or left in floating point | plain |",
         "| --- " * 9 + "|",
     ]
-    for each in entries:
-        lines.append(
-            f"| `{each['format']}` | {each['agreement_percent']:.1f} % | {each['mean_difference']:.1g} | "
-            f"{each['mean_magnitude']:.2g} | {each['images']} | {each['megabytes']:.2f} | "
-            f"{each['processor_seconds']:.1f} | {_counted(each['refused'])} | {_counted(each['plain'])} |"
-        )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *map(_line, entries)]) + "\n"
+
+
+def _line(entry: Entry) -> str:
+    return (
+        f"| `{entry['format']}` | {entry['agreement_percent']:.1f} % | {entry['mean_difference']:.1g} | "
+        f"{entry['mean_magnitude']:.2g} | {entry['images']} | {entry['megabytes']:.2f} | "
+        f"{entry['processor_seconds']:.1f} | {_counted(entry['refused'])} | {_counted(entry['plain'])} |"
+    )
 
 
 def _counted(reasons: dict[str, int]) -> str:

@@ -20,7 +20,7 @@ PAGES = [
     if path != START and any(b.language in RUN and b.reason is None for b in blocks_of(path.read_text("utf-8")))
 ]
 """Pages with something to run, which go on from where the first one, ``START``, leaves its reader."""
-NOT_RUN = {"installs packages": 5, "needs the network": 2, "takes many minutes": 2, "needs a database server": 1}
+NOT_RUN = {"installs packages": 5, "needs the network": 2, "takes many minutes": 3, "needs a database server": 1}
 """Blocks that no test runs, by reason."""
 
 
