@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -24,13 +25,14 @@ def test_the_page_is_what_the_script_writes() -> None:
 def test_a_format_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torchao")
     results = tmp_path / "results.jsonl"
-    options = {"model": "vit_digits", "calib-data": "digits", "data": "digits", "images": 16, "calib-images": 8}
+    model = f"local-dir:{files('autoq.models') / 'vit_digits'}"  # timm builds it, without autoq
+    options = {"model": model, "calib-data": "digits", "data": "digits", "images": 16, "calib-images": 8}
     options |= {"bits": "w4a4", "formats": "torchao", "results": results, "runs": tmp_path / "runs"}
     given = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
     monkeypatch.setattr("sys.argv", ["exports", *given, "--spaces"])
     exports.main()
     (entry,) = map(json.loads, results.read_text().splitlines())
-    assert (entry["model"], entry["recipe"], entry["format"]) == ("vit_digits", "`rtn` w4a4", "torchao")
+    assert (entry["model"], entry["recipe"], entry["format"]) == (model, "`rtn` w4a4", "torchao")
     assert (entry["images"], entry["agreement_percent"]) == (16, 100)
     assert entry["mean_difference"] < 1e-5 < entry["mean_magnitude"]
     assert entry["refused"]["torchao's file has weights alone"] > 1
