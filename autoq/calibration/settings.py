@@ -84,6 +84,14 @@ class CalibrationSettings:
         if not 0 <= self.averaging_constant <= 1:
             raise CalibrationError(f"averaging_constant must be between 0 and 1, got {self.averaging_constant:g}")
 
+    def identity(self) -> dict[str, Any]:
+        """Return what a bank depends on: all settings, but for those that came later and have their defaults.
+
+        So a bank of before these settings stays what it is, and a run that has it can be resumed.
+        """
+        default = asdict(type(self)())
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != default[name]}
+
     def to_json(self) -> dict[str, Any]:
         """Return what differs from the defaults, but for ``observer`` and ``seed``, as recipes keep it."""
         own, default = asdict(self), asdict(type(self)())
@@ -103,3 +111,5 @@ class CalibrationSettings:
 
 
 _APART = ("observer", "seed")
+_LATER = frozenset({"sample_last_batch", "batch_images", "shares_ranges"})
+"""Settings that banks of version 5 may lack; with their defaults, nothing is solved otherwise."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from autoq.calibration import CalibrationSettings
@@ -25,3 +27,20 @@ def test_unknown_observers_are_refused() -> None:
         CalibrationSettings(observer="msee")
     with pytest.raises(RecipeError, match=r"calibration settings: unknown observer 'msee'"):
         CalibrationSettings.from_json({"observer": "msee"})
+
+
+def test_banks_of_before_a_setting_stay_what_they_are() -> None:
+    """The settings in banks that were solved before there were shared ranges and last batches."""
+    before = {
+        *("observer", "percentile", "averaging_constant", "sample_images", "sample_elements", "bins", "seed", "inputs"),
+        *("include_zero", "norm_observer", "weight_observer", "factor_observer", "second_order", "fpcs"),
+    }
+    assert CalibrationSettings().identity().keys() == before
+    assert CalibrationSettings(observer="omse", seed=3).identity().keys() == before
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sample_last_batch": True}, {"batch_images": 100}, {"shares_ranges": True}, {"seed": 1}, {"bins": 64}]
+)
+def test_every_setting_that_is_not_the_default_makes_another_bank(changes: dict[str, Any]) -> None:
+    assert CalibrationSettings(**changes).identity() != CalibrationSettings().identity()

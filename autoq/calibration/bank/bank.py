@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -97,7 +96,7 @@ class Bank:
         """
         self.settings = settings
         self.model = model
-        described: dict[str, Any] = {**description, "bank_version": BANK_VERSION, "settings": asdict(settings)}
+        described: dict[str, Any] = {**description, "bank_version": BANK_VERSION, "settings": settings.identity()}
         is_joint = OBSERVERS.lookup(settings.observer).by_layer_output and settings.fpcs.rounds > 0
         together = dict(recipe_sites or {}) if is_joint or settings.inputs == "quantized" else {}
         if together:
