@@ -58,7 +58,7 @@ def test_a_run_directory_is_resumed_and_read_by_the_command_line(tmp_path: Path)
     before = len(autoq.search(make(), IMAGES, out=out, **SETTINGS).trials)
     assert {"run.json", "report.html", "pareto.png"} <= {path.name for path in out.iterdir()}
     seen: list[object] = []
-    again = autoq.search(make(), IMAGES, out=out, progress=seen.append, **{**SETTINGS, "trials": 10})
+    again = autoq.search(make(), IMAGES, out=out, progress=seen.append, **{**SETTINGS, "trials": before + 2})
     assert len(again.trials) == before + 2
     assert sum(isinstance(event, TrialFinished) for event in seen) == 2
     with pytest.raises(RunDirectoryError, match="images_sha256"):
