@@ -94,7 +94,7 @@ def test_a_run_that_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         run_search(small_settings(tmp_path), tmp_path / "run", interrupt_at(stop, max(trials, 1)))
     summary = summarize(tmp_path / "run")
     assert summary.interrupted
-    assert len(summary.points) == (trials + 1 if trials else 0), "the exact allocation comes before the others"
+    assert len(summary.points) == (trials + 2 if trials else 0), "exact allocations come before the others"
     assert (summary.best_id is not None) == best
     assert (summary.hypervolume is not None) == best
     assert headline(summary)
