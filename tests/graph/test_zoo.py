@@ -321,7 +321,8 @@ def test_a_single_tensor_is_kept_between_stages(case: Example) -> None:
         state = case.quantized.run_stage(index, state)
         assert sum(isinstance(value, Tensor) for value in state) == 1 or not case.entry.single
     assert len(case.quantized.stages) >= 6
-    assert max(len(stage.sites) for stage in case.quantized.stages) <= 10
+    sums = {site.name for site in case.traced.sites if site.op == "add"}
+    assert max(len(set(stage.sites) - sums) for stage in case.quantized.stages) <= 10
 
 
 @pytest.mark.gpu
