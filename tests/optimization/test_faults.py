@@ -147,6 +147,9 @@ def test_nothing_is_lost_and_nothing_counted_twice(
         elif kills.total() >= 2 * KILLS // 3 and not kills["disk"] and problem.path.exists():
             driver.process.rlimit(psutil.RLIMIT_FSIZE, (problem.path.stat().st_size + 100, psutil.RLIM_INFINITY))
             kills["disk"] += 1
+            assert driver.wait() != 0, "it ends of that, before anything else kills it"
+            ends.append(driver.complaints)
+            driver = start()
         elif rng.random() < 0.07 and (driver.has_stored or rng.random() < 0.1):
             driver.process.kill()
             driver.wait()
