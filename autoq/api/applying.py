@@ -13,7 +13,8 @@ from torch import Tensor
 from autoq.api.opening import ModelInput, ModelOptions, open_model, shown
 from autoq.errors import ArgumentTypeError, MethodError
 from autoq.events import Progress
-from autoq.methods import BitWidths, MethodOptions, create_method
+from autoq.exporters import pick_recipe
+from autoq.methods import METHODS, BitWidths, MethodOptions, create_method
 from autoq.models.loaded import Preprocess
 from autoq.recipe import Recipe
 from autoq.runs.quantize import QuantizeSettings
@@ -46,8 +47,8 @@ def quantize(
 
     Args:
         model: a module in evaluation mode or a name, as in ``autoq.search``; it is not changed.
-        recipe: a recipe, the path of one, or the name of a published method: ``rtn``, ``fq-vit``, ``ptq4vit``,
-            ``repq-vit``, ``igq-vit``, ``adalog``, ``aphq-vit``.
+        recipe: a recipe, the path of one or of a search's run directory (its best), or the name of a published method:
+            ``rtn``, ``fq-vit``, ``ptq4vit``, ``repq-vit``, ``igq-vit``, ``adalog``, ``aphq-vit``.
         images: unlabelled images to calibrate on, as in ``autoq.search``. A recipe from a search needs none, as long as
             its bank lies beside it.
         bits: of a published method: ``"w4a4"``, ``"w8a8s4"``.
@@ -122,14 +123,14 @@ def apply_recipe(session: Session, recipe: Recipe, images: object) -> QuantizedM
 
 
 def load(recipe: Recipe | str | os.PathLike[str]) -> Recipe:
-    """Return a recipe as it is, or read it from its file."""
+    """Return a recipe as it is, or read it from its file; of a search's run directory, its best."""
     if isinstance(recipe, Recipe):
         return recipe
     if not isinstance(recipe, str | os.PathLike):
         raise ArgumentTypeError(f"recipe is a Recipe, a path or a method's name, not {type(recipe).__name__}")
-    return Recipe.load(recipe)
+    return pick_recipe(recipe).recipe
 
 
 def _is_path(text: str) -> bool:
-    """Return whether a text means a recipe's file, and not a method."""
-    return text.endswith(".json") or os.sep in text
+    """Return whether a text means a recipe's path, and not a method."""
+    return text not in METHODS and (text.endswith((".json", ".zip")) or os.sep in text or Path(text).exists())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from autoq.api.applying import load
 from autoq.api.opening import ModelInput, ModelOptions, example_of, open_model
 from autoq.errors import ArgumentTypeError
 from autoq.graph.outputs import tensor_names
@@ -89,7 +90,8 @@ def evaluate(
     """Measure a quantized model: accuracy on labelled images, discrepancy from full precision, cost.
 
     Args:
-        quantized: a quantized module, any other module (its accuracy alone), a recipe, or the path of one.
+        quantized: a quantized module, any other module (its accuracy alone), a recipe, or the path of one
+            or of a run directory (its best).
         data: images to measure on, all of them: (images, labels), a data set or an iterable of such batches, images
             alone, or a name. None, for recipes only: the calibration images, which reproduces the recipe's score.
         model: the model in full precision, to compare a module with; of a recipe, if it cannot be loaded by its name.
@@ -115,7 +117,7 @@ def evaluate(
     options = ModelOptions(preprocess, example_input, device=device)
     if isinstance(quantized, nn.Module):
         return _evaluate_module(quantized, data, model, options, make_task(task, output=output))
-    recipe = quantized if isinstance(quantized, Recipe) else Recipe.load(quantized)
+    recipe = load(quantized)
     session = open_model(model, options.for_recipe(recipe), data) if isinstance(model, nn.Module) else None
     found = evaluate_recipe(recipe, data, model if isinstance(model, str) else None, device, calib_data, session)
     metrics = found.accuracy.metrics if found.accuracy else {}

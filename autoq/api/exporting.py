@@ -41,7 +41,7 @@ def export(
     """Write a quantized model or a recipe in another format, and compare what was written with autoq.
 
     Args:
-        quantized: a quantized model, a recipe, or the path of one.
+        quantized: a quantized model, a recipe, or the path of one or of a run directory (its best).
         path: the file to write; it is written whole or not at all.
         format: ``recipe`` or ``bundle``, autoq's own; ``pt2``, a ``torch.export`` program; ``torch``, a folder for
             ``autoq.load_quantized``; ``onnx``; ``onnx-int4``; ``qonnx``; ``torchao``; ``compressed-tensors``;

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from autoq.api.opening import ModelInput, ModelOptions, open_model
+from autoq.exporters import pick_recipe
 from autoq.models.loaded import Preprocess
 from autoq.recipe import Recipe
 
@@ -62,12 +63,12 @@ def sites(
 
 
 def load_recipe(path: str | os.PathLike[str]) -> Recipe:
-    """Read a recipe from its JSON file.
+    """Read a recipe from its file, or the best of a search from its run directory.
 
     Its bank or its weights are looked for beside it when it is applied.
 
     Args:
-        path: the file.
+        path: of a recipe's JSON file, a bundle, a folder with ``recipe.json``, or a run directory.
 
     Raises:
         RecipeNotFoundError: there is no such file.
@@ -79,4 +80,4 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
         >>> autoq.load_recipe(result.folder / "recipes" / "w4a4.json") == result.recipe("w4a4")
         True
     """
-    return Recipe.load(path)
+    return pick_recipe(path).recipe

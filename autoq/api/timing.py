@@ -16,7 +16,7 @@ from autoq.api.opening import ModelInput, ModelOptions, open_model, shown
 from autoq.cost.latency import LatencyTable
 from autoq.errors import ArgumentTypeError
 from autoq.events import Progress
-from autoq.exporters import ExportSource, OnnxExporter, pick, write_export
+from autoq.exporters import ExportSource, OnnxExporter, pick_recipe, write_export
 from autoq.exporters.site_timing import measure_table
 from autoq.exporters.timing import Timing, describe_machine, open_in, time_in_pairs
 from autoq.recipe import Recipe
@@ -123,12 +123,12 @@ def _named_source(given: Any, number: int, model: ModelInput | None, images: obj
     """Return a name for tables, and the source."""
     if isinstance(given, str | os.PathLike):
         path = Path(given)
-        if (path / "run.json").exists():
-            chosen, recipe, _ = pick(path, "best")
+        chosen, recipe, version = pick_recipe(path)
+        if version:
             return f"{path.name} {chosen}", source_of(recipe, model, images, _CHECKED)
         # What autoq quantize writes is called recipe.json: its folder tells it from others.
         name = path.resolve().parent.name if path.name == "recipe.json" else path.stem
-        return name, source_of(path, model, images, _CHECKED)
+        return name, source_of(recipe, model, images, _CHECKED)
     recipe = given if isinstance(given, Recipe) else given.recipe
     return recipe.method or f"recipe {number + 1}", source_of(given, model, images, _CHECKED)
 

@@ -21,7 +21,7 @@ def verify(
     """Compute the products of a quantized model on integer codes, and compare them with what autoq simulates.
 
     Args:
-        quantized: a quantized model, a recipe, or the path of one.
+        quantized: a quantized model, a recipe, or the path of one or of a run directory (its best).
         model: the recipe's model, if it cannot be loaded by its name.
         images: the recipe's calibration images, if they cannot be loaded by their name.
         count: how many of them are run.

@@ -8,28 +8,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoq.cli.measured import metrics_text
-from autoq.cli.options import DATA_HELP, CalibData, Device, Json, RecipeModel, print_json
+from autoq.cli.options import DATA_HELP, CalibData, Device, Json, Pick, RecipeModel, Version, print_json
 
 if TYPE_CHECKING:
     from autoq.runs.evaluate import Measurement
 
 
 def evaluate(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RUN|RECIPE", help="A run directory, or a recipe's file.")],
     data: Annotated[
         str | None,
         typer.Option(metavar="DATA", help=f"{DATA_HELP} [default: the recipe's calibration images]"),
     ] = None,
+    pick: Pick = "best",
+    version: Version = None,
     model: RecipeModel = None,
     calib_data: CalibData = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure one recipe: accuracy, discrepancy from full precision, BOPs, size."""
-    from autoq.recipe import Recipe
+    from autoq.exporters import pick_recipe
     from autoq.runs.evaluate import evaluate_recipe
 
-    found = evaluate_recipe(Recipe.load(recipe), data, model, device, calib_data)
+    found = evaluate_recipe(pick_recipe(recipe, pick, version=version).recipe, data, model, device, calib_data)
     if as_json:
         print_json(_to_json(found))
         return

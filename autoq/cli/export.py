@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoq.cli.options import CalibData, Json, RecipeModel, Target, explained, print_json, say
-from autoq.errors import ExportError, RecipeError
+from autoq.cli.options import CalibData, Json, Pick, RecipeModel, Target, Version, explained, print_json, say
+from autoq.errors import ExportError
 
 if TYPE_CHECKING:
-    from autoq.exporters import ExportReport, Picked
+    from autoq.exporters import ExportReport
 
 _FEW_AGREE = 95.0
 """Agreement, in percent, below which a warning is due: more differs than values at the borders of codes."""
@@ -24,18 +23,8 @@ def export(
         Path | None, typer.Argument(metavar="RUN|RECIPE", help="A run directory, or a recipe's file.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = None,
-    pick: Annotated[
-        str, typer.Option(metavar="PICK", help="Of a run: best, knee, an id such as trial-137, or a smaller budget.")
-    ] = "best",
-    version: Annotated[
-        str | None,
-        typer.Option(
-            "--as",
-            metavar="VERSION",
-            help="searched, finished or reconstructed (by autoq search --finish, --reconstruct). "
-            "[default: that of least discrepancy]",
-        ),
-    ] = None,
+    pick: Pick = "best",
+    version: Version = None,
     format_: Annotated[
         str,
         typer.Option(
@@ -70,10 +59,10 @@ def export(
     if source is None or output is None:
         raise ExportError("say what to export, and where to: autoq export RUN --format FORMAT -o FILE")
     from autoq.api.exporting import export as write
-    from autoq.exporters import EXPORTERS
+    from autoq.exporters import EXPORTERS, pick_recipe
 
     EXPORTERS.lookup(format_)
-    chosen, recipe, taken = _picked(source, pick, version)
+    chosen, recipe, taken = pick_recipe(source, pick, version=version)
     options = {
         "model": model,
         "images": calib_data,
@@ -93,19 +82,6 @@ def export(
         say(figures_line(recipe))
     for line in _lines(report):
         say(line)
-
-
-def _picked(source: Path, choice: str, version: str | None) -> Picked:
-    """Return the recipe of a run, or the one in a file, with the file's name and no version."""
-    from autoq.exporters import Picked, pick
-    from autoq.recipe import Recipe
-
-    has_one = (source / Recipe.FILE).is_file()  # of autoq quantize, finish and reconstruct
-    if not (source.is_file() or has_one):
-        return pick(source, choice, version=version)
-    if choice != "best" or version is not None:
-        raise RecipeError(f"{os.fspath(source)!r} has one recipe: --pick and --as are for the directory of a search")
-    return Picked(source.name, Recipe.load(source), "")
 
 
 def _list(as_json: bool) -> None:

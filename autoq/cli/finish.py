@@ -15,8 +15,10 @@ from autoq.cli.options import (
     EvalData,
     Interrupted,
     Json,
+    Pick,
     RecipeModel,
     Seed,
+    Version,
     print_json,
     say,
     this_command,
@@ -24,7 +26,9 @@ from autoq.cli.options import (
 
 
 def finish(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A calibrated recipe.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RUN|RECIPE", help="A run directory, or the file of a calibrated recipe.")
+    ],
     data: Annotated[
         str | None,
         typer.Option(metavar="DATA", help=f"Unlabelled images: {DATA_HELP} [default: where the recipe was calibrated]"),
@@ -38,6 +42,8 @@ def finish(
             "[default: 0.3]",
         ),
     ] = None,
+    pick: Pick = "best",
+    version: Version = None,
     eval_data: EvalData = None,
     model: RecipeModel = None,
     calib_data: CalibData = None,
@@ -54,9 +60,9 @@ def finish(
 ) -> None:
     """Finish a recipe in closed form: solve weights again, layer by layer, on its own quantized inputs."""
     from autoq.display import RunDisplay
-    from autoq.recipe import Recipe
+    from autoq.exporters import pick_recipe
 
-    calibrated = Recipe.load(recipe)
+    calibrated = pick_recipe(recipe, pick, version=version).recipe
     folder = out or recipe.parent / f"{recipe.stem}-finished"
     try:
         with RunDisplay() as display:

@@ -44,6 +44,19 @@ CalibData = Annotated[
         "--calib-data", metavar="DATA", help="Calibration images, if they have moved or the recipe names none."
     ),
 ]
+Pick = Annotated[
+    str,
+    typer.Option("--pick", metavar="PICK", help="Of a run: best, knee, an id such as trial-137, or a smaller budget."),
+]
+Version = Annotated[
+    str | None,
+    typer.Option(
+        "--as",
+        metavar="VERSION",
+        help="searched, finished or reconstructed (by autoq search --finish, --reconstruct). "
+        "[default: that of least discrepancy]",
+    ),
+]
 PictureFormat = Annotated[str, typer.Option("--format", metavar="FORMAT", help="Of what is drawn: png, svg or pdf.")]
 Space = Annotated[str, typer.Option("--space", metavar="SPACE", help="Shipped search space, or a TOML file.")]
 Target = Annotated[

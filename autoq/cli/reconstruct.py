@@ -15,8 +15,10 @@ from autoq.cli.options import (
     EvalData,
     Interrupted,
     Json,
+    Pick,
     RecipeModel,
     Seed,
+    Version,
     print_json,
     say,
     this_command,
@@ -24,7 +26,9 @@ from autoq.cli.options import (
 
 
 def reconstruct(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A calibrated recipe.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RUN|RECIPE", help="A run directory, or the file of a calibrated recipe.")
+    ],
     data: Annotated[
         str | None,
         typer.Option(
@@ -57,6 +61,8 @@ def reconstruct(
     on_disk: Annotated[
         bool, typer.Option("--on-disk", help="Keep activations in temporary files, not in memory.")
     ] = False,
+    pick: Pick = "best",
+    version: Version = None,
     eval_data: EvalData = None,
     model: RecipeModel = None,
     calib_data: CalibData = None,
@@ -76,9 +82,9 @@ def reconstruct(
     The same command resumes an interrupted reconstruction.
     """
     from autoq.display import RunDisplay
-    from autoq.recipe import Recipe
+    from autoq.exporters import pick_recipe
 
-    calibrated = Recipe.load(recipe)
+    calibrated = pick_recipe(recipe, pick, version=version).recipe
     folder = out or recipe.parent / f"{recipe.stem}-reconstructed"
     given = {"iterations": iterations, "batch": batch, "importance": importance}
     try:

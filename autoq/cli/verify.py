@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoq.cli.options import CalibData, Json, RecipeModel, print_json
+from autoq.cli.options import CalibData, Json, Pick, RecipeModel, Version, print_json
 from autoq.errors import RunError
 
 _ACCUMULATORS = (16, 32)
@@ -15,10 +15,12 @@ _ACCUMULATORS = (16, 32)
 
 
 def verify(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file, or a bundle.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RUN|RECIPE", help="A run directory, or a recipe's file.")],
     images: Annotated[
         int, typer.Option("--images", metavar="N", min=1, max=1_000_000, help="Calibration images.")
     ] = 16,
+    pick: Pick = "best",
+    version: Version = None,
     model: RecipeModel = None,
     calib_data: CalibData = None,
     as_json: Json = False,
@@ -29,8 +31,9 @@ def verify(
     with the product of fake-quantized operands; sites that differ by more than rounding are named, with status 1.
     """
     from autoq.api.verifying import verify as check
+    from autoq.exporters import pick_recipe
 
-    found = check(recipe, model=model, images=calib_data, count=images)
+    found = check(pick_recipe(recipe, pick, version=version).recipe, model=model, images=calib_data, count=images)
     if as_json:
         print_json(found.to_json())
     else:

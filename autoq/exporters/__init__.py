@@ -14,7 +14,7 @@ from autoq.exporters.checking import Agreement
 from autoq.exporters.compressed_tensors_folder import CompressedTensorsExporter
 from autoq.exporters.onnx_int4 import OnnxInt4Exporter
 from autoq.exporters.onnx_qcdq import OnnxExporter
-from autoq.exporters.pick import VERSIONS, Picked, pick
+from autoq.exporters.pick import VERSIONS, Picked, pick, pick_recipe
 from autoq.exporters.pt2 import Pt2Exporter
 from autoq.exporters.qonnx import QonnxExporter
 from autoq.exporters.recipe_json import RecipeExporter
@@ -61,5 +61,6 @@ __all__ = [
     "Written",
     "load_quantized",
     "pick",
+    "pick_recipe",
     "write_export",
 ]

@@ -112,6 +112,7 @@ class BaseExporter(ABC):
         loses: what is not in the file.
         packages: that are imported to write and run it, beyond those of autoq.
         extra: of autoq, which installs them.
+        is_recipe: whether ``Recipe.load`` reads such a file.
         most_checked: images that what was written is run on at most, where that is slow.
     """
 
@@ -122,6 +123,7 @@ class BaseExporter(ABC):
     loses: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str | None] = None
+    is_recipe: ClassVar[bool] = False
     most_checked: ClassVar[int | None] = None
 
     def require_packages(self) -> None:

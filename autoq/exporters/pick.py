@@ -38,7 +38,7 @@ class Picked(NamedTuple):
     Attributes:
         id: of the trial or published method that it is from.
         recipe: itself, which knows where it lies.
-        version: ``searched``, ``finished``, ``reconstructed``, or ``published``.
+        version: ``searched``, ``finished``, ``reconstructed``, or ``published``; empty: of a file that has one recipe.
     """
 
     id: str
@@ -78,6 +78,31 @@ def pick(directory: str | os.PathLike[str], choice: str, *, version: str | None 
     if version not in paths:
         raise RunDirectoryError(_missing(record, chosen, version))
     return Picked(chosen, _load(run, record, chosen, paths[version]), version)
+
+
+def pick_recipe(source: str | os.PathLike[str], choice: str = "best", *, version: str | None = None) -> Picked:
+    """Read the recipe that a path has, or pick one of the search whose run directory it is.
+
+    Args:
+        source: a recipe's file, a bundle, a folder with ``recipe.json``, or the run directory of a search.
+        choice: of a search, as in :func:`pick`.
+        version: likewise.
+
+    Returns:
+        The recipe; where it is the only one, with the path's name and no version.
+
+    Raises:
+        RecipeError: there is no recipe, or it is damaged, or it is the only one and ``choice`` or ``version`` is given.
+        RunDirectoryError: as :func:`pick`.
+        BudgetError: as :func:`pick`.
+    """
+    path = Path(source)
+    if path.is_dir() and not (path / Recipe.FILE).is_file():
+        return pick(path, choice, version=version)
+    recipe = Recipe.load(path)
+    if choice != "best" or version is not None:
+        raise RecipeError(f"{os.fspath(source)!r} has one recipe: --pick and --as are for the directory of a search")
+    return Picked(path.name, recipe, "")
 
 
 def _load(run: SearchDirectory, record: RunRecord, chosen: str, path: Path) -> Recipe:

@@ -22,6 +22,7 @@ class RecipeExporter(BaseExporter):
     reader: ClassVar[str] = "autoq evaluate, autoq.quantize"
     expresses: ClassVar[str] = "every recipe"
     loses: ClassVar[str] = "nothing; the model itself is elsewhere"
+    is_recipe: ClassVar[bool] = True
 
     def check_path(self, source: ExportSource, path: Path) -> None:
         """Refuse to replace a file beside ``path`` that belongs to something else.

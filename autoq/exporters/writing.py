@@ -6,16 +6,18 @@ import errno
 import os
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoq.errors import AutoqError, ExportError, RunError
+from autoq.errors import AutoqError, ExportError, RecipeError, RunError
 from autoq.exporters._base import BaseExporter, ExportSource
 from autoq.exporters.checking import Agreement, compare
 from autoq.graph.insert import OperandKey
 from autoq.optimization.space import Target
+from autoq.recipe import Recipe
 
 _MOST_NAMED = 4
 """Sites that a message names."""
@@ -86,6 +88,10 @@ def write_export(
     """
     exporter.require_packages()
     exporter.check_path(source, path)
+    if not exporter.is_recipe and _is_recipe(path):
+        raise ExportError(
+            f"{os.fspath(path)!r} is a recipe, which format {exporter.name!r} would replace: choose another name"
+        )
     # Found out now, not when the other files have their names.
     if path.is_dir() and (exporter.suffix or any(path.iterdir())):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
@@ -141,6 +147,20 @@ def _checked(exporter: BaseExporter, source: ExportSource, path: Path) -> Agreem
     except Exception as error:  # whatever a runtime raises
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise RunError(f"the exported {exporter.name} file does not run: {lines[0]}; nothing was written") from error
+
+
+def _is_recipe(path: Path) -> bool:
+    """Whether a file is a recipe or a bundle, which what is exported may be made from."""
+    if not path.is_file():
+        return False
+    if zipfile.is_zipfile(path):  # as programs of torch.export are, too
+        with zipfile.ZipFile(path) as archive:
+            return Recipe.FILE in archive.namelist()
+    try:
+        Recipe.load(path)
+    except RecipeError:
+        return False
+    return True
 
 
 def _move(folder: Path, path: Path) -> None:

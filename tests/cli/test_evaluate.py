@@ -38,6 +38,15 @@ def test_evaluate(command: Command, run: Path) -> None:
     assert "accuracy   not measured: no labels" in command("evaluate", path).out
 
 
+def test_of_a_run_the_best_or_what_is_picked(command: Command, run: Path) -> None:
+    best = one_json(command("export", run, "-o", "best.json", "--json"))["id"]
+    same = [one_json(command("evaluate", given, "--json")) for given in (run, run / "recipes" / f"{best}.json")]
+    assert same[0] == same[1]
+    picked = one_json(command("evaluate", run, "--pick", "w4a4", "--json"))
+    assert picked == one_json(command("evaluate", run / "recipes" / "w4a4.json", "--json"))
+    assert "is no run directory: it has no run.json" in refusal(command, "evaluate", run / "recipes")
+
+
 def test_infinities_are_null(command: Command, run: Path, tmp_path: Path) -> None:
     """JSON has none; a recipe that quantizes nothing has an infinite SQNR."""
     recipe = Recipe.load(run / "recipes" / "w4a4.json")

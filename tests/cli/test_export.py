@@ -51,6 +51,21 @@ def test_a_recipe_and_a_folder_with_one(command: Command, run: Path, tmp_path: P
     assert "has one recipe" in refusal(command, "export", recipe, "--pick", "knee", "-o", "x")
 
 
+def test_a_recipe_is_not_replaced_by_another_format(command: Command, run: Path, tmp_path: Path) -> None:
+    bundle, program = tmp_path / "mine.zip", tmp_path / "mine.pt2"
+    options = ["--check-images", 8]
+    assert command("export", run, "--format", "bundle", "-o", bundle, *options).status == 0
+    kept = {path: path.read_bytes() for path in (run / "recipes" / "w4a4.json", bundle)}
+    for path in kept:
+        message = refusal(command, "export", path, "--format", "pt2", "-o", path)
+        assert f"'{path}' is a recipe, which format 'pt2' would replace: choose another name" in message
+    assert {path: path.read_bytes() for path in kept} == kept
+    for _ in "ab":  # what is no recipe is replaced, as users expect
+        assert command("export", bundle, "--format", "pt2", "-o", program, *options).status == 0
+    assert command("export", run, "--format", "bundle", "-o", bundle, *options).status == 0
+    assert bundle.read_bytes() == kept[bundle], "a bundle is made of the same bytes each time"
+
+
 def test_a_target_is_held_against(command: Command, run: Path, tmp_path: Path) -> None:
     recipe, output = run / "recipes" / "w4a4.json", tmp_path / "mine.json"
     message = refusal(command, "export", recipe, "--target", "fpga", "-o", output)
@@ -85,6 +100,6 @@ def test_exports(command: Command, run: Path) -> None:
     assert "cannot write 'absent/x': No such file" in refusal(command, "export", run, "-o", "absent/x")
 
 
-def test_what_is_no_run_directory(command: Command) -> None:
-    assert "'absent' is no run directory" in refusal(command, "export", "absent", "-o", "x")
+def test_what_is_neither_a_run_nor_a_recipe(command: Command) -> None:
+    assert "cannot read recipe 'absent': No such file" in refusal(command, "export", "absent", "-o", "x")
     assert "'.' is no run directory" in refusal(command, "export", ".", "-o", "x")

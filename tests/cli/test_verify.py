@@ -19,6 +19,7 @@ def test_verify(command: Command, run: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert any(line.startswith(("blocks.0.attn.qkv ", "not integers: ")) for line in lines)
     assert "accumulators of 32 bits may overflow in 0 of " in lines[-1]
     document = one_json(command("verify", recipe, "--images", 4, "--json"))
+    assert document == one_json(command("verify", run, "--pick", "w4a4", "--images", 4, "--json"))
     assert all(product["is_equal"] for product in document["products"])
     assert "codes of scheme adalog are no multiples of one step" in document["others"].values()
     monkeypatch.setattr(integer_products, "_ROUNDING", -1.0)

@@ -11,7 +11,7 @@ from optuna.trial import TrialState, create_trial
 
 from autoq.errors import AutoqError, BudgetError, RecipeError, RunDirectoryError
 from autoq.events import PhaseStarted
-from autoq.exporters import RecipeExporter, pick, write_export
+from autoq.exporters import Picked, RecipeExporter, pick, pick_recipe, write_export
 from autoq.exporters.pick import _losses
 from autoq.optimization.front import knee
 from autoq.optimization.storage import TrialStore, load_trials
@@ -53,6 +53,18 @@ def test_best_is_the_least_discrepancy_within_the_budget(run: Path, front: list[
     assert recipe.score.kl_nats == min(trial.score.kl_nats for trial in front)
     assert recipe.cost is not None
     assert recipe.cost.bops <= SearchDirectory(run).require().budgets["bops"]
+
+
+def test_a_path_is_a_recipe_or_a_run(run: Path, tmp_path: Path) -> None:
+    best, file = pick(run, "best"), run / "recipes" / "w4a4.json"
+    assert pick_recipe(run) == best
+    assert pick_recipe(run, "w4a4", version="searched") == pick(run, "w4a4", version="searched")
+    assert pick_recipe(file) == Picked("w4a4.json", Recipe.load(file), "")
+    shutil.copy(file, tmp_path / Recipe.FILE)
+    assert pick_recipe(tmp_path).recipe == Recipe.load(file)
+    for choice, version in (("knee", None), ("best", "searched")):
+        with pytest.raises(RecipeError, match="has one recipe: --pick and --as are for the directory of a search"):
+            pick_recipe(file, choice, version=version)
 
 
 def test_knee(run: Path, front: list[EvaluatedTrial]) -> None:
