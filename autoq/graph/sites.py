@@ -82,6 +82,11 @@ class Site:
     macs: int
     operands: tuple[Operand, ...] = field(default=())
 
+    @property
+    def is_residual_sum(self) -> bool:
+        """Whether it adds two values: it multiplies nothing, and is counted and quantized only where it is named."""
+        return self.op == "add"
+
     def operand(self, name: str) -> Operand:
         """Get the operand called ``name``.
 

@@ -88,7 +88,7 @@ class FqVit(BaseMethod):
         found = super().sites(traced, bits)
         if not self.is_published:
             return found
-        sums = [(site, operand) for site, operand in traced.operands() if site.op == "add"]
+        sums = [(site, operand) for site, operand in traced.operands() if site.is_residual_sum]
         streams = {_value(traced, site.name, "input") for site in traced.sites if site.op == "layer_norm"}
         for site, operand in sums:
             is_stream = _value(traced, site.name, operand.name) in streams

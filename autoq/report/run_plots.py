@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from autoq.graph.sites import NO_PRODUCTS
 from autoq.recipe import SiteConfig
 from autoq.recipe.operands import FLOAT_BITS
 from autoq.report.figures import new_axes
@@ -104,7 +103,7 @@ def block_bits(recipe: Mapping[str, SiteConfig], sites: Sequence[SiteRow]) -> di
     found: dict[str, dict[str, list[int]]] = {}
     for site in sites:
         configs = recipe.get(site.name, {})
-        if site.op in NO_PRODUCTS and not configs:
+        if not site.macs and not configs:
             continue
         block = found.setdefault(_block_of(site.name), {})
         for operand in site.operands:

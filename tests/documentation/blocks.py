@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 RUN = ("sh", "console", "python")
 DATA = ("toml", "json", "csv")
@@ -68,8 +67,3 @@ def matches(expected: str, output: str) -> bool:
     """Whether an output is what a document shows, however lines are broken."""
     pattern = " ".join(expected.split())
     return re.fullmatch(re.escape(pattern).replace(r"\.\.\.", ".*"), " ".join(output.split())) is not None
-
-
-def pages(root: Path) -> list[Path]:
-    """The documents whose blocks are run."""
-    return [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").rglob("*.md"))]

@@ -8,18 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import autoq
-from tests.documentation.blocks import DATA, RUN, SHOWN, blocks_of, pages
+from tests.documentation.blocks import DATA, RUN, SHOWN, blocks_of
+from tests.documentation.pages import ALL, ROOT, START, TO_RUN
 from tests.documentation.reader import Reader
 
-ROOT = Path(autoq.__file__).parent.parent
-START = ROOT / "docs/start.md"
-PAGES = [
-    path
-    for path in pages(ROOT)
-    if path != START and any(b.language in RUN and b.reason is None for b in blocks_of(path.read_text("utf-8")))
-]
-"""Pages with something to run, which go on from where the first one, ``START``, leaves its reader."""
 NOT_RUN = {"installs packages": 5, "needs the network": 2, "takes many minutes": 3, "needs a database server": 1}
 """Blocks that no test runs, by reason."""
 
@@ -44,7 +36,7 @@ def test_the_first_page_runs(started: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", PAGES, ids=named)
+@pytest.mark.parametrize("path", TO_RUN, ids=named)
 def test_a_page_runs(path: Path, started: Path, tmp_path: Path) -> None:
     folder = tmp_path / "reader"
     shutil.copytree(started, folder)
@@ -53,7 +45,7 @@ def test_a_page_runs(path: Path, started: Path, tmp_path: Path) -> None:
     assert reader.ran
 
 
-@pytest.mark.parametrize("path", pages(ROOT), ids=named)
+@pytest.mark.parametrize("path", ALL, ids=named)
 def test_every_block_says_what_it_is(path: Path) -> None:
     text = path.read_text("utf-8")
     blocks = blocks_of(text)
@@ -61,12 +53,12 @@ def test_every_block_says_what_it_is(path: Path) -> None:
     assert {block.language for block in blocks} <= {*RUN, *DATA, *SHOWN}
 
 
-@pytest.mark.parametrize("path", pages(ROOT), ids=named)
+@pytest.mark.parametrize("path", ALL, ids=named)
 def test_nothing_to_type_is_outside_of_a_block(path: Path) -> None:
     prose = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.M | re.S)
     assert re.findall(r"^ {4,}(?:\$|autoq|pip|python|scripts/).*", prose, re.M) == []
 
 
 def test_what_is_not_run_is_counted() -> None:
-    reasons = [block.reason for path in pages(ROOT) for block in blocks_of(path.read_text("utf-8")) if block.reason]
+    reasons = [block.reason for path in ALL for block in blocks_of(path.read_text("utf-8")) if block.reason]
     assert {reason: reasons.count(reason) for reason in reasons} == NOT_RUN

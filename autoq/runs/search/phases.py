@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,36 +11,36 @@ from typing import Any
 from autoq.calibration import Bank
 from autoq.cost import CostModel
 from autoq.errors import InputError
-from autoq.events import FirstRecipe, PhaseAdvanced, PhaseStarted, Progress
+from autoq.events import PhaseAdvanced, PhaseStarted, Progress
 from autoq.optimization.database import StudyDatabase
 from autoq.optimization.executors import EXECUTORS
 from autoq.optimization.executors._base import BaseExecutor
 from autoq.optimization.executors.chunks import ChunkRunner
 from autoq.optimization.executors.local import LocalExecutor
 from autoq.optimization.objective import JointObjective
-from autoq.optimization.space.uniform_points import UniformPoint, has_schemes, uniform_points
+from autoq.optimization.space.uniform_points import UniformPoint
 from autoq.optimization.storage import TrialStore, load_trials
 from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, shown_trials
 from autoq.recipe import SiteConfig
 from autoq.runs.opening import RunInputs, solve_bank
 from autoq.runs.search.accuracy import AccuracyMeter, trials_to_measure
 from autoq.runs.search.baselines import measure_baselines
-from autoq.runs.search.chunks import accuracy_in_chunks, fisher_in_chunks, score_in_chunks, solve_in_chunks
+from autoq.runs.search.chunks import accuracy_in_chunks, score_in_chunks, solve_in_chunks
 from autoq.runs.search.clock import SearchClock
 from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
+from autoq.runs.search.first_recipe import OptionsAlone, evaluate_first
 from autoq.runs.search.improve_front import chosen_trials, improve_chosen
 from autoq.runs.search.recipes import RecipeWriter
 from autoq.runs.search.record import RunRecord
 from autoq.runs.search.state import SearchState
 from autoq.runs.search.study import SearchStudy
 from autoq.runs.search.worker import executor_of_workers
-from autoq.runs.sensitivity import measure_into, options_of_space
+from autoq.runs.sensitivity import options_of_space
 from autoq.runs.session import Session
-from autoq.scoring import Evaluator, choose_batch_size
+from autoq.scoring import choose_batch_size
 from autoq.scoring.threads import fastest_threads
-from autoq.sensitivity.measure import LossSums
-from autoq.sensitivity.proxies import FISHER, PROXIES
-from autoq.sensitivity.table import Option, SensitivityTable
+from autoq.sensitivity.proxies import PROXIES
+from autoq.sensitivity.table import SensitivityTable
 from autoq.units import format_seconds
 
 _logger = logging.getLogger(__name__)
@@ -109,8 +108,7 @@ class SearchRun:
             self._solve()
             self.writer.trial_recipes.save(self.directory.space)
             self.bank.save(self.directory.bank)  # it answers for options with fitted bases spelled out too
-            table = self._sensitivities_with_first(store) if self.record.settings.needs_sensitivities else None
-            study = self._study(store, table)
+            study = self._study(store, self._measure_options(store))
             self._evaluate_first(study)
             self._measure_baselines()
             self._run_study(study, executor)
@@ -156,25 +154,26 @@ class SearchRun:
             limits=self.record.limits,
             store=store,
             table=table,
-            points=self._uniform_points(table),
+            points=self._options_alone.uniform_points(table, self.record.baseline_bits),
             joint=self._joint,
         )
 
-    def _evaluate_first(self, study: SearchStudy) -> None:
-        """Evaluate the exact allocation before anything else, whatever the time limit, and write its recipe.
+    @property
+    def _options_alone(self) -> OptionsAlone:
+        settings, directory = self.record.settings, self.directory
+        return OptionsAlone(self.inputs, self.bank, directory, settings, self.runner, self.progress)
 
-        Where sensitivities take long, that of the first few images comes before that of all.
-        """
-        if self.is_searched or (frozen := study.evaluate_allocation()) is None:
-            return
-        is_first = not self.writer.kept and not self.trials_before
-        self.writer.keep_if_on_front(frozen)
-        if not is_first:
-            return
-        for trial in evaluated_trials([frozen], self.record.settings.proxy, self.record.limits.chosen):
-            loss, path = PROXIES[self.record.settings.proxy].loss, os.fspath(self.directory.recipe_path(trial.id))
-            told = f"{loss.title} {loss.format(trial.loss)}"
-            self.progress(FirstRecipe(told, trial.cost_kind.format(trial.chosen_cost), path))
+    def _measure_options(self, store: TrialStore) -> SensitivityTable | None:
+        """Measure what options lose alone, if that is asked for, and evaluate the first recipe on the way."""
+        if not self.record.settings.needs_sensitivities:
+            return None
+        evaluate = lambda table: self._evaluate_first(self._study(store, table))  # noqa: E731
+        return self._options_alone.measure(None if self.is_searched or self.trials_before else evaluate)
+
+    def _evaluate_first(self, study: SearchStudy) -> None:
+        """Evaluate the exact allocation, unless the search is over."""
+        if not self.is_searched:
+            evaluate_first(study, self.writer, self.progress, is_new=not self.trials_before)
 
     def _run_study(self, study: SearchStudy, executor: BaseExecutor | None) -> None:
         """Evaluate recipes that the sampler proposes, and score the front."""
@@ -187,48 +186,6 @@ class SearchRun:
         if executor is None or PROXIES[settings.proxy].is_additive:  # which takes no evaluation
             executor = LocalExecutor(study.objective)
         study.run(executor, trials, last, self.progress, self.writer.keep_if_on_front, reserved)
-
-    def _proxy_of_options(self) -> str:
-        """Name the loss by which options are measured alone."""
-        settings = self.record.settings
-        return settings.proxy if PROXIES[settings.proxy].is_additive else settings.sensitivity
-
-    def _uniform_points(self, table: SensitivityTable | None) -> list[UniformPoint]:
-        """List the uniform points in the schemes that lose least alone, whether or not the sampler asks for that."""
-        space, bits = self.inputs.space, self.record.baseline_bits
-        if table is None and has_schemes(space):
-            proxy = self._proxy_of_options()
-            table = self._sensitivities(proxy if PROXIES[proxy].is_additive else FISHER)
-        return uniform_points(space, None if table is None else table.loss, [bits] if bits else [])
-
-    def _sensitivities_with_first(self, store: TrialStore) -> SensitivityTable:
-        """Measure the losses of options alone; evaluate the allocation by the first few images on the way."""
-        # Where the sum of sensitivities is what is minimised, all trials have it of the same images.
-        if self.is_searched or self.trials_before or PROXIES[self.record.settings.proxy].is_additive:
-            return self._sensitivities(self._proxy_of_options())
-        evaluate = lambda table: self._evaluate_first(self._study(store, table))  # noqa: E731
-        return self._sensitivities(self._proxy_of_options(), evaluate)
-
-    def _sensitivities(
-        self, proxy: str, on_first: Callable[[SensitivityTable], None] | None = None
-    ) -> SensitivityTable:
-        """Measure the losses of all options alone on the calibration images, once a run."""
-        session, images = self.inputs.session, self.inputs.images.tensor
-
-        def fisher(options: Sequence[Option], part: range, on_images: Callable[[int], None]) -> LossSums:
-            return fisher_in_chunks(self.runner, part, options, self.record.settings.workers, on_images)
-
-        return measure_into(
-            self.directory.sensitivities,
-            options_of_space(self.inputs.space),
-            evaluator=Evaluator(session.model, self.bank, images, task=session.task),
-            bank=self.bank,
-            images=images,
-            proxy=proxy,
-            progress=self.progress,
-            fisher=fisher if self.runner.is_shared else None,
-            on_first=on_first,
-        )
 
     def _score_on_calibration(self) -> None:
         """Score the front and the uniform points on the images that calibrated too, if these are others."""

@@ -7,7 +7,6 @@ from importlib import resources
 
 import pytest
 
-from autoq.graph.sites import NO_PRODUCTS
 from autoq.report.page import assembling
 from autoq.report.page.assembling import assemble_script, embed_json, read_part
 
@@ -33,12 +32,6 @@ def test_modules_that_import_each_other_are_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(assembling, "read_part", texts.__getitem__)
     with pytest.raises(ValueError, match="page -> other -> page"):
         assemble_script.__wrapped__()
-
-
-def test_the_page_lists_the_operations_without_products_that_the_graph_has() -> None:
-    found = re.search(r"NO_PRODUCTS = new Set\(\[(.*?)\]\)", read_part("script/anatomy.js"))
-    assert found is not None
-    assert tuple(re.findall(r'"(\w+)"', found[1])) == NO_PRODUCTS
 
 
 def test_nothing_in_the_data_ends_the_script() -> None:

@@ -19,7 +19,7 @@ import pytest
 import autoq
 from autoq.cost import uniform_bops
 from autoq.errors import BudgetError, DataError, ModelError, RunDirectoryError, SpaceError
-from autoq.events import Event, FirstRecipe, PhaseAdvanced, PhaseStarted, TrialFinished
+from autoq.events import Event, PhaseAdvanced, PhaseStarted, TrialFinished
 from autoq.optimization.front import non_dominated
 from autoq.optimization.space import load_space, resolve_space
 from autoq.optimization.storage import load_trials, open_journal
@@ -305,29 +305,6 @@ def test_a_time_limit_leaves_a_finished_run(tmp_path: Path) -> None:
     assert [trial.label for trial in trials_of(tmp_path / "run")] == FIRST
     assert SearchDirectory(tmp_path / "run").require().state == "finished"
     assert result.best is not None
-
-
-def test_the_exact_allocation_is_on_disk_before_anything_else_is_evaluated(tmp_path: Path) -> None:
-    seen: list[Event] = []
-    recipes: list[list[str]] = []
-
-    def progress(event: Event) -> None:
-        seen.append(event)
-        if isinstance(event, FirstRecipe):
-            recipes.append([path.name for path in (tmp_path / "run" / "recipes").iterdir()])
-            assert Recipe.load(event.path).score is not None
-
-    settings, out = small_settings(tmp_path, time_limit_seconds=1e-3), tmp_path / "run"
-    run_search(settings, out, progress)
-    assert recipes == [["trial-0.json"]], "told of once"
-    first = next(number for number, event in enumerate(seen) if isinstance(event, FirstRecipe))
-    assert not any(isinstance(event, TrialFinished) for event in seen[:first])
-    done = [event.done for event in seen[first:] if isinstance(event, PhaseAdvanced) and event.phase == "sensitivity"]
-    assert done[-1] == settings.calib_images, "sensitivities are measured further after it"
-    assert done[0] > settings.calib_images // 2
-    again: list[Event] = []
-    run_search(settings, out, again.append)
-    assert not any(isinstance(event, FirstRecipe) for event in again), "it is there"
 
 
 @pytest.mark.parametrize(("budget", "is_told"), [("1T", True), ("w8a8", False), ("50%", False)])

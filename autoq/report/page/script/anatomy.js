@@ -3,7 +3,6 @@
 import { sitesOf } from "./recipes.js";
 
 const PRODUCTS = new Set(["matmul", "bmm", "einsum"]);
-const NO_PRODUCTS = new Set(["layer_norm", "softmax", "add"]); // as in autoq/graph/sites.py
 
 export const ROLES = [
   { key: "weight", title: "Weights" },
@@ -18,7 +17,7 @@ export const blockOf = (name) => name.match(/^(?:.*\.)?\d+(?=\.)/)?.[0] ?? name;
 const roleOf = (site, operand) => (PRODUCTS.has(site.op) ? "product" : operand.name === "weight" ? "weight" : "input");
 
 /** Whether a site is left in floating point and costs nothing: norms, softmax and sums that no scheme quantizes. */
-const isLeftOut = (site) => NO_PRODUCTS.has(site.op) && site.operands.every((operand) => operand.config === null);
+const isLeftOut = (site) => site.macs === 0 && site.operands.every((operand) => operand.config === null);
 
 const mean = (values) => (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null);
 
