@@ -59,12 +59,14 @@ class OptionsAlone:
         """
         return self._measure(self.proxy, None if PROXIES[self.settings.proxy].is_additive else on_first)
 
-    def uniform_points(self, table: SensitivityTable | None, baseline_bits: int | None) -> list[UniformPoint]:
+    def uniform_points(
+        self, table: SensitivityTable | None, baseline_bits: tuple[int, int] | None
+    ) -> list[UniformPoint]:
         """List the uniform points in the schemes that lose least alone, whether or not the sampler asks for that.
 
         Args:
             table: what options lose alone, if it was measured.
-            baseline_bits: another number of bits that recipes are compared at.
+            baseline_bits: of weights and activations of another point, which recipes are compared with.
         """
         space = self.inputs.space
         if table is None and has_schemes(space):
