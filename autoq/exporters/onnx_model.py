@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from autoq.exporters._base import ExportSource, Runner
 from autoq.exporters.graphs import CodedWeight, TracedByPosition, quantized_weights
+from autoq.files import sha256_hex
 from autoq.graph.insert import OperandKey
 from autoq.graph.outputs import tensor_names
 from autoq.quantizers import BaseQuantizer
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 OPSET = 21
 """The last for which onnxruntime has kernels of QuantizeLinear and all that these models need."""
 _DOMAIN, _OPERATOR = "autoq", "Operand"
+_MOST_KEPT = 4
+_exported: dict[str, ModelProto] = {}
+"""The last exports, by what they were made of: recipes that quantize the same operands differ in markers alone."""
 
 
 class _Marker(nn.Module):
@@ -34,6 +38,11 @@ class _Marker(nn.Module):
     def __init__(self, number: int, quantizer: BaseQuantizer) -> None:
         super().__init__()
         self.number, self.quantizer = number, quantizer
+
+    @property
+    def has_basis(self) -> bool:
+        """Whether the quantizer has a say in what is marked."""
+        return type(self.quantizer).to_basis is not BaseQuantizer.to_basis
 
     def forward(self, x: Tensor) -> Tensor:
         return _marked(self.quantizer.to_basis(x), self.number)
@@ -65,32 +74,83 @@ def export_marked(
 ) -> tuple[ModelProto, dict[int, OperandKey]]:
     """Export a quantized model, operands marked.
 
+    Where all that quantizes is a marker, models that differ in it alone are exported once.
+
     Args:
         source: the model.
         keys: operands to mark; all others become ordinary operators, with the arithmetic of their quantizers.
         free_batch: whether batches may have any size, or have one image.
 
     Returns:
-        The model, and the operands by the numbers of their markers.
+        The model, and the operands by the numbers of their markers. Marked weights have no values.
     """
     module, weights = source.module, quantized_weights(source.module)
-    numbers = dict(enumerate(keys))
+    numbers = dict(enumerate(sorted(keys)))
     operands: dict[OperandKey, nn.Module] = {key: CodedWeight(weight) for key, weight in weights.items()}
     for number, key in numbers.items():
         is_weight = key in weights
         operands[key] = _WeightMarker(number, weights[key]) if is_weight else _Marker(number, module.quantizers[key])
     example = source.images[:1].repeat(2 if free_batch else 1, *[1] * (source.images.ndim - 1))
+    traced = TracedByPosition(module, operands).eval()
+    with torch.no_grad():
+        names = [name or "output" for name in tensor_names(module(example))]
+    fingerprint = _fingerprint(traced, example, names) if numbers else None
+    if fingerprint is None:
+        return _export(traced, example, names, free_batch=free_batch), numbers
+    made = _exported.pop(fingerprint, None)
+    if made is None:
+        made = _without_marked_values(_export(traced, example, names, free_batch=free_batch))
+    _exported[fingerprint] = made  # the last one is the latest
+    if len(_exported) > _MOST_KEPT:
+        del _exported[next(iter(_exported))]
+    return type(made).FromString(made.SerializeToString()), numbers
+
+
+def _fingerprint(traced: TracedByPosition, example: Tensor, names: list[str]) -> str | None:
+    """Identify what an export is made of, values of marked weights aside; None where more than markers quantizes."""
+    module = traced.module
+    parts = [repr((module.model.code, module.input_name, names, example.shape, example.dtype)).encode()]
+    for node in module.model.graph.nodes:
+        if node.op == "call_module":
+            marker = module.model.get_submodule(str(node.target))
+            if isinstance(marker, _WeightMarker):
+                parts.append(repr((marker.number, marker.value.shape, marker.value.dtype)).encode())
+            elif isinstance(marker, _Marker) and not marker.has_basis:
+                parts.append(repr(marker.number).encode())
+            else:
+                return None
+        elif node.op == "get_attr":
+            value = torch.fx.graph_module._get_attr(module.model, str(node.target))
+            if not isinstance(value, Tensor):
+                return None
+            content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            parts += [repr((value.shape, value.dtype)).encode(), content]
+    return sha256_hex(parts)
+
+
+def _without_marked_values(model: ModelProto) -> ModelProto:
+    """Empty the initializers that markers alone read: a format puts its own in their places."""
+    graph = model.graph
+    marked = {name for node in graph.node if node.domain == _DOMAIN for name in node.input}
+    others = {name for node in graph.node if node.domain != _DOMAIN for name in node.input}
+    for initializer in graph.initializer:
+        if initializer.name in marked - others:
+            initializer.ClearField("raw_data")
+    return model
+
+
+def _export(traced: TracedByPosition, example: Tensor, names: list[str], *, free_batch: bool) -> ModelProto:
+    """Export a model with whatever markers it has."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of exporter internals
-        names = tensor_names(module(example))
         program = torch.onnx.export(
-            TracedByPosition(module, operands).eval(),
+            traced,
             (example,),
             dynamo=True,
             opset_version=OPSET,
             dynamic_shapes={"x": {0: torch.export.Dim("batch")}} if free_batch else None,
-            input_names=[module.input_name],
-            output_names=[name or "output" for name in names],
+            input_names=[traced.module.input_name],
+            output_names=names,
             custom_translation_table={
                 torch.ops.prims.frexp.default: _frexp,
                 torch.ops.prims.signbit.default: _signbit,
@@ -98,7 +158,7 @@ def export_marked(
             verbose=False,
         )
     assert program is not None  # noqa: S101 - of dynamo
-    return _without_traces(program.model_proto), numbers
+    return _without_traces(program.model_proto)
 
 
 def _frexp(x: Any) -> tuple[Any, Any]:
