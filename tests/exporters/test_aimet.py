@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,15 +28,12 @@ class TestAimet(ExporterContract):
     def metadata(self, path: Path) -> dict[str, str]:
         return {entry.key: entry.value for entry in onnx.load(path.with_suffix(".onnx")).metadata_props}
 
-    def encodings(self, case: str, tmp_path: Path, **options: bool) -> dict[str, dict[str, Any]]:
-        self.write(source_of(case), self.path(tmp_path), **options)
-        document = json.loads(self.path(tmp_path).read_text())
+    def test_tensors_are_in_the_model_beside_it(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        _, path = self.written("w8a8", tmp_path_factory)
+        document = json.loads(path.read_text())
         assert document["version"] == "2.0.0"
-        return {each["name"]: each for each in document["encodings"]}
-
-    def test_tensors_are_in_the_model_beside_it(self, tmp_path: Path) -> None:
-        found = self.encodings("w8a8", tmp_path, allow_float=True)
-        graph = onnx.load(self.path(tmp_path).with_suffix(".onnx")).graph
+        found = {each["name"]: each for each in document["encodings"]}
+        graph = onnx.load(path.with_suffix(".onnx")).graph
         stored = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
         produced = {name: node.op_type for node in graph.node for name in node.output} | {"x": "the input"}
         kinds = Counter(produced[name] for name in found if name not in stored)

@@ -43,12 +43,19 @@ def optimized(path: Path) -> tuple[Counter[str], list[np.ndarray]]:
     return operators, session.run(None, {"x": IMAGES.numpy()})
 
 
-@pytest.mark.parametrize("case", ["w4a4", "mixed"])
-def test_weights_are_half_as_large_and_run_by_the_same_kernels(case: str, tmp_path: Path) -> None:
-    source = source_of(case)
-    plain, packed = tmp_path / "plain.onnx", tmp_path / "packed.onnx"
+@pytest.fixture(scope="module", params=["w4a4", "mixed"])
+def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
+    """A case as ``onnx`` and as ``onnx-int4``."""
+    folder, source = tmp_path_factory.mktemp(request.param), source_of(request.param)
+    plain, packed = folder / "plain.onnx", folder / "packed.onnx"
     write_export(OnnxExporter(), source, plain)
     write_export(OnnxInt4Exporter(), source, packed)
+    return request.param, plain, packed
+
+
+def test_weights_are_half_as_large_and_run_by_the_same_kernels(files: tuple[str, Path, Path]) -> None:
+    case, plain, packed = files
+    source = source_of(case)
     stored = {each.name: each for each in onnx.load(packed).graph.initializer if each.name.endswith(".stored")}
     narrow = {key for key in source.module.codes if source.recipe.sites[key[0]]["weight"].bits <= 4}
     assert stored.keys() == {f"{site}:{operand}.codes.stored" for site, operand in narrow}
@@ -59,10 +66,8 @@ def test_weights_are_half_as_large_and_run_by_the_same_kernels(case: str, tmp_pa
     assert all(np.array_equal(one, other) for one, other in zip(answers, expected, strict=True))
 
 
-def test_openvino_answers_the_same(tmp_path: Path) -> None:
+def test_openvino_answers_the_same(files: tuple[str, Path, Path]) -> None:
     pytest.importorskip("openvino")
-    plain, packed = tmp_path / "plain.onnx", tmp_path / "packed.onnx"
-    write_export(OnnxExporter(), source_of("w4a4"), plain)
-    write_export(OnnxInt4Exporter(), source_of("w4a4"), packed)
+    _, plain, packed = files
     found, expected = (open_openvino(path, [IMAGES], 1)()[1] for path in (packed, plain))  # type: ignore[index]
     assert np.array_equal(found, expected)

@@ -68,9 +68,8 @@ logits = session.run(["logits"], {"x": images})[0]
         assert codes
         assert all(each.dtype == np.int8 and abs(each.astype(int)).max() <= 2**6 for each in codes)
 
-    def test_floating_point_formats_are_ordinary_operators(self, tmp_path: Path) -> None:
-        source, path = source_of("floating"), self.path(tmp_path)
-        report = self.write(source, path)
+    def test_floating_point_formats_are_ordinary_operators(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        source, (report, path) = source_of("floating"), self.written("floating", tmp_path_factory)
         assert report.plain_operators["qkv:input"] == "scheme mxfp4"
         assert report.plain_operators["fc2:input"] == "scheme fp8_e4m3"
         with torch.no_grad():

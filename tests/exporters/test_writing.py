@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoq.errors import ExportError
+from autoq.errors import ExportError, RunError
 from autoq.exporters import BaseExporter, ExportSource, RecipeExporter, Written, write_export
 from autoq.exporters._base import Runner, tensors_of
 from autoq.graph.insert import OperandKey
@@ -41,6 +41,16 @@ class WeightsOnly(BaseExporter):
             return tensors_of(source.module(images))
 
         return run
+
+
+def test_what_does_not_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no such operator\nin line 3")
+
+    monkeypatch.setattr(WeightsOnly, "load", fail)
+    with pytest.raises(RunError, match=r"does not run: no such operator; nothing was written"):
+        write_export(WeightsOnly(), source_of("weights"), tmp_path / "x.txt")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sites_schemes_and_reasons_are_named(tmp_path: Path) -> None:
