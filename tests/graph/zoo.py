@@ -249,6 +249,13 @@ def example(name: str) -> Example:
     return Example(name, ZOO[name], model, traced, program)
 
 
+@functools.cache
+def in_double(name: str) -> tuple[TracedModel, Tensor]:
+    """The model called ``name`` in double precision, traced, and two images; kept for all tests of a process."""
+    batch = images(ZOO[name], 2).double()
+    return trace(build(name).double(), batch), batch
+
+
 def trace_and_keep(model: nn.Module, batch: Tensor) -> tuple[TracedModel, torch.export.ExportedProgram]:
     """Trace a model and keep the program that torch.export made, which autoq leaves as it is."""
     kept: list[torch.export.ExportedProgram] = []

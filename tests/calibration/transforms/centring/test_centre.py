@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from autoq.calibration.transforms.centring.centre import centre_keys, find_keys
 from autoq.errors import CalibrationError
-from autoq.graph.trace import TracedModel, trace
+from autoq.graph.trace import TracedModel
 from tests.calibration.transforms.centring.models import Attention, recorded
 from tests.calibration.transforms.rotation.models import HEADS, QK, WIDTH, Encoder, assert_exact, batch, traced
-from tests.graph.zoo import ZOO, build, images
+from tests.graph.zoo import in_double
 
 Heads = tuple[Tensor, Tensor, Tensor]
 CASES: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Heads], tuple[str, ...]]] = {
@@ -79,8 +79,7 @@ KEYS = {"deit": 2, "vit": 2, "swin": 4, "swinv2": 0, "cait": 2, "torchvision_swi
 
 @pytest.mark.parametrize("name", [n if n == "vit" else pytest.param(n, marks=pytest.mark.slow) for n in KEYS])
 def test_architectures(name: str) -> None:
-    x = images(ZOO[name], 2).double()
-    model = trace(build(name).double(), x)
+    model, x = in_double(name)
     assert len(find_keys(model)) == KEYS[name]
     assert_exact(centre_keys(model, drawn(model)), model, x)
 

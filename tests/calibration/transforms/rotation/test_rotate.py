@@ -27,7 +27,7 @@ from tests.calibration.transforms.rotation.models import (
     outputs,
     traced,
 )
-from tests.graph.zoo import ZOO, build, images
+from tests.graph.zoo import in_double
 
 
 def heads(*prefixes: str) -> tuple[str, ...]:
@@ -64,8 +64,8 @@ QUICK = {"vit", "resnet18", "transformers_dinov2"}
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SPACES])
 def test_architectures(name: str) -> None:
-    x = images(ZOO[name], 2).double()
-    assert_rotatable(trace(build(name).double(), x), SPACES[name], x)
+    model, x = in_double(name)
+    assert_rotatable(model, SPACES[name], x)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +122,7 @@ def test_seeds_make_a_difference_and_the_same_seed_none() -> None:
 
 
 def test_rotated_layer_norms_can_be_reparameterized() -> None:
-    case = images(ZOO["vit"], 2).double()
-    model = trace(build("vit").double(), case)
+    model, case = in_double("vit")
     rotated = rotate(model, dict.fromkeys(SPACES["vit"], 3))
     norms = dict.fromkeys(rewritable_norms(rotated), 4)
     assert norms.keys() == dict.fromkeys(rewritable_norms(model)).keys()
