@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import signal
 import subprocess
 import threading
@@ -10,20 +11,29 @@ from pathlib import Path
 
 import pytest
 
+from autoq.methods import BitWidths, create_method
 from autoq.recipe import Recipe
+from autoq.runs.quantize import QuantizeSettings, quantize
 from tests.cli.command import Command, environment, in_a_process, one_json, process_arguments, refusal
-from tests.runs.small_run import PHOTOS, finished_run, write_photos
+from tests.runs.small_run import PHOTOS, finished_run, small_session, write_photos
 
 QUICK = ("--images", 16, "--batch", 8, "--iterations", 3)
 
 
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a calibrated recipe, not to be written to."""
+    out = tmp_path_factory.mktemp("calibrated") / "run"
+    method, settings = create_method("repq-vit"), QuantizeSettings("digits", out, 12)
+    quantize(small_session(), method, BitWidths.parse("w3a3"), settings)
+    return out
+
+
 @pytest.fixture
-def recipe(tmp_path: Path, command: Command) -> Path:
+def recipe(calibrated: Path, tmp_path: Path) -> Path:
     """A calibrated recipe with its bank."""
-    out = tmp_path / "my run"
-    made = command("quantize", "--method", "repq-vit", "--bits", "w3a3", "--calib-images", 12, "--out", out)
-    assert made.status == 0, made.err
-    return out / "recipe.json"
+    shutil.copytree(calibrated, tmp_path / "my run")
+    return tmp_path / "my run" / "recipe.json"
 
 
 def test_json(command: Command, recipe: Path, tmp_path: Path) -> None:
@@ -107,7 +117,7 @@ def test_ctrl_c_says_how_to_go_on(
 @pytest.mark.parametrize("block", ["1/6", "4/6"])
 def test_kill_9(command: Command, recipe: Path, tmp_path: Path, block: str) -> None:
     """Finished blocks are kept; the end is that of a run that was not killed, to the last bit."""
-    arguments = ("reconstruct", recipe, *QUICK[:-1], 40, "--device", "cpu", "--out")
+    arguments = ("reconstruct", recipe, *QUICK[:-1], 12, "--device", "cpu", "--out")
     process = subprocess.Popen(
         process_arguments(*arguments, tmp_path / "out"), env=environment(), stderr=subprocess.PIPE, text=True
     )

@@ -77,7 +77,7 @@ def test_options_win_over_the_study_file(command: Command, tmp_path: Path) -> No
         f'space = "{settings.space}"\neval_data = "{settings.eval_data}"\nbudget_bops = "w3a3"\ntrials = 6\n'
         'calib_images = 16\nsampler = "random"\n'
     )
-    one_json(command("search", study, "--sampler", "tpe", "--out", tmp_path / "run", "--json"))
+    one_json(command("search", study, "--fast", "--sampler", "tpe", "--out", tmp_path / "run", "--json"))
     found = SearchDirectory(tmp_path / "run").require().settings
     assert (found.sampler, found.budget_bops, found.trials) == ("tpe", "w3a3", 6)
 

@@ -133,7 +133,7 @@ def test_a_study_file_may_ask_for_it(command: Command, out: Path, tmp_path: Path
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_stopped(command: Command, out: Path, number: signal.Signals) -> None:
     """Ctrl-C leaves the report of the search and says how to go on; nothing that was finished is done again."""
-    options = (*QUICK[:2], 30, *QUICK[3:], "--device", "cpu")
+    options = (*QUICK[:2], 12, *QUICK[3:], "--device", "cpu")
     process = stopped_at("reconstructing blocks 2/6: blocks.0: ", number, *search(out), *options)
     rest = process.stderr
     assert (out / "report.html").stat().st_size > 10_000

@@ -13,8 +13,6 @@ from autoq.graph.trace import TracedModel, trace
 from autoq.recipe import OperandConfig, SiteConfig
 
 DEIT_WIDTHS = {"tiny": 192, "small": 384, "base": 768}
-SIZES = ["tiny", pytest.param("small", marks=pytest.mark.slow)]
-"""That are traced."""
 
 
 @functools.cache
@@ -24,8 +22,8 @@ def traced(architecture: str) -> TracedModel:
     return trace(model, torch.zeros(2, 3, 224, 224))
 
 
-def deit(size: str) -> TracedModel:
-    return traced(f"deit_{size}_patch16_224")
+def deit_tiny() -> TracedModel:
+    return traced("deit_tiny_patch16_224")
 
 
 def deit_macs(width: int) -> dict[str, int]:
@@ -79,10 +77,9 @@ def uniform_recipe(model: TracedModel, weight_bits: int, activation_bits: int) -
     return recipe
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_macs_of_deit(size: str) -> None:
-    assert macs_by_site(deit(size)) == deit_macs(DEIT_WIDTHS[size])
-    assert deit(size).uncounted == ()
+def test_macs_of_deit_tiny() -> None:
+    assert macs_by_site(deit_tiny()) == deit_macs(DEIT_WIDTHS["tiny"])
+    assert deit_tiny().uncounted == ()
 
 
 @pytest.mark.slow
@@ -97,34 +94,33 @@ def test_totals() -> None:
     totals = {size: sum(deit_macs(width).values()) for size, width in DEIT_WIDTHS.items()}
     assert totals == {"tiny": 1_253_683_200, "small": 4_598_882_304, "base": 17_563_828_224}
     assert sum(swin_tiny_macs().values()) == 4_490_566_656
-    assert deit("tiny").macs == totals["tiny"]
+    assert deit_tiny().macs == totals["tiny"]
 
 
 def test_attention_products_are_14_percent_of_deit_tiny() -> None:
     attention = 12 * 2 * 197 * 197 * 192
-    assert attention == sum(m for name, m in macs_by_site(deit("tiny")).items() if name.endswith((".qk", ".av")))
+    assert attention == sum(m for name, m in macs_by_site(deit_tiny()).items() if name.endswith((".qk", ".av")))
     assert round(100 * attention / 1_253_683_200) == 14
     assert attention / 1_253_683_200 == pytest.approx(0.1426, abs=1e-4)
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("weight_bits", "activation_bits"), [(4, 4), (8, 8), (8, 4), (3, 6)])
-def test_uniform_costs_of_deit(size: str, weight_bits: int, activation_bits: int) -> None:
+def test_uniform_costs_of_deit_tiny(weight_bits: int, activation_bits: int) -> None:
     """A weight layer multiplies weights and activations, an attention product activations and activations."""
-    macs = deit_macs(DEIT_WIDTHS[size])
+    macs = deit_macs(DEIT_WIDTHS["tiny"])
     attention = sum(m for name, m in macs.items() if name.endswith((".qk", ".av")))
     weights = sum(macs.values()) - attention
     weight_layers = weights * weight_bits * activation_bits
     expected = weight_layers + attention * activation_bits * activation_bits
 
-    model = deit(size)
+    model = deit_tiny()
     assert uniform_bops(model.sites, weight_bits, activation_bits) == expected
     cost = model_cost(model.sites, uniform_recipe(model, weight_bits, activation_bits))
     assert (cost.bops, cost.group_bops, cost.weight_layers_only_bops) == (expected, 0, weight_layers)
 
 
 def test_uniform_totals_of_deit_tiny() -> None:
-    sites = deit("tiny").sites
+    sites = deit_tiny().sites
     assert uniform_bops(sites, 4, 4) == 16 * 1_253_683_200 == 20_058_931_200
     assert uniform_bops(sites, 8, 8) == 64 * 1_253_683_200 == 80_235_724_800
     assert model_cost(sites, {}).bops == 32 * 32 * 1_253_683_200
@@ -145,7 +141,7 @@ def test_weight_bytes_of_deit_tiny() -> None:
     """
     block = 192 * 3 * 192 + 192 * 192 + 2 * 192 * 4 * 192
     elements = 192 * 16 * 16 * 3 + 12 * block + 192 * 1000
-    model = deit("tiny")
+    model = deit_tiny()
     assert model_cost(model.sites, {}).weight_bytes == 4 * elements
     assert model_cost(model.sites, uniform_recipe(model, 8, 4)).weight_bytes == elements + 50 * 5
     assert model_cost(model.sites, uniform_recipe(model, 4, 8)).weight_bytes == elements // 2 + 50 * 5

@@ -4,32 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from autoq.exporters import ExportSource
-from autoq.exporters.onnx_model import _export, _exported, export_marked
+from autoq.exporters.onnx_model import export_marked
 from tests.exporters.sources import source_of
 
-pytest.importorskip("onnxscript")
+onnx = pytest.importorskip("onnx")
+
+
+def made_up() -> Any:
+    """A model with one marked weight, one that is read otherwise too, and a bias."""
+    helper, array = onnx.helper, onnx.numpy_helper.from_array
+    marked = [helper.make_node("Operand", [name], [f"{name}.out"], domain="autoq") for name in ("w", "shared")]
+    nodes = [*marked, helper.make_node("Sum", ["w.out", "shared.out", "shared", "bias"], ["y"])]
+    values = [array(np.ones(3, np.float32), name) for name in ("w", "shared", "bias")]
+    return helper.make_model(helper.make_graph(nodes, "g", [], [], values))
 
 
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """An entry for every export; none is known from elsewhere."""
+    """Whether the batch was free, of each export; none is known from elsewhere, and none is really made."""
     made: list[bool] = []
 
-    def export(*arguments: Any, free_batch: bool) -> Any:
+    def export(*_: Any, free_batch: bool) -> Any:
         made.append(free_batch)
-        return _export(*arguments, free_batch=free_batch)
+        return made_up()
 
     monkeypatch.setattr("autoq.exporters.onnx_model._export", export)
     monkeypatch.setattr("autoq.exporters.onnx_model._exported", {})
     return made
 
 
-def export(source: ExportSource, *, free_batch: bool = True) -> Any:
-    return export_marked(source, list(source.module.quantizers), free_batch=free_batch)
+def export(source: ExportSource, left: int = 0, *, free_batch: bool = True) -> Any:
+    """Mark all operands but some."""
+    return export_marked(source, list(source.module.quantizers)[left:], free_batch=free_batch)
 
 
 def test_recipes_that_quantize_the_same_operands_are_exported_once(exports: list[bool]) -> None:
@@ -38,26 +49,26 @@ def test_recipes_that_quantize_the_same_operands_are_exported_once(exports: list
     assert numbers == others
     assert first == second
     assert first is not second, "each is changed by its format"
-    weights = {f"{site}:{operand}" for site, operand in source_of("w8a8").module.codes}
-    emptied = [each for each in first.graph.initializer if not each.raw_data and 0 not in each.dims]
-    assert len(emptied) == len(weights)
-    export(source_of("w8a8"), free_batch=False)
-    assert exports == [True, False], "for one image is another model"
+    assert [each.name for each in first.graph.initializer if each.raw_data] == ["shared", "bias"]
 
 
-def test_other_values_of_what_is_not_marked_are_another_model(exports: list[bool]) -> None:
+def test_what_makes_another_model(exports: list[bool]) -> None:
     source = source_of("w8a8")
-    before, _ = export(source)
+    export(source)
+    export(source, free_batch=False)
+    export(source_of("linear"))
     with torch.no_grad():
         source.module.model.get_parameter("head.bias").add_(1)
-    after, _ = export(source)
-    assert exports == [True, True]
-    assert before != after
+    export(source)
+    assert exports == [True, False, True, True]
+    export(source_of("w8a8"))
+    assert len(exports) == 4, "the last four are kept"
 
 
-def test_operands_that_are_ordinary_operators_are_exported_each_time() -> None:
-    source = source_of("weights")
-    known = dict(_exported)
-    quantizers = list(source.module.quantizers)
-    export_marked(source, quantizers[1:])
-    assert _exported == known
+@pytest.mark.parametrize(("case", "left"), [("w8a8", 1), ("mixed", 0), ("published", 0), ("weights", 99)])
+def test_what_quantizes_without_a_marker_is_exported_each_time(case: str, left: int, exports: list[bool]) -> None:
+    """An ordinary operator, a Hadamard transform, integer operations, or no marker at all."""
+    for _ in range(2):
+        model, _ = export(source_of(case), left)
+    assert len(exports) == 2
+    assert all(each.raw_data for each in model.graph.initializer)

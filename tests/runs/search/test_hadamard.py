@@ -30,7 +30,9 @@ def test_it_ends_with_recipes_in_one_basis(tmp_path: Path, monkeypatch: pytest.M
     trace_once(monkeypatch)
     path = tmp_path / "hadamard.toml"
     path.write_text(SPACE.replace("[[ties]]", f"{HADAMARD}\n[[ties]]"), encoding="utf-8")
-    settings = make_settings({"space": str(path), "trials": 4, "calib_images": 8, "budget_bops": "60%"})
+    settings = make_settings(
+        {"space": str(path), "trials": 4, "calib_images": 8, "budget_bops": "60%", "baselines": "uniform"}
+    )
     outcome = run_search(settings, tmp_path / "run")
     recipes = [Recipe.load(each) for each in sorted((tmp_path / "run" / "recipes").glob("*.json"))]
     assert recipes
