@@ -43,7 +43,7 @@ def optimized(path: Path) -> tuple[Counter[str], list[np.ndarray]]:
     return operators, session.run(None, {"x": IMAGES.numpy()})
 
 
-@pytest.fixture(scope="module", params=["w4a4", "mixed"])
+@pytest.fixture(scope="module", params=["w4a4", "linear"])
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
     """A case as ``onnx`` and as ``onnx-int4``."""
     folder, source = tmp_path_factory.mktemp(request.param), source_of(request.param)
