@@ -153,7 +153,11 @@ def option_name(key: str) -> str:
     >>> option_name("time_limit_seconds"), option_name("calib_images")
     ('--time-limit', '--calib-images')
     """
-    return "--" + key.removesuffix("_seconds").replace("_", "-")
+    return "--" + _TYPED.get(key, key).removesuffix("_seconds").replace("_", "-")
+
+
+_TYPED = {"task_options": "task_option"}
+"""Settings whose option is called otherwise: it is repeated, once for each of them."""
 
 
 def validate(

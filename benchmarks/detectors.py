@@ -28,7 +28,9 @@ from autoq.recipe import Recipe
 from autoq.units import format_bops, format_kl
 
 IMAGES = 32
-"""That calibrate published methods."""
+"""That calibrate published methods, but those that train."""
+TRAINING_IMAGES = {"aphq-vit": 256}
+"""Of methods that train blocks; the paper has 1,024."""
 
 
 def main() -> None:
@@ -38,11 +40,12 @@ def main() -> None:
     parser.add_argument("--task", default="detection")
     parser.add_argument("--data", default="shapes/train")
     parser.add_argument("--eval-data", default="shapes/val")
-    parser.add_argument("--methods", nargs="*", default=["rtn", "igq-vit", "adalog"])
+    parser.add_argument("--methods", nargs="*", default=["rtn", "igq-vit", "adalog", "aphq-vit"])
     parser.add_argument("--widths", nargs="*", default=["w8a8", "w6a6", "w4a4", "w3a3"])
     parser.add_argument("--budgets", nargs="*", default=["w4a4", "w3a3"])
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--iterations", type=int, help="of reconstruction, a block; 0: none; default: as autoq")
+    parser.add_argument("--method-iterations", type=int, help="of methods that train blocks; default: as autoq")
     parser.add_argument("--runs", type=Path, default=Path("detector-runs"))
     parser.add_argument("--results", type=Path, required=True)
     arguments = parser.parse_args()
@@ -61,10 +64,11 @@ def rows(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Any]
     """List what is measured: a label, and what makes the quantized model or its recipe."""
     model, data, task = arguments.model, arguments.data, arguments.task
     for method, bits in itertools.product(arguments.methods, arguments.widths):
-        yield (
-            f"`{method}` {bits}",
-            partial(autoq.quantize, model, method, data, bits=bits, calib_images=IMAGES, task=task),
-        )
+        trains = method in TRAINING_IMAGES
+        settings = {"bits": bits, "task": task, "calib_images": TRAINING_IMAGES.get(method, IMAGES)}
+        if trains and arguments.method_iterations is not None:
+            settings["method_options"] = {"iterations": arguments.method_iterations}
+        yield f"`{method}` {bits}", partial(autoq.quantize, model, method, data, **settings)
     for budget in arguments.budgets:
         yield f"uniform {budget}", partial(_uniform, arguments, budget)
         yield f"searched, cost of {budget}", partial(_searched, arguments, budget)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from autoq.runs.recipes import calibrated_on, own_images, solve_recipe
 from autoq.runs.recipes import open_model as open_model_of
 from autoq.runs.session import Session
 from autoq.scoring.quantized_module import QuantizedModule
-from autoq.tasks import make_task, task_from_record
+from autoq.tasks import make_task, task_from_record, with_settings
 
 
 def quantize(
@@ -36,6 +37,7 @@ def quantize(
     calib_images: int | None = None,
     task: str = "classification",
     output: str | None = None,
+    task_options: Mapping[str, Any] | None = None,
     preprocess: Preprocess | None = None,
     example_input: Tensor | None = None,
     pretrained: bool = True,
@@ -56,6 +58,7 @@ def quantize(
         calib_images: how many of ``images``; None: as many as the method's paper.
         task: what the output means, for a method: ``"classification"`` or ``"dense"``; a recipe says so itself.
         output: dotted name of the part of the output that is compared, for a method; None: as the task chooses.
+        task_options: settings of the task by name, for a method.
         preprocess: from a PIL image to a tensor (C, H, W), where the model does not say.
         example_input: an example of the input, of shape (N, ...), where images do not tell.
         pretrained: False for random weights, of a model that is named.
@@ -86,7 +89,8 @@ def quantize(
             if images is None:
                 raise MethodError(f"{recipe!r} needs images to calibrate on: give images")
             method, widths = create_method(recipe, MethodOptions(**(method_options or {}))), BitWidths.parse(bits)
-            session = open_model(model, options, images, make_task(task, output=output))
+            meaning = with_settings(make_task(task, output=output), task_options or {})
+            session = open_model(model, options, images, meaning)
             with tempfile.TemporaryDirectory(prefix="autoq-") as folder:
                 settings = QuantizeSettings(images, folder, calib_images, seed)
                 made = run_method(session, method, widths, settings, callback).located(Path(folder))

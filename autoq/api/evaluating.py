@@ -23,7 +23,7 @@ from autoq.runs.images import ImageReader
 from autoq.scoring.discrepancy import Discrepancy, Score
 from autoq.scoring.outputs import finite_outputs
 from autoq.scoring.quantized_module import QuantizedModule
-from autoq.tasks import CLASSIFICATION, BaseTask, Outputs, make_task, task_from_record
+from autoq.tasks import CLASSIFICATION, BaseTask, Outputs, make_task, task_from_record, with_settings
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def evaluate(
     calib_data: object = None,
     task: str = "classification",
     output: str | None = None,
+    task_options: Mapping[str, Any] | None = None,
     preprocess: Preprocess | None = None,
     example_input: Tensor | None = None,
     device: str = "auto",
@@ -99,6 +100,8 @@ def evaluate(
             cannot be opened by name.
         task: what the output of a module means; a recipe and a quantized module say so themselves.
         output: dotted name of the part of a module's output that is compared; None: as the task chooses.
+        task_options: settings of the task by name, in place of those of the recipe or module: of detectors
+            ``{"nms_iou": 0.5, "most_objects": 300}``.
         preprocess: from a PIL image to a tensor (C, H, W), where images are not tensors and the model does not say.
         example_input: an example of the input, of shape (N, ...), where images do not tell.
         device: where a recipe's model runs.
@@ -116,10 +119,15 @@ def evaluate(
     """
     options = ModelOptions(preprocess, example_input, device=device)
     if isinstance(quantized, nn.Module):
-        return _evaluate_module(quantized, data, model, options, make_task(task, output=output))
+        if isinstance(quantized, QuantizedModule):
+            meaning = task_from_record(quantized.recipe.task)
+        else:
+            meaning = make_task(task, output=output)
+        return _evaluate_module(quantized, data, model, options, with_settings(meaning, task_options or {}))
     recipe = load(quantized)
     session = open_model(model, options.for_recipe(recipe), data) if isinstance(model, nn.Module) else None
-    found = evaluate_recipe(recipe, data, model if isinstance(model, str) else None, device, calib_data, session)
+    named = model if isinstance(model, str) else None
+    found = evaluate_recipe(recipe, data, named, device, calib_data, session, task_options)
     metrics = found.accuracy.metrics if found.accuracy else {}
     full = found.full_precision.metrics if found.full_precision else {}
     cost, score = found.cost.record(), found.score
@@ -133,7 +141,7 @@ def _evaluate_module(
         raise ArgumentTypeError("a module is evaluated on images: give data")
     cost = None
     if isinstance(module, QuantizedModule):
-        task, cost = task_from_record(module.recipe.task), module.recipe.cost
+        cost = module.recipe.cost
         options = options.for_recipe(module.recipe)
     reference = None if model is None else open_model(model, options, data, task)
     reader = reader_of(module, options, data, task) if reference is None else reference.reader

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -50,6 +50,7 @@ def search(
     baselines: str | None = None,
     task: str = "classification",
     output: str | None = None,
+    task_options: Mapping[str, Any] | None = None,
     finish: bool | None = None,
     reconstruct: bool = False,
     reconstruct_iterations: int | None = None,
@@ -123,6 +124,7 @@ def search(
             squared error).
         output: dotted name of the part of the output that is compared (``"logits"``, ``"aux.1"``); None: as the task
             chooses.
+        task_options: settings of the task by name, of detectors ``{"nms_iou": 0.5, "most_objects": 300}``.
         finish: when the search is over, solve the weights of the best recipe and the knee again, in closed form, on
             their own quantized inputs (``autoq.finish``); None: yes.
         reconstruct: after that, train their rounding and scales (``autoq.reconstruct``).
@@ -177,6 +179,7 @@ def search(
         "proxy": proxy,
         "sensitivity": sensitivity,
         "task": task,
+        "task_options": dict(task_options or {}),
         "output": output,
         "reconstruct": reconstruct,
         "reconstruct_iterations": reconstruct_iterations,

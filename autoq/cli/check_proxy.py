@@ -30,6 +30,7 @@ from autoq.cli.options import (
     Space,
     Target,
     Task,
+    TaskOption,
     default_out,
     print_json,
     short_name,
@@ -64,6 +65,7 @@ def check_proxy(
     device: Device = "auto",
     seed: Seed = 0,
     task: Task = "classification",
+    task_option: TaskOption = None,
     output: Output = None,
     out: Annotated[
         Path | None,
@@ -81,6 +83,7 @@ def check_proxy(
     from autoq.display import RunDisplay
     from autoq.report.figures import picture_path
     from autoq.runs.proxy_check.run import RECORD, TABLE, make_check_settings, run_proxy_check
+    from autoq.tasks import read_settings
 
     settings = make_check_settings(
         model=model,
@@ -101,6 +104,7 @@ def check_proxy(
         device=device,
         seed=seed,
         task=task,
+        task_options=read_settings(task_option or ()),
         output=output,
     )
     folder = out or default_out(model, "check-proxy")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoq.cli.measured import metrics_text
-from autoq.cli.options import DATA_HELP, CalibData, Device, Json, Pick, RecipeModel, Version, print_json
+from autoq.cli.options import DATA_HELP, CalibData, Device, Json, Pick, RecipeModel, TaskOption, Version, print_json
 
 if TYPE_CHECKING:
     from autoq.runs.evaluate import Measurement
@@ -24,14 +24,17 @@ def evaluate(
     version: Version = None,
     model: RecipeModel = None,
     calib_data: CalibData = None,
+    task_option: TaskOption = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure one recipe: accuracy, discrepancy from full precision, BOPs, size."""
     from autoq.exporters import pick_recipe
     from autoq.runs.evaluate import evaluate_recipe
+    from autoq.tasks import read_settings
 
-    found = evaluate_recipe(pick_recipe(recipe, pick, version=version).recipe, data, model, device, calib_data)
+    options, chosen = read_settings(task_option or ()), pick_recipe(recipe, pick, version=version).recipe
+    found = evaluate_recipe(chosen, data, model, device, calib_data, task_options=options)
     if as_json:
         print_json(_to_json(found))
         return

@@ -17,7 +17,7 @@ _OTHERS = "Other options"
 _GROUPS = {
     "Model and images": (
         *("model", "pretrained", "data", "eval_data", "calib_data", "calib_images", "images", "eval_recipes"),
-        *("task", "output"),
+        *("task", "task_option", "output"),
     ),
     "Search": (
         *("budget_bops", "budget_size", "budget_activations", "budget_latency", "latency_table", "space", "target"),

@@ -102,6 +102,11 @@ TASK_HELP = (
 OUTPUT_HELP = "Leaf of the model's output that is compared. [default: as the task chooses]"
 Task = Annotated[str, typer.Option("--task", metavar="NAME", help=TASK_HELP)]
 Output = Annotated[str | None, typer.Option("--output", metavar="NAME", help=OUTPUT_HELP)]
+TASK_OPTION_HELP = (
+    "A setting of the task, NAME=VALUE: 'nms_iou=0.5', 'most_objects=300', 'least_score=0.01', 'mask_weight=4' of "
+    "detectors. May be repeated."
+)
+TaskOption = Annotated[list[str] | None, typer.Option("--task-option", metavar="NAME=VALUE", help=TASK_OPTION_HELP)]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
 

@@ -19,6 +19,7 @@ from autoq.cli.options import (
     Pretrained,
     Seed,
     Task,
+    TaskOption,
     default_out,
     print_json,
     say,
@@ -116,6 +117,7 @@ def quantize(
     ] = None,
     seed: Seed = 0,
     task: Task = "classification",
+    task_option: TaskOption = None,
     output: Output = None,
     device: Device = "auto",
     out: Annotated[
@@ -146,12 +148,13 @@ def quantize(
             from autoq.runs.quantize import QuantizedDirectory, QuantizeSettings
             from autoq.runs.quantize import quantize as run
             from autoq.runs.session import Session
-            from autoq.tasks import make_task
+            from autoq.tasks import make_task, read_settings, with_settings
 
+            meaning = with_settings(make_task(task, output=output), read_settings(task_option or ()))
             check_named((data, "calibration"), (eval_data, "evaluation"))
             QuantizedDirectory(folder).refuse_unwritable()
             display(PhaseStarted("model", detail=model))
-            session = Session.open(model, pretrained, device, make_task(task, output=output))
+            session = Session.open(model, pretrained, device, meaning)
             recipe = run(
                 session, chosen, widths, QuantizeSettings(data, folder, calib_images, seed, eval_data), display
             )

@@ -21,6 +21,7 @@ from autoq.cli.options import (
     Interrupted,
     Json,
     Target,
+    TaskOption,
     default_out,
     named,
     parse_seconds,
@@ -73,6 +74,7 @@ def search(
         int | None, typer.Option(metavar="N", help="Most recipes of the front to measure accuracy of. [default: 24]")
     ] = None,
     task: Annotated[str | None, typer.Option(metavar="NAME", help=f"{TASK_HELP} [default: classification]")] = None,
+    task_option: TaskOption = None,
     output: Annotated[str | None, typer.Option(metavar="NAME", help=OUTPUT_HELP)] = None,
     space: Annotated[
         str | None, typer.Option(metavar="SPACE", help="Shipped search space, or a TOML file. [default: vit_w2-8]")
@@ -204,6 +206,8 @@ def search(
     Without options but a budget, searches the bundled model on bundled images. The same command resumes an
     interrupted run; with ``--finish`` or ``--reconstruct`` added, it only does that to what a finished one has found.
     """
+    from autoq.tasks import read_settings
+
     given: dict[str, Any] = {
         "budget_bops": budget_bops,
         "budget_size": budget_size,
@@ -216,6 +220,7 @@ def search(
         "eval_data": eval_data,
         "eval_recipes": eval_recipes,
         "task": task,
+        "task_options": read_settings(task_option) if task_option else None,
         "output": output,
         "space": space,
         "target": target,

@@ -28,6 +28,7 @@ from autoq.cli.options import (
     Space,
     Target,
     Task,
+    TaskOption,
     default_out,
     named,
     print_json,
@@ -61,6 +62,7 @@ def sensitivity(
         bool, typer.Option("--all", help="Measure every option; else what is worse anyway is interpolated.")
     ] = False,
     task: Task = "classification",
+    task_option: TaskOption = None,
     output: Output = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -84,6 +86,7 @@ def sensitivity(
     from autoq.display import RunDisplay
     from autoq.report.figures import picture_path
     from autoq.runs.sensitivity import IMPORTANCE_TABLE, TABLE, make_sensitivity_settings, run_sensitivity
+    from autoq.tasks import read_settings
 
     settings = make_sensitivity_settings(
         model=model,
@@ -101,6 +104,7 @@ def sensitivity(
         second_order=second_order,
         calib_images=calib_images,
         task=task,
+        task_options=read_settings(task_option or ()),
         output=output,
         device=device,
         seed=seed,

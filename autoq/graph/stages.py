@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ State = tuple[object, ...]
 _MOST_SITES = 10
 """Of a stage that is not cut again: a branch of a transformer block has six to nine."""
 _MOST_BYTES = 16 << 20
-"""Per image, of the state at a further cut."""
+"""Per image, of what the state at a further cut holds beside that at the start of what is cut."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def cut_into_stages(
     after the first site, the least number of tensors that are alive at any takes the place of one. What lies between
     two cuts and has more sites than a branch is cut likewise, by the least number of tensors that are alive within it:
     so a decoder is cut where its own state and the encoder's are alive. Such further cuts are made only where a state
-    takes at most 16 MiB per image.
+    takes at most 16 MiB per image beside what was alive before all of it: that is there once for all of them.
 
     Tensors that follow from parameters and sizes alone, such as an attention mask of zeros, are not kept alive but
     computed where they are read.
@@ -99,7 +99,7 @@ class _Cutter:
         Args:
             start: of the first node.
             stop: after the last one.
-            most_bytes: that a state may take.
+            most_bytes: that a state may take beside that before ``start``.
         """
         chosen = self._narrowest(start, stop, most_bytes)
         if not chosen:
@@ -113,12 +113,15 @@ class _Cutter:
     def _narrowest(self, start: int, stop: int, most_bytes: float) -> list[int]:
         """Find, between the first site and the end, the nodes after which fewest tensors are alive, behind a site."""
         first = next((index for index in range(start, stop) if self._is_site[index]), stop)
+        before = set(self._alive[start - 1]) if start else set()
+
+        def fits(index: int) -> bool:
+            return most_bytes == math.inf or _bytes(set(self._alive[index]) - before) <= most_bytes
+
         inside = [
             index
             for index in range(first, stop - 1)
-            if self._nodes[index].op.startswith("call")
-            and self._width[index]
-            and (most_bytes == math.inf or _bytes(self._alive[index]) <= most_bytes)
+            if self._nodes[index].op.startswith("call") and self._width[index] and fits(index)
         ]
         called = (index for index in inside if self._nodes[index].op == "call_function")
         least = min((self._width[index] for index in called), default=0)
@@ -131,7 +134,7 @@ class _Cutter:
         return chosen
 
 
-def _bytes(state: Sequence[fx.Node]) -> int:
+def _bytes(state: Iterable[fx.Node]) -> int:
     """Return the memory of a state's tensors per image, as far as their shapes are known."""
     values = [node.meta.get("val") for node in state]
     return sum(

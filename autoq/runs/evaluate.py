@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from autoq.scoring.discrepancy import Discrepancy, Score
 from autoq.scoring.evaluator import Evaluator
 from autoq.scoring.outputs import finite_outputs
 from autoq.scoring.sources import QuantizerSource
-from autoq.tasks import CLASSIFICATION, Accuracy, BaseTask, Labels, task_from_record
+from autoq.tasks import CLASSIFICATION, Accuracy, BaseTask, Labels, task_from_record, with_settings
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def evaluate_recipe(
     device: str = "auto",
     calib_data: object = None,
     session: Session | None = None,
+    task_options: Mapping[str, Any] | None = None,
 ) -> Measurement:
     """Load a recipe's model and its bank or reconstructed weights, and measure it.
 
@@ -68,17 +70,19 @@ def evaluate_recipe(
         device: as in ``Session.open``.
         calib_data: the calibration images, if they have moved or the recipe names none.
         session: the model, already open; ``model`` and ``device`` are then not used.
+        task_options: settings of the task by name, in place of those of the recipe.
 
     Raises:
         InputError: the recipe, its model or the images do not fit together.
         NonFiniteError: the quantized model produces NaN or infinity.
     """
     check_named((data, "evaluation"), (calib_data, "calibration"))
+    task = with_settings(task_from_record(recipe.task), task_options or {})
     if session is None:
         session = open_model(recipe, model, device)
     else:
         session.check(recipe)
-        session = replace(session, task=task_from_record(recipe.task))
+    session = replace(session, task=task)
     recipe, opened = calibrated_on(recipe, calib_data), session
     own = cache(lambda: own_images(opened, recipe, calib_data))
     session = opened.fitted(lambda: own().calibrating)

@@ -163,8 +163,7 @@ class Session:
         leaves, names = self._blank_leaves(), self.model.output_names
         chosen = self.task.select(leaves, names)
         outputs = tuple(leaves[position] for position in chosen)
-        compared = [names[position] for position in chosen]
-        return replace(self, task=self.task.adapted(outputs, self.loaded.num_classes, compared))
+        return replace(self, task=self.task.adapted(outputs, self.loaded.num_classes, names))
 
     def fitted(self, images: Callable[[], CalibrationImages]) -> Session:
         """Return the session with its task adapted to the model and fitted to full precision on calibration images.

@@ -49,6 +49,7 @@ class CalibrationChoices(BaseModel):
         seed: of everything that is random.
         task: what the model's output means; a name in ``autoq.tasks.TASKS``.
         output: dotted name of the leaf of the model's output that is compared, or None: as the task chooses.
+        task_options: settings of the task by name, others than its defaults.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +71,7 @@ class CalibrationChoices(BaseModel):
     seed: int = Field(default=0, ge=0, le=MOST_SEED)
     task: str = "classification"
     output: str | None = None
+    task_options: dict[str, int | float | str | None] = Field(default_factory=dict)
 
     @field_validator("observer")
     @classmethod
@@ -90,6 +92,15 @@ class CalibrationChoices(BaseModel):
         TASKS.lookup(name)
         return name
 
+    @field_validator("task_options")
+    @classmethod
+    def _check_task_options(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        from autoq.tasks import make_task
+
+        if "task" in info.data:
+            make_task(info.data["task"], **options)
+        return options
+
     @field_validator("fix", "exclude")
     @classmethod
     def _check_patterns(cls, patterns: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
@@ -107,6 +118,6 @@ class CalibrationChoices(BaseModel):
 
     def make_task(self) -> BaseTask:
         """Return the task, not fitted yet."""
-        from autoq.tasks import make_task
+        from autoq.tasks import make_task, with_settings
 
-        return make_task(self.task, output=self.output)
+        return with_settings(make_task(self.task, output=self.output), self.task_options)

@@ -6,8 +6,8 @@ below; the contract tests in ``tests/contracts/tasks.py`` say what it must fulfi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from autoq.errors import TaskError
@@ -42,13 +42,61 @@ def make_task(name: str, **settings: Any) -> BaseTask:
     Raises:
         TaskError: there is no such task, or it has no such setting or value.
     """
-    kind = TASKS.lookup(name)
-    known = [field.name for field in fields(kind)]
+    return with_settings(TASKS.lookup(name)(), settings)
+
+
+def with_settings(task: BaseTask, settings: Mapping[str, Any]) -> BaseTask:
+    """Return a task with some settings changed.
+
+    >>> with_settings(DetectionTask(), {"nms_iou": 0.5, "most_objects": 300}).nms_iou
+    0.5
+
+    Raises:
+        TaskError: it has no such setting or value.
+    """
+    known = [field.name for field in fields(task)]
     for key in settings:
         if key not in known:
             there = ", ".join(known)
-            raise TaskError(f"task {name!r} has no setting {key!r}, it has {there}.{did_you_mean(key, known)}")
-    return kind(**settings)
+            raise TaskError(f"task {task.name!r} has no setting {key!r}, it has {there}.{did_you_mean(key, known)}")
+    return replace(task, **settings)
+
+
+def read_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Read settings as they are given on a command line: numbers, ``none``, ``true``, ``false``, or words.
+
+    >>> read_settings(["nms_iou=0.5", "most_objects=300", "scores=sigmoid"])
+    {'nms_iou': 0.5, 'most_objects': 300, 'scores': 'sigmoid'}
+
+    Args:
+        texts: ``NAME=VALUE``.
+
+    Raises:
+        TaskError: a text is something else, or a setting is given twice.
+    """
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise TaskError(f"cannot read the task option {text!r}: write it as NAME=VALUE, such as nms_iou=0.5")
+        if name in settings:
+            raise TaskError(f"the task option {name!r} is given twice: give it once")
+        settings[name] = _value(value)
+    return settings
+
+
+_WORDS = {"none": None, "true": True, "false": False}
+
+
+def _value(text: str) -> float | str | None:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def task_to_record(task: BaseTask) -> dict[str, Any] | None:
@@ -84,6 +132,8 @@ __all__ = [
     "Probes",
     "SemanticSegmentationTask",
     "make_task",
+    "read_settings",
     "task_from_record",
     "task_to_record",
+    "with_settings",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeGuard
 
 from torch import Tensor
 
@@ -82,6 +83,15 @@ class BaseTask(ABC):
     labels: ClassVar[LabelKind]
     has_agreement: ClassVar[bool] = False
     has_right_answers: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check the settings; to be called by subclasses that have others.
+
+        Raises:
+            TaskError: a value cannot be used.
+        """
+        if not (self.output is None or isinstance(self.output, str)):
+            raise TaskError(f"output is {self.output!r}: give the name of a part of the model's output")
 
     @property
     @abstractmethod
@@ -163,7 +173,7 @@ class BaseTask(ABC):
         Args:
             outputs: the compared outputs of any image.
             num_classes: that the model says it has; None: it does not say.
-            names: of the outputs, where they have any.
+            names: of all outputs of the model, where they have any.
 
         Raises:
             TaskError: the outputs are not such as the task compares.
@@ -263,6 +273,21 @@ class BaseTask(ABC):
 
 def _float(outputs: Outputs) -> Outputs:
     return tuple(output.float() for output in outputs)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a setting is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def require_positive(name: str, value: object) -> None:
+    """Check a setting that has to be a positive number.
+
+    Raises:
+        TaskError: it is none.
+    """
+    if not (is_number(value) and 0 < value < math.inf):
+        raise TaskError(f"{name} is {value!r}: give a number above 0")
 
 
 def mean_of_positions(values: Tensor) -> Tensor:

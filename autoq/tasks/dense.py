@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from autoq.errors import TaskError
-from autoq.tasks._base import BaseTask, LabelKind
+from autoq.tasks._base import BaseTask, LabelKind, require_positive
 from autoq.tasks._meter import BaseMeter, Labels, Outputs, as_tensor
 from autoq.tasks.heads import BaseHead, GaussianHead
 from autoq.units import Metric
@@ -52,8 +52,9 @@ class DenseTask(BaseTask):
         Raises:
             TaskError: it is not a positive number.
         """
-        if self.variance is not None and not 0 < self.variance < math.inf:
-            raise TaskError(f"variance {self.variance} of an output divides nothing: give a positive number")
+        super().__post_init__()
+        if self.variance is not None:
+            require_positive("variance", self.variance)
 
     def fitted(self, outputs: Iterable[Outputs]) -> Self:
         """Return the task with σ², the variance of all elements of ``outputs`` in double precision.

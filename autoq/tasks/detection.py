@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from autoq.errors import TaskError
 from autoq.tasks._average_precision import AveragePrecision, Detections, Kind
-from autoq.tasks._base import BaseTask, LabelKind
+from autoq.tasks._base import BaseTask, LabelKind, is_number, require_positive
 from autoq.tasks._meter import BaseMeter, Outputs
 from autoq.tasks.heads import BaseHead, BernoulliHead, CategoricalHead, LaplaceBoxesHead
 from autoq.units import Metric
@@ -20,8 +19,11 @@ Scores = Literal["softmax", "sigmoid"]
 MaskFrame = Literal["image", "box"]
 MASKS_IN_BOXES = "pred_box_masks"
 """What a two-stage detector calls masks that are maps of what is in their boxes."""
-_MOST_OBJECTS = 100
-_LEAST_SCORE = 0.05
+_MASKS = "pred_masks"
+_SET_PREDICTORS = frozenset({"last_hidden_state", "pred_logits", "class_queries_logits"})
+"""Outputs that tell that queries were matched with objects one to one: of transformers' decoders, of DETR's own code
+and what follows it, and of MaskFormer."""
+_NMS_IOU = 0.6
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,21 @@ class DetectionTask(BaseTask):
             softmax.
         box_weight: factor of the divergence of boxes.
         mask_weight: factor of that of masks, relative to their size.
-        nms_iou: of two boxes of a class that overlap by more, the less likely one is left out; 1: none is.
+        nms_iou: of two boxes of a class that overlap by more, the less likely one is left out; 1: none is. None: 0.6,
+            but 1 for models that predict a set, as DETR and those that follow it do: each query was trained to find
+            another object. They are known by an output that is called ``last_hidden_state`` (transformers),
+            ``pred_logits`` or ``class_queries_logits``.
+        least_score: of what is found.
+        most_objects: that are found on an image, the likeliest; COCO's average precision looks at 100.
         mask_frame: whether a mask is a map of the whole input, or of what is in its box.
     """
 
     scores: Scores | None = None
     box_weight: float = 1.0
     mask_weight: float = 1.0
-    nms_iou: float = 0.6
+    nms_iou: float | None = None
+    least_score: float = 0.05
+    most_objects: int = 100
     mask_frame: MaskFrame = "image"
 
     name: ClassVar[str] = "detection"
@@ -78,19 +87,23 @@ class DetectionTask(BaseTask):
         Raises:
             TaskError: a value cannot be used.
         """
+        super().__post_init__()
         if self.scores not in (None, "softmax", "sigmoid"):
             raise TaskError(f"scores are by 'softmax' or 'sigmoid', not {self.scores!r}")
         if self.mask_frame not in ("image", "box"):
             raise TaskError(f"mask_frame is 'image' or 'box', not {self.mask_frame!r}")
-        for name in ("box_weight", "mask_weight", "nms_iou"):
-            if not (isinstance(value := getattr(self, name), int | float) and 0 < value < math.inf):
-                raise TaskError(f"{name} is {value!r}: give a number above 0")
+        for name in ("box_weight", "mask_weight", *(() if self.nms_iou is None else ("nms_iou",))):
+            require_positive(name, getattr(self, name))
+        if not (is_number(self.least_score) and 0 <= self.least_score < 1):
+            raise TaskError(f"least_score is {self.least_score!r}: give a number from 0 on, below 1")
+        if not (type(self.most_objects) is int and self.most_objects >= 1):
+            raise TaskError(f"most_objects is {self.most_objects!r}: give a whole number from 1 on")
 
     @property
     def heads(self) -> tuple[BaseHead, ...]:
         """Classes, and boxes and masks in the order of :attr:`kinds`."""
         leaves = ("logits", "pred_logits", "class_queries_logits")
-        masks = ("pred_masks", MASKS_IN_BOXES, "masks_queries_logits")
+        masks = (_MASKS, MASKS_IN_BOXES, "masks_queries_logits")
         made: dict[Kind, BaseHead] = {
             "box": LaplaceBoxesHead(("pred_boxes",), self.box_weight),
             "mask": BernoulliHead(masks, self.mask_weight, axes=2, relative=True),
@@ -106,7 +119,7 @@ class DetectionTask(BaseTask):
     def adapted(self, outputs: Outputs, num_classes: int | None, names: Sequence[str] = ()) -> Self:
         """Return the task with :attr:`scores`: softmax where there is one logit more than classes.
 
-        Masks whose name is :data:`MASKS_IN_BOXES` are those of the boxes.
+        Masks whose name is :data:`MASKS_IN_BOXES` are those of the boxes; a model that predicts a set keeps all boxes.
 
         Raises:
             TaskError: leaves are not of the same queries, or there are fewer logits than classes.
@@ -120,8 +133,11 @@ class DetectionTask(BaseTask):
                 f"the task {self.name!r} takes logits (N, queries, classes), boxes (N, queries, 4) and masks "
                 f"(N, queries, h, w), but the model returns {shapes}: name its outputs so"
             )
-        if MASKS_IN_BOXES in (name.rpartition(".")[2] for name in names):
+        last_names = {name.rpartition(".")[2] for name in names}
+        if MASKS_IN_BOXES in last_names and _MASKS not in last_names:
             self = replace(self, mask_frame="box")
+        if self.nms_iou is None and last_names & _SET_PREDICTORS:
+            self = replace(self, nms_iou=1.0)
         if self.scores is not None:
             return self
         found = logits.shape[2] - (logits.shape[2] if num_classes is None else num_classes)
@@ -140,7 +156,7 @@ class DetectionTask(BaseTask):
         return (None, *(found.detach() for _ in outputs[1:]))
 
     def detections(self, outputs: Outputs) -> Iterator[Detections]:
-        """Yield what is predicted on each image: at most 100 objects of a score of at least 0.05.
+        """Yield what is predicted on each image: the likeliest, as far as scores and :attr:`most_objects` allow.
 
         A model without boxes has a mask for each object that does not overlap others of its class, so that none is left
         out; its scores are those of classes times the mean probability of a mask's pixels (Cheng et al., CVPR 2022).
@@ -154,13 +170,14 @@ class DetectionTask(BaseTask):
             corners = box_convert(parts["box"], "cxcywh", "xyxy").clamp(0, 1)
         elif masks is not None:
             scores = scores * _certainty(masks).unsqueeze(-1)
+        nms_iou, most = _NMS_IOU if self.nms_iou is None else self.nms_iou, self.most_objects
         for image, own in enumerate(scores):
-            query, label = (own >= _LEAST_SCORE).nonzero().unbind(1)
+            query, label = (own >= self.least_score).nonzero().unbind(1)
             score = own[query, label]
-            if corners is None:
-                kept = score.argsort(descending=True, stable=True)[:_MOST_OBJECTS]
+            if corners is None or nms_iou >= 1:
+                kept = score.argsort(descending=True, stable=True)[:most]
             else:
-                kept = batched_nms(corners[image, query], score, label, self.nms_iou)[:_MOST_OBJECTS]
+                kept = batched_nms(corners[image, query], score, label, nms_iou)[:most]
             query = query[kept]
             yield Detections(
                 score[kept],

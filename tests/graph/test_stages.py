@@ -108,7 +108,10 @@ def test_a_decoder_is_cut_where_its_state_and_the_encoders_are_alive(monkeypatch
     model = QuantizedModel(traced(EncoderDecoder()))
     state = model.run_stages(range(6), (tokens(3),))
     assert [tuple(value.shape) for value in state if isinstance(value, Tensor)] == [(3, 6, 8)] * 2
-    monkeypatch.setattr(stages, "_MOST_BYTES", 2 * 6 * 8 * 4 - 1)
+    own = 6 * 8 * 4  # bytes of the decoder's tensor of an image; the encoder's is alive before it
+    monkeypatch.setattr(stages, "_MOST_BYTES", own)
+    assert sites_of_stages(EncoderDecoder()) == found
+    monkeypatch.setattr(stages, "_MOST_BYTES", own - 1)
     assert sites_of_stages(EncoderDecoder()) == [*encoder, tuple(layers)], "a state of an image takes more"
 
 

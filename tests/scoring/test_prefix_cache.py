@@ -117,6 +117,44 @@ def test_a_view_takes_the_memory_of_what_it_is_a_view_of() -> None:
         assert cache.statistics.bytes_held == size
 
 
+def decode(cache: PrefixCache, recipe: str, encoded: Tensor) -> int:
+    """Evaluate a recipe whose first stage makes ``encoded``, which later ones return beside ten floats of their own."""
+    path = cache.path(recipe)
+    first, _ = cache.longest(0, path)
+    for stage in range(first, len(path)):
+        cache.offer(0, path, stage, (encoded, *state()) if stage else (encoded,))
+    return first
+
+
+def test_memory_that_states_share_counts_once() -> None:
+    encoded = torch.zeros(1000)
+    cache = PrefixCache(10 * (encoded.nbytes + STATE_BYTES))
+    assert [decode(cache, recipe, encoded) for recipe in ("abcdef", "abcdef", "abcdex", "abcxef")] == [0, 0, 5, 3]
+    assert cache.statistics.bytes_held == encoded.nbytes + 4 * STATE_BYTES
+
+
+def test_every_stage_of_a_decoder_is_kept_where_its_encoders_output_fits_once_a_recipe() -> None:
+    encoded = torch.zeros(1000)
+    one = encoded.nbytes + 5 * STATE_BYTES  # the last stage counts, too
+    for most_bytes, first in ((2 * one, 5), (one, 4)):
+        cache = PrefixCache(most_bytes)
+        assert [decode(cache, "abcdef", encoded) for _ in range(3)] == [0, 0, first]
+
+
+@given(
+    most=st.integers(0, 1000),
+    offers=st.lists(st.tuples(st.integers(0, 5), st.lists(st.integers(0, 7), max_size=4)), max_size=40),
+)
+def test_states_that_share_memory_never_take_more_than_they_may(most: int, offers: list[tuple[int, list[int]]]) -> None:
+    storages = [torch.zeros(4 + 10 * number) for number in range(8)]
+    cache = PrefixCache(most)
+    for batch, parts in offers:
+        for _ in range(2):
+            cache.offer(batch, cache.path("ab" if parts else "xb"), 0, tuple(storages[part][1:] for part in parts))
+        kept = {id(leaf._base): leaf._base for held, _ in cache._states.values() for leaf in held}  # type: ignore[union-attr]
+        assert cache.statistics.bytes_held == sum(base.nbytes for base in kept.values()) <= most
+
+
 def test_scarce_memory_holds_states_of_all_batches() -> None:
     """Were every stage kept, those of the last batches would drive out those of the first, and so on around."""
     batches, stages = 4, 12

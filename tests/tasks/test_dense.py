@@ -70,7 +70,7 @@ def test_what_cannot_be_fitted_or_measured_is_refused() -> None:
         with pytest.raises(TaskError, match=r"variance .* check the weights"):
             DenseTask().fitted(outputs)
     for variance in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(TaskError, match="give a positive number"):
+        with pytest.raises(TaskError, match="give a number above 0"):
             DenseTask(variance=variance)
     with pytest.raises(TaskError, match="not known yet"):
         DenseTask().divergence((torch.zeros(1, 2),), (torch.zeros(1, 2),))

@@ -95,7 +95,34 @@ def test_leaves_are_found_by_name() -> None:
         DetectionTask().select(leaves[:1], ("",))
 
 
-@pytest.mark.parametrize("settings", [{"scores": "tanh"}, {"box_weight": 0.0}, {"nms_iou": "x"}])
+def test_a_model_that_predicts_a_set_keeps_boxes_that_overlap() -> None:
+    outputs = (torch.tensor([[[3.0], [2.0]]]), torch.full((1, 2, 4), 0.5))
+    for others, count in (((), 1), (("last_hidden_state",), 2), (("decoder.last_hidden_state",), 2)):
+        task = DetectionTask().adapted(outputs, 1, ("logits", "pred_boxes", *others))
+        assert [len(each.scores) for each in task.detections(outputs)] == [count]
+    assert DetectionTask().adapted(outputs, 1, ("pred_logits", "pred_boxes")).nms_iou == 1
+    chosen = DetectionTask(nms_iou=0.7).adapted(outputs, 1, ("logits", "pred_boxes", "last_hidden_state"))
+    assert chosen.nms_iou == 0.7
+    assert [len(each.scores) for each in chosen.detections(outputs)] == [1]
+
+
+def test_scores_and_numbers_of_what_is_found() -> None:
+    logits, boxes = torch.linspace(-4, 4, 200).view(1, 200, 1), torch.rand(1, 200, 4)
+    for settings, count in (({}, 100), ({"most_objects": 150}, 150), ({"most_objects": 7}, 7)):
+        task = DetectionTask(scores="sigmoid", nms_iou=1, least_score=0.0, **settings)
+        (found_,) = task.detections((logits, boxes))
+        assert found_.scores.tolist() == logits.sigmoid().flatten().flip(0)[:count].tolist()
+    (found_,) = DetectionTask(scores="sigmoid", nms_iou=1, least_score=0.9).detections((logits, boxes))
+    assert len(found_.scores) == int((logits.sigmoid() >= 0.9).sum())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"scores": "tanh"}, {"box_weight": 0.0}, {"nms_iou": "x"}, {"nms_iou": 0}, {"least_score": 1.0}),
+        *({"most_objects": 0}, {"most_objects": 2.5}, {"most_objects": True}, {"mask_weight": None}),
+    ],
+)
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(TaskError, match=str(next(iter(settings.values())))):
         DetectionTask(**settings)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from autoq.errors import TaskError
 from autoq.tasks import SemanticSegmentationTask
+from autoq.tasks.semantic_segmentation import class_scores
 from tests.contracts.tasks import TaskContract
 
 MAPS = torch.tensor([0, 1, 2, 255]).repeat(4, 6, 1)
@@ -15,6 +16,41 @@ class TestSemanticSegmentation(TaskContract):
     task = SemanticSegmentationTask()
     shapes = [((3, 2, 2),), ((5, 1, 3),)]  # noqa: RUF012
     labels = {0: MAPS}  # noqa: RUF012
+
+
+class TestQueries(TaskContract):
+    task = SemanticSegmentationTask(queries=True, mask_weight=2.0)
+    shapes = [((3, 4), (3, 2, 2)), ((2, 4), (2, 1, 3))]  # noqa: RUF012
+    labels = {0: MAPS}  # noqa: RUF012
+
+
+def test_a_pixel_has_the_class_of_the_largest_sum_over_queries() -> None:
+    """The third query is surer of both pixels than another, but of the left one less than the first two together."""
+    probabilities = torch.tensor([[0.5, 0.1, 0.4], [0.4, 0.1, 0.5], [0.1, 0.8, 0.1]])  # classes 0 and 1, none
+    masks = torch.tensor([[[0.8, 0.3]], [[0.9, 0.3]], [[0.8, 0.9]]])
+    outputs = (probabilities.log().unsqueeze(0), masks.logit().unsqueeze(0))
+    expected = torch.tensor([[[0.5 * 0.8 + 0.4 * 0.9 + 0.1 * 0.8, 0.36], [0.1 * 1.7 + 0.8 * 0.8, 0.78]]])
+    torch.testing.assert_close(class_scores(tuple(leaf[0] for leaf in outputs)), expected.movedim(0, 1))
+    task = SemanticSegmentationTask().adapted(outputs, 2)
+    assert task.queries
+    assert task.num_classes(outputs) == 2
+    meter = task.meter()
+    meter.add(outputs, torch.tensor([[[0, 1]]]))
+    assert meter.metrics() == {"miou_percent": 100.0, "pixel_accuracy_percent": 100.0}
+
+
+def test_classes_and_masks_of_queries_are_found_by_name() -> None:
+    leaves = (torch.zeros(1), torch.zeros(2, 3, 4), torch.zeros(2, 3, 8, 8))
+    names = ("loss", "class_queries_logits", "masks_queries_logits")
+    assert SemanticSegmentationTask().select(leaves, names) == (1, 2)
+    assert SemanticSegmentationTask(output="masks_queries_logits").select(leaves, names) == (2,)
+
+
+@pytest.mark.parametrize("settings", [{"mask_weight": 0}, {"mask_weight": "x"}, {"queries": 1}, {"output": 3}])
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, object]) -> None:
+    ((name, value),) = settings.items()
+    with pytest.raises(TaskError, match=f"{name} is {value!r}: give"):
+        SemanticSegmentationTask(**settings)  # type: ignore[arg-type]
 
 
 def test_intersection_over_union_by_hand() -> None:

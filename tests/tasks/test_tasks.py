@@ -7,7 +7,16 @@ import pytest
 from autoq.cli.options import TASK_HELP
 from autoq.errors import InputError, SpaceError, TaskError
 from autoq.runs.proxy_check.run import make_check_settings
-from autoq.tasks import CLASSIFICATION, TASKS, DenseTask, make_task, task_from_record, task_to_record
+from autoq.tasks import (
+    CLASSIFICATION,
+    TASKS,
+    DenseTask,
+    DetectionTask,
+    make_task,
+    read_settings,
+    task_from_record,
+    task_to_record,
+)
 
 
 def test_tasks_by_name() -> None:
@@ -19,6 +28,49 @@ def test_tasks_by_name() -> None:
         make_task("dens")
     with pytest.raises(TaskError, match=r"task 'dense' has no setting 'varianse', it has output, variance\. Did you"):
         make_task("dense", varianse=1.0)
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        ([], {}),
+        (["nms_iou=0.5", " most_objects = 300 "], {"nms_iou": 0.5, "most_objects": 300}),
+        (["scores=sigmoid", "nms_iou=none", "queries=True"], {"scores": "sigmoid", "nms_iou": None, "queries": True}),
+        (["output=a=b"], {"output": "a=b"}),
+    ],
+)
+def test_settings_as_they_are_typed(texts: list[str], expected: dict[str, object]) -> None:
+    found = read_settings(texts)
+    assert found == expected
+    assert [type(value) for value in found.values()] == [type(value) for value in expected.values()]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["nms_iou"], "cannot read the task option 'nms_iou': write it as NAME=VALUE"),
+        (["=1"], "cannot read the task option '=1'"),
+        (["nms_iou="], "cannot read the task option 'nms_iou='"),
+        (["nms_iou=1", "nms_iou=2"], "the task option 'nms_iou' is given twice"),
+    ],
+)
+def test_settings_that_cannot_be_read(texts: list[str], message: str) -> None:
+    with pytest.raises(TaskError, match=message):
+        read_settings(texts)
+
+
+def test_settings_of_a_run_are_those_of_its_task() -> None:
+    settings = make_check_settings(task="detection", task_options={"nms_iou": 0.5, "most_objects": 300})
+    assert settings.make_task() == DetectionTask(nms_iou=0.5, most_objects=300)
+    again = type(settings).model_validate_json(settings.model_dump_json())
+    assert again == settings
+    assert type(again.task_options["most_objects"]) is int
+    with pytest.raises(
+        SpaceError, match=r"--task-option: task 'detection' has no setting 'nms_uoi', .* mean 'nms_iou'"
+    ):
+        make_check_settings(task="detection", task_options={"nms_uoi": 0.5})
+    with pytest.raises(SpaceError, match="--task-option: nms_iou is 'x': give a number above 0"):
+        make_check_settings(task="detection", task_options={"nms_iou": "x"})
 
 
 def test_the_help_of_the_command_line_names_every_task() -> None:

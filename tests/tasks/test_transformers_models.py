@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -129,6 +130,7 @@ def test_a_detector(name: str, settings: dict[str, Any], stages: tuple[str, ...]
     task = session.adapted().task
     assert isinstance(task, DetectionTask)
     assert task.scores == scores
+    assert task.nms_iou == 1, "queries of a decoder were matched with objects one to one"
     images = torch.randn(3, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         outputs = task.outputs_of(session.model.run(images), session.model.output_names)
@@ -163,9 +165,23 @@ def test_a_model_of_masks_alone(name: str, settings: dict[str, Any]) -> None:
         eager = module(images)
     torch.testing.assert_close(logits, eager.class_queries_logits)
     torch.testing.assert_close(masks, eager.masks_queries_logits)
+    check_semantic_segmentation(session, images, eager)
     found = list(task.detections((logits, masks)))
     assert [each.boxes for each in found] == [None] * 3
     assert all(each.mask_logits is not None and len(each.mask_logits) == len(each.scores) > 0 for each in found)
+
+
+def check_semantic_segmentation(session: Session, images: torch.Tensor, eager: Any) -> None:
+    """Compare with what transformers makes of the same outputs, 384 pixels high and wide."""
+    segmenting = replace(session, task=make_task("semantic-segmentation")).adapted()
+    task = segmenting.task
+    outputs = task.outputs_of(session.model.run(images), session.model.output_names)
+    assert task.num_classes(outputs) == segmenting.num_classes == 3
+    maps = transformers.Mask2FormerImageProcessor().post_process_semantic_segmentation(eager)
+    meter = task.meter()
+    meter.add(outputs, torch.stack(maps))
+    assert meter.metrics()["pixel_accuracy_percent"] > 99.9
+    assert len(torch.stack(maps).unique()) > 1
 
 
 def test_a_segmenter() -> None:
