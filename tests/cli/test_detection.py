@@ -53,6 +53,14 @@ def test_a_search_is_judged_by_average_precision(plain_command: Command, annotat
     for name in NAMES:
         assert measured[name] == pytest.approx(recipe["score"][name])
         assert measured["full_precision"][name] == pytest.approx(recipe["score"]["full_precision"][name])
+    one = one_json(
+        plain_command(
+            *("evaluate", out / "recipes" / f"{found['best']}.json", "--data", f"coco:{annotations}", "--json"),
+            *("--task-option", "most_objects=1"),
+        )
+    )
+    assert 0 < one["box_ap_percent"] < measured["box_ap_percent"] - 5, "there are several objects on an image"
+    assert one["kl_nats"] == pytest.approx(measured["kl_nats"])
 
 
 @pytest.mark.parametrize(
@@ -89,3 +97,34 @@ def test_a_category_that_the_model_lacks_is_named(plain_command: Command, annota
     )
     assert refused.status == 2
     assert "category 'giraffe': the model has no class of that name" in refused.complaints[0]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("search", "--budget-bops", "w4a4"),
+        ("quantize", "--method", "rtn", "--bits", "w4a4"),
+        ("sensitivity",),
+        ("check-proxy", "--eval-data", "shapes"),
+    ],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("nms_iou",), "cannot read the task option 'nms_iou': write it as NAME=VALUE, such as nms_iou=0.5"),
+        (("nms_uoi=0.5",), "task 'detection' has no setting 'nms_uoi', .* Did you mean 'nms_iou'"),
+        (("most_objects=0.5",), "most_objects is 0.5: give a whole number from 1 on"),
+        (("nms_iou=1", "nms_iou=0.5"), "the task option 'nms_iou' is given twice: give it once"),
+    ],
+)
+def test_a_setting_that_a_task_does_not_have_is_refused(
+    plain_command: Command, tmp_path: Path, command: tuple[str, ...], options: tuple[str, ...], message: str
+) -> None:
+    given = [part for option in options for part in ("--task-option", option)]
+    model = ("--task", "detection", "--model", "swin_shapes", "--data", "shapes")
+    refused = plain_command(*command, *model, *given, "--out", tmp_path / "run")
+    assert refused.status == 2
+    assert len(refused.complaints) == 1
+    assert re.search(message, refused.complaints[0])
+    assert not (tmp_path / "run").exists()
