@@ -29,8 +29,8 @@ from autoq.units import format_bops, format_kl
 
 IMAGES = 32
 """That calibrate published methods, but those that train."""
-TRAINING_IMAGES = {"aphq-vit": 256}
-"""Of methods that train blocks; the paper has 1,024."""
+TRAINS = ("aphq-vit",)
+"""Methods that train blocks."""
 
 
 def main() -> None:
@@ -44,8 +44,11 @@ def main() -> None:
     parser.add_argument("--widths", nargs="*", default=["w8a8", "w6a6", "w4a4", "w3a3"])
     parser.add_argument("--budgets", nargs="*", default=["w4a4", "w3a3"])
     parser.add_argument("--trials", type=int, default=60)
-    parser.add_argument("--iterations", type=int, help="of reconstruction, a block; 0: none; default: as autoq")
-    parser.add_argument("--method-iterations", type=int, help="of methods that train blocks; default: as autoq")
+    parser.add_argument(
+        "--iterations", type=int, help="of a block in training; 0: no reconstruction; default: as autoq"
+    )
+    parser.add_argument("--training-images", type=int, default=1024, help="that blocks are trained on")
+    parser.add_argument("--calib-images", type=int, default=128, help="of searches")
     parser.add_argument("--runs", type=Path, default=Path("detector-runs"))
     parser.add_argument("--results", type=Path, required=True)
     arguments = parser.parse_args()
@@ -64,10 +67,10 @@ def rows(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Any]
     """List what is measured: a label, and what makes the quantized model or its recipe."""
     model, data, task = arguments.model, arguments.data, arguments.task
     for method, bits in itertools.product(arguments.methods, arguments.widths):
-        trains = method in TRAINING_IMAGES
-        settings = {"bits": bits, "task": task, "calib_images": TRAINING_IMAGES.get(method, IMAGES)}
-        if trains and arguments.method_iterations is not None:
-            settings["method_options"] = {"iterations": arguments.method_iterations}
+        settings: dict[str, Any] = {"bits": bits, "task": task, "calib_images": IMAGES}
+        if method in TRAINS:
+            settings["calib_images"] = arguments.training_images
+            settings["method_options"] = {"iterations": arguments.iterations or None}
         yield f"`{method}` {bits}", partial(autoq.quantize, model, method, data, **settings)
     for budget in arguments.budgets:
         yield f"uniform {budget}", partial(_uniform, arguments, budget)
@@ -85,6 +88,7 @@ def _search(arguments: argparse.Namespace, budget: str) -> SearchResult:
         budget,
         task=arguments.task,
         trials=arguments.trials,
+        calib_images=arguments.calib_images,
         baselines="uniform",
         finish=False,
         out=arguments.runs / budget,
@@ -105,8 +109,10 @@ def _finished(arguments: argparse.Namespace, budget: str) -> Recipe:
 
 
 def _reconstructed(arguments: argparse.Namespace, budget: str) -> Recipe:
-    recipe, iterations = _searched(arguments, budget), arguments.iterations
-    return autoq.reconstruct(arguments.model, recipe, arguments.data, iterations=iterations, progress=True)
+    recipe, images = _searched(arguments, budget), arguments.training_images
+    return autoq.reconstruct(
+        arguments.model, recipe, arguments.data, iterations=arguments.iterations, count=images, progress=True
+    )
 
 
 def measured(quantized: Any, arguments: argparse.Namespace) -> dict[str, Any]:
