@@ -143,8 +143,9 @@ def _evaluate_module(
     if isinstance(module, QuantizedModule):
         cost = module.recipe.cost
         options = options.for_recipe(module.recipe)
-    reference = None if model is None else open_model(model, options, data, task)
+    reference = None if model is None else open_model(model, options, data, task).adapted()
     reader = reader_of(module, options, data, task) if reference is None else reference.reader
+    task = reader.task
     discrepancy, meter, full, images_seen = Discrepancy(task), task.meter(), task.meter(), 0
     labelled = reader.labelled_images(data, required=False)
     with torch.inference_mode():
@@ -179,14 +180,17 @@ def _outputs(module: nn.Module, images: Tensor, task: BaseTask) -> Outputs:
 
 
 def reader_of(module: nn.Module, options: ModelOptions, data: object, task: BaseTask) -> ImageReader:
-    """Return what makes the input of a module that is run as it is."""
+    """Return what makes the input of a module that is run as it is; its task is adapted to the module."""
     loaded = _described(module, options, data)
     parameter = next(module.parameters(), None)
     device, dtype = torch.device("cpu") if parameter is None else parameter.device, dtype_of(module)
     with torch.inference_mode():
         blank = torch.zeros(1, *loaded.input_size, device=device, dtype=dtype)
-        num_outputs = task.num_classes(_outputs(module, blank, task))
-    return ImageReader(loaded, num_outputs, _BATCH_SIZE, device, dtype, task)
+        output = module(blank)
+    names = tensor_names(output)
+    outputs = task.outputs_of(pytree.tree_leaves(output), names)
+    task = task.adapted(outputs, loaded.num_classes, names)
+    return ImageReader(loaded, task.num_classes(outputs), _BATCH_SIZE, device, dtype, task)
 
 
 def _described(module: nn.Module, options: ModelOptions, data: object) -> LoadedModel:

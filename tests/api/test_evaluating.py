@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import autoq
 from autoq.models import LetterboxTransform
-from autoq.tasks import DenseTask
+from autoq.tasks import DenseTask, make_task
 from tests.api.models import IMAGES, LABELS, DepthLike, make
 
 
@@ -95,3 +95,48 @@ def test_classes_of_pixels_are_measured_where_the_image_lies_in_the_input(tmp_pa
     assert dict(measured.metrics) == {"miou_percent": 100.0, "pixel_accuracy_percent": 100.0}
     assert measured.per_class == {"0": {"iou_percent": 100.0}, "1": {"iou_percent": 100.0}}
     assert measured.labels_by == "index"
+
+
+class _Queries(nn.Module):
+    """The first query's mask is what is bright, of class 0; the second's what is dark, of class 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = nn.Parameter(torch.tensor([[6.0, 0.0, 0.0], [0.0, 6.0, 0.0]]))
+        self.layer = nn.Conv2d(3, 2, 1)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.tensor([20.0, -20.0]).view(2, 1, 1, 1).expand(2, 3, 1, 1) / 3)
+            self.layer.bias.copy_(torch.tensor([-10.0, 10.0]))  # type: ignore[union-attr]
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        masks = self.layer(images)
+        return {
+            "class_queries_logits": self.classes + 0 * masks.mean((2, 3)).unsqueeze(2),
+            "masks_queries_logits": masks,
+        }
+
+
+def test_a_model_of_masks_of_queries_segments_pixels() -> None:
+    images = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    labels = (images.mean(1) < 0.5).long()
+    model, task = _Queries().eval(), "semantic-segmentation"
+    alone = autoq.evaluate(model, (images, labels), task=task)
+    assert alone.metrics == {"miou_percent": 100.0, "pixel_accuracy_percent": 100.0}
+    other = _Queries().eval()
+    with torch.no_grad():
+        other.layer.weight.mul_(0.5)
+    compared = autoq.evaluate(other, (images, labels), model=model, task=task)
+    assert compared.score is not None
+    with torch.no_grad():
+        before, after = (tuple(each(images).values()) for each in (model, other))
+    expected = make_task(task).adapted(before, 2).divergence(before, after)
+    assert compared.score.kl_nats == pytest.approx(float(expected.mean()), rel=1e-4)
+    assert compared.full_precision == alone.metrics
+    assert compared.metrics["miou_percent"] < 100
+
+
+def test_settings_of_the_task_are_those_that_are_given() -> None:
+    half = autoq.evaluate(make(DepthLike), IMAGES, model=make(DepthLike), task="dense", task_options={"variance": 0.5})
+    assert half.task == DenseTask(variance=0.5)
+    with pytest.raises(autoq.errors.InputError, match="task 'dense' has no setting 'nms_iou'"):
+        autoq.evaluate(make(DepthLike), IMAGES, task="dense", task_options={"nms_iou": 0.5})
