@@ -89,8 +89,8 @@ class CalibrationSettings:
 
         So a bank of before these settings stays what it is, and a run that has it can be resumed.
         """
-        default = asdict(type(self)())
-        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != default[name]}
+        own, default = asdict(self) | {"fpcs": self.fpcs.identity()}, asdict(type(self)())
+        return {name: value for name, value in own.items() if name not in _LATER or value != default[name]}
 
     def to_json(self) -> dict[str, Any]:
         """Return what differs from the defaults, but for ``observer`` and ``seed``, as recipes keep it."""

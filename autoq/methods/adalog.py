@@ -40,7 +40,6 @@ class AdaLog(BaseMethod):
             "result of a search",
             "the best of the last step",
             "the best of all steps, rounds and the observed range",
-            here="as by default: never worse by the error that is minimised",
         ),
     )
 
@@ -48,7 +47,7 @@ class AdaLog(BaseMethod):
         """Search by fast progressive combining (paper, §3.3)."""
         if not self.is_published:
             return CalibrationSettings(observer="fpcs", seed=seed)
-        fpcs = FpcsSettings(steps=6, log_bases=8, start="operands", tokens=EVERYTHING, screening=0)
+        fpcs = FpcsSettings(steps=6, log_bases=8, start="operands", result="last_step", tokens=EVERYTHING, screening=0)
         return CalibrationSettings(observer="fpcs", norm_observer="mse", include_zero=False, seed=seed, fpcs=fpcs)
 
     def reparameterized(self, traced: TracedModel, bits: BitWidths) -> dict[str, int]:

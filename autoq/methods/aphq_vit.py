@@ -86,7 +86,7 @@ class AphqVit(BaseMethod):
         """Start from bounds of least squared error of each operand alone, or as published of the layer's output."""
         if not self.is_published:
             return CalibrationSettings(observer="mse", seed=seed)
-        fpcs = FpcsSettings(steps=6, images=128, start="operands", tokens=EVERYTHING, screening=0)
+        fpcs = FpcsSettings(steps=6, images=128, start="operands", result="last_step", tokens=EVERYTHING, screening=0)
         return CalibrationSettings(observer="fpcs", norm_observer="mse", include_zero=False, seed=seed, fpcs=fpcs)
 
     def reparameterized(self, traced: TracedModel, bits: BitWidths) -> dict[str, int]:

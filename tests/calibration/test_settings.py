@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from autoq.calibration import CalibrationSettings
+from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.errors import CalibrationError, RecipeError
 
 
@@ -37,10 +38,20 @@ def test_banks_of_before_a_setting_stay_what_they_are() -> None:
     }
     assert CalibrationSettings().identity().keys() == before
     assert CalibrationSettings(observer="omse", seed=3).identity().keys() == before
+    assert "result" not in CalibrationSettings().identity()["fpcs"]
 
 
 @pytest.mark.parametrize(
-    "changes", [{"sample_last_batch": True}, {"batch_images": 100}, {"shares_ranges": True}, {"seed": 1}, {"bins": 64}]
+    "changes",
+    [
+        {"sample_last_batch": True},
+        {"batch_images": 100},
+        {"shares_ranges": True},
+        {"seed": 1},
+        {"bins": 64},
+        {"fpcs": FpcsSettings(result="last_step")},
+        {"fpcs": FpcsSettings(steps=6)},
+    ],
 )
 def test_every_setting_that_is_not_the_default_makes_another_bank(changes: dict[str, Any]) -> None:
     assert CalibrationSettings(**changes).identity() != CalibrationSettings().identity()

@@ -35,6 +35,7 @@ def test_published() -> None:
     assert {kinds[kind].overflow for kind in ("attention map", "gelu output")} == {"extra_zero"}
     fpcs = method.settings(0).fpcs
     assert (fpcs.steps, fpcs.log_bases, fpcs.start, fpcs.screening) == (6, 8, "operands", 0)
+    assert fpcs.result == "last_step"
     assert method.reparameterized(traced_model(), WIDTHS) == {}
     assert method.reparameterized(traced_model(), BitWidths(4, 4, 4)).keys() == {
         f"blocks.{block}.norm{norm}" for block in range(4) for norm in (1, 2)

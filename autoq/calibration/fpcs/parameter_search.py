@@ -53,7 +53,7 @@ class ParameterSearch:
         self._cache: dict[tuple[object, ...], object] = {}
 
     def minimise(self, config: OperandConfig, error: QuadraticError, incumbent: BaseQuantizer | None) -> BaseQuantizer:
-        """Search the parameters of least error; never worse than the incumbent, at first the observed range.
+        """Search the parameters of least error; never worse than the incumbent if the settings ask for the best.
 
         Args:
             config: for which :func:`is_searched` holds.
@@ -67,14 +67,7 @@ class ParameterSearch:
             return self._minimise_twin(config, error, incumbent)
         observed = self.observed(config)
         problem = self.affine_problem(config, error, incumbent or observed)
-        scale, zero_point, _ = progressive_search(
-            problem.loss,
-            problem.grid,
-            self._fpcs.kept,
-            self._fpcs.steps,
-            screen=problem.screen,
-            incumbent=problem.incumbent,
-        )
+        scale, zero_point, _ = self._progressive(problem, self._fpcs.kept, self._fpcs.steps)
         shape = observed.qparams()["scale"].shape
         qparams = {"scale": scale.reshape(shape), "zero_point": zero_point.reshape(shape)}
         return create_quantizer(config, self._operand.layout, qparams)
@@ -117,9 +110,7 @@ class ParameterSearch:
             problem = self._log_problem(config, error, scale.reshape(rows, 1), bases, incumbent)
             kept = self._fpcs.kept if len(bases) == 1 else self._fpcs.log_kept
             steps = 1 if has_unit_scale else self._fpcs.steps
-            found = progressive_search(
-                problem.loss, problem.grid, kept, steps, screen=problem.screen, incumbent=problem.incumbent
-            )
+            found = self._progressive(problem, kept, steps)
             numerator, relative = float(found[0]), float(found[1])
         qparams |= {"scale": (scale.reshape(rows, 1) * relative).reshape(scale.shape)}
         qparams |= dict.fromkeys(cls.fitted_fields, torch.tensor(numerator))
@@ -133,13 +124,23 @@ class ParameterSearch:
         narrow = self._cached(("positive",), lambda: _positive_quantile(error.values, self._fpcs.quantile))
         problem = twin_problem(config, error, observed, incumbent, float(narrow), self._fpcs, self._seed)
         steps = self._fpcs.steps if self._fpcs.twin_scales == "searched" else 1
-        shift_bits, relative, _ = progressive_search(
-            problem.loss, problem.grid, self._fpcs.log_kept, steps, screen=problem.screen, incumbent=problem.incumbent
-        )
+        shift_bits, relative, _ = self._progressive(problem, self._fpcs.log_kept, steps)
         qparams = observed.qparams()
         scale, fine_sign = qparams["scale"] * float(relative), int(qparams["fine_sign"])
         layout = self._operand.layout
         return TwinUniformQuantizer.with_scale(config, layout, scale, int(shift_bits), fine_sign)
+
+    def _progressive(self, problem: Problem, kept: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Search a problem, with the result that the settings ask for."""
+        return progressive_search(
+            problem.loss,
+            problem.grid,
+            kept,
+            steps,
+            screen=problem.screen,
+            incumbent=problem.incumbent,
+            of_last_step=self._fpcs.result == "last_step",
+        )
 
     def _log_problem(
         self,

@@ -183,8 +183,9 @@ def progressive_search(
     screen: Loss | None = None,
     finalists: int = 8,
     incumbent: Pair | None = None,
+    of_last_step: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the best combination of each row that the search evaluates in any step.
+    """Find the best combination of each row that the search evaluates in any step, or in the last one.
 
     Args:
         loss: to minimise.
@@ -194,15 +195,17 @@ def progressive_search(
         screen: a cheaper loss that ranks candidates; the best ``finalists`` of all steps are evaluated by ``loss``.
         finalists: see ``screen``.
         incumbent: a combination for each row, of shape (rows, 1), to be beaten.
+        of_last_step: what was evaluated before the last step does not count, nor does ``incumbent``.
 
     Returns:
         First parameter, second parameter and error, each of shape (rows, 1).
     """
     first, second = grid.first, grid.second
+    incumbent = None if of_last_step else incumbent
     best: tuple[Tensor, Tensor, Tensor] | None = None
     for level in range(steps):
         errors = (screen or loss)(first, second)
-        best = _best(best, (first, second, errors), finalists if screen else 1)
+        best = _best(None if of_last_step else best, (first, second, errors), finalists if screen else 1)
         if level + 1 == steps or grid.first_axis.neighbours * grid.second_axis.neighbours == 1:
             break
         chosen = _least(errors, kept)

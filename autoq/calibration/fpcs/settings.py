@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from autoq.errors import CalibrationError
 
@@ -34,6 +34,8 @@ class FpcsSettings:
         log_kept: combinations of base and scale that are kept.
         twin_scales: scales of twin uniform quantizers are ``searched`` with their distance, or as ``published`` by
             PTQ4ViT: 1 is what the coarse range reaches after softmax, 0.17 what the fine one does after GELU.
+        result: the ``best`` combination of all steps, which the operand's last one (at first its observed range) has to
+            be beaten by, or, as in AdaLog's code, the best of the ``last_step``, whatever was better before.
         tokens: vectors (token rows of an input; rows or columns of an attention head's matrix) on which candidates for
             activations are compared.
         images: calibration images used.
@@ -52,9 +54,15 @@ class FpcsSettings:
     log_bases: int = 128
     log_kept: int = 32
     twin_scales: Literal["searched", "published"] = "searched"
+    result: Literal["best", "last_step"] = "best"
     tokens: int = 512
     images: int = 32
     screening: int = 8
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a bank depends on: all settings, but for those that came later and have their defaults."""
+        default = asdict(type(self)())
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != default[name]}
 
     def __post_init__(self) -> None:
         """Refuse numbers with which nothing would be searched.
@@ -69,3 +77,7 @@ class FpcsSettings:
             raise CalibrationError(f"rounds must be 0 or more, got {self.rounds}")
         if not 0.5 <= self.quantile <= 1:
             raise CalibrationError(f"quantile must be between 0.5 and 1, got {self.quantile}")
+
+
+_LATER = frozenset({"result"})
+"""Settings that banks of version 5 may lack; with their defaults, nothing is searched otherwise."""

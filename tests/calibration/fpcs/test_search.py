@@ -137,6 +137,27 @@ def test_the_incumbent_wins_ties_and_is_never_lost() -> None:
     assert torch.equal(found[1], incumbent[1])
 
 
+def test_of_the_last_step_as_in_the_authors_code() -> None:
+    """Against a loop over steps: what the first step has found, and the incumbent, are lost."""
+    grid = grid_of(normal(3, 50), 4, FPCS)
+    spike = grid.first[:, :1]
+
+    def loss(first: Tensor, second: Tensor) -> Tensor:
+        return torch.where(first == spike, -1.0, (first - 0.9 * spike).abs() + second)
+
+    incumbent = (spike, grid.second[:, :1])
+    assert (progressive_search(loss, grid, 16, 4, incumbent=incumbent)[2] == -1).all()
+    found = progressive_search(loss, grid, 16, 4, incumbent=incumbent, of_last_step=True)
+    first, second = grid.first, grid.second
+    for level in range(3):
+        order = loss(first, second).sort(dim=1, stable=True).indices[:, :16]
+        first, second = grid.around(first.gather(1, order), second.gather(1, order), level)
+    least = loss(first, second).min(1, keepdim=True)
+    assert (found[2] > -1).all()
+    assert torch.equal(found[2], least.values)
+    assert torch.equal(found[0], first.gather(1, least.indices))
+
+
 def test_a_screen_only_ranks() -> None:
     values = heavy_tailed(4, 200)
     grid = grid_of(values, 3, FPCS)
