@@ -9,9 +9,11 @@ pair of bounds is computed once from histograms, and groups are chosen by what t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,8 +91,9 @@ class GroupFit:
         errors, distances = self._library[bits]
         starts = [self._grown(bits, groups), *self._spaced(groups)]
         starts.sort(key=lambda picked: _error(errors[:, picked], distances[:, picked]))
+        beside = _Beside(errors, distances)
         picked = min(
-            (self._swapped(start, errors, distances) for start in starts[:_STARTS]),
+            (self._swapped(start, beside) for start in starts[:_STARTS]),
             key=lambda picked: _error(errors[:, picked], distances[:, picked]),
         )
         bounds = self._refine(self._candidates[picked], bits)
@@ -100,8 +103,9 @@ class GroupFit:
         """Add candidates one by one, each the best beside those before."""
         errors, distances = self._library[bits]
         chosen = self._greedy[bits]
+        beside = _Beside(errors, distances)
         while len(chosen) < groups:
-            chosen.append(_best_with(errors, distances, errors[:, chosen], distances[:, chosen]))
+            chosen.append(beside.best(chosen))
         return chosen[:groups]
 
     def _spaced(self, groups: int) -> list[list[int]]:
@@ -113,14 +117,13 @@ class GroupFit:
         return [[block * seeds + cell for cell in by_width] for block in range(len(_FACTORS))]
 
     @staticmethod
-    def _swapped(picked: list[int], errors: Tensor, distances: Tensor) -> list[int]:
+    def _swapped(picked: list[int], beside: _Beside) -> list[int]:
         """Replace one candidate at a time by the best beside the others, until none changes."""
         picked = list(picked)
         for _ in range(_SWAPS):
             before = list(picked)
             for group in range(len(picked)):
-                others = picked[:group] + picked[group + 1 :]
-                picked[group] = _best_with(errors, distances, errors[:, others], distances[:, others])
+                picked[group] = beside.best(picked[:group] + picked[group + 1 :])
             if picked == before:
                 break
         return picked
@@ -133,13 +136,11 @@ class GroupFit:
         for zoom in _ZOOMS:
             span = (bounds[:, 1] - bounds[:, 0]).view(-1, 1, 1)
             moved = (bounds.unsqueeze(1) + zoom * span * moves).flatten(0, 1)
-            errors, distances = self._costs(moved, bits)
-            picked = torch.arange(groups) * count + count // 2
+            beside = _Beside(*self._costs(moved, bits))
+            picked = [group * count + count // 2 for group in range(groups)]
             for group in range(groups):
-                others = torch.cat([picked[:group], picked[group + 1 :]])
                 own = slice(group * count, (group + 1) * count)
-                best = _best_with(errors[:, own], distances[:, own], errors[:, others], distances[:, others])
-                picked[group] = group * count + best
+                picked[group] = own.start + beside.best(picked[:group] + picked[group + 1 :], own)
             bounds = moved[picked]
         return bounds
 
@@ -242,19 +243,34 @@ class GroupFit:
         return torch.stack([values.kthvalue(len(values) - rank + 1).values, values.kthvalue(rank).values])
 
 
-def _best_with(errors: Tensor, distances: Tensor, other_errors: Tensor, other_distances: Tensor) -> int:
-    """Find the candidate that, beside other groups, gives the least error when cells go to their nearest bounds.
+class _Beside:
+    """Finds the candidate that goes best with others that are chosen; on the host, as thousands of small steps do."""
 
-    Args:
-        errors: of each cell at each candidate, of shape (cells, K).
-        distances: of each cell from each candidate, of the same shape.
-        other_errors: the same for the G other groups, of shape (cells, G).
-        other_distances: likewise.
-    """
-    if other_errors.shape[1]:
-        nearest, index = other_distances.min(1, keepdim=True)
-        errors = torch.where(distances < nearest, errors, other_errors.gather(1, index))
-    return int(errors.sum(0).argmin())
+    def __init__(self, errors: Tensor, distances: Tensor) -> None:
+        """Take errors of each cell at each candidate, of shape (cells, K), and distances of each cell from each."""
+        self._errors, self._distances = (np.ascontiguousarray(each.cpu().numpy()) for each in (errors, distances))
+        self._errors_of, self._distances_of = (np.ascontiguousarray(each.T) for each in (self._errors, self._distances))
+        self._cells = np.arange(len(self._errors))
+        self._closer = np.empty(self._errors.shape, bool)
+        self._combined = np.empty_like(self._errors)
+
+    def best(self, others: Sequence[int], own: slice = slice(None)) -> int:
+        """Find the candidate of least error where cells go to the nearest of it and of the others.
+
+        Args:
+            others: candidates that are chosen.
+            own: those to choose from; the result counts from its start.
+        """
+        combined = self._errors[:, own]
+        if len(others):
+            nearest = self._distances_of[others].argmin(0)
+            index = np.asarray(others)[nearest]
+            closer = self._closer[:, own]
+            np.less(self._distances[:, own], self._distances_of[index, self._cells][:, None], out=closer)
+            combined = self._combined[:, own]
+            combined[:] = self._errors_of[index, self._cells][:, None]
+            np.copyto(combined, self._errors[:, own], where=closer)
+        return int(torch.from_numpy(np.ascontiguousarray(combined)).sum(0).argmin())
 
 
 def _error(errors: Tensor, distances: Tensor) -> float:
