@@ -119,7 +119,7 @@ def test_usage(command: Command, arguments: list[str], expected: str) -> None:
 
 
 def test_the_unexpected_is_one_line_too(command: Command, monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("division\nby zero")
 
     monkeypatch.setattr("autoq.runs.evaluate.evaluate_recipe", fail)
