@@ -53,6 +53,18 @@ def swin_fpn_fcos() -> nn.Module:
     return FpnDetector(backbone, num_classes=80, image_size=size, prototypes=0, tower_depth=4)
 
 
+def rt_detr() -> nn.Module:
+    """RT-DETR on ResNet-50 (Zhao et al., CVPR 2024): 80 classes."""
+    backbone = transformers.RTDetrResNetConfig(out_features=list(_RESNET_STAGES))
+    config = transformers.RTDetrConfig(backbone_config=backbone, num_labels=80)
+    return _eager(transformers.RTDetrForObjectDetection, config)
+
+
+def d_fine() -> nn.Module:
+    """D-FINE-L (Peng et al., ICLR 2025): 80 classes."""
+    return _eager(transformers.DFineForObjectDetection, transformers.DFineConfig(num_labels=80))
+
+
 def _eager(kind: Any, config: Any) -> nn.Module:
     config._attn_implementation = "eager"
     module: nn.Module = kind(config)
@@ -62,6 +74,8 @@ def _eager(kind: Any, config: Any) -> nn.Module:
 MODELS: dict[str, tuple[str, Callable[[], nn.Module], tuple[int, int]]] = {
     "deformable-detr": ("Deformable DETR-R50", deformable_detr, (800, 1066)),
     "mask2former": ("Mask2Former Swin-T", mask2former, (512, 512)),
+    "rt-detr": ("RT-DETR-R50", rt_detr, (640, 640)),
+    "d-fine": ("D-FINE-L", d_fine, (640, 640)),
     "swin-fpn-fcos": ("Swin-T FPN FCOS", swin_fpn_fcos, (800, 1280)),
 }
 
