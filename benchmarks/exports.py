@@ -2,7 +2,7 @@
 
     python -m benchmarks.exports --model local-dir:vit_c10 --calib-data cifar10/calib --data cifar10/val \
         --results docs/export_tables.jsonl
-    python -m benchmarks.exports --model swin_tiny_patch4_window7_224 --no-pretrained --spaces --images 16 \
+    python -m benchmarks.exports --model swin_tiny_patch4_window7_224 --no-pretrained --spaces --images 32 \
         --check-images 4 --calib-images 8 --calib-data imagenet1k-sample --data imagenet1k-sample \
         --results docs/export_tables.jsonl
     python -m benchmarks.exports_page docs/export_tables.jsonl > docs/export_tables.md
