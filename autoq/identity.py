@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from autoq.files import sha256_hex
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def fingerprint_of(description: Mapping[str, Any]) -> str:
@@ -17,6 +20,20 @@ def fingerprint_of(description: Mapping[str, Any]) -> str:
     True
     """
     return sha256_hex([json.dumps(description, sort_keys=True).encode()])[:16]
+
+
+def tensor_chunks(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[bytes]:
+    """Yield what tells named tensors apart, to be hashed: names, dtypes, shapes and values.
+
+    >>> import torch
+    >>> next(tensor_chunks([("bias", torch.zeros(2, 3))])).strip()
+    b'bias torch.float32 (2, 3)'
+    """
+    import torch
+
+    for name, tensor in tensors:
+        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode()
+        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[str] | None = None) -> str:

@@ -212,6 +212,20 @@ def read_text(
         raise kind(f"cannot read {what} {os.fspath(path)!r}: {reason}") from error
 
 
+def number_or_text(text: str) -> float | str:
+    """Read a text as the number that it is, whole or not, or leave it as it is.
+
+    >>> number_or_text("8"), number_or_text("0.5"), number_or_text("uniform")
+    (8, 0.5, 'uniform')
+    """
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def parse_json(text: str, where: str, refusal: type[AutoqError]) -> Any:
     """Parse JSON; ``where`` is what messages call it. A ``$schema``, which editors read, is left out.
 

@@ -150,7 +150,7 @@ def _evaluate_module(
     labelled = reader.labelled_images(data, required=False)
     with torch.inference_mode():
         for images, labels in reader.batches(data, labelled):
-            outputs = _outputs(module, images, task)
+            outputs, _ = _outputs(module, images, task)
             images_seen += len(images)
             expected = None if reference is None else finite_outputs(reference.model, images, task)
             if expected is not None:
@@ -173,10 +173,11 @@ def _evaluate_module(
     )
 
 
-def _outputs(module: nn.Module, images: Tensor, task: BaseTask) -> Outputs:
-    """Return the compared outputs of a module that is run as it is."""
+def _outputs(module: nn.Module, images: Tensor, task: BaseTask) -> tuple[Outputs, list[str]]:
+    """Return the compared outputs of a module that is run as it is, and the names of all its outputs."""
     output = module(images)
-    return task.outputs_of(pytree.tree_leaves(output), tensor_names(output))
+    names = tensor_names(output)
+    return task.outputs_of(pytree.tree_leaves(output), names), names
 
 
 def reader_of(module: nn.Module, options: ModelOptions, data: object, task: BaseTask) -> ImageReader:
@@ -186,9 +187,7 @@ def reader_of(module: nn.Module, options: ModelOptions, data: object, task: Base
     device, dtype = torch.device("cpu") if parameter is None else parameter.device, dtype_of(module)
     with torch.inference_mode():
         blank = torch.zeros(1, *loaded.input_size, device=device, dtype=dtype)
-        output = module(blank)
-    names = tensor_names(output)
-    outputs = task.outputs_of(pytree.tree_leaves(output), names)
+        outputs, names = _outputs(module, blank, task)
     task = task.adapted(outputs, loaded.num_classes, names)
     return ImageReader(loaded, task.num_classes(outputs), _BATCH_SIZE, device, dtype, task)
 

@@ -89,8 +89,7 @@ class CalibrationSettings:
 
         So a bank of before these settings stays what it is, and a run that has it can be resumed.
         """
-        own, default = asdict(self) | {"fpcs": self.fpcs.identity()}, asdict(type(self)())
-        return {name: value for name, value in own.items() if name not in _LATER or value != default[name]}
+        return _without_later(asdict(self), asdict(type(self)()))
 
     def to_json(self) -> dict[str, Any]:
         """Return what differs from the defaults, but for ``observer`` and ``seed``, as recipes keep it."""
@@ -110,6 +109,14 @@ class CalibrationSettings:
             raise RecipeError(f"calibration settings: {error}") from error
 
 
+def _without_later(own: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_later(value, default[name]) if isinstance(value, dict) else value
+        for name, value in own.items()
+        if name not in _LATER or value != default[name]
+    }
+
+
 _APART = ("observer", "seed")
-_LATER = frozenset({"sample_last_batch", "batch_images", "shares_ranges"})
-"""Settings that banks of version 5 may lack; with their defaults, nothing is solved otherwise."""
+_LATER = frozenset({"sample_last_batch", "batch_images", "shares_ranges", "result"})
+"""Settings, also of FPCS, that banks of version 5 may lack; with their defaults, nothing is solved otherwise."""

@@ -20,7 +20,7 @@ from autoq.errors import BudgetError
 from autoq.files import sha256_hex, write_text
 from autoq.graph.sites import Site
 from autoq.recipe import FLOAT_BITS, OperandConfig, SiteConfig
-from autoq.validation import did_you_mean, parse_json, read_text, validate
+from autoq.validation import did_you_mean, number_or_text, parse_json, read_text, validate
 
 _NANOSECONDS = 1e6
 """In a millisecond."""
@@ -180,16 +180,7 @@ class LatencyTable(BaseModel):
 def _rows_of_csv(text: str) -> list[dict[str, Any]]:
     """Read the rows of a CSV table, empty cells left out."""
     rows = csv.DictReader(io.StringIO(text))
-    return [{key: _number(value) for key, value in row.items() if value not in (None, "")} for row in rows]
-
-
-def _number(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    return [{key: number_or_text(value) for key, value in row.items() if value not in (None, "")} for row in rows]
 
 
 def _shown(config: OperandConfig | None) -> str:

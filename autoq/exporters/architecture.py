@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from autoq.errors import ExportError
 from autoq.graph.insert import OperandKey
-from autoq.graph.nodes import op_name
+from autoq.graph.nodes import attribute, op_name
 from autoq.graph.trace import TracedModel
 from autoq.scoring.quantized_module import FloatWeight, QuantizedModule, QuantizedWeight, path_of
 
@@ -95,7 +95,7 @@ class Architecture:
         """Yield the tensors that a quantized model reads, by the names that the traced model has for them."""
         for node in quantized.model.graph.nodes:
             if node.op == "get_attr":
-                value = torch.fx.graph_module._get_attr(quantized.model, str(node.target))
+                value = attribute(quantized.model, str(node.target))
                 yield self._original_name(node) or str(node.target), value
         modules = dict(quantized.model.named_modules())
         for key, edge in self.traced.edges.items():
@@ -132,7 +132,7 @@ class Architecture:
     def _is_original(self, name: str, value: Tensor) -> bool:
         """Whether a tensor that is no parameter, such as a folded constant, is that of the traced model."""
         try:
-            found = torch.fx.graph_module._get_attr(self.traced.graph_module, name)
+            found = attribute(self.traced.graph_module, name)
         except AttributeError:
             return False
         return torch.equal(found.to(value.device), value)

@@ -17,7 +17,9 @@ from autoq.exporters._base import ExportSource, Runner
 from autoq.exporters.graphs import CodedWeight, TracedByPosition, quantized_weights
 from autoq.files import sha256_hex
 from autoq.graph.insert import OperandKey
+from autoq.graph.nodes import attribute
 from autoq.graph.outputs import tensor_names
+from autoq.identity import tensor_chunks
 from autoq.quantizers import BaseQuantizer
 from autoq.scoring.quantized_module import QuantizedWeight
 
@@ -120,11 +122,10 @@ def _fingerprint(traced: TracedByPosition, example: Tensor, names: list[str]) ->
             else:
                 return None
         elif node.op == "get_attr":
-            value = torch.fx.graph_module._get_attr(module.model, str(node.target))
+            value = attribute(module.model, str(node.target))
             if not isinstance(value, Tensor):
                 return None
-            content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            parts += [repr((value.shape, value.dtype)).encode(), content]
+            parts += tensor_chunks([(str(node.target), value)])
     return sha256_hex(parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import fx
@@ -51,6 +52,15 @@ def op_name(node: fx.Node) -> str:
     """Get the operator's name without overload (``linear``); an empty string for nodes that are not aten calls."""
     target = node.target
     return str(target.overloadpacket.__name__) if isinstance(target, torch._ops.OpOverload) else ""
+
+
+def attribute(module: fx.GraphModule, target: str) -> Any:
+    """Get what a ``get_attr`` node reads: a parameter, a buffer, or a part of the graph.
+
+    Raises:
+        AttributeError: there is no such attribute.
+    """
+    return torch.fx.graph_module._get_attr(module, target)
 
 
 def is_view(node: fx.Node) -> bool:

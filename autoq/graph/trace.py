@@ -15,6 +15,7 @@ from autoq.graph.clean import clean_
 from autoq.graph.explain import explain, export, silenced
 from autoq.graph.find import OperandEdge, find_sites
 from autoq.graph.live import LiveSets, find_live_sets
+from autoq.graph.nodes import attribute
 from autoq.graph.outputs import output_names, register_dataclasses
 from autoq.graph.shapes import propagate
 from autoq.graph.sites import Operand, Site, UncountedOp
@@ -83,7 +84,8 @@ class TracedModel:
             KeyError: there is no such operand.
         """
         node = self.edges[site, operand].source(self.graph_module)
-        return torch.fx.graph_module._get_attr(self.graph_module, str(node.target)).detach()  # type: ignore[no-any-return]
+        value: Tensor = attribute(self.graph_module, str(node.target))
+        return value.detach()
 
 
 def trace(module: nn.Module, example: Tensor) -> TracedModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autoq.errors import ArgumentTypeError, DataError, ModelError
 from autoq.files import sha256_hex
+from autoq.identity import tensor_chunks
 from autoq.models.letterbox_transform import LetterboxTransform
 from autoq.models.square_transform import SquareTransform
 from autoq.pixels import WHOLE, Content, in_mode
@@ -96,13 +97,7 @@ def plain_json(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def weights_sha256(module: nn.Module) -> str:
     """Return the hex SHA-256 of a module's state: names, dtypes, shapes and values; the same in every process."""
-    return sha256_hex(_state_chunks(module))
-
-
-def _state_chunks(module: nn.Module) -> Iterator[bytes]:
-    for name, tensor in sorted(module.state_dict().items()):
-        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode()
-        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return sha256_hex(tensor_chunks(sorted(module.state_dict().items())))
 
 
 Preprocess = Callable[[Any], Any]

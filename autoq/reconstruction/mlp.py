@@ -8,7 +8,7 @@ outliers, so that it can be quantized uniformly. It works on the traced graph, w
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from autoq.files import sha256_hex
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import TracedModel
-from autoq.identity import fingerprint_of
+from autoq.identity import fingerprint_of, tensor_chunks
 from autoq.reconstruction.losses import normalized
 from autoq.reconstruction.mlp_graph import Mlp, check_mlps, find_mlps, own_parameters, with_relu
 from autoq.reconstruction.mlp_training import (
@@ -256,14 +256,8 @@ def _fingerprint(
         "version": _VERSION,
         "settings": asdict(settings),
         "mlps": [asdict(mlp) for mlp in mlps],
-        "weights_sha256": sha256_hex(_chunks(tensors)),
-        "images_sha256": sha256_hex(_chunks({"images": images})),
+        "weights_sha256": sha256_hex(tensor_chunks(tensors.items())),
+        "images_sha256": sha256_hex(tensor_chunks([("images", images)])),
     }
     record = task_to_record(task)
     return fingerprint_of(description if record is None else {**description, "task": record})
-
-
-def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
-    for name, tensor in tensors.items():
-        yield f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode()
-        yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

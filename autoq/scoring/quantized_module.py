@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from autoq.calibration.transforms.folded import FoldedTransforms
 from autoq.calibration.transforms.integer_operations import integer_operations
 from autoq.graph.insert import OperandKey, replace_argument_
+from autoq.graph.nodes import attribute
 from autoq.graph.outputs import output_spec
 from autoq.graph.trace import TracedModel
 from autoq.quantizers import BaseQuantizer
@@ -233,7 +234,7 @@ def _with_own_parameters(original: fx.GraphModule, modules: nn.Module, graph: fx
     attributes: dict[str, Any] = {}
     for node in graph.nodes:
         if node.op == "get_attr":
-            attributes[node.target] = _copied(torch.fx.graph_module._get_attr(original, node.target))
+            attributes[node.target] = _copied(attribute(original, node.target))
         elif node.op == "call_module":
             attributes[node.target] = modules.get_submodule(node.target)
     return fx.GraphModule(attributes, graph)

@@ -20,7 +20,7 @@ from autoq.tasks.detection import DetectionTask
 from autoq.tasks.instance_segmentation import InstanceSegmentationTask
 from autoq.tasks.semantic_segmentation import SemanticSegmentationTask
 from autoq.units import Metric
-from autoq.validation import did_you_mean
+from autoq.validation import did_you_mean, number_or_text
 
 TASKS: Registry[type[BaseTask]] = Registry(
     "task",
@@ -81,22 +81,11 @@ def read_settings(texts: Iterable[str]) -> dict[str, Any]:
             raise TaskError(f"cannot read the task option {text!r}: write it as NAME=VALUE, such as nms_iou=0.5")
         if name in settings:
             raise TaskError(f"the task option {name!r} is given twice: give it once")
-        settings[name] = _value(value)
+        settings[name] = _WORDS[value.lower()] if value.lower() in _WORDS else number_or_text(value)
     return settings
 
 
 _WORDS = {"none": None, "true": True, "false": False}
-
-
-def _value(text: str) -> float | str | None:
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def task_to_record(task: BaseTask) -> dict[str, Any] | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from autoq.errors import CalibrationError
 
@@ -59,11 +59,6 @@ class FpcsSettings:
     images: int = 32
     screening: int = 8
 
-    def identity(self) -> dict[str, Any]:
-        """Return what a bank depends on: all settings, but for those that came later and have their defaults."""
-        default = asdict(type(self)())
-        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != default[name]}
-
     def __post_init__(self) -> None:
         """Refuse numbers with which nothing would be searched.
 
@@ -77,7 +72,3 @@ class FpcsSettings:
             raise CalibrationError(f"rounds must be 0 or more, got {self.rounds}")
         if not 0.5 <= self.quantile <= 1:
             raise CalibrationError(f"quantile must be between 0.5 and 1, got {self.quantile}")
-
-
-_LATER = frozenset({"result"})
-"""Settings that banks of version 5 may lack; with their defaults, nothing is searched otherwise."""

@@ -80,30 +80,24 @@ class GroupFit:
         parts = [sample.entry_bounds] + ([sample.further_entry_bounds] if sample.further_entry_bounds else [])
         self._sampled = sample.entry_bounds[0].numel()
         self._points = torch.cat([torch.stack([bound.flatten() for bound in part], 1) for part in parts])
-        self._library: dict[int, tuple[Tensor, Tensor]] = {}
+        self._library: dict[int, _Beside] = {}
         self._greedy: dict[int, list[int]] = {}
 
     def least_error_bounds(self, bits: int, groups: int) -> tuple[Tensor, Tensor]:
         """Fit bounds of shape (groups,) of (nearly) least squared error; never worse for more groups."""
         if bits not in self._library:
-            self._library[bits] = self._costs(self._candidates, bits)
+            self._library[bits] = _Beside(*self._costs(self._candidates, bits))
             self._greedy[bits] = []
-        errors, distances = self._library[bits]
+        beside = self._library[bits]
         starts = [self._grown(bits, groups), *self._spaced(groups)]
-        starts.sort(key=lambda picked: _error(errors[:, picked], distances[:, picked]))
-        beside = _Beside(errors, distances)
-        picked = min(
-            (self._swapped(start, beside) for start in starts[:_STARTS]),
-            key=lambda picked: _error(errors[:, picked], distances[:, picked]),
-        )
+        starts.sort(key=beside.error)
+        picked = min((self._swapped(start, beside) for start in starts[:_STARTS]), key=beside.error)
         bounds = self._refine(self._candidates[picked], bits)
         return bounds[:, 0], bounds[:, 1]
 
     def _grown(self, bits: int, groups: int) -> list[int]:
         """Add candidates one by one, each the best beside those before."""
-        errors, distances = self._library[bits]
-        chosen = self._greedy[bits]
-        beside = _Beside(errors, distances)
+        beside, chosen = self._library[bits], self._greedy[bits]
         while len(chosen) < groups:
             chosen.append(beside.best(chosen))
         return chosen[:groups]
@@ -248,6 +242,7 @@ class _Beside:
 
     def __init__(self, errors: Tensor, distances: Tensor) -> None:
         """Take errors of each cell at each candidate, of shape (cells, K), and distances of each cell from each."""
+        self._tensors = errors, distances
         self._errors, self._distances = (np.ascontiguousarray(each.cpu().numpy()) for each in (errors, distances))
         self._errors_of, self._distances_of = (np.ascontiguousarray(each.T) for each in (self._errors, self._distances))
         self._cells = np.arange(len(self._errors))
@@ -272,7 +267,7 @@ class _Beside:
             np.copyto(combined, self._errors[:, own], where=closer)
         return int(torch.from_numpy(np.ascontiguousarray(combined)).sum(0).argmin())
 
-
-def _error(errors: Tensor, distances: Tensor) -> float:
-    """Compute the error when every cell goes to its nearest bounds; both of shape (cells, groups)."""
-    return float(errors.gather(1, distances.argmin(1, keepdim=True)).sum())
+    def error(self, picked: Sequence[int]) -> float:
+        """Compute the error when every cell goes to the nearest of some candidates."""
+        errors, distances = (each[:, picked] for each in self._tensors)
+        return float(errors.gather(1, distances.argmin(1, keepdim=True)).sum())
