@@ -36,10 +36,7 @@ def _protocols(method: type[BaseMethod]) -> str:
     lines = [
         "## Protocols",
         "",
-        f"`--protocol published` chooses parameters as the authors' code does ({method.images} calibration images); "
-        "`--protocol autoq`, the default, keeps to",
-        "strict 2^b codes and has our improvements. The quantizers are the same. Where `published` is not wholly the "
-        "authors' way, it says what it does instead.",
+        *_introduction(method),
         f"`autoq quantize --differences {method.name}` prints this table.",
         "",
         "| what | published | autoq (default) |",
@@ -49,6 +46,21 @@ def _protocols(method: type[BaseMethod]) -> str:
         published = f"{each.published}; **not built**: {each.here}" if each.here else each.published
         lines.append(f"| {each.subject} | {published} | {each.autoq} |")
     return "\n".join(lines)
+
+
+def _introduction(method: type[BaseMethod]) -> list[str]:
+    if all(each.subject.startswith("detectors") for each in method.differences):
+        return [
+            f"{method.images} calibration images. {_describe(method)}",
+            "",
+            "`--protocol published` differs with `--task detection` and `instance-segmentation` alone.",
+        ]
+    return [
+        f"`--protocol published` chooses parameters as the authors' code does ({method.images} calibration images); "
+        "`--protocol autoq`, the default, keeps to",
+        "strict 2^b codes and has our improvements. The quantizers are the same. Where `published` is not wholly the "
+        "authors' way, it says what it does instead.",
+    ]
 
 
 def _describe(method: type[BaseMethod]) -> str:

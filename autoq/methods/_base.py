@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from autoq.calibration import CalibrationSettings
 from autoq.calibration.transforms.reparameterization import rewritable_norms
 from autoq.errors import MethodError
 from autoq.graph.canonical import canonical
+from autoq.graph.nodes import TRANSPOSED_LAYERS
 from autoq.graph.sites import Operand, Site
 from autoq.graph.trace import TracedModel
 from autoq.methods.bit_widths import BitWidths
@@ -55,6 +57,8 @@ class MethodOptions:
         return {name: value for name, value in values.items() if value is not None}
 
 
+_CALIBRATED_ON = 128
+"""Images that quantizers are calibrated on, where blocks are trained on more."""
 EVERYTHING = 1 << 40
 """A number of values or vectors beyond those of any operand: none are left out."""
 PROTOCOLS = ("autoq", "published")
@@ -85,6 +89,7 @@ class BaseMethod(ABC):
 
     Attributes:
         options: what was changed about it.
+        finds_objects: whether it is for detectors, which have a protocol of their own.
     """
 
     name: ClassVar[str]
@@ -93,11 +98,13 @@ class BaseMethod(ABC):
     images: ClassVar[int] = 32
     """Calibration images of the paper's protocol."""
     detection_images: ClassVar[int | None] = None
-    """Calibration images of the authors' code for detectors, where it says so; None: :attr:`images`."""
+    """Images of the protocol for detectors, where the paper or its code has one; None: :attr:`images`."""
     differences: ClassVar[tuple[Difference, ...]] = ()
     """Between its protocols; empty: it has one."""
     publishes_float_image: ClassVar[bool] = False
-    """Whether the model's input stays in floating point as published."""
+    """Whether the model's input stays in floating point as published, and from 8 bits on that of any convolution."""
+    publishes_float_upsampling: ClassVar[bool] = False
+    """Whether transposed convolutions stay in floating point as published."""
     taken_options: ClassVar[Mapping[str, tuple[object, ...]]] = {}
     """Names of ``MethodOptions`` that it has, and their values; an empty tuple takes any."""
     reconstruction: ClassVar[ReconstructionSettings | None] = None
@@ -112,6 +119,7 @@ class BaseMethod(ABC):
             MethodError: the method has no such option, or it cannot have that value.
         """
         self.options = options or MethodOptions()
+        self.finds_objects = False
         taken = self._options_taken()
         for name, value in self.options.given().items():
             if name not in taken:
@@ -130,12 +138,26 @@ class BaseMethod(ABC):
         """Where values below a logarithm's last level go: to zero, a (2^bits + 1)-th level, as published; or a code."""
         return "extra_zero" if self.is_published else "zero_code"
 
-    def calibration_images(self, task: BaseTask) -> int:
-        """Return how many images it calibrates on: as in its paper or, where that is asked for, its code for a task."""
-        finds_objects = task.labels in ("objects", "masks")
-        if self.is_published and finds_objects and self.detection_images is not None:
-            return self.detection_images
-        return self.images
+    def for_task(self, task: BaseTask) -> Self:
+        """Return the method as it is for models of a task."""
+        changed = copy(self)
+        changed.finds_objects = task.labels in ("objects", "masks")
+        return changed
+
+    @property
+    def has_detection_protocol(self) -> bool:
+        """Whether it does what was published for detectors."""
+        return self.is_published and self.finds_objects and self.detection_images is not None
+
+    @property
+    def calibration_images(self) -> int:
+        """How many images it calibrates on, and trains: as in its paper or, where that is asked for, for detectors."""
+        return self.detection_images or self.images if self.has_detection_protocol else self.images
+
+    @property
+    def starting_images(self) -> int:
+        """How many of them quantizers are calibrated on, where blocks are trained after that."""
+        return _CALIBRATED_ON
 
     def label(self, bits: BitWidths) -> str:
         """Return what recipes are named by: ``adalog w4a4``, ``adalog w4a4 (published)``."""
@@ -155,6 +177,8 @@ class BaseMethod(ABC):
         first = next(layers, None)
         configured: dict[str, SiteConfig] = {}
         for site in traced.sites:
+            if self.is_published and self.publishes_float_upsampling and site.op in TRANSPOSED_LAYERS:
+                continue
             chosen: SiteConfig = {}
             for operand in site.operands:
                 is_image = site.name == first and not operand.is_weight
@@ -244,7 +268,8 @@ class BaseMethod(ABC):
         if operand.producer == "gelu":
             return self.gelu_output(bits.activations)
         if operand.name == "input":
-            return self.layer_input(bits.activations)
+            is_float = self.is_published and self.publishes_float_image and bits.activations >= IMAGE_BITS
+            return None if is_float and site.op != "linear" else self.layer_input(bits.activations)
         return self.attention_operand(bits.activations)
 
     def _options_taken(self) -> dict[str, tuple[object, ...]]:

@@ -16,10 +16,16 @@ class AdaLog(BaseMethod):
     """Logarithms of a fitted base after softmax and GELU; everything fitted to the layer's output by FPCS."""
 
     name: ClassVar[str] = "adalog"
+    detection_images: ClassVar[int | None] = 1
     publishes_float_image: ClassVar[bool] = True
+    publishes_float_upsampling: ClassVar[bool] = True
     source: ClassVar[str] = "Wu et al., AdaLog, ECCV 2024"
     differences: ClassVar[tuple[Difference, ...]] = (
-        Difference("image", "floating point (from 8 bits on)", "8 bits or more"),
+        Difference(
+            "image; at 8 bits inputs of other convolutions",
+            "floating point",
+            "8 bits or more",
+        ),
         Difference("LayerNorms that are rescaled", "those where weights and activations have the same bits", "all"),
         Difference("channel ranges for the factors", "of least squared error", "least and greatest value, with zero"),
         Difference("lowest level of logarithms", "zero, a (2^b + 1)-th level", "2^b codes"),
@@ -41,6 +47,8 @@ class AdaLog(BaseMethod):
             "the best of the last step",
             "the best of all steps, rounds and the observed range",
         ),
+        Difference("detectors: images", "one, as in the authors' code of APHQ-ViT (theirs of AdaLog has none)", "32"),
+        Difference("detectors: transposed convolutions", "floating point, likewise", "as other layers"),
     )
 
     def settings(self, seed: int) -> CalibrationSettings:

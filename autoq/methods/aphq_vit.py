@@ -24,6 +24,7 @@ from autoq.reconstruction.settings import (
 _PUBLISHED_MLP_RATE = 4e-5
 _PUBLISHED_REGULARIZATION = 0.01
 _CLAMPED_MORE_BITS = 4
+_DETECTORS_CLAMP = 0.999
 
 
 class AphqVit(BaseMethod):
@@ -37,6 +38,8 @@ class AphqVit(BaseMethod):
     publishes_float_image: ClassVar[bool] = True
     source: ClassVar[str] = "Wu et al., APHQ-ViT, CVPR 2025"
     images: ClassVar[int] = 1024
+    detection_images: ClassVar[int | None] = 256
+    publishes_float_upsampling: ClassVar[bool] = True
     differences: ClassVar[tuple[Difference, ...]] = (
         Difference("iterations of a block, of an MLP", "20,000", "1,000, 500, at higher rates"),
         Difference("rate of MLPs, what they are trained on", "4e-5, the original model", "1e-3, MLPs trained before"),
@@ -45,7 +48,7 @@ class AphqVit(BaseMethod):
         Difference(
             "starting point", "layer-output search on 128 images", "least squared error of each operand on 128 images"
         ),
-        Difference("image", "floating point (from 8 bits on)", "8 bits or more"),
+        Difference("image; at 8 bits inputs of other convolutions", "floating point", "8 bits or more"),
         Difference("LayerNorms that are rescaled", "those where weights and activations have the same bits", "all"),
         Difference("channel ranges for the factors", "of least squared error", "least and greatest value, with zero"),
         Difference("vectors that candidates are compared on", "all", "none: operands alone"),
@@ -71,6 +74,22 @@ class AphqVit(BaseMethod):
             "LSQ's (equation 3)",
             here="as by default: another where a value is less than half a step beyond the last code",
         ),
+        Difference("detectors: images to start from, to train on", "one, 256", "128, 1,024"),
+        Difference("detectors: images of a batch", "one", "32"),
+        Difference("detectors: clamp of MLPs", "0.999-quantile", "0.99-quantile"),
+        Difference("detectors: transposed convolutions", "floating point", "as other layers"),
+        Difference(
+            "detectors: what is trained",
+            "the backbone, and the pyramid for its squared error; heads stay as calibrated",
+            "every block, the last for the predictions",
+            here="as by default",
+        ),
+        Difference(
+            "detectors: loss that importance comes from",
+            "of the proposal network alone: binary KL of objectness, smooth L1 of boxes beyond 0.7",
+            "of the predictions",
+            here="as by default",
+        ),
     )
     taken_options: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "iterations": (),
@@ -86,8 +105,16 @@ class AphqVit(BaseMethod):
         """Start from bounds of least squared error of each operand alone, or as published of the layer's output."""
         if not self.is_published:
             return CalibrationSettings(observer="mse", seed=seed)
-        fpcs = FpcsSettings(steps=6, images=128, start="operands", result="last_step", tokens=EVERYTHING, screening=0)
+        images = self.starting_images
+        fpcs = FpcsSettings(
+            steps=6, images=images, start="operands", result="last_step", tokens=EVERYTHING, screening=0
+        )
         return CalibrationSettings(observer="fpcs", norm_observer="mse", include_zero=False, seed=seed, fpcs=fpcs)
+
+    @property
+    def starting_images(self) -> int:
+        """How many images quantizers are calibrated on: as published for detectors on one."""
+        return 1 if self.has_detection_protocol else super().starting_images
 
     def reparameterized(self, traced: TracedModel, bits: BitWidths) -> dict[str, int]:
         """Rescale the LayerNorms that RepQ-ViT does."""
@@ -105,6 +132,7 @@ class AphqVit(BaseMethod):
             weight_rate=PUBLISHED_ROUNDING_RATE,
             scale_rate=PUBLISHED_SCALE_RATE,
             regularization=_PUBLISHED_REGULARIZATION,
+            batch=1 if self.has_detection_protocol else chosen.batch,
         )
 
     def mlp_settings(self, seed: int, bits: BitWidths) -> MlpSettings | None:
@@ -112,13 +140,15 @@ class AphqVit(BaseMethod):
         chosen = super().mlp_settings(seed, bits)
         if chosen is None or not self.is_published:
             return chosen
+        quantile = 0.98 if bits.activations <= _CLAMPED_MORE_BITS else 0.99
         return replace(
             chosen,
             iterations=self.options.iterations or PUBLISHED_ITERATIONS,
+            batch_size=1 if self.has_detection_protocol else chosen.batch_size,
             learning_rate=_PUBLISHED_MLP_RATE,
             inputs="original",
             train_norm=False,
-            clamp_quantile=0.98 if bits.activations <= _CLAMPED_MORE_BITS else 0.99,
+            clamp_quantile=_DETECTORS_CLAMP if self.has_detection_protocol else quantile,
         )
 
     def attention_map(self, bits: int) -> OperandConfig:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from autoq.calibration import CalibrationSettings
-from autoq.methods._base import BaseMethod
+from autoq.methods._base import BaseMethod, Difference
 from autoq.recipe import OperandConfig
 
 _GROUPS = 8
@@ -26,6 +26,8 @@ class IgqVit(BaseMethod):
 
     name: ClassVar[str] = "igq-vit"
     source: ClassVar[str] = "Moon et al., IGQ-ViT, CVPR 2024"
+    detection_images: ClassVar[int | None] = 1
+    differences: ClassVar[tuple[Difference, ...]] = (Difference("detectors: images", "one (section 4.1)", "32"),)
     taken_options: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "groups": (),
         "observer": ("percentile", "min_max", "mse"),

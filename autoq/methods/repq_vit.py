@@ -17,6 +17,7 @@ class RepqVit(BaseMethod):
     name: ClassVar[str] = "repq-vit"
     source: ClassVar[str] = "Li et al., RepQ-ViT, ICCV 2023"
     detection_images: ClassVar[int | None] = 1
+    publishes_float_upsampling: ClassVar[bool] = True
     differences: ClassVar[tuple[Difference, ...]] = (
         Difference(
             "channel ranges for the factors",
@@ -43,6 +44,8 @@ class RepqVit(BaseMethod):
         ),
         Difference("values that scales are chosen on", "all", "a sample of about 260,000 an operand"),
         Difference("lowest level after softmax", "zero, a (2^b + 1)-th level", "2^b codes"),
+        Difference("detectors: images", "one", "32"),
+        Difference("detectors: transposed convolutions", "floating point", "as other layers"),
     )
 
     def settings(self, seed: int) -> CalibrationSettings:

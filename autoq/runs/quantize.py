@@ -54,10 +54,6 @@ class QuantizedDirectory(BaseRunDirectory[dict[str, Any]]):
     record_name: ClassVar[str] = "recipe.json"
 
 
-_CALIBRATED_ON = 128
-"""Images that quantizers are calibrated and a recipe is scored on, where there are more to reconstruct on."""
-
-
 def quantize(
     session: Session, method: BaseMethod, bits: BitWidths, settings: QuantizeSettings, progress: Progress = ignore
 ) -> Recipe:
@@ -80,6 +76,7 @@ def quantize(
         InputError: images cannot be had, or the directory cannot be written or has another bank.
         RunError: an operand cannot be calibrated, or the quantized model produces NaN.
     """
+    method = method.for_task(session.task)
     training, mlps = method.reconstruction_settings(settings.seed), method.mlp_settings(settings.seed, bits)
     directory = QuantizedDirectory(settings.out) if training is None else ReconstructionDirectory(settings.out)
     on_disk = bool(method.options.on_disk)
@@ -88,7 +85,7 @@ def quantize(
     with directory.opened({}) as enter:
         labelled = None if settings.eval_data is None else session.labelled_images(settings.eval_data)
         warn_of_shared_images(settings.data, settings.eval_data)
-        count = settings.images or method.calibration_images(session.task)
+        count = settings.images or method.calibration_images
         progress(PhaseStarted("images", count, settings.data if isinstance(settings.data, str) else ""))
         images = session.calibration_images(settings.data, count, settings.seed)
         session = session.fitted(lambda: images)
@@ -97,7 +94,7 @@ def quantize(
         targets = session.model if method.is_published and mlps is not None else None
         if mlps is not None:
             session = open_relu_model(session, images, mlps, directory.path, on_disk, progress)
-        few = images if training is None else replace(images, tensor=images.tensor[:_CALIBRATED_ON])
+        few = images if training is None else replace(images, tensor=images.tensor[: method.starting_images])
         calibrated = calibrate_method(session, method, bits, few, directory.path / "bank", labelled, progress)
         if training is None:
             return _score(calibrated, directory, progress)

@@ -16,6 +16,7 @@ from autoq.recipe import Recipe
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.quantize import QuantizeSettings, quantize
 from autoq.runs.session import Session
+from autoq.tasks import make_task
 from tests.runs.small_run import interrupt_at, small_session
 
 IMAGES = 12
@@ -194,3 +195,17 @@ def test_published_settings() -> None:
     assert quick is not None
     assert (quick.iterations, quick.rounding_rate) == (3, 1e-3)
     assert method.attention_map(4).granularity == "head"
+
+
+def test_published_settings_for_detectors() -> None:
+    """One image to start from, 256 to train on one by one, with MLPs clamped less."""
+    method, own = (create_method("aphq-vit", MethodOptions(protocol=name)) for name in ("published", "autoq"))
+    method, own = (each.for_task(make_task("detection")) for each in (method, own))
+    assert (method.starting_images, method.calibration_images, method.settings(0).fpcs.images) == (1, 256, 1)
+    assert (own.starting_images, own.calibration_images) == (128, 1024)
+    training, mlps = method.reconstruction_settings(0), method.mlp_settings(0, BitWidths.parse("w4a4"))
+    assert training is not None
+    assert mlps is not None
+    assert (training.batch, mlps.batch_size, mlps.clamp_quantile) == (1, 1, 0.999)
+    classifier = create_method("aphq-vit", MethodOptions(protocol="published")).for_task(make_task("classification"))
+    assert classifier.settings(0).fpcs.images == 128

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoq.methods import MethodOptions, create_method
 from autoq.recipe import OperandConfig
+from autoq.tasks import make_task
 from tests.methods.configured import by_kind, configs, uniform
 
 
@@ -25,6 +26,14 @@ def test_protocol() -> None:
     settings = method.settings(3)
     assert (method.images, settings.observer, settings.percentile, settings.seed) == (32, "percentile", 99.9, 3)
     assert create_method("igq-vit", MethodOptions(observer="mse")).settings(3).observer == "mse"
+
+
+def test_one_image_for_detectors() -> None:
+    published, own = (create_method("igq-vit", MethodOptions(protocol=name)) for name in ("published", "autoq"))
+    detection, classification = make_task("detection"), make_task("classification")
+    assert [published.for_task(task).calibration_images for task in (detection, classification)] == [1, 32]
+    assert own.for_task(detection).calibration_images == 32
+    assert published.settings(0) == own.settings(0)
 
 
 def test_groups_of_igq_vit() -> None:

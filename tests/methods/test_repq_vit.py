@@ -41,7 +41,7 @@ def test_protocol() -> None:
 )
 def test_images_of_the_authors_code_for_detectors(protocol: str, task: str, images: int) -> None:
     method = create_method("repq-vit", MethodOptions(protocol=protocol))
-    assert method.calibration_images(make_task(task)) == images
+    assert method.for_task(make_task(task)).calibration_images == images
 
 
 def test_norms_before_linear_layers_are_rescaled() -> None:
