@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from autoq.calibration import CalibrationSettings
+from autoq.calibration.convolutions import convolution_of
 from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss, log_loss
-from autoq.calibration.fpcs.output_search import convolution_of, solve_jobs
+from autoq.calibration.fpcs.output_search import solve_jobs
 from autoq.calibration.fpcs.search import Loss, progressive_search
 from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.calibration.fpcs.site_solver import SiteSolver

@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--bits", default="2,3,4,6,8")
     parser.add_argument("--layers", type=int, default=12, help="how many, evenly spread")
+    parser.add_argument("--sites", nargs="*", help="of the layers, by name, in place of how many")
     parser.add_argument("--iterations", type=int, default=1000, help="of AdaRound")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -63,11 +64,11 @@ def main() -> None:
     model = QuantizedModel(trace(loaded.module, images[:2]))
     known = [site.name for site in model.traced.sites if LayerInput.of_site(model, site.name) is not None]
     count = min(arguments.layers, len(known))
-    sites = [known[index * len(known) // count] for index in range(count)]
+    sites = arguments.sites or [known[index * len(known) // count] for index in range(count)]
     batches = torch.split(images, _BATCH)
     grams, one_pass = _timed(lambda: capture_grams(model, batches, sites))
     _, bare = _timed(lambda: _one_pass(model, batches))
-    print(f"{arguments.model}: {count} of {len(known)} layers, {len(images)} images")
+    print(f"{arguments.model}: {len(sites)} of {len(known)} layers, {len(images)} images")
     print(f"one full-precision pass {bare:.2f} s, with Gram matrices {one_pass:.2f} s")
     print(f"\n{'bits':>4}  " + "".join(f"{way:>28}" for way in _WAYS))
     settings = ReconstructionSettings(iterations=arguments.iterations)
@@ -100,7 +101,7 @@ def _compare(
             seconds[way] += time.process_time() - started
             if isinstance(found, RoundedWeight):
                 rounded, found = found, found.quantizer.dequantize(found.codes)
-            errors[way] = _error(weight, found, gram)
+            errors[way] = _error(weight, found, gram, quantizer)
             ratios[way].append(errors[way] / errors["nearest"])
     cells = [
         f"{math.exp(sum(map(math.log, ratios[way])) / len(ratios[way])):.4f} in {seconds[way]:.1f} s "
@@ -123,11 +124,11 @@ def _ada_round(
     assert isinstance(quantizer, UniformQuantizer)
     rounding = LearnedRounding(weight, quantizer, codes)
     start = quantizer(weight) if codes is None else quantizer.dequantize(codes)
-    scale = max(_error(weight, start, gram), torch.finfo(torch.float32).tiny)
+    scale = max(_error(weight, start, gram, quantizer), torch.finfo(torch.float32).tiny)
     optimizer = torch.optim.Adam([rounding.direction], lr=settings.rounding_rate)
     warm_up = settings.warm_up * settings.iterations
     for done in range(settings.iterations):
-        difference = (rounding(weight) - weight).flatten(1)
+        difference = quantizer.layout.rows(rounding(weight) - weight)
         loss = ((difference @ gram) * difference).sum() / scale
         if done >= warm_up:
             share = (done - warm_up) / (settings.iterations - warm_up)
@@ -139,8 +140,8 @@ def _ada_round(
     return quantizer.dequantize(rounding.codes())
 
 
-def _error(weight: Tensor, value: Tensor, gram: Tensor) -> float:
-    difference = (value - weight).flatten(1).double()
+def _error(weight: Tensor, value: Tensor, gram: Tensor, quantizer: BaseQuantizer) -> float:
+    difference = quantizer.layout.rows(value - weight).double()
     return float(((difference @ gram.double()) * difference).sum())
 
 

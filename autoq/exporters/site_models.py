@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from autoq.calibration.fpcs.layer_product import Convolution
+from autoq.calibration.convolutions import Convolution, TransposedConvolution
 from autoq.exporters.affine_codes import weight_container
 from autoq.exporters.onnx_model import OPSET
 from autoq.graph.sites import Operand, Site
@@ -57,9 +57,9 @@ class SiteModel:
             attributes = {"strides": geometry.stride, "dilations": geometry.dilation, "group": geometry.groups}
             attributes["pads"] = (*before, *after)
         elif operator == "ConvTranspose":
-            stride, padding, output_padding, groups, dilation = _transposed_geometry(node)
-            attributes = {"strides": stride, "dilations": dilation, "group": groups}
-            attributes |= {"pads": padding * 2, "output_padding": output_padding}
+            transposed = TransposedConvolution.of_arguments(node.args, site.operand("weight").shape[2:])
+            attributes = {"strides": transposed.stride, "dilations": transposed.dilation, "group": transposed.groups}
+            attributes |= {"pads": transposed.padding * 2, "output_padding": transposed.output_padding}
         return cls(operator, operands, tuple(attributes.items()))
 
     @property
@@ -125,18 +125,6 @@ class SiteModel:
     def _channel_axis(self, shape: Sequence[int]) -> int:
         """Return the axis of a weight's output channels, as it is stored."""
         return {"Conv": 0, "ConvTranspose": 1}.get(self.operator, len(shape) - 1)
-
-
-def _transposed_geometry(
-    node: fx.Node,
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int, tuple[int, ...]]:
-    """Read the positional arguments of ``aten.conv_transpose2d``: stride, padding, its output's, groups, dilation."""
-    given = [*node.args, *[None] * 8]
-    stride, padding, output_padding, dilation = (
-        tuple(value if isinstance(value, list | tuple) else (default,) * 2)
-        for value, default in ((given[3], 1), (given[4], 0), (given[5], 0), (given[7], 1))
-    )
-    return stride, padding, output_padding, given[6] if isinstance(given[6], int) else 1, dilation
 
 
 def _shape(site: Site, operand: Operand, batch: int) -> tuple[int, ...]:

@@ -43,6 +43,14 @@ class OperandLayout:
         """Whether the operand is a parameter, the same for every image."""
         return self.instances_per_image == 0
 
+    def rows(self, weight: Tensor) -> Tensor:
+        """Return a weight by output channels: (outputs, elements), the elements of an output in their order."""
+        return self.by_output(weight).flatten(1)
+
+    def by_output(self, weight: Tensor) -> Tensor:
+        """Exchange the axes of a weight, or of its parameters, so that outputs come first; also the way back."""
+        return weight.transpose(0, self.channel_axis % self.ndim)
+
     def kept_axes(self, config: OperandConfig) -> tuple[int, ...]:
         """Return the axes along which the parameters of a static quantizer vary; along all others they are shared.
 

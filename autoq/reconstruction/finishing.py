@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from autoq.calibration import CalibrationSettings, solve
-from autoq.calibration.second_order.gram import LayerInput
+from autoq.calibration.second_order.gram import LayerInput, add_product_
 from autoq.calibration.second_order.weights import LayerRounding
 from autoq.errors import CalibrationError
 from autoq.graph.insert import OperandKey, QuantizedModel
@@ -144,7 +144,8 @@ class _Run:
         self, index: int, states: Sequence[State], layer_input: LayerInput, sites: Sequence[str], full: list[Tensor]
     ) -> _Moments:
         """Run a quantized stage and gather what its layers have to know of their input."""
-        weights = {site: self._model.traced.weight(site).float().flatten(1) for site in sites}
+        layouts = {site: self._model.traced.sites_by_name[site].operand("weight").layout for site in sites}
+        weights = {site: layout.rows(self._model.traced.weight(site).float()) for site, layout in layouts.items()}
         moments = _Moments(layer_input, weights, full)
         self._enter(index)
         quantizer = self._model.slots[sites[0], "input"].quantizer
@@ -159,16 +160,18 @@ class _Run:
         """Solve one weight again; it is kept if that does not lower the error of the layer's output."""
         key: OperandKey = (site, "weight")
         quantizer, weight = self.operands.quantizers[key], self._model.traced.weight(*key)
-        before = moments.error(site, self.operands.quantized_weight(key, weight))
-        target = moments.regress(site, self._settings.ridge).view(weight.shape)
-        # The range of the weight in full precision may be too narrow for the one that makes up for errors.
         operand = self._model.traced.sites_by_name[site].operand("weight")
+        layout = operand.layout
+        before = moments.error(site, layout.rows(self.operands.quantized_weight(key, weight)))
+        target = moments.regress(site, self._settings.ridge)
+        target = layout.by_output(target.view(layout.by_output(weight).shape)).contiguous()
+        # The range of the weight in full precision may be too narrow for the one that makes up for errors.
         solved = solve(operand, quantizer.config, target, CalibrationSettings()).to(weight.device)
         rounded = LayerRounding(target, moments.gram).round(solved)
         codes = solved.quantize(target) if rounded is None else rounded.codes
         solved = solved if rounded is None else rounded.quantizer
         finished = SolvedOperands({key: solved}, {key: codes})
-        after = moments.error(site, finished.quantized_weight(key, weight))
+        after = moments.error(site, layout.rows(finished.quantized_weight(key, weight)))
         if after < before:
             self.operands = self.operands | finished
         return LayerReport(site, before, min(before, after))
@@ -225,11 +228,12 @@ class _Moments(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         full = self._full.pop(0)
-        for quantized, wanted in zip(self._input.vectors(x), self._input.vectors(full), strict=True):
-            error = wanted - quantized  # (tokens, channels)
-            self.gram.addmm_(quantized.t(), quantized)
-            self.cross.addmm_(quantized.t(), error)
-            for site, weight in self._weights.items():
+        for (elements, quantized), (_, wanted) in zip(self._input.vectors(x), self._input.vectors(full), strict=True):
+            error = wanted - quantized  # (tokens, elements)
+            add_product_(self.gram, elements, quantized, quantized)
+            add_product_(self.cross, elements, quantized, error)
+            for site, whole in self._weights.items():
+                weight = whole if elements is None else whole[:, elements]
                 self._missed[site] += float((error @ weight.t()).square().sum())
                 self._energy[site] += float((wanted @ weight.t()).square().sum())
         return x
@@ -244,8 +248,8 @@ class _Moments(nn.Module):
         return weight + correction.t().float()
 
     def error(self, site: str, value: Tensor) -> float:
-        """Return ‖XWᵀ − X̃Ŵᵀ‖² / ‖XWᵀ‖² for a quantized weight, of the layer's shape."""
-        change = value.float().flatten(1) - self._weights[site]  # (outputs, channels)
+        """Return ‖XWᵀ − X̃Ŵᵀ‖² / ‖XWᵀ‖² for a quantized weight, of shape (outputs, channels)."""
+        change = value.float() - self._weights[site]
         # ‖(X − X̃)Wᵀ − X̃(Ŵ − W)ᵀ‖², multiplied out.
         explained = 2 * (change * (self.cross @ self._weights[site].t()).t()).sum(dtype=torch.float64)
         squared = ((change @ self.gram) * change).sum(dtype=torch.float64)

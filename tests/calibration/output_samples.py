@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from autoq.calibration import CalibrationSettings, OperandSample, solve
-from autoq.calibration.fpcs.layer_product import Convolution
+from autoq.calibration.convolutions import Convolution, TransposedConvolution
 from autoq.calibration.fpcs.output_search import solve_site
 from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.calibration.fpcs.site_solver import SiteSolver
@@ -30,7 +30,7 @@ class SiteSample:
 
     site: Site
     operands: dict[str, Tensor]
-    convolution: Convolution | None = None
+    convolution: Convolution | TransposedConvolution | None = None
 
     def output(self, quantizers: dict[str, BaseQuantizer]) -> Tensor:
         """In double precision, operands quantized by the real quantizers; the batch comes first."""
@@ -41,6 +41,11 @@ class SiteSample:
             return functional.linear(left, right)
         if self.convolution is None:
             return left @ right
+        if isinstance(self.convolution, TransposedConvolution):
+            geometry = self.convolution
+            return functional.conv_transpose2d(
+                left, right, None, geometry.stride, geometry.padding, geometry.output_padding, 1, geometry.dilation
+            )
         padding = [amount for pair in reversed(self.convolution.padding) for amount in pair]
         return _CONVOLUTIONS[self.site.op](
             functional.pad(left, padding),
@@ -99,6 +104,16 @@ def convolution(dimensions: int = 2, groups: int = 1, images: int = 2) -> SiteSa
     layout = OperandLayout(ndim, -ndim, None, axis, None, 0, summed)
     right = Operand("weight", tuple(weight.shape), "parameter", layout)
     return SiteSample(_site(op, left, right), {"input": x, "weight": weight}, geometry)
+
+
+def transposed_convolution(images: int = 2) -> SiteSample:
+    """With overlaps, and outputs that see one element of the kernel, two or four."""
+    x = torch.randn(images, 4, 5, 6, generator=generator(0)) + 1
+    weight = torch.randn(4, 6, 3, 3, generator=generator(1))
+    geometry = TransposedConvolution((2, 2), (1, 0), (1, 0), (1, 1))
+    left = Operand("input", (1, 4, 5, 6), "other", OperandLayout(4, -3, None, -3, None, 1, -3))
+    right = Operand("weight", (4, 6, 3, 3), "parameter", OperandLayout(4, -3, None, -4, None, 0, -4))
+    return SiteSample(_site("conv_transpose2d", left, right), {"input": x, "weight": weight}, geometry)
 
 
 def attention(role: str = "qk", images: int = 3, heads: int = 2, tokens: int = 5, width: int = 4) -> SiteSample:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from autoq.errors import CalibrationError
 from autoq.graph.insert import QuantizedModel
@@ -67,6 +68,30 @@ def test_the_reported_error_is_that_of_the_output() -> None:
     for operands, reported in ((before, reports["2"].before), (after, reports["2"].after)):
         error = (given @ value(operands, "2", second).t() - target).square().sum() / target.square().sum()
         assert reported == pytest.approx(float(error), rel=1e-3)
+
+
+def test_transposed_convolutions_are_finished() -> None:
+    """The reported error is that of the real layer's output, here with overlaps."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        up = nn.ConvTranspose2d(6, 4, 3, 2, 1, 1, bias=False)
+        module = nn.Sequential(nn.Conv2d(3, 6, 1, bias=False), nn.ReLU(), up).eval()
+        data = torch.randn(12, 3, 5, 5)
+    model = QuantizedModel(trace(module, data[:2]))
+    before = calibrated(model, sites_of(model, W2, A6), data)
+    reports: dict[str, LayerReport] = {}
+    after = finish(model, before, data, batch_size=5, on_layer=lambda report: reports.update({report.site: report}))
+    assert reports["2"].after < 0.9 * reports["2"].before
+    key, weight = ("2", "weight"), up.weight.detach()
+    with torch.no_grad():
+        first = after.quantized_weight(("0", "weight"), module[0].weight)
+        hidden = torch.relu(functional.conv2d(after.quantizers["0", "input"](data), first))
+        target = module(data)
+        given = after.quantizers["2", "input"](hidden)
+        for operands, reported in ((before, reports["2"].before), (after, reports["2"].after)):
+            output = functional.conv_transpose2d(given, operands.quantized_weight(key, weight), None, 2, 1, 1)
+            error = (output - target).square().sum() / target.square().sum()
+            assert reported == pytest.approx(float(error), rel=1e-3)
 
 
 def test_regression_solves_its_normal_equations() -> None:

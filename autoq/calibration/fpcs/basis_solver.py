@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from autoq.calibration.fpcs.layer_product import Convolution
+from autoq.calibration.convolutions import Convolution, TransposedConvolution
 from autoq.calibration.fpcs.site_solver import SiteSolver
 from autoq.calibration.settings import CalibrationSettings
 from autoq.graph.bases import basis_block, check_codes
@@ -28,7 +28,7 @@ class BasisSolver:
         site: Site,
         operands: Mapping[str, Tensor],
         settings: CalibrationSettings,
-        convolution: Convolution | None = None,
+        convolution: Convolution | TransposedConvolution | None = None,
     ) -> None:
         """Search nothing yet; for arguments see ``SiteSolver``."""
         self._site, self._operands = site, operands

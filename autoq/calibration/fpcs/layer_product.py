@@ -9,10 +9,10 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from autoq.calibration.convolutions import Convolution, TransposedConvolution
 from autoq.calibration.fpcs.layer_error import QuadraticError
-from autoq.graph.nodes import WEIGHT_LAYERS
+from autoq.graph.nodes import TRANSPOSED_LAYERS, WEIGHT_LAYERS
 from autoq.graph.sites import Operand, Site
 from autoq.recipe import OperandConfig
 
@@ -24,37 +24,6 @@ _ELEMENTS_AT_ONCE = 1 << 22
 _WORTH_A_GRAM = 1.25
 """A product with more vectors than this times their length is replaced by its Gram matrix."""
 _JITTER = 1e-12
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """What a convolution's operands do not say: stride, padding (before, after) and dilation of each spatial axis."""
-
-    stride: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-    groups: int = 1
-
-    @classmethod
-    def of_arguments(cls, arguments: Sequence[object], kernel: Sequence[int]) -> Convolution:
-        """Read the positional arguments of ``aten.conv1d`` to ``conv3d`` and the kernel's size."""
-        given = [*arguments, *[None] * 7][3:7]
-        stride, dilation = (_each(given[index], 1, len(kernel)) for index in (0, 2))
-        if isinstance(given[1], str):
-            total = [d * (k - 1) if given[1] == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
-            padding = tuple((t // 2, t - t // 2) for t in total)
-        else:
-            padding = tuple((p, p) for p in _each(given[1], 0, len(kernel)))
-        return cls(stride, padding, dilation, given[3] if isinstance(given[3], int) else 1)
-
-    def unfold(self, x: Tensor, kernel: Sequence[int]) -> Tensor:
-        """Gather what each output position is multiplied with: from (N, C, *size) to (N, positions, C · kernel)."""
-        x = functional.pad(x, [amount for pair in reversed(self.padding) for amount in pair])
-        for axis, (size, stride, dilation) in enumerate(zip(kernel, self.stride, self.dilation, strict=True), start=2):
-            x = x.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
-        n = len(kernel)
-        order = [0, *range(2, 2 + n), 1, *range(2 + n, 2 + 2 * n)]
-        return x.permute(order).reshape(x.shape[0], math.prod(x.shape[2 : 2 + n]), -1)
 
 
 @dataclass(frozen=True)
@@ -74,13 +43,17 @@ class Product:
 
     site: Site
     is_flat: bool
-    convolution: Convolution | None = None
+    convolution: Convolution | TransposedConvolution | None = None
     kernel: tuple[int, ...] = ()
     positions: Tensor | None = None
 
     @classmethod
     def of(
-        cls, site: Site, shapes: dict[str, torch.Size], convolution: Convolution | None, generator: torch.Generator
+        cls,
+        site: Site,
+        shapes: dict[str, torch.Size],
+        convolution: Convolution | TransposedConvolution | None,
+        generator: torch.Generator,
     ) -> Product | None:
         """Describe a site's product; None for others: grouped convolutions, einsum, unusual broadcasting."""
         if len(shapes) != 2:
@@ -88,7 +61,7 @@ class Product:
         left, right = (shapes[operand.name] for operand in site.operands)
         if site.op == "linear":
             return cls(site, is_flat=True)
-        if site.op in WEIGHT_LAYERS:
+        if site.op in WEIGHT_LAYERS | TRANSPOSED_LAYERS:
             if convolution is None or convolution.groups != 1 or len(left) != len(right):
                 return None
             kernel = tuple(right[2:])
@@ -117,6 +90,8 @@ class Product:
         if not kept:
             return "tensor"
         vector_axis = -1 if operand.name == "rhs" else -operand.layout.ndim if operand.is_weight else None
+        if operand.name == "weight":
+            vector_axis = operand.layout.channel_axis
         if kept == [vector_axis]:
             return "vector"
         return "head" if kept == [-3] and config.granularity == "head" and not self.is_flat else None
@@ -124,7 +99,9 @@ class Product:
     def vectors(self, name: str, x: Tensor) -> Tensor:
         """Return an operand's vectors, of shape (outer, heads, m, I)."""
         if self.convolution is not None:
-            return self._positions(x) if self.is_left(name) else x.flatten(1)[None, None]
+            if self.is_left(name):
+                return self._positions(x)
+            return self.site.operand(name).layout.rows(x)[None, None]
         if name == "rhs":
             x = x.mT
         if self.is_flat:
@@ -134,7 +111,7 @@ class Product:
 
     def padding_mask(self, name: str, x: Tensor) -> Tensor | None:
         """Return 0 where a vector's element is padding, else 1; None where none is."""
-        if self.convolution is None or not self.is_left(name) or not any(map(sum, self.convolution.padding)):
+        if self.convolution is None or not self.is_left(name) or not self.convolution.reads_zeros:
             return None
         return self._positions(torch.ones_like(x))
 
@@ -287,13 +264,3 @@ def _sum_of_products(left: Tensor, right: Tensor) -> Tensor:
         double = some.double()
         total += double.mT @ (double if some is others else others.double())
     return total
-
-
-def _each(value: object, default: int, count: int) -> tuple[int, ...]:
-    """Return one number for each spatial axis."""
-    if value is None:
-        return (default,) * count
-    if isinstance(value, int):
-        return (value,) * count
-    numbers = tuple(int(entry) for entry in value)  # type: ignore[attr-defined]
-    return numbers * count if len(numbers) == 1 else numbers

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from autoq.calibration.convolutions import Convolution, TransposedConvolution, convolution_of
 from autoq.calibration.fpcs.basis_solver import BasisSolver
-from autoq.calibration.fpcs.layer_product import Convolution
 from autoq.calibration.settings import CalibrationSettings
 from autoq.errors import CalibrationError
 from autoq.graph.insert import OperandKey, QuantizedModel
-from autoq.graph.nodes import WEIGHT_LAYERS
 from autoq.graph.sites import Site
 from autoq.graph.stages import State
 from autoq.quantizers import BaseQuantizer
@@ -24,14 +23,14 @@ def solve_site(
     configs: SiteConfig,
     operands: Mapping[str, Tensor],
     settings: CalibrationSettings,
-    convolution: Convolution | None = None,
+    convolution: Convolution | TransposedConvolution | None = None,
 ) -> dict[str, BaseQuantizer]:
     """Solve the quantizers of a site's operands.
 
     Weights are searched alone on full-precision inputs; then activations given quantized weights, and weights given
     quantized activations, ``settings.fpcs.rounds`` times or until nothing changes. Attention products alternate
     likewise, the right operand in the place of the weight. What the output error is not computed for (convolutions
-    that are grouped or transposed, einsum, parameters that vary along the summed axis) is searched by its own error;
+    in groups, einsum, parameters that vary along the summed axis) is searched by its own error;
     other schemes have their own solvers. Operands that are quantized in another basis are searched there.
 
     Args:
@@ -88,13 +87,6 @@ def solve_jobs(
             solver = BasisSolver(site, operands, settings, convolution_of(model, site))
             for configs in jobs[site.name]:
                 yield site.name, configs, solver.solve(configs)
-
-
-def convolution_of(model: QuantizedModel, site: Site) -> Convolution | None:
-    """Read the geometry of a convolution site; None for other sites."""
-    if site.op not in WEIGHT_LAYERS or site.op == "linear":
-        return None
-    return Convolution.of_arguments(model.traced.node(site.name).args, site.operand("weight").shape[2:])
 
 
 @torch.no_grad()

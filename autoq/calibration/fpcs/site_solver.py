@@ -11,8 +11,9 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
+from autoq.calibration.convolutions import Convolution, TransposedConvolution
 from autoq.calibration.fpcs.layer_error import QuadraticError
-from autoq.calibration.fpcs.layer_product import Convolution, Product, Sample, gram_factor, output_error
+from autoq.calibration.fpcs.layer_product import Product, Sample, gram_factor, output_error
 from autoq.calibration.fpcs.parameter_search import ParameterSearch, is_searched
 from autoq.calibration.observers import MseObserver
 from autoq.calibration.recording import OperandRecorder, OperandSample
@@ -40,7 +41,7 @@ class SiteSolver:
         site: Site,
         operands: Mapping[str, Tensor],
         settings: CalibrationSettings,
-        convolution: Convolution | None = None,
+        convolution: Convolution | TransposedConvolution | None = None,
     ) -> None:
         """Search nothing yet.
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from autoq.calibration.capture import run_observed
-from autoq.calibration.fpcs.layer_product import Convolution
-from autoq.calibration.fpcs.output_search import convolution_of
+from autoq.calibration.convolutions import Convolution, TransposedConvolution, convolution_of
 from autoq.errors import CalibrationError
 from autoq.graph.insert import QuantizedModel
-from autoq.graph.nodes import WEIGHT_LAYERS
+from autoq.graph.nodes import TRANSPOSED_LAYERS, WEIGHT_LAYERS
 
 _ELEMENTS_AT_ONCE = 1 << 24
 """Elements of unfolded inputs that are held at a time."""
@@ -33,38 +32,46 @@ class LayerInput:
 
     node: str
     channels: int
-    convolution: Convolution | None = None
+    convolution: Convolution | TransposedConvolution | None = None
     kernel: tuple[int, ...] = ()
 
     @classmethod
     def of_site(cls, model: QuantizedModel, site: str) -> LayerInput | None:
         """Describe a site's input; None for sites that are no such layer.
 
-        Those are products of activations, weights that are computed, convolutions in groups, whose outputs see a
-        part of the channels each, and transposed ones, whose outputs see a part of the kernel each.
+        Those are products of activations, weights that are computed, and convolutions in groups, whose outputs see a
+        part of the channels each.
         """
         described = model.traced.sites_by_name[site]
-        if described.op not in WEIGHT_LAYERS or not described.operand("weight").is_weight:
+        if described.op not in WEIGHT_LAYERS | TRANSPOSED_LAYERS or not described.operand("weight").is_weight:
             return None
         shape, given = described.operand("weight").shape, described.operand("input").shape
         convolution = convolution_of(model, described)
         if convolution is not None and (convolution.groups != 1 or len(given) != len(shape)):
             return None
         node = model.traced.edges[site, "input"].source(model.traced.graph_module)
-        return cls(node.name, math.prod(shape[1:]), convolution, () if convolution is None else shape[2:])
+        channels = math.prod(shape) // shape[described.operand("weight").layout.channel_axis]
+        return cls(node.name, channels, convolution, () if convolution is None else shape[2:])
 
     @property
     def gram_bytes(self) -> int:
         """Memory that the Gram matrix takes."""
         return 4 * self.channels**2
 
-    def vectors(self, x: Tensor) -> Iterable[Tensor]:
-        """Return the vectors of a batch, of shape (tokens, channels), in parts where unfolding takes much memory."""
+    def vectors(self, x: Tensor) -> Iterator[tuple[Tensor | None, Tensor]]:
+        """Yield the vectors of a batch in parts, where unfolding takes much memory or vectors are mostly zeros.
+
+        Yields:
+            Which elements of the vectors are there, of shape (elements,), all others being zero; None: all channels.
+            Those elements, of shape (tokens, elements).
+        """
         if self.convolution is None:
-            return [x.float().reshape(-1, self.channels)]
+            yield None, x.float().reshape(-1, self.channels)
+            return
         unfolded_elements = x[:1].numel() * math.prod(self.kernel)
-        parts = torch.split(x.float(), max(1, _ELEMENTS_AT_ONCE // unfolded_elements))
-        return (self.convolution.unfold(part, self.kernel).reshape(-1, self.channels) for part in parts)
+        for some in torch.split(x.float(), max(1, _ELEMENTS_AT_ONCE // unfolded_elements)):
+            for elements, vectors in self.convolution.parts(some, self.kernel):
+                yield elements, vectors.flatten(0, 1)
 
 
 def gram_groups(model: QuantizedModel, sites: Iterable[str], most_bytes: int) -> list[list[str]]:
@@ -97,8 +104,9 @@ def capture_grams(
 ) -> dict[str, Tensor]:
     """Run full precision over the calibration images and add up XᵀX of the inputs X of layers.
 
-    The inputs of a convolution are unfolded. Products are in float32, and so are their sums over batches; a weight
-    has far fewer digits. Layers that share an input share one matrix.
+    The inputs of a convolution are unfolded. The matrix of a transposed one is zero between elements of the kernel that
+    no output sees together. Products are in float32, and so are their sums over batches; a weight has far fewer digits.
+    Layers that share an input share one matrix.
 
     Args:
         model: its slots are emptied.
@@ -145,9 +153,23 @@ class _GramRecorder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Look at one batch."""
-        for vectors in self._input.vectors(x):  # (tokens, channels)
-            if self.total is None:
-                self.total = vectors.t() @ vectors
-            else:
-                self.total.addmm_(vectors.t(), vectors)
+        if self.total is None:
+            self.total = torch.zeros(self._input.channels, self._input.channels, device=x.device)
+        for elements, vectors in self._input.vectors(x):  # (tokens, elements)
+            add_product_(self.total, elements, vectors, vectors)
         return x
+
+
+def add_product_(total: Tensor, elements: Tensor | None, left: Tensor, right: Tensor) -> None:
+    """Add LᵀR of vectors to a matrix, in the rows and columns of the elements that they have.
+
+    Args:
+        total: of shape (channels, channels).
+        elements: numbers of channels; None: all.
+        left: of shape (tokens, elements).
+        right: likewise.
+    """
+    if elements is None:
+        total.addmm_(left.t(), right)
+    else:
+        total[elements.unsqueeze(1), elements] += left.t() @ right

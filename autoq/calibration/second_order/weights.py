@@ -60,7 +60,8 @@ class LayerRounding:
         """Round nothing yet.
 
         Args:
-            weight: of shape (outputs, inputs, ...), a linear layer's or a convolution's.
+            weight: of shape (outputs, inputs, ...), a linear layer's or a convolution's; of a transposed one
+                (inputs, outputs, ...).
             gram: XᵀX of the layer's inputs, of shape (channels, channels), where channels are all elements of the
                 weight that belong to one output.
         """
@@ -84,7 +85,8 @@ class LayerRounding:
             return None
         inputs = self._inputs_for(quantizer)
         codes = round_to_grid(inputs.weight, grid, inputs.factor)
-        nearest = quantizer.quantize(self._weight).flatten(1).float()
+        layout = quantizer.layout
+        nearest = layout.rows(quantizer.quantize(self._weight)).float()
         codes = _better(inputs, grid, codes, nearest)
         if quantizer.config.bits > _MOST_REFINED_BITS and torch.equal(codes, nearest):
             return None
@@ -93,16 +95,17 @@ class LayerRounding:
                 groups = self._groups_of(quantizer)
                 step, codes = _refine(inputs, grid, codes, groups)
                 scale = step if groups is None else scales_of_groups(step, groups)
-                qparams = quantizer.qparams() | {"scale": scale.view_as(quantizer.scale)}
-                quantizer = create_quantizer(quantizer.config, quantizer.layout, qparams)
+                scale = layout.by_output(scale.view_as(layout.by_output(quantizer.scale)))
+                quantizer = create_quantizer(quantizer.config, layout, quantizer.qparams() | {"scale": scale})
             else:
                 codes = descend(inputs.weight, codes, grid, inputs.gram)
-        return RoundedWeight(quantizer, codes.view(self._weight.shape).to(torch.uint8))
+        codes = layout.by_output(codes.reshape(layout.by_output(self._weight).shape))
+        return RoundedWeight(quantizer, codes.to(torch.uint8).contiguous())
 
     def _grid_of(self, quantizer: BaseQuantizer) -> CodeGrid | None:
         """Return the values of the weight's codes, in their basis; None for schemes without such."""
         if isinstance(quantizer, BaseFloatQuantizer):
-            return CodeGrid.of_levels(quantizer.steps(self._weight).flatten(1), quantizer.levels)
+            return CodeGrid.of_levels(quantizer.layout.rows(quantizer.steps(self._weight)), quantizer.levels)
         if (affine := quantizer.code_grid()) is None:
             return None
         scale, zero_point = (self._rows(each, quantizer) for each in affine)
@@ -111,12 +114,11 @@ class LayerRounding:
 
     def _groups_of(self, quantizer: BaseQuantizer) -> Tensor | None:
         """Return the number of each channel's group, of shape (channels,); None where an output has one scale."""
-        weight, axis, count = self._weight, quantizer.layout.group_axis, quantizer.config.groups
+        weight, count = quantizer.layout.by_output(self._weight), quantizer.config.groups
+        axis = quantizer.layout.group_axis
         if quantizer.config.granularity != "group" or axis is None:
             return None
-        shape = [1] * weight.ndim
-        shape[axis] = -1
-        ids = group_ids(weight.shape[axis], count, weight.device).view(shape)
+        ids = group_ids(weight.shape[1], count, weight.device).view(1, -1, *[1] * (weight.ndim - 2))
         return ids.expand(1, *weight.shape[1:]).flatten()
 
     def _inputs_for(self, quantizer: BaseQuantizer) -> _Inputs:
@@ -125,19 +127,20 @@ class LayerRounding:
         block = 1 if axis is None else quantizer.basis_block(quantizer.config, self._weight.shape[axis])
         if block not in self._inputs:
             gram = self._gram
+            layout = quantizer.layout
             for _ in range(2 if block > 1 else 0):  # G B, then (G B)ᵀ B = Bᵀ G B
-                gram = quantizer.to_basis(gram.reshape(-1, *self._weight.shape[1:])).flatten(1).t()
-            weight = quantizer.to_basis(self._weight.float()).flatten(1)
+                rows = gram.reshape(-1, *layout.by_output(self._weight).shape[1:])
+                gram = layout.rows(quantizer.to_basis(layout.by_output(rows))).t()
+            weight = layout.rows(quantizer.to_basis(self._weight.float()))
             self._inputs[block] = _Inputs(weight, gram, InverseFactor.of_gram(gram))
         return self._inputs[block]
 
     def _rows(self, parameter: Tensor, quantizer: BaseQuantizer) -> Tensor:
         """Bring a parameter of the grid to shape (outputs or 1, channels), or to one channel where all share it."""
-        weight, axis = self._weight, quantizer.layout.group_axis
+        weight, parameter = (quantizer.layout.by_output(each) for each in (self._weight, parameter))
         if parameter[0].numel() == 1:
             return parameter.flatten(1)
-        assert axis is not None  # noqa: S101 - only groups vary within an output channel
-        return expand_groups(parameter, weight.shape[axis], axis).expand_as(weight).flatten(1)
+        return expand_groups(parameter, weight.shape[1], 1).expand_as(weight).flatten(1)
 
 
 def _refine(inputs: _Inputs, grid: CodeGrid, codes: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autoq.calibration.fpcs.layer_error import affine_loss
-from autoq.calibration.fpcs.layer_product import Convolution, Sample, gram_factor
+from autoq.calibration.fpcs.layer_product import Sample, gram_factor
 from tests.calibration.output_samples import (
     convolution,
     from_range,
@@ -54,16 +54,6 @@ def test_a_sample_takes_every_position_equally_often(tokens: int, images: int, p
     assert len(image.unique()) == images
     counts = position.bincount(minlength=5)
     assert counts.max() - counts.min() <= 1
-
-
-def test_geometry_from_the_arguments_of_a_node() -> None:
-    nothing = Convolution.of_arguments((None, None), (3, 3))
-    assert nothing == Convolution((1, 1), ((0, 0), (0, 0)), (1, 1))
-    same = Convolution.of_arguments((None, None, None, [1], "same", [2, 1], 1), (3, 4))
-    assert same == Convolution((1, 1), ((2, 2), (1, 2)), (2, 1))
-    full = Convolution.of_arguments((None, None, None, [2, 1], [1, 0], 1, 4), (3, 3))
-    assert full == Convolution((2, 1), ((1, 1), (0, 0)), (1, 1), 4)
-    assert Convolution.of_arguments((None, None, None, [1], "valid"), (3,)).padding == ((0, 0),)
 
 
 def test_a_large_convolution_is_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from tests.calibration.output_samples import (
     linear,
     solve_sample,
     solver_of,
+    transposed_convolution,
     uniform,
 )
 from tests.calibration.samples import SETTINGS
@@ -39,6 +40,7 @@ SAMPLES = [
     (attention("av", 8, 2, 12), {"lhs": OperandConfig(scheme="adalog", bits=3), "rhs": uniform(3, "head")}),
     (attention("av", 8, 2, 12), {"lhs": uniform(4), "rhs": uniform(3, "channel")}),
     (convolution(), {"input": uniform(3), "weight": uniform(3, "channel")}),
+    (transposed_convolution(), {"input": uniform(3), "weight": uniform(3, "channel")}),
 ]
 
 

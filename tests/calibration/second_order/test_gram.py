@@ -13,6 +13,7 @@ from autoq.errors import CalibrationError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from tests.calibration.samples import block_model, images
+from tests.exporters.upsampling import IMAGES, upsampling
 
 
 class Layers(nn.Module):
@@ -89,6 +90,23 @@ def test_the_gram_matrix_measures_the_error_of_the_output(layers: QuantizedModel
     error = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     output = functional.conv2d(x.double(), error, stride=(2, 1), padding=(1, 0), dilation=(1, 2))
     rows = error.flatten(1)
+    torch.testing.assert_close(((rows @ gram) * rows).sum(1), output.square().sum((0, 2, 3)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("site", "geometry"), [("up", {"stride": 2}), ("overlapping", {"stride": 2, "padding": 1, "output_padding": 1})]
+)
+@pytest.mark.parametrize("at_once", [1, 1 << 24])
+def test_that_of_a_transposed_convolution_does_too(
+    site: str, geometry: dict[str, int], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ELEMENTS_AT_ONCE", at_once)
+    model = QuantizedModel(trace(upsampling(), IMAGES[:2]))
+    gram = capture_grams(model, IMAGES.split(3), [site])[site].double()
+    weight, layout = model.traced.weight(site), model.traced.sites_by_name[site].operand("weight").layout
+    error = torch.randn(weight.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    output = functional.conv_transpose2d(inputs_of(model, IMAGES, site), error, None, **geometry)
+    rows = layout.rows(error)
     torch.testing.assert_close(((rows @ gram) * rows).sum(1), output.square().sum((0, 2, 3)), rtol=1e-5, atol=1e-5)
 
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from autoq.calibration.convolutions import TransposedConvolution
 from autoq.calibration.second_order.weights import LayerRounding, is_rounded
 from autoq.calibration.solvers import solve
-from autoq.quantizers import BaseQuantizer, create_quantizer
+from autoq.quantizers import BaseQuantizer, OperandLayout, create_quantizer
 from autoq.recipe import OperandConfig
 from tests.calibration.samples import SETTINGS, weight_operand
 from tests.quantizers.test_hadamard import dense
@@ -67,6 +69,54 @@ def test_nothing_loses_more_than_by_rounding_to_nearest(
     if fields["granularity"] != "tensor":
         assert (after <= before * (1 + 1e-5)).all()
     assert after.sum() < 0.95 * before.sum()
+
+
+@pytest.mark.parametrize("fields", GRANULARITIES, ids=lambda fields: "-".join(map(str, fields.values())))
+@pytest.mark.parametrize("bits", [2, 4, 6])
+def test_a_transposed_convolution_is_rounded_like_one_with_its_axes_exchanged(
+    bits: int, fields: dict[str, object]
+) -> None:
+    weight, gram = weight_of(5, 4, 3, 2), gram_of(24)
+    quantizer = quantizer_of(weight, bits, **fields)
+    expected = LayerRounding(weight, gram).round(quantizer)
+    layout = OperandLayout(4, -3, None, -4, None, 0, -4)
+    turned = {name: value.transpose(0, 1) if value.ndim == 4 else value for name, value in quantizer.qparams().items()}
+    found = LayerRounding(weight.transpose(0, 1).contiguous(), gram).round(
+        create_quantizer(quantizer.config, layout, turned)
+    )
+    assert expected is not None
+    assert found is not None
+    assert torch.equal(found.codes, expected.codes.transpose(0, 1))
+    assert found.codes.is_contiguous()
+    values = [each.quantizer.dequantize(each.codes) for each in (found, expected)]
+    torch.testing.assert_close(values[0], values[1].transpose(0, 1))
+
+
+def test_codes_of_a_transposed_convolution_against_all_there_are() -> None:
+    """Between the best of 3^8 codes, by the real layer's output, and the nearest; mostly near the best."""
+    weight = weight_of(4, 6, 1, 2)  # (inputs, outputs, kernel)
+    x = torch.randn(3, 4, 2, 5, generator=torch.Generator().manual_seed(1))
+    x = torch.einsum("nchw,cd->ndhw", x, torch.randn(4, 4, generator=torch.Generator().manual_seed(2)))
+    geometry = TransposedConvolution((1, 1), (0, 0), (0, 0), (1, 1))
+    layout = OperandLayout(4, -3, None, -4, None, 0, -4)
+    vectors = geometry.unfold(x, (1, 2)).flatten(0, 1)
+    scale = layout.rows(weight).abs().amax(1).view(1, 6, 1, 1)
+    config = OperandConfig(scheme="uniform", bits=5, granularity="channel")
+    quantizer = create_quantizer(config, layout, {"scale": scale, "zero_point": torch.full((1, 6, 1, 1), 1.0)})
+    rounded = LayerRounding(weight, vectors.T @ vectors).round(quantizer)
+    assert rounded is not None
+    assert int(rounded.codes.max()) <= 2, "all codes are among those that are tried"
+
+    def losses(value: Tensor) -> Tensor:
+        """Of each output channel."""
+        return functional.conv_transpose2d(x, value - weight).square().sum((0, 2, 3))
+
+    every = torch.tensor(list(product([-1.0, 0.0, 1.0], repeat=8))).view(-1, 4, 1, 1, 2)
+    best = torch.stack([losses(code * scale) for code in every]).amin(0)
+    found, nearest = losses(rounded.quantizer.dequantize(rounded.codes)), losses(quantizer(weight))
+    assert (best <= found * (1 + 1e-5)).all()
+    assert (found <= nearest * (1 + 1e-5)).all()
+    assert found.sum() - best.sum() < 0.5 * (nearest.sum() - best.sum())
 
 
 def test_a_channel_that_would_lose_more_keeps_the_nearest_codes() -> None:
