@@ -128,12 +128,15 @@ def decode(open_file: Callable[[], BinaryIO], where: str) -> Image.Image:
         raise _unreadable(where, error) from error
 
 
-def check_header(open_file: Callable[[], BinaryIO], where: str) -> None:
+def check_header(open_file: Callable[[], BinaryIO], where: str) -> tuple[int, int]:
     """Check that a file begins like an image; its pixels are not decoded.
 
     Args:
         open_file: opens the file, seekable.
         where: what to call the image in a message.
+
+    Returns:
+        Its width and height.
 
     Raises:
         DataError: it is missing, empty or no image.
@@ -141,8 +144,8 @@ def check_header(open_file: Callable[[], BinaryIO], where: str) -> None:
     from PIL import Image
 
     try:
-        with open_file() as stream, Image.open(stream):
-            return
+        with open_file() as stream, Image.open(stream) as image:
+            return image.size
     except Exception as error:  # decoders raise nearly anything on damaged input
         raise _unreadable(where, error) from error
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from autoq.data._base import no_images
+from autoq.data._base import check_header, no_images
+from autoq.data._coco_entries import check_annotation, check_files, read_categories, read_document, read_image
 from autoq.data._files import BaseFileSource
 from autoq.data.objects import Objects
 from autoq.errors import DataError, DataNotFoundError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 PREFIX = "coco:"
-_SLACK_PIXELS = 1.0
-"""How far a box may lie outside of its image: annotation tools round."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class CocoSource(BaseFileSource):
         """Read ``coco:FILE.json`` or ``coco:FILE.json:IMAGES``; images lie beside the file unless a folder is given.
 
         Raises:
-            DataNotFoundError: there is no such file or folder.
+            DataNotFoundError: there is no such file or folder, or an image is missing.
             DataError: the file is not in the format, or an entry is wrong; the message names it.
         """
         file, _, folder = name.removeprefix(PREFIX).partition(".json:")
@@ -59,20 +59,22 @@ class CocoSource(BaseFileSource):
             )
         if not root.is_dir():
             raise DataNotFoundError(f"no folder of images at {str(root)!r}: write coco:FILE.json:IMAGES")
-        document = _read(path)
+        document = read_document(path)
         images = sorted(
-            (_image(entry, position, path) for position, entry in enumerate(document["images"])),
+            (read_image(entry, position, path) for position, entry in enumerate(document["images"])),
             key=lambda image: image[0],
         )
         if not images:
             raise no_images(name, f"{str(path)!r} lists none")
-        categories = _categories(document["categories"], path)
+        categories = read_categories(document["categories"], path)
         sizes = {number: size for number, _, size in images}
         if len(sizes) < len(images):
             raise DataError(f"{str(path)!r}: two entries of 'images' have one id: number them anew")
         by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
         for position, entry in enumerate(document["annotations"]):
-            by_image[_checked(entry, f"{str(path)!r}: annotations[{position}]", sizes, categories)].append(entry)
+            image, checked = check_annotation(entry, f"{str(path)!r}: annotations[{position}]", sizes, categories)
+            by_image[image].append(checked)
+        check_files([file_name for _, file_name, _ in images], root, path)
         return cls(
             name,
             tuple(PurePosixPath(file_name) for _, file_name, _ in images),
@@ -125,6 +127,32 @@ class CocoSource(BaseFileSource):
             crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in own], dtype=bool),
         )
 
+    def load(self, index: int) -> Image.Image:
+        """Decode one image.
+
+        Raises:
+            DataError: the image cannot be read, or has another size than in the file.
+        """
+        image = super().load(index)
+        self._check_size(index, image.size)
+        return image
+
+    def check(self, index: int) -> None:
+        """Check that a file begins like an image of the size that the annotation file gives.
+
+        Raises:
+            DataError: it does not.
+        """
+        self._check_size(index, check_header(lambda: self.open_file(index), self.where(index)))
+
+    def _check_size(self, index: int, found: tuple[int, int]) -> None:
+        height, width = self.sizes[index]
+        if found != (width, height):
+            raise DataError(
+                f"image {self.where(index)!r} has {found[0]}×{found[1]} pixels, but {width}×{height} in the annotation "
+                "file: its objects are of another image"
+            )
+
     def where(self, index: int) -> str:
         """Return what messages call an image."""
         return str(self.root / self.paths[index])
@@ -136,62 +164,6 @@ class CocoSource(BaseFileSource):
     def open_file(self, index: int) -> BinaryIO:
         """Open an image file for reading."""
         return (self.root / self.paths[index]).open("rb")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{str(path)!r} is not JSON: {error}; give an annotation file of COCO") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(document, dict) or not isinstance(document.get(key), list):
-            raise DataError(f"{str(path)!r} has no list {key!r}: give an annotation file of COCO")
-    return dict(document)
-
-
-def _image(entry: Any, position: int, path: Path) -> tuple[int, str, tuple[int, int]]:
-    try:
-        number, name, size = int(entry["id"]), str(entry["file_name"]), (int(entry["height"]), int(entry["width"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{str(path)!r}: images[{position}] has no usable {error}: give id, file_name, height and width"
-        ) from error
-    if min(size) < 1:
-        raise DataError(f"{str(path)!r}: images[{position}] is {size[1]}×{size[0]} pixels: give its width and height")
-    return number, name, size
-
-
-def _categories(entries: list[Any], path: Path) -> dict[int, str]:
-    try:
-        named = {int(entry["id"]): str(entry["name"]) for entry in entries}
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{str(path)!r}: an entry of 'categories' has no usable {error}: give id and name") from error
-    if not named:
-        raise DataError(f"{str(path)!r} has no categories: list those of its annotations")
-    return dict(sorted(named.items()))
-
-
-def _checked(entry: Any, where: str, sizes: Mapping[int, tuple[int, int]], categories: Mapping[int, str]) -> int:
-    """Check an annotation, and return the number of its image."""
-    try:
-        image, category, box = (
-            int(entry["image_id"]),
-            int(entry["category_id"]),
-            [float(each) for each in entry["bbox"]],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{where} has no usable {error}: give image_id, category_id and bbox") from error
-    if image not in sizes:
-        raise DataError(f"{where} is of image {image}, which is not among 'images': remove it, or list the image")
-    if category not in categories:
-        raise DataError(f"{where} has category {category}, which is not among 'categories': remove it, or list it")
-    height, width = sizes[image]
-    if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:], default=0) <= 0:
-        raise DataError(f"{where} has the box {box}: give left, top, width and height, the last two above 0")
-    left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
-    if min(left, top) < -_SLACK_PIXELS or right > width + _SLACK_PIXELS or bottom > height + _SLACK_PIXELS:
-        raise DataError(f"{where} has the box {box}, which lies outside of its image of {width}×{height}: correct it")
-    return image
 
 
 def _mask(segmentation: Any, size: tuple[int, int], where: str) -> npt.NDArray[np.bool_]:

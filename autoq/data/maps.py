@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from autoq.data._base import check_header
 from autoq.data.folder import FolderSource
 from autoq.data.label_maps import UNLABELLED
 from autoq.errors import DataError, DataNotFoundError
@@ -79,24 +80,39 @@ class MapsSource(FolderSource):
         """
         from PIL import Image
 
+        self.check(index)
         path = self.maps[index]
         try:
             with Image.open(path) as image:
-                if image.mode not in _MODES:
-                    raise DataError(
-                        f"its mode is {image.mode!r}: save numbers of classes as a greyscale or palette PNG"
-                    )
                 values = np.asarray(image).astype(np.int64)
         except Exception as error:  # decoders raise nearly anything on damaged input
             raise DataError(f"cannot read label map {str(path)!r}: {error}") from error
-        with self.open_file(index) as stream, Image.open(stream) as image:  # its pixels are not decoded
-            image_size = image.size
-        if values.shape[::-1] != image_size:
-            raise DataError(
-                f"label map {str(path)!r} has {values.shape[1]}×{values.shape[0]} pixels, its image "
-                f"{image_size[0]}×{image_size[1]}: give one label for each pixel"
-            )
         return values if self.value_names is None else self._indices(values, path)
+
+    def check(self, index: int) -> None:
+        """Check that an image and its label map begin like images of one size, without decoding them.
+
+        Raises:
+            DataError: they do not.
+        """
+        from PIL import Image
+
+        size, path = check_header(lambda: self.open_file(index), self.where(index)), self.maps[index]
+        try:
+            with Image.open(path) as image:
+                mode, found = image.mode, image.size
+        except Exception as error:  # decoders raise nearly anything on damaged input
+            raise DataError(f"cannot read label map {str(path)!r}: {error}") from error
+        if mode not in _MODES:
+            raise DataError(
+                f"cannot read label map {str(path)!r}: its mode is {mode!r}: save numbers of classes as a greyscale or "
+                "palette PNG"
+            )
+        if found != size:
+            raise DataError(
+                f"label map {str(path)!r} has {found[0]}×{found[1]} pixels, its image {size[0]}×{size[1]}: give one "
+                "label for each pixel"
+            )
 
     def _indices(self, values: npt.NDArray[np.int64], path: Path) -> npt.NDArray[np.int64]:
         """Return values as indices into :attr:`class_names`."""

@@ -12,6 +12,7 @@ from autoq.data import (
     ImageSource,
     LabelMap,
     MapSource,
+    check_headers,
     class_indices,
     map_of_objects,
     open_source,
@@ -84,7 +85,8 @@ def match_maps(name: str, loaded: LoadedModel, num_classes: int, required: bool)
         required: whether to refuse images without label maps.
 
     Raises:
-        DataError: there are no such images, or a class is no output of the model; the message names it.
+        DataError: there are no such images, or a class is no output of the model, or a file is no image; the message
+            names it.
     """
     source = open_source(name, "evaluation")
     if not (isinstance(source, MapSource) or (isinstance(source, AnnotatedSource) and source.has_masks)):
@@ -94,6 +96,7 @@ def match_maps(name: str, loaded: LoadedModel, num_classes: int, required: bool)
                 "shapes"
             )
         return None
+    check_headers(source, range(len(source)))
     names = loaded.label_names
     if source.class_names is None:
         return MatchedMaps(source, None, "index", num_classes, loaded.content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from autoq.data import AnnotatedSource, Objects, class_indices, open_source
+from autoq.data import AnnotatedSource, Objects, check_headers, class_indices, open_source
 from autoq.data.labels import ClassMapping
 from autoq.errors import DataError
 from autoq.models import LoadedModel
@@ -59,7 +59,8 @@ def match_objects(
         with_masks: whether objects need masks.
 
     Raises:
-        DataError: there are no such images, or a category is no output of the model; the message names it.
+        DataError: there are no such images, or a category is no output of the model, or a file is no image; the message
+            names it.
     """
     source = open_source(name, "evaluation")
     if not isinstance(source, AnnotatedSource) or source.class_names is None or not source.has_objects:
@@ -76,4 +77,5 @@ def match_objects(
     mapping = class_indices(
         source.class_names, names, num_classes, lambda: alternative_names(names or ()), noun="category"
     )
+    check_headers(source, range(len(source)))
     return MatchedObjects(source, mapping, loaded.content)

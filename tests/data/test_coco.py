@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoq.data import open_source
+from autoq.data import check_headers, open_source
 from autoq.data.coco import CocoSource
 from autoq.data.shapes import draw_shapes
 from autoq.errors import DataError, DataNotFoundError
@@ -17,11 +17,26 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("annotations", {"bbox": [60, 10, 20, 10]}, r"annotations\[0\] has the box .* lies outside of its image of 64×64"),
     ("annotations", {"bbox": [-9, 0, 20, 10]}, r"annotations\[0\] .* lies outside"),
     ("annotations", {"bbox": [0, 0, 0, 10]}, r"annotations\[0\] .* the last two above 0"),
-    ("annotations", {"bbox": None}, r"annotations\[0\] has no usable"),
+    ("annotations", {"bbox": None}, r"annotations\[0\] has 'bbox' None: give image_id, category_id and bbox"),
+    ("annotations", {"bbox": [0, 0, float("nan"), 3]}, r"annotations\[0\] .* the last two above 0"),
+    ("annotations", {"category_id": "x"}, r"annotations\[0\] has 'category_id' 'x': give"),
+    ("annotations", {"category_id": float("inf")}, r"annotations\[0\] has 'category_id' inf: give"),
+    ("annotations", {"image_id": 0.5}, r"annotations\[0\] has 'image_id' 0.5: give"),
+    ("annotations", {"segmentation": [[1, 2, 3]]}, r"annotations\[0\] has no usable 'segmentation': give polygons"),
+    ("annotations", {"segmentation": "x" * 9}, r"annotations\[0\] has no usable 'segmentation'"),
+    ("annotations", {"segmentation": {"size": [64, 32], "counts": [1]}}, r"annotations\[0\] has a mask of height and "),
+    ("categories", {"name": None}, r"categories\[0\] has 'name' None: give id and name"),
+    ("categories", {"id": 2}, r"categories\[1\] has the id 2 of another category"),
     ("annotations", {"category_id": 9}, r"annotations\[0\] has category 9, which is not among 'categories'"),
     ("annotations", {"image_id": 77}, r"annotations\[0\] is of image 77, which is not among 'images'"),
     ("images", {"width": 0}, r"images\[0\] is 0×64 pixels"),
-    ("images", {"file_name": None, "height": "x"}, r"images\[0\] has no usable"),
+    (
+        "images",
+        {"file_name": None, "height": "x"},
+        r"images\[0\] has 'height' 'x': give id, file_name, height and width",
+    ),
+    ("images", {"file_name": None}, r"images\[0\] has 'file_name' None: give"),
+    ("images", {"file_name": "away.png"}, r"lists 'away.png', which is not in .* \(1 of 8 images are missing\)"),
     ("images", {"id": 1}, "two entries of 'images' have one id"),
 ]
 
@@ -77,6 +92,34 @@ def test_polygons_and_boxes_alone(written: Path, tmp_path: Path) -> None:
     assert boxes.objects(1).labels.shape == (0,)  # an image without objects is fine
 
 
+def test_numbers_may_be_written_as_text(written: Path, tmp_path: Path) -> None:
+    document = json.loads(written.read_text(encoding="utf-8"))
+    for each in document["annotations"]:
+        each["category_id"], each["image_id"] = float(each["category_id"]), str(each["image_id"])
+    names = (changed(written, tmp_path, document), f"coco:{written}")
+    found, expected = (open_source(name, "evaluation") for name in names)
+    assert isinstance(found, CocoSource)
+    assert isinstance(expected, CocoSource)
+    assert [found.objects(index).labels.tolist() for index in range(8)] == [
+        expected.objects(index).labels.tolist() for index in range(8)
+    ]
+
+
+def test_an_image_of_another_size_is_refused(written: Path, tmp_path: Path) -> None:
+    """By its header, and when it is read."""
+    document = json.loads(written.read_text(encoding="utf-8"))
+    document["images"][3] |= {"width": 96, "height": 128}
+    for each in document["annotations"]:
+        del each["segmentation"]
+    source = open_source(changed(written, tmp_path, document), "evaluation")
+    message = "has 64×64 pixels, but 96×128 in the annotation file"
+    with pytest.raises(DataError, match=message):
+        source.load(3)
+    with pytest.raises(DataError, match=message):
+        check_headers(source, range(8))
+    check_headers(source, [0, 1, 2])
+
+
 def test_runs_in_plain_and_in_compressed_form(written: Path, tmp_path: Path) -> None:
     """The compressed text is pycocotools' of a mask whose rows 1 and 2 are set in columns 1 to 3 of 4×6 pixels."""
     image = {"id": 1, "file_name": "a.png", "height": 4, "width": 6}
@@ -86,7 +129,9 @@ def test_runs_in_plain_and_in_compressed_form(written: Path, tmp_path: Path) -> 
     for counts in ([5, 2, 2, 2, 2, 2, 9], "5220007"):
         document = {"images": [image], "annotations": [{**entry, "segmentation": {"size": [4, 6], "counts": counts}}]}
         document["categories"] = [{"id": 1, "name": "ring"}]
-        source = open_source(changed(written, tmp_path, document), "evaluation")
+        (tmp_path / "a.png").touch()
+        changed(written, tmp_path, document)
+        source = open_source(f"coco:{tmp_path / 'annotations.json'}", "evaluation")
         assert isinstance(source, CocoSource)
         assert source.has_masks
         masks = source.objects(0).masks

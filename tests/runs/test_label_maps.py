@@ -58,3 +58,19 @@ def test_images_without_classes_of_pixels(loaded: LoadedModel) -> None:
     assert match_maps("digits", loaded, 4, required=False) is None
     with pytest.raises(DataError, match="images in 'digits' have no classes of pixels: give maps:IMAGES:LABELS"):
         match_maps("digits", loaded, 4, required=True)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [
+        ("images/0.png", r"cannot read image '.*0\.png': it is not an image"),
+        ("labels/0.png", r"cannot read label map '.*0\.png'"),
+    ],
+)
+def test_a_file_that_is_no_image_is_refused_before_anything_is_measured(
+    loaded: LoadedModel, tmp_path: Path, damaged: str, message: str
+) -> None:
+    name = write_map(tmp_path, [0, 1, 2, 255])
+    (tmp_path / damaged).write_bytes(b"no image")
+    with pytest.raises(DataError, match=message):
+        match_maps(name, loaded, 4, required=True)
