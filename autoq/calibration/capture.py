@@ -21,6 +21,8 @@ def capture(
     settings: CalibrationSettings,
     progress: Callable[[int], None] | None = None,
     operands: Collection[OperandKey] | None = None,
+    *,
+    keeps_values: bool = True,
 ) -> dict[OperandKey, OperandSample]:
     """Run full precision over the calibration images and keep a sample of activation operands.
 
@@ -33,16 +35,17 @@ def capture(
         progress: called with the number of images of each finished batch.
         operands: activations to record, those of LayerNorm and softmax sites among them if named; None: all operands
             of sites that have MACs.
+        keeps_values: whether samples have values, or ranges alone.
 
     Raises:
         RecipeError: the model has no such operand.
         CalibrationError: there is no image, an operand is a weight, or has NaN or infinite values in full precision.
     """
     recorders = {
-        (site, operand.name): OperandRecorder(operand, settings, f"{site}:{operand.name}")
+        (site, operand.name): OperandRecorder(operand, settings, f"{site}:{operand.name}", keeps_values=keeps_values)
         for site, operand in _chosen(model, operands)
     }
-    shared = shared_recorders(model.traced, settings, recorders)
+    shared = shared_recorders(model.traced, settings, recorders, keeps_values=keeps_values)
     run_observed(model, recorders | {key: each.slot(key) for key, each in shared.items()}, batches, progress)
     samples = {}
     for key, recorder in recorders.items():

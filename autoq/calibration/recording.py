@@ -42,9 +42,19 @@ class OperandSample:
 class OperandRecorder(nn.Module):
     """Sits in a slot, passes its input on and remembers some of it."""
 
-    def __init__(self, operand: Operand, settings: CalibrationSettings, name: str) -> None:
-        """Start with nothing seen; ``name`` and ``settings.seed`` choose the tokens that are kept."""
+    def __init__(
+        self, operand: Operand, settings: CalibrationSettings, name: str, *, keeps_values: bool = True
+    ) -> None:
+        """Start with nothing seen.
+
+        Args:
+            operand: what comes by.
+            settings: how much is kept, and by which observer.
+            name: chooses, with ``settings.seed``, the tokens that are kept.
+            keeps_values: whether any are; else there are ranges alone.
+        """
         super().__init__()
+        self._keeps_values = keeps_values
         self._layout = operand.layout
         self._instances = max(operand.layout.instances_per_image, 1)
         self._images_left = settings.sample_images
@@ -64,6 +74,8 @@ class OperandRecorder(nn.Module):
         layout = self._layout
         for observer in (self._range, *self._observers.values()):
             observer.update(x)
+        if not self._keeps_values:
+            return x
         if self._keeps_last_batch:
             self._values, self._entries, self._images_left = [], [], x.shape[0] // self._instances
         count = min(self._images_left, x.shape[0] // self._instances)
@@ -93,7 +105,7 @@ class OperandRecorder(nn.Module):
         """Return what was kept of all batches; there must have been one."""
         lower, upper = self._range.bounds()
         return OperandSample(
-            torch.cat(self._values),
+            torch.cat(self._values) if self._keeps_values else lower.new_empty(0),
             lower,
             upper,
             _joined(self._entries),

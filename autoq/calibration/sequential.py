@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoq.calibration.capture import check_finite
 from autoq.calibration.recording import OperandRecorder, OperandSample
 from autoq.calibration.settings import CalibrationSettings
+from autoq.calibration.shared_ranges import SharedRecorder, shared_recorders
 from autoq.calibration.solvers import solve
 from autoq.errors import CalibrationError
 from autoq.graph.insert import OperandKey, QuantizedModel
@@ -52,6 +53,8 @@ def solve_in_order(
     if not batches:
         raise CalibrationError("there are no calibration images")
     given = known or {}
+    wanted_keys = [(site, operand) for site, configs in sites.items() for operand in configs]
+    shared = shared_recorders(model.traced, settings, wanted_keys)
     states: list[State] = [(batch,) for batch in batches]
     model.remove_()
     try:
@@ -60,7 +63,7 @@ def solve_in_order(
                 site, wanted = model.traced.sites_by_name[name], sites[name]
                 solved = {operand: given[name, operand] for operand in wanted if (name, operand) in given}
                 rest = [site.operand(operand) for operand in wanted if operand not in solved]
-                data = _observe(model, index, states, site, rest, settings)
+                data = _observe(model, index, states, site, rest, settings, shared)
                 solved |= {each.name: solve(each, wanted[each.name], data[each.name], settings) for each in rest}
                 model.insert_({(name, operand): quantizer for operand, quantizer in solved.items()})
                 yield name, {operand: solved[operand] for operand in wanted}
@@ -81,23 +84,33 @@ def _observe(
     site: Site,
     operands: Sequence[Operand],
     settings: CalibrationSettings,
+    shared: Mapping[OperandKey, SharedRecorder],
 ) -> dict[str, OperandSample | Tensor]:
-    """Return a site's weights, and samples of its activations as they come out of what is before it in the stage."""
+    """Return a site's weights, and samples of its activations as they come out of what is before it in the stage.
+
+    Those that are parts of one layer's output have the range of all of it, whatever site the other parts belong to.
+    """
     found: dict[str, OperandSample | Tensor] = {
         each.name: model.traced.weight(site.name, each.name) for each in operands if each.is_weight
     }
     recorders = {
         each.name: OperandRecorder(each, settings, f"{site.name}:{each.name}")
         for each in operands
-        if not each.is_weight
+        if not each.is_weight and (site.name, each.name) not in shared
     }
-    if not recorders:
-        return found
-    keys = {(site.name, operand): recorder for operand, recorder in recorders.items()}
-    model.insert_(keys)
-    for state in states:
-        model.run_stage(index, state)
-    model.remove_(keys)
-    for operand, recorder in recorders.items():
-        found[operand] = check_finite(recorder.sample(), (site.name, operand), "behind quantized sites: use more bits")
+    parts = {each.name: shared[site.name, each.name] for each in operands if (site.name, each.name) in shared}
+    slots: dict[OperandKey, nn.Module] = {(site.name, operand): recorder for operand, recorder in recorders.items()}
+    for part in parts.values():
+        if part.is_empty:
+            slots |= {key: part.slot(key) for key in part.members}
+    if slots:
+        model.insert_(slots)
+        last = max(model.stage_of[key] for key in slots)
+        for state in states:
+            model.run_stages(range(index, last + 1), state)
+        model.remove_(slots)
+    samples = {operand: recorder.sample() for operand, recorder in recorders.items()}
+    samples |= {operand: part.sample((site.name, operand)) for operand, part in parts.items()}
+    for operand, sample in samples.items():
+        found[operand] = check_finite(sample, (site.name, operand), "behind quantized sites: use more bits")
     return found

@@ -18,7 +18,7 @@ from autoq.quantizers.granularity import OperandLayout
 
 
 def shared_recorders(
-    traced: TracedModel, settings: CalibrationSettings, wanted: Collection[OperandKey]
+    traced: TracedModel, settings: CalibrationSettings, wanted: Collection[OperandKey], *, keeps_values: bool = True
 ) -> dict[OperandKey, SharedRecorder]:
     """Make a recorder for each layer whose output several operands share, if ranges are shared.
 
@@ -26,6 +26,7 @@ def shared_recorders(
         traced: the model.
         settings: say whether they are, and how much is kept.
         wanted: operands that are recorded; a layer's others are then watched, too, since they are parts of its output.
+        keeps_values: whether they keep any, or ranges alone.
 
     Returns:
         By operand, the recorder of its layer.
@@ -35,7 +36,7 @@ def shared_recorders(
     for members in groups:
         if not members.keys().isdisjoint(wanted):
             ndims = {key: traced.sites_by_name[key[0]].operand(key[1]).layout.ndim for key in members}
-            found |= dict.fromkeys(members, SharedRecorder(members, ndims, settings))
+            found |= dict.fromkeys(members, SharedRecorder(members, ndims, settings, keeps_values))
     return found
 
 
@@ -56,6 +57,20 @@ def find_shared(traced: TracedModel) -> dict[str, dict[OperandKey, float]]:
     return {source: members for source, members in found.items() if len(members) > 1}
 
 
+def equal_parts(traced: TracedModel) -> dict[str, int]:
+    """Return, by linear site, into how many equal parts products take its output, where that is more than one.
+
+    Three where queries, keys and values are one layer's: consecutive thirds of its output channels.
+    """
+    counts = {source: len(members) for source, members in find_shared(traced).items()}
+    layers = {traced.node(site.name).name: site for site in traced.sites if site.op == "linear"}
+    return {
+        layers[source].name: count
+        for source, count in counts.items()
+        if source in layers and layers[source].operand("weight").shape[0] % count == 0
+    }
+
+
 def _source(node: fx.Node) -> tuple[fx.Node, float]:
     """Walk back through moves and products with positive numbers; return where that ends, and the factor."""
     factor = 1.0
@@ -72,7 +87,11 @@ class SharedRecorder:
     """Records the output of a layer from the operands that are made of it, once all of a batch have come by."""
 
     def __init__(
-        self, members: Mapping[OperandKey, float], ndims: Mapping[OperandKey, int], settings: CalibrationSettings
+        self,
+        members: Mapping[OperandKey, float],
+        ndims: Mapping[OperandKey, int],
+        settings: CalibrationSettings,
+        keeps_values: bool = True,
     ) -> None:
         """Start with nothing seen.
 
@@ -80,12 +99,24 @@ class SharedRecorder:
             members: operands, each of which runs once a batch, and their factors.
             ndims: their numbers of dimensions.
             settings: how much is kept, and by which observer.
+            keeps_values: whether values are kept, or ranges alone.
         """
         self._members, self._ndims = dict(members), dict(ndims)
+        self._keeps_values = keeps_values
         self._parts: dict[OperandKey, Tensor] = {}
         self._settings = settings
         self._recorder: OperandRecorder | None = None
         self._sample: OperandSample | None = None
+
+    @property
+    def members(self) -> Collection[OperandKey]:
+        """Operands that the layer's output is made of."""
+        return self._members.keys()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no whole batch has come by."""
+        return self._recorder is None
 
     def slot(self, key: OperandKey) -> nn.Module:
         """Return the module for the slot of a member."""
@@ -98,7 +129,8 @@ class SharedRecorder:
             whole = torch.cat(list(self._parts.values()), 1)
             if self._recorder is None:
                 described = Operand("input", (1, whole.shape[1]), "other", OperandLayout(2, -1))
-                self._recorder = OperandRecorder(described, self._settings, "shared")
+                keeps = self._keeps_values
+                self._recorder = OperandRecorder(described, self._settings, "shared", keeps_values=keeps)
             self._recorder(whole)
             self._parts.clear()
 
@@ -120,7 +152,8 @@ class SharedRecorder:
 
         bounds = whole.observed.get("tensor")
         observed = {} if bounds is None else {"tensor": (scaled(bounds[0]), scaled(bounds[1]))}
-        return OperandSample(scaled(whole.values), scaled(whole.lower), scaled(whole.upper), None, None, observed)
+        values = scaled(whole.values) if self._keeps_values else whole.values
+        return OperandSample(values, scaled(whole.lower), scaled(whole.upper), None, None, observed)
 
 
 class _Part(nn.Module):

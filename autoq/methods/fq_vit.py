@@ -86,7 +86,7 @@ class FqVit(BaseMethod):
     def sites(self, traced: TracedModel, bits: BitWidths) -> dict[str, SiteConfig]:
         """Quantize what sums add, too, as published: what LayerNorms read, as they read it, and all else uniformly."""
         found = super().sites(traced, bits)
-        if not self.is_published:
+        if not self.quantizes_sums:
             return found
         sums = [(site, operand) for site, operand in traced.operands() if site.is_residual_sum]
         streams = {_value(traced, site.name, "input") for site in traced.sites if site.op == "layer_norm"}
@@ -95,6 +95,11 @@ class FqVit(BaseMethod):
             config = (self.norm_input if is_stream else self.layer_input)(bits.activations)
             found.setdefault(site.name, {})[operand.name] = canonical(config, operand)
         return found
+
+    @property
+    def quantizes_sums(self) -> bool:
+        """Whether what residual sums add is quantized."""
+        return self.is_published
 
     def attention_map(self, bits: int) -> OperandConfig:
         """Quantize to powers of two, from integers (paper, §3.4)."""

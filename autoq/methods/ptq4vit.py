@@ -6,11 +6,15 @@ from typing import ClassVar
 
 from autoq.calibration import CalibrationSettings
 from autoq.calibration.fpcs.settings import FpcsSettings
+from autoq.calibration.shared_ranges import equal_parts
+from autoq.graph.trace import TracedModel
 from autoq.methods._base import EVERYTHING, BaseMethod, Difference
-from autoq.recipe import Granularity, OperandConfig
+from autoq.methods.bit_widths import BitWidths
+from autoq.recipe import Granularity, OperandConfig, SiteConfig
 
 _CANDIDATES = 100
-_SPANS = (0.01, 1.2)
+_SPANS = (0.01, 1.1881)
+"""The code makes 101 shares from 0.01 to 1.2 and tries all but the last."""
 
 
 class Ptq4Vit(BaseMethod):
@@ -26,20 +30,21 @@ class Ptq4Vit(BaseMethod):
         Difference("image", "floating point", "8 bits or more"),
         Difference("weights of the patch embedding", "a scale for each output channel", "one scale"),
         Difference("queries, keys, values", "a scale for each head", "one scale"),
-        Difference(
-            "weights of qkv",
-            "a scale for each of Q, K and V",
-            "one scale",
-            here="one scale: no granularity has three for a weight",
-        ),
+        Difference("weights of qkv", "a scale for each of Q, K and V", "one scale"),
         Difference("candidate scales", "100 from 0.01 to 1.2 of the range", "FPCS from the 0.9-quantile on"),
         Difference("twin ranges after softmax", "the coarse one reaches 1; 20 distances", "scale, distance searched"),
         Difference(
             "twin ranges after GELU",
-            "fine step 0.16997 / 2^(b − 1), any coarse step (paper: a power of two apart)",
-            "scale and distance searched",
-            here="fine step as published, coarse steps a power of two apart",
+            "fine step 0.16997 / 2^(b − 1), any coarse step above (paper: a power of two apart)",
+            "scale and distance searched, a power of two apart",
         ),
+        Difference(
+            "order",
+            "from observed ranges, rounds of weights, inputs",
+            "weights for the layer's output, then rounds of inputs, weights",
+        ),
+        Difference("vectors that candidates are compared on", "all", "512 a head, ranked by the leading directions"),
+        Difference("result of a search", "the best candidate", "the best of all steps, rounds and the observed range"),
         Difference(
             "values above the split after softmax",
             "the code adds the fine range's greatest value to them",
@@ -63,11 +68,27 @@ class Ptq4Vit(BaseMethod):
             candidates=_CANDIDATES,
             steps=1,
             spans=_SPANS,
+            start="observed",
+            tied_rows=True,
+            result="last_step",
             twin_scales="published",
             tokens=EVERYTHING,
             screening=0,
         )
         return CalibrationSettings(observer="fpcs", seed=seed, fpcs=fpcs)
+
+    def sites(self, traced: TracedModel, bits: BitWidths) -> dict[str, SiteConfig]:
+        """Give weights of queries, keys and values a scale for each, as published: channels whose scales are tied."""
+        found = super().sites(traced, bits)
+        for name in equal_parts(traced) if self.has_qkv_scales else ():
+            config = OperandConfig(scheme="uniform", bits=bits.weights, granularity="channel", symmetric=True)
+            found[name]["weight"] = config
+        return found
+
+    @property
+    def has_qkv_scales(self) -> bool:
+        """Whether weights of queries, keys and values have a scale each."""
+        return self.is_published
 
     def convolution_weight(self, bits: int) -> OperandConfig:
         """Quantize symmetrically, one range for the layer, or as published for each output channel."""

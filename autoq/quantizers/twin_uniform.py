@@ -1,4 +1,4 @@
-"""Twin uniform quantization: a fine and a coarse uniform range, a power of two apart."""
+"""Twin uniform quantization: a fine and a coarse uniform range, a power of two apart as a rule."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class TwinUniformQuantizer(BaseQuantizer):
 
     Attributes:
         scale: Δ, of shape ``layout.parameter_shape(...)``.
-        shift_bits: m, one whole number in 0..``MAX_SHIFT_BITS``.
+        shift_bits: m, one number in 0..``MAX_SHIFT_BITS``, and a whole one if products are to need no more than a
+            shift; the authors' code takes any after GELU.
         fine_sign: sign of the values in the fine range, one number: 1 (softmax outputs) or −1 (GELU outputs).
     """
 
@@ -68,7 +69,7 @@ class TwinUniformQuantizer(BaseQuantizer):
 
     @classmethod
     def with_scale(
-        cls, config: OperandConfig, layout: OperandLayout, scale: Tensor, shift_bits: int, fine_sign: int
+        cls, config: OperandConfig, layout: OperandLayout, scale: Tensor, shift_bits: float, fine_sign: int
     ) -> Self:
         """Make a quantizer; move scales at which steps would be zero or values infinite to the nearest good one."""
         finfo = torch.finfo(torch.float32)
@@ -95,7 +96,7 @@ class TwinUniformQuantizer(BaseQuantizer):
     def dequantize(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return magnitude times the step of the code's range."""
         is_coarse = codes >= self._first_coarse_code
-        fine = codes.float() * (self._sign / self._ratio)
+        fine = codes.float() * self._sign / self._ratio
         levels = torch.where(is_coarse, codes.float() - self._first_coarse_code, fine)
         return levels * self._broadcast(self.scale, codes)
 
@@ -132,8 +133,7 @@ class TwinUniformQuantizer(BaseQuantizer):
             self._require(math.prod(shape) == 1, f"{name} must be one number, got shape {shape}")
         shift_bits, self._sign = float(self.shift_bits), float(self.fine_sign)
         self._require(
-            shift_bits == round(shift_bits) and 0 <= shift_bits <= MAX_SHIFT_BITS,
-            f"shift_bits must be a whole number in 0..{MAX_SHIFT_BITS}, got {shift_bits:g}",
+            0 <= shift_bits <= MAX_SHIFT_BITS, f"shift_bits must be in 0..{MAX_SHIFT_BITS}, got {shift_bits:g}"
         )
         self._require(self._sign in (-1.0, 1.0), f"fine_sign must be 1 or -1, got {self._sign:g}")
         magnitudes = 2 ** (self.config.bits - 1)

@@ -32,7 +32,9 @@ def test_published() -> None:
     kinds = by_kind(method)
     assert "image" not in kinds
     assert {kinds[kind].granularity for kind in ("query", "key", "value")} == {"head"}
-    assert kinds["weight"].granularity == "tensor"
-    assert method.sites(traced_model(), WIDTHS)["patch_embed.proj"]["weight"].granularity == "channel"
+    sites = method.sites(traced_model(), WIDTHS)
+    layers = ("patch_embed.proj", "blocks.0.attn.qkv", "blocks.0.attn.proj", "head")
+    assert [sites[site]["weight"].granularity for site in layers] == ["channel", "channel", "tensor", "tensor"]
     fpcs = method.settings(0).fpcs
-    assert (fpcs.candidates, fpcs.steps, fpcs.spans, fpcs.twin_scales) == (100, 1, (0.01, 1.2), "published")
+    assert (fpcs.candidates, fpcs.steps, fpcs.spans, fpcs.twin_scales) == (100, 1, (0.01, 1.1881), "published")
+    assert (fpcs.start, fpcs.result, fpcs.tied_rows) == ("observed", "last_step", True)

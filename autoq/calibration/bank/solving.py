@@ -5,7 +5,7 @@ With ``second_order``, weights are then rounded on their grids by the Gram matri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import groupby
 from operator import itemgetter
 
@@ -16,6 +16,7 @@ from autoq.calibration.bank.files import SolvedKey, SolvedOption
 from autoq.calibration.bank.packed_codes import pack_codes
 from autoq.calibration.capture import capture
 from autoq.calibration.fpcs.output_search import solve_jobs
+from autoq.calibration.last_batch import samples_of_last_batch
 from autoq.calibration.observers import OBSERVERS
 from autoq.calibration.recording import OperandSample
 from autoq.calibration.second_order.gram import capture_grams, gram_groups
@@ -26,6 +27,7 @@ from autoq.calibration.solvers import OperandSolver
 from autoq.calibration.threads import in_threads
 from autoq.errors import CalibrationError
 from autoq.graph.insert import OperandKey, QuantizedModel
+from autoq.graph.sites import Operand
 from autoq.quantizers import BaseQuantizer
 from autoq.recipe import SiteConfig
 
@@ -139,11 +141,30 @@ class OptionSolver:
 
         def solve(key: OperandKey) -> dict[SolvedKey, SolvedOption]:
             operand = described[key]
-            data = self.model.traced.weight(*key) if operand.is_weight else self._samples[key]
+            data = self.model.traced.weight(*key) if operand.is_weight else samples[key]
             solver = OperandSolver(operand, data, self.settings)
             return self._rounded({option: _solve(solver, option) for option in by_operand[key]})
 
-        yield from in_threads(solve, by_operand, min(workers, len(by_operand)))
+        for samples in self._of_few(by_operand, described):
+            yield from in_threads(solve, samples, min(workers, len(samples)))
+
+    def _of_few(
+        self, wanted: Iterable[OperandKey], described: Mapping[OperandKey, Operand]
+    ) -> Iterator[Mapping[OperandKey, OperandSample | None]]:
+        """Yield samples of all operands, or of a few at a time where they have all values of the last batch.
+
+        A weight has None.
+        """
+        weights = {key: None for key in wanted if described[key].is_weight}
+        activations = {key: self._samples[key] for key in wanted if not described[key].is_weight}
+        if not self.settings.sample_last_batch:
+            yield {key: activations.get(key) for key in wanted}
+            return
+        if weights:
+            yield weights
+        if activations:
+            last = torch.split(self._calibration_images(), self._batch_size)[-1]
+            yield from samples_of_last_batch(self.model, last, self.settings, activations)
 
     def _capture(self, operands: Iterable[OperandKey]) -> None:
         """Observe all operands of products, inputs of LayerNorms and softmaxes, or summands, once one is asked for."""
@@ -156,7 +177,14 @@ class OptionSolver:
             ]
             if any(key in group and key not in self._samples for key in operands):
                 batches = torch.split(self._calibration_images(), self._batch_size)
-                self._samples |= capture(self.model, batches, self.settings, self._capture_progress, group)
+                self._samples |= capture(
+                    self.model,
+                    batches,
+                    self.settings,
+                    self._capture_progress,
+                    group,
+                    keeps_values=not self.settings.sample_last_batch,
+                )
 
     def _solve_in_order(self, options: Set[SolvedKey]) -> Solved:
         if not options:

@@ -29,10 +29,11 @@ class BasisSolver:
         operands: Mapping[str, Tensor],
         settings: CalibrationSettings,
         convolution: Convolution | TransposedConvolution | None = None,
+        weight_parts: int = 1,
     ) -> None:
         """Search nothing yet; for arguments see ``SiteSolver``."""
         self._site, self._operands = site, operands
-        self._settings, self._convolution = settings, convolution
+        self._settings, self._convolution, self._weight_parts = settings, convolution, weight_parts
         self._solvers: dict[int, SiteSolver] = {}
 
     def solve(self, configs: SiteConfig) -> dict[str, BaseQuantizer]:
@@ -58,7 +59,9 @@ class BasisSolver:
     def _solver(self, block: int) -> SiteSolver:
         if block not in self._solvers:
             operands = {name: self._transformed(name, tensor, block) for name, tensor in self._operands.items()}
-            self._solvers[block] = SiteSolver(self._site, operands, self._settings, self._convolution)
+            self._solvers[block] = SiteSolver(
+                self._site, operands, self._settings, self._convolution, self._weight_parts
+            )
         return self._solvers[block]
 
     def _transformed(self, name: str, operand: Tensor, block: int) -> Tensor:

@@ -77,6 +77,20 @@ class QuadraticError:
         rest = self.factor.square().sum(-1) - leading.square().sum(-1)
         return replace(self, factor=leading, diagonal=rest.clamp(min=0).unsqueeze(-2))
 
+    def tied(self, rows: int) -> QuadraticError:
+        """Return the same with so many rows, each of equally many of these, one after the other, as its vectors.
+
+        Of rows with one block of one vector, and a factor that all share: the channels of a weight.
+        """
+        length = self.values.shape[-1]
+        shape = (rows, 1, -1, length)
+        return replace(
+            self,
+            values=self.values.reshape(shape),
+            linear=None if self.linear is None else self.linear.reshape(shape),
+            constant=None if self.constant is None else self.constant.reshape(rows, -1).sum(1, keepdim=True),
+        )
+
     def evaluate(self, rounding: _Rounding, count: int) -> Tensor:
         """Compute the errors of ``count`` candidates a row, of shape (R, count), float64, in bounded memory."""
         rows, blocks, vectors, length = self.values.shape
@@ -160,7 +174,7 @@ def log_loss(error: QuadraticError, config: OperandConfig, shift: Tensor, scale:
         scale: of each row at relative scale one, of shape (R, 1).
     """
     shifted = replace(error, values=error.values + shift)
-    return _scaled_loss(shifted, lambda base: _unit_quantizer(config, base, shift.device), scale)
+    return _scaled_loss(shifted, lambda base: _unit_quantizer(config, int(base), shift.device), scale)
 
 
 def twin_loss(error: QuadraticError, config: OperandConfig, fine_sign: int, scale: Tensor) -> Loss:
@@ -175,17 +189,17 @@ def twin_loss(error: QuadraticError, config: OperandConfig, fine_sign: int, scal
     one = torch.ones(1, device=scale.device)
     option = config.model_copy(update={"granularity": "tensor"})
 
-    def unit(shift_bits: int) -> BaseQuantizer:
+    def unit(shift_bits: float) -> BaseQuantizer:
         return TwinUniformQuantizer.with_scale(option, OperandLayout(1, -1), one, shift_bits, fine_sign)
 
     return _scaled_loss(error, unit, scale)
 
 
-def _scaled_loss(error: QuadraticError, unit: Callable[[int], BaseQuantizer], scale: Tensor) -> Loss:
-    """Make the error a function of a whole number, by which ``unit`` makes quantizers of scale one, and of a scale."""
+def _scaled_loss(error: QuadraticError, unit: Callable[[float], BaseQuantizer], scale: Tensor) -> Loss:
+    """Make the error a function of a number, by which ``unit`` makes quantizers of scale one, and of a scale."""
 
     def loss(number: Tensor, relative: Tensor) -> Tensor:
-        roundings = [unit(int(value)) for value in number[0].tolist()]
+        roundings = [unit(value) for value in number[0].tolist()]
         steps = (scale * relative).float()
 
         def rounding(values: Tensor, rows: slice, candidates: slice, out: Tensor) -> None:

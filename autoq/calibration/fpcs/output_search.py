@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from autoq.calibration.convolutions import Convolution, TransposedConvolution, convolution_of
 from autoq.calibration.fpcs.basis_solver import BasisSolver
 from autoq.calibration.settings import CalibrationSettings
+from autoq.calibration.shared_ranges import equal_parts
 from autoq.errors import CalibrationError
 from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.graph.sites import Site
@@ -24,6 +25,7 @@ def solve_site(
     operands: Mapping[str, Tensor],
     settings: CalibrationSettings,
     convolution: Convolution | TransposedConvolution | None = None,
+    weight_parts: int = 1,
 ) -> dict[str, BaseQuantizer]:
     """Solve the quantizers of a site's operands.
 
@@ -39,12 +41,13 @@ def solve_site(
         operands: every operand of the site in full precision: weights, and activations of all calibration images.
         settings: of the search, and of operands that have none here.
         convolution: geometry of a convolution site; without it, its operands are searched by their own error.
+        weight_parts: equal parts of the weight's output channels, which share a scale if the settings tie them.
 
     Raises:
         RecipeError: the operands are to be quantized in different bases.
         CalibrationError: an option does not fit its operand.
     """
-    return BasisSolver(site, operands, settings, convolution).solve(configs)
+    return BasisSolver(site, operands, settings, convolution, weight_parts).solve(configs)
 
 
 def solve_jobs(
@@ -74,6 +77,7 @@ def solve_jobs(
     if not len(images):
         raise CalibrationError("there are no calibration images")
     left = {name for name, configs in jobs.items() if configs}
+    parts = equal_parts(model.traced) if settings.fpcs.tied_rows else {}
     model.remove_()
     states: list[State] = [(batch,) for batch in torch.split(images[: settings.fpcs.images], batch_size)]
     for index, stage in enumerate(model.stages):
@@ -84,7 +88,7 @@ def solve_jobs(
         recorded, states = _run_stage(model, index, states, chosen)
         for site in chosen:
             operands = {each.name: recorded.pop((site.name, each.name)) for each in site.operands}
-            solver = BasisSolver(site, operands, settings, convolution_of(model, site))
+            solver = BasisSolver(site, operands, settings, convolution_of(model, site), parts.get(site.name, 1))
             for configs in jobs[site.name]:
                 yield site.name, configs, solver.solve(configs)
 

@@ -68,18 +68,19 @@ class ParameterSearch:
         observed = self.observed(config)
         problem = self.affine_problem(config, error, incumbent or observed)
         scale, zero_point, _ = self._progressive(problem, self._fpcs.kept, self._fpcs.steps)
-        shape = observed.qparams()["scale"].shape
-        qparams = {"scale": scale.reshape(shape), "zero_point": zero_point.reshape(shape)}
+        qparams = {"scale": scale, "zero_point": zero_point}
+        shape = observed.qparams()["scale"].shape  # of more entries than the error has rows, where some are tied
+        qparams = {name: each.expand(-1, shape.numel() // len(each)).reshape(shape) for name, each in qparams.items()}
         return create_quantizer(config, self._operand.layout, qparams)
 
     def affine_problem(self, config: OperandConfig, error: QuadraticError, incumbent: BaseQuantizer) -> Problem:
-        """Set up the search of scale and zero point."""
+        """Set up the search of scale and zero point; entries of a range that make one row of the error are tied."""
         low, high = self._cached(("quantiles", config.granularity), lambda: self._quantiles(error.values))
         least, most = self._range(config)
         rows = len(error.values)
         grid = affine_grid(
-            (low, least.reshape(rows)),
-            (high, most.reshape(rows)),
+            (low, least.reshape(rows, -1).amin(1)),
+            (high, most.reshape(rows, -1).amax(1)),
             config.bits,
             self._fpcs,
             symmetric=config.symmetric,
@@ -87,7 +88,7 @@ class ParameterSearch:
             all_zero_points=self._operand.name == "input",
         )
         qparams = incumbent.qparams()
-        start = (qparams["scale"].reshape(rows, 1), qparams["zero_point"].reshape(rows, 1))
+        start = (qparams["scale"].reshape(rows, -1).amax(1, True), qparams["zero_point"].reshape(rows, -1)[:, :1])
         binary = config.symmetric and config.bits == 1
         screened = error.screened(self._fpcs.screening, self._seed)
         screen = None if screened is None else affine_loss(screened, config.bits, binary=binary)
@@ -128,7 +129,7 @@ class ParameterSearch:
         qparams = observed.qparams()
         scale, fine_sign = qparams["scale"] * float(relative), int(qparams["fine_sign"])
         layout = self._operand.layout
-        return TwinUniformQuantizer.with_scale(config, layout, scale, int(shift_bits), fine_sign)
+        return TwinUniformQuantizer.with_scale(config, layout, scale, float(shift_bits), fine_sign)
 
     def _progressive(self, problem: Problem, kept: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """Search a problem, with the result that the settings ask for."""

@@ -26,6 +26,11 @@ class FpcsSettings:
         start: ``weights``: weights are searched on full-precision inputs, then each round searches activations given
             quantized weights, and weights given quantized activations. ``operands``: as in AdaLog's code, weights and
             inputs of linear layers are searched for their own error first, and weights come first in each round.
+            ``observed``: as in PTQ4ViT's code, with both quantized in their observed ranges, weights first, and the
+            left operand of a product of activations.
+        tied_rows: whether the output channels of a weight with a scale each share those of the part of the layer's
+            output that they belong to, where products take several equal parts of it: queries, keys and values
+            (PTQ4ViT).
         zero_point_window: first zero points lie around the middle code (``centre``, as published) or around the zero
             point of the observed range (``observed``), which suits skewed operands.
         log_bases: bases in the first grid of base and scale (after GELU): all 128, each at four scales, or the best so
@@ -33,7 +38,8 @@ class FpcsSettings:
             ViT's MLPs, these 8 gave up to 1.17 times the error of the best of all bases at 16 scales, all gave 1.01.
         log_kept: combinations of base and scale that are kept.
         twin_scales: scales of twin uniform quantizers are ``searched`` with their distance, or as ``published`` by
-            PTQ4ViT: 1 is what the coarse range reaches after softmax, 0.17 what the fine one does after GELU.
+            PTQ4ViT's code: 1 is what the coarse range reaches after softmax, 0.17 what the fine one does after GELU,
+            where the coarse step may be any multiple of the fine one.
         result: the ``best`` combination of all steps, which the operand's last one (at first its observed range) has to
             be beaten by, or, as in AdaLog's code, the best of the ``last_step``, whatever was better before.
         tokens: vectors (token rows of an input; rows or columns of an attention head's matrix) on which candidates for
@@ -49,7 +55,8 @@ class FpcsSettings:
     rounds: int = 3
     quantile: float = 0.9
     spans: tuple[float, float] | None = None
-    start: Literal["weights", "operands"] = "weights"
+    start: Literal["weights", "operands", "observed"] = "weights"
+    tied_rows: bool = False
     zero_point_window: Literal["centre", "observed"] = "centre"
     log_bases: int = 128
     log_kept: int = 32

@@ -42,6 +42,7 @@ class SiteSolver:
         operands: Mapping[str, Tensor],
         settings: CalibrationSettings,
         convolution: Convolution | TransposedConvolution | None = None,
+        weight_parts: int = 1,
     ) -> None:
         """Search nothing yet.
 
@@ -50,6 +51,7 @@ class SiteSolver:
             operands: full-precision operands: weights, and activations of all calibration images.
             settings: of the search, and of operands that have none here.
             convolution: geometry of a convolution site; without it, operands are solved on their own error.
+            weight_parts: equal parts of the weight's output channels, which share a scale if the settings tie them.
         """
         self._site = site
         self._full = {name: tensor.detach().float() for name, tensor in operands.items()}
@@ -63,6 +65,7 @@ class SiteSolver:
         }
         shapes = {name: tensor.shape for name, tensor in self._full.items()}
         self._product = Product.of(site, shapes, convolution, self._generator("positions"))
+        self._weight_parts = weight_parts if self._fpcs.tied_rows else 1
 
     @torch.no_grad()
     def solve(self, configs: SiteConfig) -> dict[str, BaseQuantizer]:
@@ -112,8 +115,10 @@ class SiteSolver:
             key = ("alone", second, configs[second])
             alone = self._kept(key, lambda: self._search(second, configs[second], first, None, None))
             return {second: alone}, activations_first
-        if not self._site.operand(second).is_weight:
-            return {second: self.searches[second].observed(configs[second])}, activations_first
+        is_weight = self._site.operand(second).is_weight
+        if not is_weight or self._fpcs.start == "observed":
+            observed = {name: self.searches[name].observed(configs[name]) for name in (first, second)}
+            return (observed, activations_first[::-1]) if is_weight else ({second: observed[second]}, activations_first)
         best = {second: self._own_search(second, configs[second])}
         if quantizer_class(configs[first].scheme).output_search != "scale_and_zero_point":
             return best, activations_first
@@ -197,9 +202,12 @@ class SiteSolver:
         full = sample.of_outer(product.vectors(other, self._full[other]))
         if given is None:
             factor = self._kept(("factor", name, sharing == "vector"), lambda: gram_factor(full))
-            return output_error(values, sharing, factor, full, None, mask)
-        quantized = sample.of_outer(product.vectors(other, given(self._full[other])))
-        return output_error(values, sharing, gram_factor(quantized), quantized, full, mask)
+            error = output_error(values, sharing, factor, full, None, mask)
+        else:
+            quantized = sample.of_outer(product.vectors(other, given(self._full[other])))
+            error = output_error(values, sharing, gram_factor(quantized), quantized, full, mask)
+        parts = self._weight_parts if operand.is_weight and sharing == "vector" else 1
+        return error if parts == 1 else error.tied(parts)
 
     def _generator(self, name: str) -> torch.Generator:
         return torch.Generator().manual_seed(zlib.crc32(f"{self._settings.seed} {self._site.name}:{name}".encode()))

@@ -12,6 +12,7 @@ from autoq.calibration.fpcs.layer_error import QuadraticError, twin_loss
 from autoq.calibration.fpcs.search import Grid, Pair, Problem, fixed_axis, log_grid
 from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.quantizers import BaseQuantizer
+from autoq.quantizers.twin_uniform import MAX_SHIFT_BITS
 from autoq.recipe import OperandConfig
 
 _FURTHER_SHIFTS = 5
@@ -48,26 +49,37 @@ def twin_problem(
     screened = error.screened(settings.screening, seed)
     screen = None if screened is None else twin_loss(screened, config, fine_sign, scale)
     loss = twin_loss(error, config, fine_sign, scale)
-    magnitudes = max(2 ** (config.bits - 1) - 1, 1)
     if settings.twin_scales == "published" and config.bits > 1:
-        grid = _published_grid(config.bits, magnitudes, scale, fine_sign)
+        grid = _published_grid(config.bits, scale, fine_sign, float(error.values.max()), settings)
         return Problem(grid, (grid.first[:, :1], grid.second[:, :1]), loss, screen)
     shifts = torch.arange(1.0 if config.bits == 1 else config.bits + _FURTHER_SHIFTS + 1, device=scale.device)
+    magnitudes = max(2 ** (config.bits - 1) - 1, 1)
     grid = log_grid(float(narrow / magnitudes / scale.max()), 1.0, shifts, settings)
     return Problem(grid, start, loss, screen)
 
 
-def _published_grid(bits: int, magnitudes: int, scale: Tensor, fine_sign: int) -> Grid:
+def _published_grid(bits: int, scale: Tensor, fine_sign: int, greatest: float, settings: FpcsSettings) -> Grid:
     """Combine every m with the one scale that the authors' code gives it.
 
-    After softmax the coarse range reaches 1. After GELU the fine step is 0.16997 / 2^(bits − 1), and the coarse one a
-    power of two times that (paper, §3.1; the code takes any multiple).
+    After softmax the coarse range reaches 1. After GELU the fine step is 0.16997 / 2^(bits − 1), and coarse ones are
+    spread over ``settings.spans`` of what covers the greatest value: any multiple, and not only powers of two (§3.1).
+
+    Args:
+        bits: code width, 2 or more.
+        scale: coarse steps of the observed range, of shape (R, 1).
+        fine_sign: sign of the values in the fine range.
+        greatest: value of all.
+        settings: number of candidates and spans.
     """
+    codes = 2 ** (bits - 1)
     if fine_sign > 0:
         shifts = torch.arange(float(_PUBLISHED_SOFTMAX_SHIFTS), device=scale.device)
-        steps = torch.full_like(shifts, 1 / magnitudes)
+        steps = torch.full_like(shifts, 1 / (codes - 1))
     else:
-        shifts = torch.arange(bits + _FURTHER_SHIFTS + 1.0, device=scale.device)
-        steps = torch.exp2(shifts) * _GELU_MINIMUM / 2 ** (bits - 1)
-    pair: Pair = (shifts.unsqueeze(0), (steps / scale.max()).unsqueeze(0))
+        least, most = settings.spans or (1.0, 1.0)
+        shares = torch.linspace(least, most, settings.candidates, dtype=torch.float64, device=scale.device)
+        fine = _GELU_MINIMUM / codes
+        steps = (shares * greatest / (codes - 0.5)).clamp(min=fine)
+        shifts = (steps / fine).log2().clamp(max=MAX_SHIFT_BITS).float()
+    pair: Pair = (shifts.unsqueeze(0), (steps / scale.max()).float().unsqueeze(0))
     return Grid(*pair, fixed_axis(scale.device), fixed_axis(scale.device))

@@ -110,7 +110,7 @@ def sample_of(site: Site, name: str, values: Tensor) -> OperandSample:
 
 
 def test_published_scales() -> None:
-    """After softmax the coarse range reaches 1; after GELU the fine step is 0.16997 / 8 at 4 bits."""
+    """After softmax the coarse range reaches 1; after GELU the fine step is 0.16997 / 8 at 4 bits, the coarse any."""
     site, operands = after_softmax()
     qparams = solve_site(site, {"lhs": TWIN}, operands, PUBLISHED)["lhs"].qparams()
     torch.testing.assert_close(qparams["scale"].flatten(), torch.tensor([1 / 7]))
@@ -126,6 +126,15 @@ def test_published_scales() -> None:
     assert int(qparams["shift_bits"]) == min(errors, key=lambda shift: errors[shift])
     site, operands = after_gelu()
     qparams = solve_site(site, {"input": TWIN}, operands, PUBLISHED)["input"].qparams()
-    torch.testing.assert_close(
-        qparams["scale"].flatten() / 2 ** qparams["shift_bits"], torch.tensor([0.16997124254703522 / 8])
-    )
+    fine = 0.16997124254703522 / 8
+    torch.testing.assert_close(qparams["scale"].flatten() / 2 ** qparams["shift_bits"], torch.tensor([fine]))
+    values, weight = (operands[name].double() for name in ("input", "weight"))
+    coarse = [(0.01 + 1.19 * i / 99) * values.max() / 7.5 for i in range(100)]
+
+    def error(step: Tensor) -> float:
+        quantized = (values / step).round().clamp(0, 7) * step + (values / fine).round().clamp(-7, 0) * fine
+        return float(((quantized - values) @ weight.T).square().sum())
+
+    best = min((step for step in coarse if step >= fine), key=error)
+    torch.testing.assert_close(qparams["scale"].flatten().double(), best.view(1), rtol=1e-5, atol=0)
+    assert float(qparams["shift_bits"]) % 1 != 0
