@@ -174,6 +174,16 @@ def test_module_is_close_to_the_softmax(scale: float) -> None:
     assert ((y / expected)[likely].log().abs() <= 0.01 + 0.023 * expected[likely].log().abs()).all()
 
 
+@pytest.mark.parametrize("scale", [0.6, 1.0, 1.2, 2.5])
+def test_probabilities_at_steps_around_one(scale: float) -> None:
+    """Reciprocals are whole numbers near the softmax's own, whatever the step; 4-bit scores have such steps."""
+    scores = -scale * torch.arange(9.0).unsqueeze(0)
+    expected = 1 / scores.double().softmax(-1)
+    own, published = (1 / IntegerSoftmax(scale, published=chosen)(scores, -1).double() for chosen in (False, True))
+    assert ((own - expected).abs() <= 0.5 + 0.25 * expected).all()
+    assert not ((published - expected).abs() <= 0.5 + 0.25 * expected).all()
+
+
 def test_small_probabilities_at_large_steps() -> None:
     """At 0.6, one of e^−9.6 is 60 times as large with the published constants."""
     scores = torch.tensor([[0.0, -9.6]])
