@@ -1,6 +1,6 @@
 """Write the tables of ``docs/methods/``: what each protocol does, the figures of the paper, and what was measured.
 
-python scripts/write_method_pages.py
+python -m scripts.write_method_pages
 
 What is above the mark in a page is written by hand; all below it is written here, from the methods themselves, from
 ``studies/imagenet`` and from measurements kept in ``docs``.
@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from autoq.methods import METHODS, BaseMethod
+from autoq.methods._base import PROTOCOLS
 from autoq.units import format_kl
+from benchmarks.protocol_differences import LINES
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "methods"
@@ -26,7 +30,7 @@ def make_page(name: str, page: str) -> str:
     """Return a method's page with its tables as they are now."""
     method = METHODS.lookup(name)
     by_hand = page.partition(MARK)[0].rstrip()
-    sections = [_protocols(method), _paper(name), _measured(name)]
+    sections = [_protocols(method), _one_by_one(method), _paper(name), _measured(name)]
     return "\n\n".join([by_hand, MARK, *filter(None, sections)]) + "\n"
 
 
@@ -63,6 +67,61 @@ def _introduction(method: type[BaseMethod]) -> list[str]:
     ]
 
 
+def _one_by_one(method: type[BaseMethod]) -> str:
+    """What each difference between the protocols costs alone."""
+    lines = [line for line in LINES if line.method == method.name]
+    subjects = {line.subject for line in lines} | set(PROTOCOLS)
+    entries = map(json.loads, (ROOT / "docs" / "protocol_differences.jsonl").read_text(encoding="utf-8").splitlines())
+    cells = {
+        (each["model"], each["bits"], each["line"]): each
+        for each in entries
+        if each["method"] == method.name and each["line"] in subjects
+    }
+    if not cells:
+        return ""
+    columns = list(dict.fromkeys(key[:2] for key in cells))
+    base = next(each["base"] for each in cells.values() if each["line"] not in PROTOCOLS)
+    other = "autoq" if base == "published" else "published"
+    text = [
+        *_how_measured(method.name, base, other, list(cells.values())),
+        "",
+        f"| as in `{other}` | " + " | ".join(f"{model}, {bits}" for model, bits in columns) + " |",
+        "| --- |" + " --- |" * len(columns),
+    ]
+    effects = {line.subject: line.effect for line in lines}
+    for title, subject in [("none", base), *((line.subject, line.subject) for line in lines), ("all", other)]:
+        found = [cells.get((*column, subject)) for column in columns]
+        if effects.get(subject):
+            text.append(f"| {title} | {' | '.join([effects[subject], *[''] * (len(columns) - 1)])} |")
+        elif any(found):
+            text.append(f"| {title} | {' | '.join('' if one is None else _kl(one['kl_nats']) for one in found)} |")
+    return "\n".join(text)
+
+
+def _how_measured(name: str, base: str, other: str, entries: Sequence[dict[str, Any]]) -> list[str]:
+    """Say what the table is of."""
+    images = {
+        each["model"]: f"{each['images']} images on {each['model']} (KL on {each['other_images']} others)"
+        for each in entries
+    }
+    trained = {each["iterations"] for each in entries} - {None}
+    return [
+        "## One difference at a time",
+        "",
+        f"KL in nats of `{base}`, and with one difference after the other as in `{other}`, on images that were not "
+        "calibrated on (seed 0).",
+        f"Calibrated on {', on '.join(images.values())}"
+        + (f"; {trained.pop()} iterations of each block and MLP." if trained else "."),
+        "`python -m benchmarks.protocol_differences --model local-dir:MODEL --data cifar10/calib --others cifar10/val "
+        f"--methods {name} --base {base} --results docs/protocol_differences.jsonl`.",
+    ]
+
+
+def _kl(kl_nats: float) -> str:
+    """Format a discrepancy with three digits: differences are small."""
+    return f"{kl_nats:#.3g}"
+
+
 def _describe(method: type[BaseMethod]) -> str:
     assert method.__doc__ is not None
     return " ".join(method.__doc__.split("Attributes:")[0].split()).replace("``", "`")
@@ -97,9 +156,8 @@ def _measured(name: str) -> str:
             found = json.loads(line)
             if found["method"] == name:
                 top1, kl = f"{found['top1_percent']:.2f}", format_kl(found["kl_nats"])
-                rows.append(
-                    f"| {model} | {full_precision:.2f} | {found['bits']} | {found['protocol']} | {top1} | {kl} |"
-                )
+                protocol = f"{found['protocol']} (an earlier version)" if found.get("earlier") else found["protocol"]
+                rows.append(f"| {model} | {full_precision:.2f} | {found['bits']} | {protocol} | {top1} | {kl} |")
     if not rows:
         return "## Measured\n\nAt every width, mean and spread over seeds: [methods measured](../methods.md)."
     lines = [

@@ -19,5 +19,5 @@ def test_every_method_has_a_page() -> None:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_tables_are_what_the_script_writes(name: str) -> None:
     page = (SCRIPT["PAGES"] / f"{name}.md").read_text(encoding="utf-8")
-    assert page == SCRIPT["make_page"](name, page), "run python scripts/write_method_pages.py"
+    assert page == SCRIPT["make_page"](name, page), "run python -m scripts.write_method_pages"
     assert all(each.subject in page for each in METHODS[name].differences)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from autoq.calibration import Bank, CalibrationSettings
+from autoq.calibration.sequential import solve_in_order
 from autoq.calibration.shared_ranges import find_shared
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from autoq.quantizers import BaseQuantizer
-from autoq.recipe import OperandConfig
+from autoq.recipe import OperandConfig, SiteConfig
 
 BITS = 4
 SETTINGS = CalibrationSettings(
@@ -135,6 +136,27 @@ def test_power_of_two_factors_are_those_of_the_last_batch(module: Attention, mod
     torch.testing.assert_close(found["scale"].reshape(()), eighth / 8)
     assert found["exponent"].flatten().tolist() == exponents
     assert len(set(exponents)) > 1
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_behind_quantized_sites(module: Attention, model: QuantizedModel, shares: bool) -> None:
+    """One range for all parts of the output of the layer, as it is quantized."""
+    config = OperandConfig(scheme="uniform", bits=BITS)
+    layer: SiteConfig = {"input": config, "weight": OperandConfig(scheme="uniform", bits=2, granularity="channel")}
+    recipe: dict[str, SiteConfig] = {"qkv": layer, "qk": {"lhs": config, "rhs": config}, "av": {"rhs": config}}
+    settings = replace(SETTINGS, sample_last_batch=False, shares_ranges=shares, inputs="quantized")
+    found = dict(solve_in_order(model, list(torch.split(IMAGES, 4)), recipe, settings))
+    of_input, of_weight = found["qkv"]["input"], found["qkv"]["weight"]
+    with torch.no_grad():
+        whole = nn.functional.linear(of_input(IMAGES), of_weight(module.qkv.weight), module.qkv.bias)
+    parts = whole.chunk(3, -1)
+    for (site, operand), factor, part in zip(PARTS, (6**-0.5, 1.0, 1.0), parts, strict=True):
+        seen = whole if shares else part
+        scale, _ = affine(seen.min(), seen.max())
+        torch.testing.assert_close(found[site][operand].qparams()["scale"].reshape(()), scale * factor)
+    only = dict(solve_in_order(model, [IMAGES], {"qkv": layer, "av": {"rhs": config}}, settings))
+    assert torch.equal(only["av"]["rhs"].qparams()["scale"], found["av"]["rhs"].qparams()["scale"])
+    assert all(slot.quantizer is None for slot in model.slots.values())
 
 
 def affine(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

@@ -141,24 +141,20 @@ class OptionSolver:
 
         def solve(key: OperandKey) -> dict[SolvedKey, SolvedOption]:
             operand = described[key]
-            data = self.model.traced.weight(*key) if operand.is_weight else samples[key]
-            solver = OperandSolver(operand, data, self.settings)
+            solver = OperandSolver(operand, operands[key], self.settings)
             return self._rounded({option: _solve(solver, option) for option in by_operand[key]})
 
-        for samples in self._of_few(by_operand, described):
-            yield from in_threads(solve, samples, min(workers, len(samples)))
+        for operands in self._of_few(by_operand, described):
+            yield from in_threads(solve, operands, min(workers, len(operands)))
 
     def _of_few(
         self, wanted: Iterable[OperandKey], described: Mapping[OperandKey, Operand]
-    ) -> Iterator[Mapping[OperandKey, OperandSample | None]]:
-        """Yield samples of all operands, or of a few at a time where they have all values of the last batch.
-
-        A weight has None.
-        """
-        weights = {key: None for key in wanted if described[key].is_weight}
+    ) -> Iterator[Mapping[OperandKey, OperandSample | Tensor]]:
+        """Yield weights and samples of all operands, or of a few at a time where all values of the last batch count."""
+        weights = {key: self.model.traced.weight(*key) for key in wanted if described[key].is_weight}
         activations = {key: self._samples[key] for key in wanted if not described[key].is_weight}
         if not self.settings.sample_last_batch:
-            yield {key: activations.get(key) for key in wanted}
+            yield {key: weights[key] if key in weights else activations[key] for key in wanted}
             return
         if weights:
             yield weights
