@@ -64,6 +64,7 @@ def test_a_line_changes_its_own_parts_alone() -> None:
     assert method.sites(traced_model(), bits) == sites
 
 
+@pytest.mark.slow
 def test_lines_are_measured_once(tmp_path: Path) -> None:
     path = tmp_path / "differences.jsonl"
     arguments = ["--methods", "repq-vit", "--bits", "w4a4", "--images", "4", "--other-images", "8"]
