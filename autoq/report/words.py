@@ -63,7 +63,7 @@ def labelled_on(summary: RunSummary) -> str:
     """State which labelled images accuracy was measured on, and how their labels were matched with outputs."""
     metric, count = summary.metric.title, f"{summary.eval_images:,} " if summary.eval_images else ""
     matched = "" if summary.labels_by is None else f", matched with outputs {LABELS_BY[summary.labels_by]}"
-    return f"{metric[0].upper()}{metric[1:]} over {count}labelled images of {summary.eval_data}{matched}"
+    return f"{sentence(metric)} over {count}labelled images of {summary.eval_data}{matched}"
 
 
 def left_out(summary: RunSummary) -> str:
@@ -88,7 +88,7 @@ def warnings(summary: RunSummary) -> list[str]:
     elif unmeasured := sum(point.metric is None for point in summary.points):
         measured = len(summary.points) - unmeasured
         metric = summary.metric.title
-        found.append(f"{metric[0].upper()}{metric[1:]} was measured for {measured:,} of {_recipes(summary)}.")
+        found.append(f"{sentence(metric)} was measured for {measured:,} of {_recipes(summary)}.")
     return found
 
 
@@ -174,3 +174,12 @@ def _accuracy(summary: RunSummary, best: Point, baseline: Point | None) -> str:
 def _recipes(summary: RunSummary) -> str:
     count = len(summary.points)
     return f"{count:,} recipe{'' if count == 1 else 's'}"
+
+
+def sentence(start: str) -> str:
+    """Begin a sentence with a capital, but for names such as mIoU.
+
+    >>> sentence("box AP was measured"), sentence("mIoU was measured")
+    ('Box AP was measured', 'mIoU was measured')
+    """
+    return start if any(letter.isupper() for letter in start.partition(" ")[0]) else start[0].upper() + start[1:]

@@ -247,9 +247,12 @@ def _copied(value: Any) -> Any:
 
 
 def path_of(key: OperandKey) -> str:
-    """Return the name of an operand's submodule in the graph of a quantized module."""
+    """Return the name of an operand's submodule in the graph of a quantized module.
+
+    Of a layer that is called twice, ``site@2`` becomes ``site#2``: torch.export takes ``x@2`` for a copy of ``x``.
+    """
     site, operand = key
-    return f"{_ROOT}.{site}.{operand}"
+    return f"{_ROOT}.{site.replace('@', '#')}.{operand}"
 
 
 def _add_(root: nn.Module, path: str, module: nn.Module) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import autoq
 from autoq.errors import MethodError, RecipeError
+from autoq.models import weights_sha256
+from autoq.recipe import ModelReference, OperandConfig, Recipe
 from tests.api.models import IMAGES, SETTINGS, DepthLike, make
 
 
@@ -118,3 +120,30 @@ def test_a_method_on_a_map() -> None:
     with torch.no_grad():
         expected = make(DepthLike)(IMAGES)["depth"]
         assert torch.allclose(quantized(IMAGES)["depth"], expected, atol=0.1 * float(expected.abs().max()))
+
+
+class Twice(nn.Module):
+    """A layer that is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.layer(torch.relu(self.layer(x)))
+        return made
+
+
+def test_an_exported_layer_that_is_called_twice_keeps_both_quantizers_of_its_input() -> None:
+    """torch takes what is called ``x@2`` for a copy of ``x``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module, x = Twice().eval(), torch.randn(8, 5, 4)
+    reference = ModelReference(name="memory:Twice", weights_sha256=weights_sha256(module), input_size=(5, 4))
+    grouped = {"input": OperandConfig(scheme="instance_groups", bits=4, groups=2)}
+    plain = {"input": OperandConfig(scheme="uniform", bits=4)}
+    recipe = Recipe(model=reference, sites={"layer": grouped, "layer@2": plain})
+    quantized = autoq.quantize(module, recipe, x, calib_images=8)
+    with torch.no_grad():
+        assert torch.equal(torch.export.export(quantized, (x,)).module()(x), quantized(x))
+        assert not torch.equal(quantized(x), module(x))

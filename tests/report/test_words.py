@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autoq.report import RunSummary
-from autoq.report.words import headline, improvement, left_out, measured_on, note
+from autoq.report.words import headline, improvement, left_out, measured_on, note, sentence
 from autoq.units import format_bops, format_kl
 from tests.report.synthetic import as_dense, with_budget, with_improved, with_points, with_published
 
@@ -126,3 +126,7 @@ def test_which_images_were_scored_on(summary: RunSummary) -> None:
 def test_what_the_time_limit_left_out(summary: RunSummary) -> None:
     assert " top-1 of 1 recipe; " in left_out(replace(summary, accuracy_left_out=1))
     assert " top-1 of 12 recipes; " in left_out(replace(summary, accuracy_left_out=12))
+
+
+def test_names_keep_their_capitals_at_the_beginning_of_a_sentence() -> None:
+    assert [sentence(each) for each in ("box AP", "mIoU", "top-1")] == ["Box AP", "mIoU", "Top-1"]
