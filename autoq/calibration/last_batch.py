@@ -46,6 +46,7 @@ def samples_of_last_batch(
         key: max(model.stage_of[each] for each in ([key] if key not in shared else shared[key].members))
         for key in ranges
     }
+    del shared  # a recorder goes when the last of its operands is taken
     state: State = (batch,)
     for index in range(len(model.stages)):
         state = _run_stage(model, index, state, recorders)

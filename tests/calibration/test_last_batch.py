@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autoq.calibration import CalibrationSettings
 from autoq.calibration.capture import capture
 from autoq.calibration.last_batch import samples_of_last_batch
+from autoq.calibration.shared_ranges import SharedRecorder
 from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.graph.trace import trace
 
@@ -77,5 +78,8 @@ def test_values_are_let_go_before_the_next_stage_runs(model: QuantizedModel) -> 
     for piece in samples_of_last_batch(model, images(3), settings, ranges):
         gc.collect()
         assert not [each for each in alive if each() is not None]
+        shared = [each for each in gc.get_objects() if type(each) is SharedRecorder and not each.is_empty]
+        assert len(shared) <= 1
+        del shared
         alive = [weakref.ref(sample.values) for sample in piece.values()]
         del piece
