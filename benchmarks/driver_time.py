@@ -16,7 +16,8 @@ from pathlib import Path
 from autoq.optimization.executors.local import LocalExecutor
 from autoq.optimization.objective import Evaluation, KeepGoing
 from autoq.recipe import SiteConfig
-from benchmarks.scaling import MODEL, SPACE, MadeUpLosses, Problem, write_line
+from benchmarks.scaling.made_up_losses import MadeUpLosses
+from benchmarks.scaling.problem import MODEL, SPACE, Problem, write_line
 
 BEFORE, MEASURED = 200, 100
 """Trials before those that are measured, and these."""
