@@ -34,6 +34,7 @@ from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator
 from autoq.sensitivity.table import SensitivityTable
+from autoq.units import format_bops
 
 BITS = (2, 3, 4, 5)
 BUDGETS = (2.25, 2.5, 3.0, 3.5, 4.0, 4.5)
@@ -145,15 +146,14 @@ def best_of(
 
 def print_tables(measured: dict[str, Any]) -> None:
     """Print uniform widths, and KL by budget and granularity."""
+    print(f"{measured['model']}: KL in nats on {measured['images']} images that did not calibrate")
+    print(f"{measured['machine']}\n")
     print(
-        f"{measured['model']}, KL in nats on {measured['images']} images that did not calibrate; {measured['machine']}"
-    )
-    print(
-        "\n| bits | granularity | KL | kB of weights | BOPs, as many bits everywhere |\n| --- | --- | --- | --- | --- |"
+        "| bits | granularity | KL | kB of weights | BOPs, as many bits everywhere |\n| --- | --- | --- | --- | --- |"
     )
     for point in measured["uniform"]:
-        kilobytes, bops = point["weight_bytes"] / 1e3, point["bops"] / 1e9
-        print(f"| {point['bits']} | {point['granularity']} | {point['kl_nats']:.2g} | {kilobytes:.0f} | {bops:.2f} G |")
+        figures = f"{point['kl_nats']:.2g} | {point['weight_bytes'] / 1e3:.0f} | {format_bops(point['bops'])}"
+        print(f"| {point['bits']} | {point['granularity']} | {figures} |")
     names = list(dict.fromkeys(point["granularity"] for point in measured["uniform"]))
     print("\n| bytes of so many bits |", " | ".join(names), "|\n| --- |", " | ".join("---" for _ in names), "|")
     for share in BUDGETS:
