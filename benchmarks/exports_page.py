@@ -22,7 +22,8 @@ images of the same folder). `aimet` is compared by the exporter, on calibration 
 refused; with `--allow-float` it is left in floating point, in the file and in the model that it is compared with.
 *Plain* operands have the same values, but are ordinary operators and no integers. *Processor* is the time that writing
 takes, without tracing the model and without the check. Recipes come of short searches (12 to 30 trials): what is
-measured is the file, not the recipe.
+measured is the file, not the recipe. Since then bundles are compressed (`rtn` w4a4 of
+`vit_s14_c10`: 21.9 MB to 9.7).
 """
 REASONS = {
     "torchao's file has weights alone": "activations",

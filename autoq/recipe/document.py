@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
@@ -177,7 +178,7 @@ class Recipe(Frozen):
             with zipfile.ZipFile(path) as archive:
                 archive.extractall(folder.path)
             recipe = cls.load(folder.path / cls.FILE)
-        except (OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise RecipeError(
                 f"{os.fspath(path)!r} is no bundle, or a damaged one: {error}; export it again"
             ) from error

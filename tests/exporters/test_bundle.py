@@ -35,6 +35,16 @@ class TestBundle(ExporterContract):
             contents.append((tmp_path / name).read_bytes())
         assert contents[0] == contents[1]
 
+    def test_codes_of_four_bits_take_less_than_those_of_eight(self, tmp_path: Path) -> None:
+        packed = {}
+        for name in ("w4a4", "w8a8"):
+            self.write(source_of(name), tmp_path / f"{name}.zip")
+            with zipfile.ZipFile(tmp_path / f"{name}.zip") as archive:
+                codes = archive.getinfo("recipe.safetensors")
+            packed[name] = codes.compress_size
+            assert codes.compress_size < codes.file_size
+        assert packed["w4a4"] < 0.75 * packed["w8a8"]
+
     def test_its_files_live_as_long_as_the_recipe(self, tmp_path: Path) -> None:
         self.write(source_of("w4a4"), self.path(tmp_path))
         recipe = Recipe.load(self.path(tmp_path))
