@@ -83,12 +83,13 @@ def _page(source: Path, lines: Lines, by_sampler: dict[str, Lines], target: str)
     first = lines[0]
     counts = sorted({count for line in lines for count in line["counts"]})
     budgets = first["budgets"]
-    seconds = [p["seconds"] for line in by_sampler["progressive"] for p in line["points"][-1:]]
-    command = f"python -m benchmarks.search_quality --model {first['model']} --results {source}"
+    settings = f"--model local-dir:{first['model']} --images {first['images']} --choose {first['choose']}"
+    command = f"python -m benchmarks.search_quality {settings} --results {source.name}"
     worst = max(point["kl_nats"] for point in first["points"] if point["uniform"])
     text = [
         f"# How good the samplers are: {first['model']}\n",
-        f"`{command}` ({first['machine']}), drawn by `python -m benchmarks.search_quality_page {source} {target}`. "
+        f"`{command}` ({first['machine']}), drawn by "
+        f"`python -m benchmarks.search_quality_page {source.name} {target}`. "
         f"{first['images']} images calibrated and {first['choose']} others chose, space `{first['space']}`, "
         f"budget {format_bops(first['limit'])} (w"
         f"{first['limit_bits']}a{first['limit_bits']}). All samplers evaluate the uniform points first, and have "
@@ -104,9 +105,6 @@ def _page(source: Path, lines: Lines, by_sampler: dict[str, Lines], target: str)
                 for name, found in by_sampler.items()
             ],
         ),
-        f"\nHypervolume after the same wall time, evaluations and proposals together (the time that `progressive` "
-        f"takes for 50 and 200 of them; {max(seconds):.0f} s for all of its longest run):\n",
-        _by_time(by_sampler),
     ]
     for count in counts:
         text += [
@@ -156,22 +154,6 @@ def _volumes(found: Lines, count: int) -> str:
 def _spread(values: list[float], digits: int) -> str:
     half = (max(values) - min(values)) / 2
     return f"{statistics.mean(values):.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else "")
-
-
-def _by_time(by_sampler: dict[str, Lines]) -> str:
-    times = [
-        statistics.mean(line["points"][count - 1]["seconds"] for line in by_sampler["progressive"])
-        for count in (50, 200)
-    ]
-    rows = []
-    for name, found in by_sampler.items():
-        cells = []
-        for limit in times:
-            within = [[p for p in line["points"] if p["seconds"] <= limit] for line in found]
-            values = [_volume(line, points) for line, points in zip(found, within, strict=True)]
-            cells.append(f"{_spread(values, 3)}, {statistics.mean(map(len, within)):.0f} evaluations")
-        rows.append([NAMES[name], *cells])
-    return _table(["sampler", *(f"{limit:.0f} s" for limit in times)], rows)
 
 
 def _least(found: Lines, count: int, budget: int) -> str:
