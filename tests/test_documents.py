@@ -27,7 +27,8 @@ def test_files_that_are_named_exist(path: Path) -> None:
     linked = set(re.findall(r"\]\((?!https?:)([^)#]+)", text))
     missing |= {name for name in linked if not (path.parent / name).exists()}
     scripts = set(re.findall(r"python -m (benchmarks\.\w+)", text))
-    missing |= {name for name in scripts if not (ROOT / f"{name.replace('.', '/')}.py").exists()}
+    places = {name: ROOT / name.replace(".", "/") for name in scripts}
+    missing |= {n for n, at in places.items() if not (at.with_suffix(".py").exists() or (at / "__main__.py").exists())}
     assert not missing
 
 

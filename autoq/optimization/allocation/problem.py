@@ -7,8 +7,9 @@ combinations of the options of a site's operands. Several budgets at once make i
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoq.cost import KINDS, CostModel, Limits
-from autoq.cost.kinds import ACTIVATIONS
+from autoq.cost.kinds import ACTIVATIONS, CostKind
 from autoq.errors import BudgetError, NonFiniteError, SpaceError
 from autoq.optimization.allocation.combinations import site_combinations
 from autoq.optimization.allocation.knapsack import FloatArray, IntArray
@@ -64,6 +65,7 @@ class AllocationProblem:
         tied: names of the decisions that touch several sites.
         fixed_cost: cost of what is not allocated, sites that stay in floating point among them.
         limits: the budgets; the cost is of the kind that their front is over.
+        uniform_costs: of as many bits everywhere, 2 to 8, of that kind and as far as they are known.
     """
 
     def __init__(self, costs: CostModel, space: ResolvedSpace, limits: Limits | None = None) -> None:
@@ -94,6 +96,7 @@ class AllocationProblem:
             for name, kind in kinds.items()
         }
         self.fixed_cost = fixed.pop(self.limits.chosen.name)
+        self.uniform_costs = tuple(_uniform_costs(costs, self.limits.chosen))
         self._others = self._other_budgets(costs, fixed)
         self._priced: Sequence[FloatArray] | None = None
         position = {operand: index for index, operand in enumerate(self.operands)}
@@ -281,6 +284,13 @@ class AllocationProblem:
     def cost(self, combinations: Iterable[int]) -> int:
         """Add up the cost of the whole model."""
         return self.fixed_cost + sum(int(s.cost[c]) for s, c in zip(self.sites, combinations, strict=True))
+
+
+def _uniform_costs(costs: CostModel, kind: CostKind) -> Iterator[int]:
+    """Yield the costs of uniform widths; a latency table need not have all."""
+    for bits in range(2, 9):
+        with contextlib.suppress(BudgetError):
+            yield costs.uniform(kind, bits, bits)
 
 
 def _key(ties: IntArray, configs: SiteConfig) -> tuple[Any, ...]:

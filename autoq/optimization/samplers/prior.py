@@ -74,6 +74,20 @@ class AllocationPrior:
         lowest = min(self.limit, round(1.01 * self.least_cost))
         return round(self.limit * math.pow(lowest / self.limit, share))
 
+    def first_budgets(self, count: int) -> list[int]:
+        """Choose the first ``count`` budgets, from the greatest down, costs of uniform widths in place of those near.
+
+        Recipes are compared with uniform ones, and chosen by their costs (``--pick w4a4``).
+        """
+        found = [self.budget(position) for position in range(count)]
+        free = set(range(1, count))
+        for cost in self.problem.uniform_costs:
+            if free and min(found) < cost < self.limit:
+                nearest = min(sorted(free), key=lambda position: abs(math.log(found[position] / cost)))
+                found[nearest] = cost
+                free.remove(nearest)
+        return sorted(set(found), reverse=True)
+
     def allocate(self, budget: int) -> Allocation:
         """Allocate within a budget, exact to a thousandth of the loss.
 

@@ -153,7 +153,7 @@ class ProgressiveSampler(BaseSampler):
             return None
         if self._allocations is None:
             problem = self._prior.problem
-            budgets = sorted((self._prior.budget(position) for position in range(_INITIAL_ALLOCATIONS)), reverse=True)
+            budgets = self._prior.first_budgets(_INITIAL_ALLOCATIONS)
             swept = [a.assignment for a in problem.sweep(self._prior.table, budgets, gap=1e-3)]
             self._allocations = {model.encode(assignment).tobytes(): assignment for assignment in swept}
         done = {self._encode(model, trial).tobytes() for trial in tried}

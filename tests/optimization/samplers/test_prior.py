@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoq.cost import uniform_bops
 from autoq.optimization.samplers import AllocationPrior
 from autoq.sensitivity.table import Sensitivity, SensitivityTable
+from tests.optimization.synthetic_sites import vit
 
 from .small_priors import prior_of, problem_of
 
@@ -44,6 +46,25 @@ def test_the_tightest_budget_leaves_nothing_to_spread() -> None:
     prior = AllocationPrior(problem, prior_of().table, problem.minimum_cost)
     assert {prior.budget(position) for position in range(20)} == {problem.minimum_cost}
     assert prior.allocate(prior.budget(7)).cost == problem.minimum_cost
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 1.0])
+@pytest.mark.parametrize("count", [3, 20])
+def test_costs_of_uniform_widths_take_the_places_of_those_near(share: float, count: int) -> None:
+    prior = prior_of(share=share)
+    even = [prior.budget(position) for position in range(count)]
+    uniform = [cost for cost in prior.problem.uniform_costs if min(even) < cost < prior.limit]
+    found = prior.first_budgets(count)
+    assert found == sorted(found, reverse=True)
+    assert found[0] == prior.limit
+    assert len(found) == count
+    assert set(uniform) <= set(found) or len(uniform) >= count
+    assert len(set(found) & set(even)) == max(1, count - len(uniform))
+
+
+def test_uniform_costs_are_those_of_budgets() -> None:
+    problem = problem_of("groups")
+    assert problem.uniform_costs == tuple(uniform_bops(vit(), bits, bits) for bits in range(2, 9))
 
 
 @pytest.mark.parametrize("space", ["groups", "tied by site", "tied across sites"])

@@ -41,7 +41,7 @@ def search(prior: AllocationPrior, trials: int, seed: int = 0) -> optuna.Study:
 
 
 def allocations_of(prior: AllocationPrior) -> list[dict[str, Any]]:
-    budgets = sorted((prior.budget(position) for position in range(20)), reverse=True)
+    budgets = prior.first_budgets(20)
     found: list[dict[str, Any]] = []
     for budget in budgets:
         assignment = prior.problem.allocate(prior.table, budget, gap=1e-3).assignment
