@@ -75,7 +75,7 @@ class AllocationPrior:
         return round(self.limit * math.pow(lowest / self.limit, share))
 
     def first_budgets(self, count: int) -> list[int]:
-        """Choose the first ``count`` budgets, from the greatest down, costs of uniform widths in place of those near.
+        """Choose the first ``count`` budgets, in their order, costs of uniform widths in the places of those near.
 
         Recipes are compared with uniform ones, and chosen by their costs (``--pick w4a4``).
         """
@@ -86,7 +86,7 @@ class AllocationPrior:
                 nearest = min(sorted(free), key=lambda position: abs(math.log(found[position] / cost)))
                 found[nearest] = cost
                 free.remove(nearest)
-        return sorted(set(found), reverse=True)
+        return list(dict.fromkeys(found))
 
     def allocate(self, budget: int) -> Allocation:
         """Allocate within a budget, exact to a thousandth of the loss.

@@ -147,7 +147,7 @@ class ProgressiveSampler(BaseSampler):
         return [trial for trial, cost in zip(past, costs, strict=True) if math.isfinite(cost)]
 
     def _next_allocation(self, tried: Sequence[FrozenTrial]) -> dict[str, Any] | None:
-        """Find the first allocation of the prior, from the greatest budget down, that no trial has, failed or not."""
+        """Find the first allocation of the prior, ever more finely spread, that no trial has, failed or not."""
         model = self._from_prior
         if self._prior is None or model is None:
             return None

@@ -55,8 +55,9 @@ def test_costs_of_uniform_widths_take_the_places_of_those_near(share: float, cou
     even = [prior.budget(position) for position in range(count)]
     uniform = [cost for cost in prior.problem.uniform_costs if min(even) < cost < prior.limit]
     found = prior.first_budgets(count)
-    assert found == sorted(found, reverse=True)
     assert found[0] == prior.limit
+    if count > 2 * len(uniform):
+        assert np.abs(np.log(np.array(found) / even)).max() < math.log(prior.limit / min(even)) / 8, "in their order"
     assert len(found) == count
     assert set(uniform) <= set(found) or len(uniform) >= count
     assert len(set(found) & set(even)) == max(1, count - len(uniform))
