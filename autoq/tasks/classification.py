@@ -20,6 +20,8 @@ _OF_OTHER_TASKS = (
     ("masks_queries_logits", "masks of objects", "instance-segmentation"),
 )
 """Leaves that only models for other tasks return: name, what they are, the task."""
+_DIMENSIONS_OF_MAPS = 4
+"""Images, channels, rows and columns."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class ClassificationTask(BaseTask):
         """Say which leaf is compared; see ``BaseTask.select``.
 
         Raises:
-            TaskError: there is no such leaf, or the model finds objects and no leaf was asked for.
+            TaskError: there is no such leaf; or no leaf was asked for, and the model finds objects or returns maps.
         """
         for leaf, what, task in _OF_OTHER_TASKS:
             if self.output is None and leaf in names:
@@ -62,7 +64,15 @@ class ClassificationTask(BaseTask):
                     f"the model returns {what}, which classification does not compare: use --task {task}, or --output "
                     "to name what is compared alone"
                 )
-        return super().select(leaves, names)
+        (position,) = chosen = super().select(leaves, names)
+        found = leaves[position]
+        if self.output is None and isinstance(found, Tensor) and found.ndim == _DIMENSIONS_OF_MAPS:
+            raise TaskError(
+                f"the model returns maps of shape {tuple(found.shape)}, whose last axis classification would take for "
+                "classes: use --task semantic-segmentation for classes of pixels, --task dense for other maps, or "
+                "--output to name what is compared, its classes along the last axis"
+            )
+        return chosen
 
     def agreement(self, reference: Outputs, quantized: Outputs) -> Tensor:
         """Return the share of each image's positions whose likeliest class is the same."""

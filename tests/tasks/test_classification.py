@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from autoq.errors import TaskError
 from autoq.tasks import CLASSIFICATION, ClassificationTask
 from tests.contracts.tasks import TaskContract
 
@@ -13,6 +14,14 @@ class TestClassification(TaskContract):
     task = CLASSIFICATION
     shapes = [((5,),), ((8,),), ((3, 4),), ((2, 2, 3),)]  # noqa: RUF012
     labels = {0: torch.tensor([0, 1, 4, 2]), 1: torch.tensor([7, 7, 0, 1])}  # noqa: RUF012
+
+
+def test_maps_are_not_taken_for_classes() -> None:
+    maps = torch.zeros(1, 3, 8, 8)
+    with pytest.raises(TaskError, match=r"maps of shape \(1, 3, 8, 8\).*semantic-segmentation"):
+        CLASSIFICATION.select((maps,))
+    assert ClassificationTask(output="0").select((maps,)) == (0,), "unless it is named"
+    assert CLASSIFICATION.select((torch.zeros(1, 3, 8),)) == (0,)
 
 
 def test_divergence_by_hand() -> None:

@@ -12,7 +12,7 @@ from autoq.report.page.recipes import RecipeEncoder
 from autoq.report.points import Improved, Point
 from autoq.report.scales import make_scale, percent_scale
 from autoq.report.summary import RunSummary
-from autoq.report.words import improvement, sensitivity_note
+from autoq.report.words import improvement, sensitivity_note, sentence
 from autoq.units import KL_LOSS
 
 _HEADINGS = {"bops": "BOPs", "size": "Weights", "activations": "Activations", "latency": "Latency"}
@@ -50,7 +50,7 @@ def _meanings(summary: RunSummary) -> dict[str, Any]:
         "loss": {"title": loss.title, "unit": loss.unit, "axis": loss.axis_label, "is_kl": loss == KL_LOSS},
         "metric": {
             "title": metric.title,
-            "heading": metric.title[0].upper() + metric.title[1:],
+            "heading": sentence(metric.title),
             "is_percentage": metric.unit == "%",
         },
         "has_labels": summary.has_labels,
