@@ -112,7 +112,7 @@ def model_from_prior(prior: AllocationPrior) -> AdditiveModel:
     position = {operand: index for index, operand in enumerate(problem.operands)}
     widest = max(len(site.cost) for site in problem.sites)
     cost = np.full((len(problem.sites), widest), np.inf)
-    operand_site = np.zeros(len(problem.operands), dtype=np.int64)
+    operand_site = np.full(len(problem.operands), -1)  # none yet
     operand_option = np.zeros((len(problem.operands), widest), dtype=np.int64)
     losses = np.concatenate(list(prior.table))  # (options,)
     for row, site in enumerate(problem.sites):
