@@ -24,17 +24,19 @@ import matplotlib.pyplot as plt
 import torch
 
 import autoq
-from autoq.cost import CostModel, uniform_bops
+from autoq.calibration import Bank
+from autoq.cost import CostModel, Limits, uniform_bops
 from autoq.optimization.allocation.problem import AllocationProblem
 from autoq.optimization.space import ResolvedSpace, load_space, resolve_space
 from autoq.optimization.space.rules import SearchSpace
 from autoq.recipe import SiteConfig
+from autoq.runs.images import CalibrationImages
 from autoq.runs.opening import open_bank
 from autoq.runs.search.settings import SearchSettings
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator
-from autoq.sensitivity.table import SensitivityTable
+from autoq.sensitivity.table import Option, SensitivityTable
 
 FAMILIES = {
     "integers": ("uniform",),
@@ -90,14 +92,7 @@ def measure(settings: SearchSettings, folder: Path) -> dict[str, Any]:
     sites, whole = session.traced.sites, load_space("formats_4-8")
     options = options_of_space(resolve_space(whole, sites))
     bank.solve_into(folder / "bank", options, lambda *_: None)
-    table = measure_into(
-        folder / "fisher.csv",
-        options,
-        evaluator=Evaluator(session.model, bank, images.tensor),
-        bank=bank,
-        images=images.tensor,
-        proxy="fisher",
-    )
+    table = measured_alone(folder, options, session, bank, images)
     evaluator = Evaluator(session.model, bank, others.tensor)
     costs, points = CostModel(sites), []
     budgets = [round(uniform_bops(sites, 1, 1) * bits**2) for bits in BITS]
@@ -119,11 +114,25 @@ def measure(settings: SearchSettings, folder: Path) -> dict[str, Any]:
     }
 
 
+def measured_alone(
+    folder: Path, options: Sequence[Option], session: Session, bank: Bank, images: CalibrationImages
+) -> SensitivityTable:
+    """Return the losses of options alone by ``fisher``, which ``folder`` keeps."""
+    return measure_into(
+        folder / "fisher.csv",
+        options,
+        evaluator=Evaluator(session.model, bank, images.tensor),
+        bank=bank,
+        images=images.tensor,
+        proxy="fisher",
+    )
+
+
 def allocated(
-    costs: CostModel, space: ResolvedSpace, table: SensitivityTable, budget: int
+    costs: CostModel, space: ResolvedSpace, table: SensitivityTable, budget: int, kind: str = "bops"
 ) -> dict[str, SiteConfig] | None:
     """Return the recipe of least summed loss within a budget; None where the family has nothing so cheap."""
-    problem = AllocationProblem(costs, space)
+    problem = AllocationProblem(costs, space, Limits({kind: budget}))
     if problem.minimum_cost > budget:
         return None
     return space.sites_for(problem.allocate(problem.table(table.loss), budget).assignment)

@@ -23,18 +23,17 @@ from typing import Any
 import torch
 
 import autoq
-from autoq.cost import CostModel, Limits, model_cost
-from autoq.optimization.allocation.problem import AllocationProblem
+from autoq.cost import CostModel, model_cost
 from autoq.optimization.space import ResolvedSpace, resolve_space
 from autoq.optimization.space.rules import SearchSpace
 from autoq.recipe import OperandConfig, SiteConfig
 from autoq.runs.opening import open_bank
 from autoq.runs.search.settings import SearchSettings
-from autoq.runs.sensitivity import measure_into, options_of_space
+from autoq.runs.sensitivity import options_of_space
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator
-from autoq.sensitivity.table import SensitivityTable
 from autoq.units import format_bops
+from benchmarks.number_formats import allocated, measured_alone
 
 BITS = (2, 3, 4, 5)
 BUDGETS = (2.25, 2.5, 3.0, 3.5, 4.0, 4.5)
@@ -82,16 +81,9 @@ def measure(settings: SearchSettings, sizes: Sequence[int | None], folder: Path)
     spaces = {name_of(size): resolve_space(weight_space(BITS, size), sites) for size in sizes}
     options = sorted({option for space in spaces.values() for option in options_of_space(space)}, key=str)
     bank.solve_into(folder / "bank", options, lambda *_: None)
-    table = measure_into(
-        folder / "fisher.csv",
-        options,
-        evaluator=Evaluator(session.model, bank, images.tensor),
-        bank=bank,
-        images=images.tensor,
-        proxy="fisher",
-    )
+    table = measured_alone(folder, options, session, bank, images)
     evaluator, costs = Evaluator(session.model, bank, others.tensor), CostModel(sites)
-    uniform, allocated = [], []
+    uniform, within = [], []
     for size in sizes:
         for bits in BITS:
             recipe = resolve_space(weight_space([bits], size), sites).sites_for({})
@@ -100,14 +92,14 @@ def measure(settings: SearchSettings, sizes: Sequence[int | None], folder: Path)
     for share in BUDGETS:
         budget = _bytes_of(costs, spaces["channel"], share)
         for name, space in spaces.items():
-            if (best := best_of(costs, space, table, budget)) is not None:
+            if (best := allocated(costs, space, table, budget, "size")) is not None:
                 kl = evaluator.evaluate(best).kl_nats
-                allocated.append({"granularity": name, "budget": budget, "bits": share, "kl_nats": kl})
+                within.append({"granularity": name, "budget": budget, "bits": share, "kl_nats": kl})
     return {
         "model": settings.model.rpartition("/")[2],
         "images": settings.calib_images,
         "uniform": uniform,
-        "allocated": allocated,
+        "allocated": within,
         "processor_seconds": time.process_time() - started,
         "machine": f"{platform.machine()}, torch {torch.__version__}, autoq {autoq.__version__}",
     }
@@ -132,16 +124,6 @@ def _bytes_of(costs: CostModel, space: ResolvedSpace, bits: float) -> int:
         costs.cost(space.sites_for(dict.fromkeys(names, whole))).weight_bytes for whole in (low, min(low + 1, BITS[-1]))
     )
     return round(below + (bits - low) * (above - below))
-
-
-def best_of(
-    costs: CostModel, space: ResolvedSpace, table: SensitivityTable, budget: int
-) -> dict[str, SiteConfig] | None:
-    """Return the recipe of least summed loss within so many bytes; None where the family has nothing so small."""
-    problem = AllocationProblem(costs, space, Limits({"size": budget}))
-    if problem.minimum_cost > budget:
-        return None
-    return space.sites_for(problem.allocate(problem.table(table.loss), budget).assignment)
 
 
 def print_tables(measured: dict[str, Any]) -> None:
