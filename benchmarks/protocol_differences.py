@@ -205,7 +205,8 @@ LINES: tuple[Line, ...] = (
         ("settings.fpcs.tokens", "settings.fpcs.screening"),
     ),
     Line("ptq4vit", ("result of a search",), ("settings.fpcs.result",)),
-    Line("ptq4vit", ("values above the split after softmax", "errors of a layer's output"), (), "not built"),
+    Line("ptq4vit", ("formula of values in two ranges",), ("twin_scheme",)),
+    Line("ptq4vit", ("errors of a layer's output",), ("settings.fpcs.output_weights",)),
     Line("aphq-vit", ("iterations of a block, of an MLP",), (), "not measured: hours for each"),
     Line(
         "aphq-vit",

@@ -118,5 +118,5 @@ def _without_later(own: Mapping[str, Any], default: Mapping[str, Any]) -> dict[s
 
 
 _APART = ("observer", "seed")
-_LATER = frozenset({"sample_last_batch", "batch_images", "shares_ranges", "result", "tied_rows"})
+_LATER = frozenset({"sample_last_batch", "batch_images", "shares_ranges", "result", "tied_rows", "output_weights"})
 """Settings, also of FPCS, that banks of version 5 may lack; with their defaults, nothing is solved otherwise."""

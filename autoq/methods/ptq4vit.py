@@ -32,7 +32,11 @@ class Ptq4Vit(BaseMethod):
         Difference("queries, keys, values", "a scale for each head", "one scale"),
         Difference("weights of qkv", "a scale for each of Q, K and V", "one scale"),
         Difference("candidate scales", "100 from 0.01 to 1.2 of the range", "FPCS from the 0.9-quantile on"),
-        Difference("twin ranges after softmax", "the coarse one reaches 1; 20 distances", "scale, distance searched"),
+        Difference(
+            "twin ranges after softmax",
+            "the coarse one reaches 1; 20 distances, compared with values in full precision",
+            "scale and distance searched",
+        ),
         Difference(
             "twin ranges after GELU",
             "fine step 0.16997 / 2^(b − 1), any coarse step above (paper: a power of two apart)",
@@ -46,17 +50,17 @@ class Ptq4Vit(BaseMethod):
         Difference("vectors that candidates are compared on", "all", "512 a head, ranked by the leading directions"),
         Difference("result of a search", "the best candidate", "the best of all steps, rounds and the observed range"),
         Difference(
-            "values above the split after softmax",
-            "the code adds the fine range's greatest value to them",
-            "the paper's formula",
-            here="the paper's formula",
+            "formula of values in two ranges",
+            "the code's: the sum of what each range makes of them, so that the fine range's greatest value is added "
+            "above the split of softmax outputs; one negative level more after GELU",
+            "the paper's: one range each",
         ),
         Difference(
             "errors of a layer's output",
             "weighted by squared gradients; the code takes those of the KL divergence of full precision from itself, "
             "which are rounding errors",
             "not weighted",
-            here="not weighted",
+            here="the mean squared gradients with labels that the model itself predicts",
         ),
     )
 
@@ -72,6 +76,7 @@ class Ptq4Vit(BaseMethod):
             tied_rows=True,
             result="last_step",
             twin_scales="published",
+            output_weights="gradients",
             tokens=EVERYTHING,
             screening=0,
         )
@@ -110,8 +115,13 @@ class Ptq4Vit(BaseMethod):
 
     def gelu_output(self, bits: int) -> OperandConfig:
         """Use a fine range for what is negative, a coarse one for what is positive."""
-        return OperandConfig(scheme="twin_uniform", bits=bits)
+        return OperandConfig(scheme=self.twin_scheme, bits=bits)
 
     def attention_map(self, bits: int) -> OperandConfig:
         """Use a fine range for small probabilities, a coarse one for large ones."""
-        return OperandConfig(scheme="twin_uniform", bits=bits)
+        return OperandConfig(scheme=self.twin_scheme, bits=bits)
+
+    @property
+    def twin_scheme(self) -> str:
+        """The formula of values in two ranges: the paper's, or as published the code's."""
+        return "twin_uniform_sum" if self.is_published else "twin_uniform"

@@ -31,6 +31,7 @@ from autoq.quantizers.mxint8 import MXINT8Quantizer
 from autoq.quantizers.nvfp4 import NVFP4Quantizer
 from autoq.quantizers.power_of_two_factor import PowerOfTwoFactorQuantizer
 from autoq.quantizers.twin_uniform import TwinUniformQuantizer
+from autoq.quantizers.twin_uniform_sum import TwinUniformSumQuantizer
 from autoq.quantizers.uniform import UniformQuantizer
 from autoq.recipe import OperandConfig
 from autoq.registry import Registry
@@ -47,6 +48,7 @@ QUANTIZERS: Registry[type[BaseQuantizer]] = Registry(
             AdaLogQuantizer,
             InstanceGroupQuantizer,
             TwinUniformQuantizer,
+            TwinUniformSumQuantizer,
             PowerOfTwoFactorQuantizer,
             LogIntSoftmaxQuantizer,
             HadamardQuantizer,
@@ -101,6 +103,7 @@ __all__ = [
     "PowerOfTwoFactorQuantizer",
     "SchemeLabel",
     "TwinUniformQuantizer",
+    "TwinUniformSumQuantizer",
     "UniformQuantizer",
     "create_quantizer",
     "quantizer_class",

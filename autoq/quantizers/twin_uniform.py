@@ -40,13 +40,15 @@ class TwinUniformQuantizer(BaseQuantizer):
     qparam_names: ClassVar[tuple[str, ...]] = ("scale", "shift_bits", "fine_sign")
     config_fields: ClassVar[tuple[str, ...]] = ("granularity",)
     output_search: ClassVar[OutputSearch | None] = "scale_and_shift_bits"
+    ranges_add: ClassVar[bool] = False
+    """Whether a value is the sum of what both ranges make of it, rather than what one does."""
     scale: Tensor
     shift_bits: Tensor
     fine_sign: Tensor
 
     @classmethod
     def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:
-        """Cover the range: what is negative by the fine range, else everything by the coarse one with m = bits − 1.
+        """Cover the range: what is negative by the fine range, else all by the coarse one with the least useful m.
 
         With negative values δ = −lower / (K − 1), and m is the least that covers the upper bound (of every unit); where
         even ``MAX_SHIFT_BITS`` does not, δ is larger. At one bit Δ is the upper bound.
@@ -64,7 +66,7 @@ class TwinUniformQuantizer(BaseQuantizer):
             shift_bits = min(math.ceil(math.log2(ratio)), MAX_SHIFT_BITS) if ratio > 1 else 0
             scale = torch.maximum(scale, fine * 2.0**shift_bits)
         else:
-            shift_bits = config.bits - 1
+            shift_bits = cls._least_shift_bits(config.bits)
         return cls.with_scale(config, layout, scale, shift_bits, -1 if is_negative else 1)
 
     @classmethod
@@ -80,6 +82,11 @@ class TwinUniformQuantizer(BaseQuantizer):
         }
         return cls(config, layout, qparams)
 
+    @classmethod
+    def _least_shift_bits(cls, bits: int) -> int:
+        """Return the m with which the fine range of softmax outputs ends where the first coarse step does."""
+        return bits - 1
+
     @property
     def learnable(self) -> tuple[str, ...]:
         """The coarse step, and with it the fine one."""
@@ -90,29 +97,27 @@ class TwinUniformQuantizer(BaseQuantizer):
         y = torch.nan_to_num(self._divide(x), nan=0.0, posinf=torch.inf, neginf=-torch.inf)
         is_coarse = y >= self._split
         magnitude = self._round_(y.mul_(self._steps(y))).abs_()
-        is_coarse &= magnitude > 0
+        if self._shares_zero:
+            is_coarse &= magnitude > 0
         return magnitude.add_(is_coarse, alpha=self._first_coarse_code).to(torch.int32)
 
     def dequantize(self, codes: Tensor, groups: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return magnitude times the step of the code's range."""
-        is_coarse = codes >= self._first_coarse_code
+        is_coarse = codes >= self._coarse_from
         fine = codes.float() * self._sign / self._ratio
         levels = torch.where(is_coarse, codes.float() - self._first_coarse_code, fine)
-        return levels * self._broadcast(self.scale, codes)
+        return self._raise_(levels, is_coarse) * self._broadcast(self.scale, codes)
 
     def fake_quantize(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Multiply what is in the fine range by 2^m, round, and divide it again; powers of two leave no trace."""
         y = self._divide(x, usable_out(x, out))
-        steps = self._steps(y)
-        return self._round_(y.mul_(steps)).div_(steps).mul_(self._broadcast(self.scale, x)).to(x.dtype)
+        return self._levels_(y).mul_(self._broadcast(self.scale, x)).to(x.dtype)
 
     def _fake_quantize_with_gradient(self, x: Tensor) -> Tensor:
         y = self._divide(x)
         # Clamped, so that infinities are bounds; adds an exact zero that carries LSQ's gradient.
         inside = y.clamp(self._least / self._ratio, self._greatest)
-        scaled = y.detach()
-        steps = self._steps(scaled)
-        rounded = self._round_(scaled * steps).div_(steps) + (inside - inside.detach())
+        rounded = self._levels_(y.detach().clone()) + (inside - inside.detach())
         return (rounded * self._broadcast(self.scale, x)).to(x.dtype)
 
     def _divide(self, x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -121,6 +126,15 @@ class TwinUniformQuantizer(BaseQuantizer):
     def _steps(self, y: Tensor) -> Tensor:
         """Return the number of steps that one coarse step is divided into, where each element lies."""
         return torch.where(y < self._split, self._ratio, 1.0)
+
+    def _levels_(self, y: Tensor) -> Tensor:
+        """Round multiples of the coarse step to the levels of the range that they lie in."""
+        steps = self._steps(y)
+        return self._round_(y.mul_(steps)).div_(steps)
+
+    def _raise_(self, levels: Tensor, is_coarse: Tensor) -> Tensor:  # noqa: ARG002
+        """Add what the other range has to a value; nothing, as each value has one range."""
+        return levels
 
     def _round_(self, steps: Tensor) -> Tensor:
         return steps.round_().clamp_(self._least, self._greatest)
@@ -140,7 +154,8 @@ class TwinUniformQuantizer(BaseQuantizer):
         self._ratio = 2.0**shift_bits
         self._least, self._greatest = (-(magnitudes - 1.0) if self._sign < 0 else 0.0), magnitudes - 1.0
         self._split = 0.0 if self._sign < 0 else magnitudes / self._ratio
-        self._first_coarse_code = magnitudes
+        self._first_coarse_code = self._coarse_from = magnitudes
+        self._shares_zero = True
         if self.config.bits == 1:
             self._ratio, self._least, self._greatest, self._split = 1.0, 0.0, 1.0, -math.inf
-            self._first_coarse_code = 0
+            self._first_coarse_code = self._coarse_from = 0

@@ -256,5 +256,6 @@ class Session:
             batch_size=choose_batch_size(self.traced),
             folded=self.folded,
             recipe_sites=recipe_sites,
+            task=self.task,
             capture_progress=progress,
         )

@@ -25,10 +25,11 @@ from autoq.calibration.bank.bank import Bank
 from autoq.calibration.bank.files import SolvedKey
 from autoq.errors import CalibrationError
 from autoq.graph.cuts import Call, run_stage_with
+from autoq.graph.gradients import Gradients
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.stages import State
+from autoq.sensitivity.option_gradients import OptionGradients
 from autoq.sensitivity.perturbation_hessian import images_at_once
-from autoq.sensitivity.stage_gradients import Gradients, StageGradients
 from autoq.sensitivity.weighted_errors import Losses
 from autoq.tasks import CLASSIFICATION, BaseTask
 
@@ -189,7 +190,7 @@ def _add_(
         [probes[leaf][probe] if leaf in probes else None for leaf in range(len(states[-1]))] for probe in range(count)
     ]
     for index in range(len(stages) - 1, first - 1, -1):
-        stage = StageGradients(bank, index, states[index], wanted[index], has_earlier=index > first)
+        stage = OptionGradients(bank, index, states[index], wanted[index], has_earlier=index > first)
         gradients, upstream = stage.differentiate(upstream)
         for point, of_probes in gradients.items():
             found_here = [each for each in of_probes if each is not None]

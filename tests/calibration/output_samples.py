@@ -179,8 +179,9 @@ def by_own_error(
     return solved
 
 
-def solver_of(sample: SiteSample, fpcs: FpcsSettings = EVERYTHING) -> SiteSolver:
-    return SiteSolver(sample.site, sample.operands, replace(SETTINGS, fpcs=fpcs), sample.convolution)
+def solver_of(sample: SiteSample, fpcs: FpcsSettings = EVERYTHING, weights: Tensor | None = None) -> SiteSolver:
+    settings = replace(SETTINGS, fpcs=fpcs)
+    return SiteSolver(sample.site, sample.operands, settings, sample.convolution, output_weights=weights)
 
 
 def from_range(sample: SiteSample, name: str, config: OperandConfig, factor: float = 1.0) -> BaseQuantizer:

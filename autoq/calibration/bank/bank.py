@@ -37,6 +37,7 @@ from autoq.graph.insert import FixedTensor, QuantizedModel
 from autoq.identity import fingerprint_of
 from autoq.quantizers import BaseQuantizer, quantizer_class
 from autoq.recipe import OperandConfig, SiteConfig, hash_sites
+from autoq.tasks import CLASSIFICATION, BaseTask, task_to_record
 
 BANK_VERSION = 5
 """Raised when the same settings would give other parameters."""
@@ -77,6 +78,7 @@ class Bank:
         batch_size: int = 32,
         folded: FoldedTransforms | None = None,
         recipe_sites: Mapping[str, SiteConfig] | None = None,
+        task: BaseTask = CLASSIFICATION,
         capture_progress: Callable[[int], None] | None = None,
         cached_weight_bytes: int = 1 << 28,
     ) -> None:
@@ -91,13 +93,17 @@ class Bank:
             batch_size: images that run at a time.
             folded: what was folded into the model's weights; kept with the parameters.
             recipe_sites: the recipe that is solved, where what is solved for an operand depends on others.
+            task: says what the model's output means, where errors are weighted by what they cost it; fitted.
             capture_progress: gets the number of images of each batch that is observed.
             cached_weight_bytes: most memory for codes of quantized weights.
         """
         self.settings = settings
         self.model = model
         described: dict[str, Any] = {**description, "bank_version": BANK_VERSION, "settings": settings.identity()}
-        is_joint = OBSERVERS.lookup(settings.observer).by_layer_output and settings.fpcs.rounds > 0
+        by_output = OBSERVERS.lookup(settings.observer).by_layer_output
+        is_joint = by_output and settings.fpcs.rounds > 0
+        if by_output and settings.fpcs.output_weights != "none":
+            described["task"] = task_to_record(task)
         together = dict(recipe_sites or {}) if is_joint or settings.inputs == "quantized" else {}
         if together:
             described["solved_for"] = hash_sites(together)[:16]
@@ -114,6 +120,7 @@ class Bank:
             batch_size=batch_size,
             recipe_sites=together,
             known=known,
+            task=task,
             capture_progress=capture_progress,
         )
         self._options: dict[SolvedKey, SolvedOption] = {}

@@ -30,6 +30,7 @@ from autoq.graph.insert import OperandKey, QuantizedModel
 from autoq.graph.sites import Operand
 from autoq.quantizers import BaseQuantizer
 from autoq.recipe import SiteConfig
+from autoq.tasks import BaseTask
 
 Solved = Generator[dict[SolvedKey, SolvedOption], None, None]
 
@@ -56,6 +57,7 @@ class OptionSolver:
         batch_size: int,
         recipe_sites: Mapping[str, SiteConfig],
         known: Mapping[OperandKey, BaseQuantizer],
+        task: BaseTask,
         capture_progress: Callable[[int], None] | None,
     ) -> None:
         """Observe nothing yet.
@@ -68,11 +70,12 @@ class OptionSolver:
             batch_size: images that run at a time, unless the settings say how many.
             recipe_sites: what ``fpcs`` solves jointly, or what is solved on quantized inputs.
             known: of these, quantizers that are taken as they are, where inputs are quantized.
+            task: says what the model's output means, where ``fpcs`` weights errors by what they cost it.
             capture_progress: gets the number of images of each batch that is observed.
         """
         self.model, self.settings, self.recipe_sites, self._known = model, settings, recipe_sites, known
         self._images, self._batch_size = images, settings.batch_images or batch_size
-        self._capture_progress = capture_progress
+        self._capture_progress, self._task = capture_progress, task
         self._samples: dict[OperandKey, OperandSample] = {}
         self._grams: dict[str, Tensor] = {}
 
@@ -200,7 +203,7 @@ class OptionSolver:
                 jobs[site].append(job)
         wanted = set(options)
         images = self._calibration_images()
-        results = solve_jobs(self.model, images, self._batch_size, jobs, self.settings)
+        results = solve_jobs(self.model, images, self._batch_size, jobs, self.settings, self._task)
         for site, of_site in groupby(results, itemgetter(0)):
             found = {
                 (site, operand, quantizer.config): quantizer

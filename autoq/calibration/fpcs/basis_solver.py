@@ -30,10 +30,12 @@ class BasisSolver:
         settings: CalibrationSettings,
         convolution: Convolution | TransposedConvolution | None = None,
         weight_parts: int = 1,
+        output_weights: Tensor | None = None,
     ) -> None:
         """Search nothing yet; for arguments see ``SiteSolver``."""
         self._site, self._operands = site, operands
         self._settings, self._convolution, self._weight_parts = settings, convolution, weight_parts
+        self._output_weights = output_weights
         self._solvers: dict[int, SiteSolver] = {}
 
     def solve(self, configs: SiteConfig) -> dict[str, BaseQuantizer]:
@@ -60,7 +62,12 @@ class BasisSolver:
         if block not in self._solvers:
             operands = {name: self._transformed(name, tensor, block) for name, tensor in self._operands.items()}
             self._solvers[block] = SiteSolver(
-                self._site, operands, self._settings, self._convolution, self._weight_parts
+                self._site,
+                operands,
+                self._settings,
+                self._convolution,
+                self._weight_parts,
+                self._output_weights,
             )
         return self._solvers[block]
 

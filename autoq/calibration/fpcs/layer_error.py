@@ -7,6 +7,10 @@ outputs that v takes part in is::
     ‖(v + e) Û − v U‖² = ‖e Û‖² + 2 (v D) Ûᵀ eᵀ + ‖v D‖²
 
 Û may be replaced by any factor F of the Gram matrix Û Ûᵀ = F Fᵀ; nothing is a difference of large numbers.
+
+Where squared errors of outputs are weighted, every vector has a Gram matrix of its own, and no factor is shared. The
+outputs are then computed, Σ w ∘ (e Û + v D)²: as many products as there are outputs, in place of min(I, outputs), and
+memory for two numbers (weight and v D) for each output of the layer.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ import torch
 from torch import Tensor
 
 from autoq.calibration.fpcs.search import Loss
-from autoq.quantizers import BaseQuantizer, OperandLayout, TwinUniformQuantizer, create_quantizer, quantizer_class
+from autoq.calibration.solvers.twin_uniform import twin_class
+from autoq.quantizers import BaseQuantizer, OperandLayout, create_quantizer, quantizer_class
 from autoq.recipe import OperandConfig
 
 ELEMENTS_AT_ONCE = 1 << 17
@@ -37,7 +42,8 @@ _Rounding = Callable[[Tensor, slice, slice, Tensor], None]
 class QuadraticError:
     """Error of R rows that have parameters of their own; a row has B blocks of m vectors of length I.
 
-    ``error(e) = Σ ‖e · factor‖² + Σ diagonal · e² + Σ linear · e + constant`` over a row's vectors e.
+    ``error(e) = Σ ‖e · factor‖² + Σ diagonal · e² + Σ linear · e + constant`` over a row's vectors e, or with weights
+    ``error(e) = Σ weights · (e · factor + offset)² + constant``.
 
     Attributes:
         values: full-precision vectors, of shape (R, B, m, I).
@@ -46,6 +52,8 @@ class QuadraticError:
         linear: of the shape of ``values``, or None.
         constant: of shape (R, 1).
         mask: of the shape of ``values``, 0 where a value is padding and is not quantized; None: nowhere.
+        weights: of shape (R, B, m, r), of the squares of all products with the factor; None: one.
+        offset: of the same shape; None: zero.
     """
 
     values: Tensor
@@ -54,6 +62,8 @@ class QuadraticError:
     linear: Tensor | None = None
     constant: Tensor | None = None
     mask: Tensor | None = None
+    weights: Tensor | None = None
+    offset: Tensor | None = None
 
     def screened(self, share: int, seed: int) -> QuadraticError | None:
         """Return the same with 1/``share`` of the directions, the leading ones, and the diagonal of the others' part.
@@ -63,9 +73,11 @@ class QuadraticError:
             seed: of the subspace iteration's first directions.
 
         Returns:
-            None where it would not pay.
+            None where it would not pay, or where weights leave no directions that all vectors share.
         """
-        if self.factor is None or share < 2 or min(self.factor.shape[-2:]) < _LEAST_SCREENED:
+        if self.factor is None or self.weights is not None or share < 2:
+            return None
+        if min(self.factor.shape[-2:]) < _LEAST_SCREENED:
             return None
         count = min(self.factor.shape[-2:]) // share
         generator = torch.Generator().manual_seed(seed)
@@ -82,23 +94,28 @@ class QuadraticError:
 
         Of rows with one block of one vector, and a factor that all share: the channels of a weight.
         """
-        length = self.values.shape[-1]
-        shape = (rows, 1, -1, length)
+
+        def together(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.reshape(rows, 1, -1, x.shape[-1])
+
         return replace(
             self,
-            values=self.values.reshape(shape),
-            linear=None if self.linear is None else self.linear.reshape(shape),
+            values=self.values.reshape(rows, 1, -1, self.values.shape[-1]),
+            linear=together(self.linear),
+            weights=together(self.weights),
+            offset=together(self.offset),
             constant=None if self.constant is None else self.constant.reshape(rows, -1).sum(1, keepdim=True),
         )
 
     def evaluate(self, rounding: _Rounding, count: int) -> Tensor:
         """Compute the errors of ``count`` candidates a row, of shape (R, count), float64, in bounded memory."""
         rows, blocks, vectors, length = self.values.shape
-        m = min(vectors, max(1, ELEMENTS_AT_ONCE // length))
+        most = length if self.weights is None else max(length, self.weights.shape[-1])
+        m = min(vectors, max(1, ELEMENTS_AT_ONCE // most))
         k = min(count, max(1, _LEAST_PRODUCT // m))
-        b = min(blocks, max(1, ELEMENTS_AT_ONCE // (k * m * length)))
-        k = min(count, max(k, ELEMENTS_AT_ONCE // (b * m * length)))
-        r = min(rows, max(1, ELEMENTS_AT_ONCE // (b * k * m * length)))
+        b = min(blocks, max(1, ELEMENTS_AT_ONCE // (k * m * most)))
+        k = min(count, max(k, ELEMENTS_AT_ONCE // (b * m * most)))
+        r = min(rows, max(1, ELEMENTS_AT_ONCE // (b * k * m * most)))
         buffer = torch.empty(r * b * k * m * length, device=self.values.device)
         total = torch.zeros(rows, count, dtype=torch.float64, device=self.values.device)
         if self.constant is not None:
@@ -128,16 +145,21 @@ class QuadraticError:
             else:
                 flat = factor.expand(rows, blocks, -1, -1).flatten(0, 1)
                 outputs = torch.bmm(errors.view(rows * blocks, count * vectors, length), flat)
+            if self.weights is not None:
+                outputs = outputs.view(rows, blocks, count, vectors, -1)
+                if self.offset is not None:
+                    outputs.add_(self.offset[part].unsqueeze(2))
+                return outputs.square_().mul_(self.weights[part].unsqueeze(2)).sum((1, 3, 4))
             total += outputs.square_().view(rows, blocks, count, -1).sum(3).sum(1)
-        weights = self.linear[part].unsqueeze(2) if self.linear is not None else None
+        slopes = self.linear[part].unsqueeze(2) if self.linear is not None else None
         if self.diagonal is not None:
             diagonal = _part(self.diagonal, part).unsqueeze(2)
-            rest = errors * diagonal if weights is None else torch.addcmul(weights, errors, diagonal)
+            rest = errors * diagonal if slopes is None else torch.addcmul(slopes, errors, diagonal)
             total += errors.mul_(rest).sum((1, 3, 4))
         elif self.factor is None:
-            total += (errors if weights is None else errors + weights).mul(errors).sum((1, 3, 4))
-        elif weights is not None:
-            total += errors.mul_(weights).sum((1, 3, 4))
+            total += (errors if slopes is None else errors + slopes).mul(errors).sum((1, 3, 4))
+        elif slopes is not None:
+            total += errors.mul_(slopes).sum((1, 3, 4))
         return total
 
 
@@ -182,15 +204,16 @@ def twin_loss(error: QuadraticError, config: OperandConfig, fine_sign: int, scal
 
     Args:
         error: the quadratic form.
-        config: of scheme ``twin_uniform``.
+        config: of scheme ``twin_uniform`` or ``twin_uniform_sum``.
         fine_sign: sign of the values in the fine range.
         scale: Δ of each row at relative scale one, of shape (R, 1).
     """
     one = torch.ones(1, device=scale.device)
     option = config.model_copy(update={"granularity": "tensor"})
+    cls = twin_class(config.scheme)
 
     def unit(shift_bits: float) -> BaseQuantizer:
-        return TwinUniformQuantizer.with_scale(option, OperandLayout(1, -1), one, shift_bits, fine_sign)
+        return cls.with_scale(option, OperandLayout(1, -1), one, shift_bits, fine_sign)
 
     return _scaled_loss(error, unit, scale)
 

@@ -109,6 +109,24 @@ class Product:
         heads = x.shape[-3] if x.ndim >= 4 else 1
         return x.reshape(-1, heads, *x.shape[-2:])
 
+    def outputs(self, name: str, y: Tensor) -> Tensor | None:
+        """Return what belongs to each output of the site, of its shape, as (outer, heads, m, n).
+
+        m counts the vectors of the operand ``name``, n those of the other one. None for transposed convolutions, whose
+        vectors do not lie in the order of their outputs.
+        """
+        if isinstance(self.convolution, TransposedConvolution):
+            return None
+        if self.convolution is not None:
+            y = y.flatten(2).mT
+            y = y.reshape(-1, y.shape[-1])
+            y = (y if self.positions is None else y[self.positions.to(y.device)])[None, None]
+        elif self.is_flat:
+            y = y.reshape(1, 1, -1, y.shape[-1])
+        else:
+            y = y.reshape(-1, y.shape[-3] if y.ndim >= 4 else 1, *y.shape[-2:])
+        return y if self.is_left(name) else y.mT
+
     def padding_mask(self, name: str, x: Tensor) -> Tensor | None:
         """Return 0 where a vector's element is padding, else 1; None where none is."""
         if self.convolution is None or not self.is_left(name) or not self.convolution.reads_zeros:
@@ -211,6 +229,29 @@ def output_error(
         linear=linear,
         constant=constant,
         mask=None if mask is None else by_row(mask, sharing),
+    )
+
+
+def weighted_output_error(
+    values: Tensor, sharing: Sharing, weights: Tensor, given: Tensor, full: Tensor | None, mask: Tensor | None = None
+) -> QuadraticError:
+    """Set up the weighted squared output error of one operand's vectors; see :func:`output_error`.
+
+    Args:
+        values: see there.
+        sharing: see there.
+        weights: of the squares, of shape (outer, heads, m, n).
+        given: see there.
+        full: see there.
+        mask: see there.
+    """
+    factor = given.mT
+    return QuadraticError(
+        by_row(values, sharing),
+        factor=(factor.transpose(0, 1) if sharing == "head" else factor.flatten(0, 1).unsqueeze(0)).contiguous(),
+        mask=None if mask is None else by_row(mask, sharing),
+        weights=by_row(weights, sharing),
+        offset=None if full is None else by_row(values @ (given - full).mT, sharing),
     )
 
 

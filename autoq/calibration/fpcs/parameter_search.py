@@ -22,8 +22,9 @@ from autoq.calibration.fpcs.search import (
 from autoq.calibration.fpcs.twin_search import twin_problem
 from autoq.calibration.settings import CalibrationSettings
 from autoq.calibration.solvers.logarithmic import log_class
+from autoq.calibration.solvers.twin_uniform import twin_class
 from autoq.graph.sites import Operand
-from autoq.quantizers import BaseQuantizer, TwinUniformQuantizer, create_quantizer, quantizer_class
+from autoq.quantizers import BaseQuantizer, create_quantizer, quantizer_class
 from autoq.recipe import OperandConfig
 
 _T = TypeVar("_T")
@@ -129,7 +130,7 @@ class ParameterSearch:
         qparams = observed.qparams()
         scale, fine_sign = qparams["scale"] * float(relative), int(qparams["fine_sign"])
         layout = self._operand.layout
-        return TwinUniformQuantizer.with_scale(config, layout, scale, float(shift_bits), fine_sign)
+        return twin_class(config.scheme).with_scale(config, layout, scale, float(shift_bits), fine_sign)
 
     def _progressive(self, problem: Problem, kept: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """Search a problem, with the result that the settings ask for."""

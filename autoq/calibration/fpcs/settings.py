@@ -39,7 +39,12 @@ class FpcsSettings:
         log_kept: combinations of base and scale that are kept.
         twin_scales: scales of twin uniform quantizers are ``searched`` with their distance, or as ``published`` by
             PTQ4ViT's code: 1 is what the coarse range reaches after softmax, 0.17 what the fine one does after GELU,
-            where the coarse step may be any multiple of the fine one.
+            where the coarse step may be any multiple of the fine one, and after softmax the other operand is in full
+            precision.
+        output_weights: squared errors of a layer's output count alike (``none``), or as much as they cost the
+            predictions, by squared ``gradients`` (PTQ4ViT; see :mod:`autoq.calibration.fpcs.output_weights`), but for
+            transposed convolutions. These take as many products as a layer has outputs for each candidate, and memory
+            for two numbers an output.
         result: the ``best`` combination of all steps, which the operand's last one (at first its observed range) has to
             be beaten by, or, as in AdaLog's code, the best of the ``last_step``, whatever was better before.
         tokens: vectors (token rows of an input; rows or columns of an attention head's matrix) on which candidates for
@@ -61,6 +66,7 @@ class FpcsSettings:
     log_bases: int = 128
     log_kept: int = 32
     twin_scales: Literal["searched", "published"] = "searched"
+    output_weights: Literal["none", "gradients"] = "none"
     result: Literal["best", "last_step"] = "best"
     tokens: int = 512
     images: int = 32

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from autoq.calibration.convolutions import Convolution, TransposedConvolution
 from autoq.calibration.fpcs.layer_error import QuadraticError
-from autoq.calibration.fpcs.layer_product import Product, Sample, gram_factor, output_error
+from autoq.calibration.fpcs.layer_product import (
+    Product,
+    Sample,
+    gram_factor,
+    output_error,
+    weighted_output_error,
+)
 from autoq.calibration.fpcs.parameter_search import ParameterSearch, is_searched
 from autoq.calibration.observers import MseObserver
 from autoq.calibration.recording import OperandRecorder, OperandSample
@@ -43,6 +49,7 @@ class SiteSolver:
         settings: CalibrationSettings,
         convolution: Convolution | TransposedConvolution | None = None,
         weight_parts: int = 1,
+        output_weights: Tensor | None = None,
     ) -> None:
         """Search nothing yet.
 
@@ -52,6 +59,7 @@ class SiteSolver:
             settings: of the search, and of operands that have none here.
             convolution: geometry of a convolution site; without it, operands are solved on their own error.
             weight_parts: equal parts of the weight's output channels, which share a scale if the settings tie them.
+            output_weights: of squared errors, in the shape of the site's output on all images; None: they count alike.
         """
         self._site = site
         self._full = {name: tensor.detach().float() for name, tensor in operands.items()}
@@ -66,6 +74,7 @@ class SiteSolver:
         shapes = {name: tensor.shape for name, tensor in self._full.items()}
         self._product = Product.of(site, shapes, convolution, self._generator("positions"))
         self._weight_parts = weight_parts if self._fpcs.tied_rows else 1
+        self._output_weights = output_weights
 
     @torch.no_grad()
     def solve(self, configs: SiteConfig) -> dict[str, BaseQuantizer]:
@@ -168,6 +177,9 @@ class SiteSolver:
         self, name: str, config: OperandConfig, other: str, given: BaseQuantizer | None, incumbent: BaseQuantizer | None
     ) -> BaseQuantizer:
         """Search one operand's quantizer, given the other's (None: full precision)."""
+        searched = quantizer_class(config.scheme).output_search
+        if self._fpcs.twin_scales == "published" and searched == "scale_and_shift_bits":
+            given = None if self._site.operand(name).producer == "softmax" else given
         error = self.error(name, config, other, given)
         return self.searches[name].minimise(config, error, incumbent)
 
@@ -200,11 +212,15 @@ class SiteSolver:
 
         sample, values, mask = self._kept(("vectors", name, sharing == "vector"), sampled)
         full = sample.of_outer(product.vectors(other, self._full[other]))
-        if given is None:
+        quantized = full if given is None else sample.of_outer(product.vectors(other, given(self._full[other])))
+        weights = None if self._output_weights is None else product.outputs(name, self._output_weights)
+        if weights is not None:
+            weights = sample.of(weights)
+            error = weighted_output_error(values, sharing, weights, quantized, None if given is None else full, mask)
+        elif given is None:
             factor = self._kept(("factor", name, sharing == "vector"), lambda: gram_factor(full))
             error = output_error(values, sharing, factor, full, None, mask)
         else:
-            quantized = sample.of_outer(product.vectors(other, given(self._full[other])))
             error = output_error(values, sharing, gram_factor(quantized), quantized, full, mask)
         parts = self._weight_parts if operand.is_weight and sharing == "vector" else 1
         return error if parts == 1 else error.tied(parts)

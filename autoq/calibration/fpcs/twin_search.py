@@ -34,7 +34,7 @@ def twin_problem(
     """Set up the search of m and of a scale relative to the observed one.
 
     Args:
-        config: of scheme ``twin_uniform``.
+        config: of scheme ``twin_uniform`` or ``twin_uniform_sum``.
         error: to minimise; its rows share m.
         observed: the quantizer of the observed range.
         incumbent: the quantizer to be beaten; None: the observed one.

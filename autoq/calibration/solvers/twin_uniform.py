@@ -11,7 +11,7 @@ from autoq.calibration.solvers._base import BaseSolver
 from autoq.calibration.solvers.by_range import RangeSolver
 from autoq.calibration.solvers.sorted_rows import SortedRows
 from autoq.calibration.solvers.tables import ELEMENTS_AT_ONCE
-from autoq.quantizers import BaseQuantizer, TwinUniformQuantizer
+from autoq.quantizers import BaseQuantizer, TwinUniformQuantizer, quantizer_class
 from autoq.recipe import OperandConfig
 
 MOST_BITS = 10
@@ -23,25 +23,32 @@ _FURTHER_SHIFTS = 5
 """Shifts are tried up to this many beyond ``bits``: GELU outputs reach some hundred times as far up as down."""
 
 
+def twin_class(scheme: str) -> type[TwinUniformQuantizer]:
+    """Return the class of a twin uniform scheme."""
+    cls = quantizer_class(scheme)
+    assert issubclass(cls, TwinUniformQuantizer)  # noqa: S101 - only these are solved here
+    return cls
+
+
 class TwinUniformSolver(BaseSolver):
-    """Solves ``twin_uniform`` for least squared error, or by its range."""
+    """Solves ``twin_uniform`` and ``twin_uniform_sum`` for least squared error, or by the range."""
 
     quantizer: ClassVar[type] = TwinUniformQuantizer
 
     def solve(self, config: OperandConfig) -> BaseQuantizer:
         """Search scale and shift where the observer tries scales; else, and at many bits, choose by the range."""
-        rows = self.data.rows(config)
+        rows, cls = self.data.rows(config), twin_class(config.scheme)
         layout, bounds = self.data.operand.layout, (bound.view(rows.shape) for bound in (rows.lower, rows.upper))
         if config.bits > MOST_BITS:
-            return TwinUniformQuantizer.from_range(config, layout, *bounds)
+            return cls.from_range(config, layout, *bounds)
         if not self.data.observer.shrinks:
             return RangeSolver(self.data).solve(config)
         fine_sign = -1 if bool((rows.lower < 0).any()) else 1
-        scale, shift_bits = search_twin(rows.values, config.bits, fine_sign)
-        return TwinUniformQuantizer.with_scale(config, layout, scale.view(rows.shape), shift_bits, fine_sign)
+        scale, shift_bits = search_twin(rows.values, config.bits, fine_sign, ranges_add=cls.ranges_add)
+        return cls.with_scale(config, layout, scale.view(rows.shape), shift_bits, fine_sign)
 
 
-def search_twin(values: Tensor, bits: int, fine_sign: int) -> tuple[Tensor, int]:
+def search_twin(values: Tensor, bits: int, fine_sign: int, *, ranges_add: bool = False) -> tuple[Tensor, int]:
     """Search the scale of each row and the shift of all rows with which the squared error is least.
 
     Every shift is tried; with each, scales on a grid of equal ratios and then on finer ones around the best. Errors are
@@ -51,6 +58,7 @@ def search_twin(values: Tensor, bits: int, fine_sign: int) -> tuple[Tensor, int]
         values: of shape (rows, n).
         bits: code width, at most ``MOST_BITS``.
         fine_sign: sign of the values in the fine range.
+        ranges_add: as the quantizer's class says.
 
     Returns:
         Scales of shape (rows,), float32, and m.
@@ -62,7 +70,8 @@ def search_twin(values: Tensor, bits: int, fine_sign: int) -> tuple[Tensor, int]
     around = torch.arange(-2.0, 3.0, dtype=torch.float64, device=values.device) / 3
     best: tuple[float, Tensor, int] | None = None
     for shift_bits in range(1 if bits == 1 else bits + _FURTHER_SHIFTS + 1):
-        thresholds, levels = (table.to(values.device) for table in twin_levels(bits, shift_bits, fine_sign))
+        tables = twin_levels(bits, shift_bits, fine_sign, ranges_add=ranges_add)
+        thresholds, levels = (table.to(values.device) for table in tables)
         errors, scale = sums.best(grid, thresholds, levels)
         for zoom in range(_ZOOMS):
             errors, scale = sums.best(scale * (1 / 0.9) ** (around / 3**zoom), thresholds, levels)
@@ -73,8 +82,8 @@ def search_twin(values: Tensor, bits: int, fine_sign: int) -> tuple[Tensor, int]
     return best[1], best[2]
 
 
-def twin_levels(bits: int, shift_bits: int, fine_sign: int) -> tuple[Tensor, Tensor]:
-    """Compute what ``TwinUniformQuantizer`` of scale one makes of a number: level i above i thresholds.
+def twin_levels(bits: int, shift_bits: int, fine_sign: int, *, ranges_add: bool = False) -> tuple[Tensor, Tensor]:
+    """Compute what a twin uniform quantizer of scale one makes of a number: level i above i thresholds.
 
     Returns:
         Thresholds, ascending, and the levels, one more; float64.
@@ -84,6 +93,13 @@ def twin_levels(bits: int, shift_bits: int, fine_sign: int) -> tuple[Tensor, Ten
     coarse = torch.arange(2 ** (bits - 1), dtype=torch.float64)
     fine = coarse * 2.0**-shift_bits
     halves, fine_halves = coarse[1:] - 0.5, fine[1:] - fine[1] / 2
+    if ranges_add and fine_sign > 0:
+        split = fine[-1]
+        below = int(split.round())  # coarse steps that every value has
+        return torch.cat([fine_halves, halves[below:]]), torch.cat([fine + below, coarse[below + 1 :] + split])
+    if ranges_add:
+        fine = torch.cat([fine, fine[-1:] + fine[1]])
+        fine_halves = fine[1:] - fine[1] / 2
     if fine_sign < 0:
         return torch.cat([-fine_halves.flip(0), halves]), torch.cat([-fine[1:].flip(0), coarse])
     split = fine[1:2] * len(coarse)

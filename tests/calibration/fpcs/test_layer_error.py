@@ -36,11 +36,18 @@ def by_parameter(error: Tensor, axis: int | None) -> Tensor:
     return error.sum().view(1) if axis is None else error.transpose(0, axis).flatten(1).sum(1)
 
 
-def check(sample: SiteSample, name: str, config: OperandConfig, other: OperandConfig | None, axis: int | None) -> None:
+def check(
+    sample: SiteSample,
+    name: str,
+    config: OperandConfig,
+    other: OperandConfig | None,
+    axis: int | None,
+    weights: Tensor | None = None,
+) -> None:
     """Errors of candidates equal those of the layer itself; ``axis`` of the output is what parameters vary along."""
     other_name = next(each for each in sample.operands if each != name)
     quantized = None if other is None else from_range(sample, other_name, other, 0.8)
-    form = solver_of(sample).error(name, config, other_name, quantized)
+    form = solver_of(sample, weights=weights).error(name, config, other_name, quantized)
     starts = [from_range(sample, name, config, factor).qparams() for factor in (1.0, 0.5, 1.3)]
     rows = len(form.values)
     scale, zero_point = (torch.cat([start[p].reshape(rows, 1) for start in starts], 1) for p in ("scale", "zero_point"))
@@ -51,12 +58,11 @@ def check(sample: SiteSample, name: str, config: OperandConfig, other: OperandCo
         quantizers = {name: create_quantizer(config, sample.site.operand(name).layout, start)}
         if quantized is not None:
             quantizers[other_name] = quantized
-        expected = by_parameter(sample.error(quantizers), axis)
+        expected = by_parameter(sample.error(quantizers) * (1 if weights is None else weights.double()), axis)
         torch.testing.assert_close(found[:, index], expected, rtol=1e-4, atol=max(1e-9, 1e-6 * float(expected.max())))
 
 
-@pytest.mark.parametrize("other", [None, uniform(2), uniform(8)])
-@pytest.mark.parametrize(
+OPERANDS = pytest.mark.parametrize(
     ("make", "name", "config", "axis"),
     [
         (linear, "weight", uniform(3, "channel"), -1),
@@ -85,6 +91,10 @@ def check(sample: SiteSample, name: str, config: OperandConfig, other: OperandCo
         (shared_product, "rhs", uniform(3, "channel"), 2),
     ],
 )
+
+
+@pytest.mark.parametrize("other", [None, uniform(2), uniform(8)])
+@OPERANDS
 def test_equals_the_error_of_the_layer(
     make: Callable[[], SiteSample], name: str, config: OperandConfig, axis: int | None, other: OperandConfig | None
 ) -> None:
@@ -93,6 +103,30 @@ def test_equals_the_error_of_the_layer(
         # Padding is no value: a quantizer without zero must leave it alone, as it does in the real layer.
         assert sample.convolution.reads_zeros
     check(sample, name, config, other, axis)
+
+
+@pytest.mark.parametrize("other", [None, uniform(2)])
+@pytest.mark.parametrize("at_once", [1, 1 << 17])
+@OPERANDS
+def test_equals_the_weighted_error_of_the_layer(
+    make: Callable[[], SiteSample],
+    name: str,
+    config: OperandConfig,
+    axis: int | None,
+    at_once: int,
+    other: OperandConfig | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However little is computed at a time; but transposed convolutions, whose outputs count alike."""
+    monkeypatch.setattr("autoq.calibration.fpcs.layer_error.ELEMENTS_AT_ONCE", at_once)
+    sample = make()
+    weights = torch.randn(sample.output({}).shape, generator=generator(9)).square() + 0.1
+    form = solver_of(sample, weights=weights).error(name, config, next(n for n in sample.operands if n != name), None)
+    is_transposed = sample.site.op == "conv_transpose2d"
+    assert (form.weights is None) == is_transposed
+    if not is_transposed:
+        assert form.screened(2, 0) is None
+        check(sample, name, config, other, axis, weights)
 
 
 @given(

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from autoq.calibration.fpcs.output_search import solve_jobs, solve_site
+from autoq.calibration.fpcs.output_weights import OutputWeights
 from autoq.errors import CalibrationError, RecipeError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
 from autoq.recipe import OperandConfig, SiteConfig
+from autoq.tasks import CLASSIFICATION
 from tests.calibration.output_samples import (
     EVERYTHING,
     FPCS,
@@ -35,6 +37,22 @@ def every_site(model: QuantizedModel, bits: int) -> dict[str, list[SiteConfig]]:
             config = OperandConfig(scheme="adalog", bits=bits)
         jobs.setdefault(site.name, [{}])[0][operand.name] = config
     return jobs
+
+
+def inputs_of(model: QuantizedModel, layer: str, data: Tensor) -> Tensor:
+    """In full precision."""
+    kept: list[Tensor] = []
+
+    class Spy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            kept.append(x)
+            return x
+
+    model.insert_({(layer, "input"): Spy()})
+    with torch.no_grad():
+        model.run(data)
+    model.remove_()
+    return kept[0]
 
 
 def test_a_model_is_solved_stage_by_stage() -> None:
@@ -62,22 +80,38 @@ def test_operands_are_those_of_full_precision_and_of_the_first_images() -> None:
     fpcs = replace(FPCS, images=4)
     jobs: dict[str, list[SiteConfig]] = {"fc2": [{"input": uniform(4), "weight": uniform(4, "channel")}]}
     ((_, _, solved),) = solve_jobs(model, data, 2, jobs, replace(SETTINGS, fpcs=fpcs))
-    kept: list[Tensor] = []
-
-    class Spy(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            kept.append(x)
-            return x
-
-    model.insert_({("fc2", "input"): Spy()})
-    with torch.no_grad():
-        model.run(data[:4])
-    model.remove_()
-    operands = {"input": kept[0], "weight": model.traced.weight("fc2")}
+    operands = {"input": inputs_of(model, "fc2", data[:4]), "weight": model.traced.weight("fc2")}
     expected = solve_site(model.traced.sites_by_name["fc2"], jobs["fc2"][0], operands, replace(SETTINGS, fpcs=fpcs))
     for name, quantizer in solved.items():
         for parameter, value in quantizer.qparams().items():
             torch.testing.assert_close(value, expected[name].qparams()[parameter], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_weighted_outputs_are_solved_from_the_last_stage_to_the_first(batch_size: int) -> None:
+    """With the weights of their site, and, but for these, as ever."""
+    model, data = block_model(), images(6)
+    jobs = every_site(model, 4)
+    fpcs = replace(EVERYTHING, output_weights="gradients")
+    found = {
+        name: solved for name, _, solved in solve_jobs(model, data, batch_size, jobs, replace(SETTINGS, fpcs=fpcs))
+    }
+    order = {name: index for index, stage in enumerate(model.stages) for name in stage.sites}
+    assert [order[name] for name in found] == sorted((order[name] for name in found), reverse=True)
+    assert found.keys() == jobs.keys()
+    weighting = OutputWeights(model, torch.split(data, 2), CLASSIFICATION, SETTINGS.seed)
+    for index in reversed(range(order["fc2"], len(model.stages))):
+        weights = weighting.of_stage(index, ["fc2"] if index == order["fc2"] else [])
+    operands = {"input": inputs_of(model, "fc2", data), "weight": model.traced.weight("fc2")}
+    site = model.traced.sites_by_name["fc2"]
+    expected, alike = (
+        solve_site(site, jobs["fc2"][0], operands, replace(SETTINGS, fpcs=EVERYTHING), output_weights=each)
+        for each in (weights["fc2"], None)
+    )
+    for name, quantizer in found["fc2"].items():
+        for parameter, value in quantizer.qparams().items():
+            torch.testing.assert_close(value, expected[name].qparams()[parameter], rtol=1e-3, atol=1e-3)
+    assert not torch.equal(found["fc2"]["weight"].qparams()["scale"], alike["weight"].qparams()["scale"])
 
 
 def test_slots_are_empty_between_jobs_and_after_errors() -> None:

@@ -33,7 +33,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).reshape(x.shape[0], 6, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
         mixed = (q @ k.transpose(-2, -1)).softmax(-1) @ v
-        return self.proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.proj(mixed.transpose(1, 2).flatten(2)).mean(1)  # type: ignore[no-any-return]
 
 
 def quantized(x: Tensor, scale: Tensor) -> Tensor:
@@ -41,7 +41,20 @@ def quantized(x: Tensor, scale: Tensor) -> Tensor:
     return (x / scale).round().clamp(-half, half - 1) * scale
 
 
-def rounds(x: Tensor, weight: Tensor, parts: int, count: int = 3) -> tuple[list[float], float]:
+def squared_gradients(module: nn.Module, images: Tensor, site: str) -> Tensor:
+    """Of the loss by a layer's output, with labels as the model predicts: Σ p (∂ log p / ∂O)² over classes."""
+    kept: list[Tensor] = []
+    hook = getattr(module, site).register_forward_hook(lambda _, __, output: kept.append(output))
+    log_p = module(images).log_softmax(-1)
+    hook.remove()
+    total = torch.zeros_like(kept[0])
+    for label in range(log_p.shape[1]):
+        (gradient,) = torch.autograd.grad(log_p[:, label].sum(), kept[0], retain_graph=True)
+        total += log_p[:, label].exp().detach().view(-1, 1, 1) * gradient.square()
+    return total.flatten(0, 1)
+
+
+def rounds(x: Tensor, weight: Tensor, cost: Tensor, parts: int, count: int = 3) -> tuple[list[float], float]:
     """Scales of the parts of a weight, and of its input: in turn the best candidates for the output, weights first."""
     half = 2 ** (BITS - 1) - 0.5
     weights, output = weight.chunk(parts), x @ weight.T
@@ -49,18 +62,23 @@ def rounds(x: Tensor, weight: Tensor, parts: int, count: int = 3) -> tuple[list[
     scales, scale = list(greatest), spread
     for _ in range(count):
         inputs = quantized(x, scale)
-        for index, (part, of_part) in enumerate(zip(weights, output.chunk(parts, -1), strict=True)):
+        targets, costs = output.chunk(parts, -1), cost.chunk(parts, -1)
+        for index, (part, of_part, its_cost) in enumerate(zip(weights, targets, costs, strict=True)):
 
             def weight_error(
-                step: Tensor, part: Tensor = part, target: Tensor = of_part, inputs: Tensor = inputs
+                step: Tensor,
+                part: Tensor = part,
+                target: Tensor = of_part,
+                cost: Tensor = its_cost,
+                inputs: Tensor = inputs,
             ) -> float:
-                return float((inputs @ quantized(part, step).T - target).square().sum())
+                return float(((inputs @ quantized(part, step).T - target).square() * cost).sum())
 
             scales[index] = min((share * greatest[index] for share in SHARES), key=weight_error)
         rows = torch.cat([quantized(part, step) for part, step in zip(weights, scales, strict=True)])
 
         def input_error(step: Tensor, rows: Tensor = rows) -> float:
-            return float((quantized(x, step) @ rows.T - output).square().sum())
+            return float(((quantized(x, step) @ rows.T - output).square() * cost).sum())
 
         scale = min((share * spread for share in SHARES), key=input_error)
     return [float(step) for step in scales], float(scale)
@@ -89,7 +107,8 @@ def test_scales_are_those_of_the_written_out_rounds(outlier: bool) -> None:
     hook.remove()
     for site, x, parts in (("qkv", images, 3), ("proj", seen[0], 1)):
         layer = getattr(module, site)
-        scales, scale = rounds(x.double().flatten(0, 1), layer.weight.detach().double(), parts)
+        cost = squared_gradients(module, images, site).double()
+        scales, scale = rounds(x.double().flatten(0, 1), layer.weight.detach().double(), cost, parts)
         found = {name: bank.quantizer(site, name, config).qparams() for name, config in recipe[site].items()}
         expected = torch.tensor(scales).repeat_interleave(len(layer.weight) // parts if parts > 1 else 1)
         torch.testing.assert_close(found["weight"]["scale"].flatten(), expected, rtol=1e-5, atol=0)

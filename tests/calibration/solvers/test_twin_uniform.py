@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autoq.calibration import OBSERVERS, CalibrationSettings, solve
 from autoq.calibration.solvers.twin_uniform import MOST_BITS, _SortedSums, search_twin, twin_levels
-from autoq.quantizers import OperandLayout, TwinUniformQuantizer
+from autoq.quantizers import OperandLayout, TwinUniformQuantizer, TwinUniformSumQuantizer
 from autoq.recipe import OperandConfig
 from tests.calibration.samples import operand, sample_of, squared_error
 from tests.quantizers.samples import tensors
@@ -22,6 +22,19 @@ ROWS = OperandLayout(ndim=2, channel_axis=-2)
 
 def twin(bits: int, **fields: object) -> OperandConfig:
     return OperandConfig.model_validate({"scheme": "twin_uniform", "bits": bits} | fields)
+
+
+def error_of_sum(values: Tensor, bits: int, scale: float, shift_bits: int, fine_sign: int) -> float:
+    """Squared error by the formula of PTQ4ViT's code, in float64."""
+    x, codes = values.flatten().double(), 2 ** (bits - 1)
+    fine = scale / 2**shift_bits
+    low = high = x
+    least, most = -codes, 0
+    if fine_sign > 0:
+        low, high = x.clamp(max=(codes - 1) * fine), x.clamp(min=(codes - 1) * fine)
+        least, most = 0, codes - 1
+    rounded = (high / scale).round().clamp(0, codes - 1) * scale + (low / fine).round().clamp(least, most) * fine
+    return float((rounded - x).square().sum())
 
 
 def draw(producer: str) -> Tensor:
@@ -58,6 +71,12 @@ def test_looked_up_errors_are_those_of_the_quantizer(
     least, _ = sums.best(torch.tensor([[scale]], dtype=torch.float64), *twin_levels(bits, shift_bits, fine_sign))
     exact = error_of(x, bits, scale, shift_bits, fine_sign)
     assert float(least) == pytest.approx(exact, rel=1e-6, abs=1e-9 * float(x.double().square().sum()))
+    if bits > 1:
+        tables = twin_levels(bits, shift_bits, fine_sign, ranges_add=True)
+        scale *= 1.0123457  # at a tie, where x is not midway between two levels, the error jumps
+        least, _ = sums.best(torch.tensor([[scale]], dtype=torch.float64), *tables)
+        exact = error_of_sum(x, bits, scale, shift_bits, fine_sign)
+        assert float(least) == pytest.approx(exact, rel=1e-6, abs=1e-9 * float(x.double().square().sum()))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 6, 8])
@@ -70,6 +89,23 @@ def test_search_is_as_good_as_brute_force(producer: str, bits: int) -> None:
     reach = float(values.abs().max()) / max(2 ** (bits - 1) - 1, 1)
     brute = min(
         error_of(values, bits, reach * 0.97**step, shift_bits, fine_sign)
+        for step in range(80)
+        for shift_bits in range(12)
+    )
+    assert squared_error(found, sample) <= 1.03 * brute + 1e-12
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("producer", ["softmax", "gelu"])
+def test_search_of_sums_is_as_good_as_brute_force(producer: str, bits: int) -> None:
+    values = draw(producer)
+    sample, fine_sign = sample_of(operand(SHAPE), values), 1 if producer == "softmax" else -1
+    config = twin(bits).model_copy(update={"scheme": "twin_uniform_sum"})
+    found = solve(operand(SHAPE, producer), config, sample, SETTINGS)  # type: ignore[arg-type]
+    assert isinstance(found, TwinUniformSumQuantizer)
+    reach = float(values.abs().max()) / (2 ** (bits - 1) - 1)
+    brute = min(
+        error_of_sum(values, bits, reach * 0.97**step, shift_bits, fine_sign)
         for step in range(80)
         for shift_bits in range(12)
     )

@@ -1,19 +1,17 @@
-"""Gradients of one stage at the operands and outputs of its sites, and the errors of options there."""
+"""Gradients of one stage at operands and outputs of its sites, and at what comes into it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from autoq.calibration.bank.bank import Bank
-from autoq.calibration.bank.files import SolvedKey
 from autoq.graph.cuts import Call, run_stage_with
+from autoq.graph.insert import QuantizedModel
 from autoq.graph.stages import State
-from autoq.sensitivity.weighted_errors import quantized_call
 
 Point = tuple[str, str | None]
 """Where a gradient is taken: an operand of a site, or (None) its output."""
@@ -22,26 +20,34 @@ Gradients = Sequence[Tensor | None]
 
 
 class StageGradients:
-    """A stage, run with what it takes to differentiate it and to repeat its sites."""
+    """A stage, run with what it takes to differentiate it."""
 
-    def __init__(self, bank: Bank, index: int, state: State, keys: Sequence[SolvedKey], *, has_earlier: bool) -> None:
-        """Run the stage; derivatives by ``state`` are needed if options of earlier stages are measured."""
-        self._bank = bank
+    def __init__(
+        self, model: QuantizedModel, index: int, state: State, points: Iterable[Point], *, has_earlier: bool
+    ) -> None:
+        """Run the stage.
+
+        Args:
+            model: with whatever its slots hold.
+            index: of the stage.
+            state: before it.
+            points: where gradients are wanted.
+            has_earlier: whether derivatives by ``state`` are wanted too.
+        """
+        self._model = model
         self._calls: dict[str, Call] = {}
-        self._points: dict[Point, Tensor] = {self.point_of(key): torch.empty(0) for key in keys}
-        sites = {key[0] for key in keys}
+        self._points: dict[Point, Tensor] = {point: torch.empty(0) for point in points}
+        sites = {site for site, _ in self._points}
         hooks = {
-            node: partial(self._run, site)
-            for node, site in bank.model.stages[index].site_nodes.items()
-            if site in sites
+            node: partial(self._run, site) for node, site in model.stages[index].site_nodes.items() if site in sites
         }
         with torch.enable_grad():
             self._state = [_differentiable(value) if has_earlier and _is_real(value) else value for value in state]
-            self._results = run_stage_with(bank.model, index, tuple(self._state), hooks)
+            self._results = run_stage_with(model, index, tuple(self._state), hooks)
 
     def _run(self, site: str, call: Call) -> Tensor:
-        edges = self._bank.model.traced.edges
-        for operand in self._bank.model.traced.sites_by_name[site].operands:
+        edges = self._model.traced.edges
+        for operand in self._model.traced.sites_by_name[site].operands:
             if (site, operand.name) in self._points:
                 # The same tensor may go elsewhere too: only what goes through this edge counts.
                 edge = edges[site, operand.name]
@@ -54,21 +60,8 @@ class StageGradients:
             output = self._points[site, None] = _differentiable(output)
         return output
 
-    def point_of(self, key: SolvedKey) -> Point:
-        """Return where an option's error is taken: at the operand if the output is linear in it, else at the output."""
-        site = self._bank.model.traced.sites_by_name[key[0]]
-        # Not so for weights: a gradient with respect to one adds up all images.
-        return (key[0], key[1] if site.macs and not site.operand(key[1]).is_weight else None)
-
-    def error_(self, error: Tensor, key: SolvedKey) -> None:
-        """Write the error of an option at its point to a tensor of shape (N, elements of an image)."""
-        call, point = self._calls[key[0]], self._points[self.point_of(key)].detach()
-        is_output = self.point_of(key)[1] is None
-        quantized = quantized_call(self._bank, call, key).run() if is_output else self._bank.module(*key)(point)
-        torch.sub(quantized.reshape(error.shape), point.reshape(error.shape), out=error)
-
     def differentiate(self, upstream: Sequence[Gradients]) -> tuple[dict[Point, Gradients], list[Gradients]]:
-        """Differentiate from the end of the stage to the points of the options' errors, and to its start.
+        """Differentiate from the end of the stage to the points, and to its start.
 
         Args:
             upstream: for each probe, gradients with respect to the entries of the state after the stage.
@@ -85,7 +78,7 @@ class StageGradients:
                 for result, gradient in zip(self._results, gradients, strict=False)
                 if gradient is not None and isinstance(result, Tensor) and result.requires_grad
             ]
-            if not pairs:
+            if not pairs or not targets:
                 rows.append([None] * len(targets))
                 continue
             results, given = zip(*pairs, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from autoq.recipe import OperandConfig
-from autoq.sensitivity.stage_gradients import StageGradients
+from autoq.sensitivity.option_gradients import OptionGradients
 from tests.sensitivity.test_fisher import TwoLayers, bank_of
 
 FOUR = OperandConfig(scheme="uniform", bits=4)
@@ -16,7 +16,7 @@ def test_one_layer() -> None:
     batch = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
     bank = bank_of(TwoLayers, batch)
     activation, weight = ("first", "input", FOUR), ("first", "weight", FOUR)
-    stage = StageGradients(bank, 0, (batch,), [activation, weight], has_earlier=True)
+    stage = OptionGradients(bank, 0, (batch,), [activation, weight], has_earlier=True)
     first = bank.model.traced.weight("first")
     upstream = torch.eye(3, 5)
     gradients, before = stage.differentiate([[upstream], [2 * upstream], [None]])
@@ -40,7 +40,7 @@ def test_errors_go_where_they_are_wanted() -> None:
     batch = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
     bank = bank_of(TwoLayers, batch)
     activation, weight = ("first", "input", FOUR), ("first", "weight", FOUR)
-    stage = StageGradients(bank, 0, (batch,), [activation, weight], has_earlier=False)
+    stage = OptionGradients(bank, 0, (batch,), [activation, weight], has_earlier=False)
     every = torch.full((3, 2, 4), torch.nan)
     stage.error_(every[:, 1], activation)
     torch.testing.assert_close(every[:, 1], bank.quantizer(*activation)(batch) - batch)
