@@ -81,6 +81,7 @@ def operands(batch: int) -> list[Operand]:
             (
                 config("uniform", 4),
                 config("twin_uniform", 4),
+                config("twin_uniform_sum", 4),
                 *logarithms,
                 config("instance_groups", 4, groups=8),
                 *(config("hadamard", 4, hadamard_block=block) for block in (32, 128, 256)),
@@ -95,6 +96,7 @@ def operands(batch: int) -> list[Operand]:
                 config("uniform", 4),
                 config("uniform", 4, granularity="head"),
                 config("twin_uniform", 4),
+                config("twin_uniform_sum", 4),
                 config("log2", 4),
                 config("log_sqrt2", 4),
                 config("log_int_softmax", 4),

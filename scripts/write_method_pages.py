@@ -47,7 +47,7 @@ def _protocols(method: type[BaseMethod]) -> str:
         "| --- | --- | --- |",
     ]
     for each in method.differences:
-        published = f"{each.published}; **not built**: {each.here}" if each.here else each.published
+        published = f"{each.published}; **not built; here**: {each.here}" if each.here else each.published
         lines.append(f"| {each.subject} | {published} | {each.autoq} |")
     return "\n".join(lines)
 
@@ -62,8 +62,8 @@ def _introduction(method: type[BaseMethod]) -> list[str]:
     return [
         f"`--protocol published` chooses parameters as the authors' code does ({method.images} calibration images); "
         "`--protocol autoq`, the default, keeps to",
-        "strict 2^b codes and has our improvements. The quantizers are the same. Where `published` is not wholly the "
-        "authors' way, it says what it does instead.",
+        "strict 2^b codes and has our improvements. Where `published` is not wholly the authors' way, it says what it "
+        "does instead.",
     ]
 
 

@@ -19,9 +19,9 @@ class TwinUniformSumQuantizer(TwinUniformQuantizer):
         softmax outputs: value = Δ · clamp(round(max(x, s) / Δ), 0, K − 1) + δ · clamp(round(min(x, s) / δ), 0, K − 1)
         GELU outputs:    value = Δ · clamp(round(x / Δ), 0, K − 1) + δ · clamp(round(x / δ), −K, 0)
 
-    So a softmax output above the split is s larger than its own coarse level, by up to Δ / 2 for m > bits, and where
-    s rounds to c > 0 coarse steps, every value below it is c Δ larger than its fine level. After GELU the fine range
-    has one level more than the paper's, −K δ.
+    So a softmax output above the split is s larger than its own coarse level, and where s rounds to c > 0 coarse steps
+    (2^m < 2 K − 2), every value below it is c Δ larger than its fine level. After GELU the fine range has one level
+    more than the paper's, −K δ.
 
     Codes are those of the base class, but that of the second zero, K, is s after softmax (as K − 1 is, for c = 0) and
     −K δ after GELU. One bit leaves no fine range: nothing is added.

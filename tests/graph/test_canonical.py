@@ -21,6 +21,7 @@ READ = {
     "log_sqrt2": {"granularity", "overflow", "groups"},
     "log_int_softmax": {"overflow"},
     "twin_uniform": {"granularity", "groups"},
+    "twin_uniform_sum": {"granularity", "groups"},
     "power_of_two_factor": set(),
     "fp8_e4m3": {"granularity", "groups"},
     "mxfp4": set(),

@@ -38,3 +38,5 @@ def test_published() -> None:
     fpcs = method.settings(0).fpcs
     assert (fpcs.candidates, fpcs.steps, fpcs.spans, fpcs.twin_scales) == (100, 1, (0.01, 1.1881), "published")
     assert (fpcs.start, fpcs.result, fpcs.tied_rows) == ("observed", "last_step", True)
+    assert fpcs.output_weights == "gradients"
+    assert {kinds[kind].scheme for kind in ("attention map", "gelu output")} == {"twin_uniform_sum"}

@@ -22,6 +22,7 @@ from autoq.graph.insert import FixedTensor, QuantizedModel
 from autoq.quantizers import QUANTIZERS, BaseQuantizer, OperandLayout, UniformQuantizer
 from autoq.quantizers._affine import choose_affine_qparams
 from autoq.recipe import OperandConfig
+from autoq.tasks import CLASSIFICATION, DenseTask
 from tests.calibration.samples import block_model, images, key_of
 
 SETTINGS = CalibrationSettings()
@@ -198,6 +199,23 @@ def test_stale_banks_are_refused(
     assert other.fingerprint != bank.fingerprint
     with pytest.raises(RunDirectoryError, match=message):
         other.load(tmp_path)
+
+
+def test_a_bank_of_weighted_errors_is_of_its_task(model: QuantizedModel) -> None:
+    """As gradients depend on what the output means; the same parameters are solved without weights, whatever it is."""
+    weighted = CalibrationSettings(observer="fpcs", fpcs=FpcsSettings(output_weights="gradients"))
+    with torch.no_grad():
+        dense = DenseTask().fitted([model.run(images(8))])
+    for settings, depends in (
+        (weighted, True),
+        (CalibrationSettings(observer="fpcs"), False),
+        (CalibrationSettings(observer="mse", fpcs=weighted.fpcs), False),
+    ):
+        banks = [Bank(model, images(8), settings, DESCRIPTION, task=task) for task in (CLASSIFICATION, dense)]
+        assert (banks[0].fingerprint != banks[1].fingerprint) == depends
+        if depends:
+            scales = [bank.quantizer("fc1", "weight", uniform(3)).qparams()["scale"] for bank in banks]
+            assert not torch.equal(*scales)
 
 
 def test_tuples_in_the_description_are_not_stale(model: QuantizedModel, tmp_path: Path) -> None:

@@ -109,6 +109,36 @@ def sample_of(site: Site, name: str, values: Tensor) -> OperandSample:
     return recorder.sample()
 
 
+@pytest.mark.parametrize("case", [after_gelu, after_softmax])
+def test_sums_of_both_ranges_as_published(case: Callable[[], tuple[Site, dict[str, Tensor]]]) -> None:
+    """By the formula of the authors' code, written out for each of its candidates."""
+    site, operands = case()
+    name, config = next(iter(operands)), OperandConfig(scheme="twin_uniform_sum", bits=4)
+    qparams = solve_site(site, {name: config}, operands, PUBLISHED)[name].qparams()
+    x = operands[name].double()
+    if name == "lhs":
+
+        def quantized(split: Tensor) -> Tensor:
+            high = (x.clamp(split, 1) * 7).round().clamp(0, 7) / 7
+            return high + (x.clamp(0, split) / (split / 7)).round().clamp(0, 7) * (split / 7)
+
+        candidates = [torch.tensor(2.0**-power) for power in range(20)]
+        found = 2 ** -qparams["shift_bits"].double()
+    else:
+        fine = 0.16997124254703522 / 8
+
+        def quantized(step: Tensor) -> Tensor:
+            return (x / step).round().clamp(0, 7) * step + (x / fine).round().clamp(-8, 0) * fine
+
+        candidates = [step for i in range(100) if (step := (0.01 + 1.19 * i / 99) * x.max() / 7.5) >= fine]
+        found = qparams["scale"].flatten().double()
+    other = next(operands[key].double() for key in operands if key != name)
+    other = other if name == "lhs" else other.T
+    errors = [float(((quantized(each) - x) @ other).square().sum()) for each in candidates]
+    best = candidates[min(range(len(errors)), key=errors.__getitem__)]
+    torch.testing.assert_close(found.view(1), best.double().view(1), rtol=1e-5, atol=0)
+
+
 def test_published_scales() -> None:
     """After softmax the coarse range reaches 1; after GELU the fine step is 0.16997 / 8 at 4 bits, the coarse any."""
     site, operands = after_softmax()
@@ -124,6 +154,14 @@ def test_published_scales() -> None:
         for shift in range(20)
     }
     assert int(qparams["shift_bits"]) == min(errors, key=lambda shift: errors[shift])
+    coarse_values = {"lhs": TWIN, "rhs": OperandConfig(scheme="uniform", bits=1)}
+    both = solve_site(site, coarse_values, operands, PUBLISHED)["lhs"].qparams()
+    assert both["shift_bits"] == qparams["shift_bits"], "compared with the other operand in full precision"
+    searched = replace(PUBLISHED, fpcs=replace(PUBLISHED.fpcs, twin_scales="searched"))
+    both, alone = (
+        solve_site(site, each, operands, searched)["lhs"].qparams() for each in (coarse_values, {"lhs": TWIN})
+    )
+    assert (both["shift_bits"], both["scale"]) != (alone["shift_bits"], alone["scale"])
     site, operands = after_gelu()
     qparams = solve_site(site, {"input": TWIN}, operands, PUBLISHED)["input"].qparams()
     fine = 0.16997124254703522 / 8
