@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.calibration.settings import CalibrationSettings
 from autoq.errors import ModelError, RecipeError
 from autoq.models import describe_module
@@ -14,7 +15,7 @@ from autoq.recipe import OperandConfig, Recipe
 from autoq.runs.images import CalibrationImages
 from autoq.runs.opening import calibration_reference
 from autoq.runs.session import Session
-from autoq.tasks import DenseTask
+from autoq.tasks import DenseTask, task_to_record
 from tests.api.models import IMAGES, make
 from tests.runs.small_run import small_session
 
@@ -73,6 +74,15 @@ def test_tasks_learn_what_they_need_once() -> None:
     dense = replace(session, task=DenseTask()).fitted(lambda: images)
     assert dense.task != DenseTask()
     assert dense.fitted(not_needed).task == dense.task
+
+
+def test_banks_weigh_errors_by_the_task_of_their_session() -> None:
+    images = small_session().calibration_images("digits", 8, 0)
+    settings = CalibrationSettings(observer="fpcs", fpcs=FpcsSettings(output_weights="gradients"))
+    for task in (small_session().task, DenseTask()):
+        session = replace(small_session(), task=task).fitted(lambda: images)
+        bank = session.bank(lambda: images, images.sha256, settings)
+        assert bank.description["task"] == task_to_record(session.task)
 
 
 def test_how_a_recipe_names_its_calibration() -> None:
