@@ -16,6 +16,7 @@ from autoq.calibration.solvers import OperandSolver
 from autoq.errors import CalibrationError
 from autoq.graph.insert import QuantizedModel
 from autoq.recipe import OperandConfig, SiteConfig
+from autoq.tasks import CLASSIFICATION
 from tests.calibration.samples import block_model, images
 
 IMAGES = images(12)
@@ -45,6 +46,7 @@ class Watched:
             batch_size=5,
             recipe_sites=recipe_sites or {},
             known={},
+            task=CLASSIFICATION,
             capture_progress=self.batches.append,
         )
 
