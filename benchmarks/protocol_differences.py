@@ -161,6 +161,7 @@ LINES: tuple[Line, ...] = (
     Line("adalog", ("steps of FPCS",), ("settings.fpcs.steps",)),
     Line("adalog", ("spans of the first grid",), ("settings.include_zero",)),
     Line("adalog", ("order",), ("settings.fpcs.start",)),
+    Line("adalog", ("rounds",), ("settings.fpcs.rounds",)),
     Line(
         "adalog",
         ("vectors that candidates are compared on",),
@@ -199,6 +200,7 @@ LINES: tuple[Line, ...] = (
     ),
     Line("ptq4vit", ("twin ranges after softmax", "twin ranges after GELU"), ("settings.fpcs.twin_scales",)),
     Line("ptq4vit", ("order",), ("settings.fpcs.start",)),
+    Line("ptq4vit", ("rounds",), ("settings.fpcs.rounds",)),
     Line(
         "ptq4vit",
         ("vectors that candidates are compared on",),
