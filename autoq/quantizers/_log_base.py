@@ -122,7 +122,7 @@ class BaseLogQuantizer(BaseQuantizer):
         out = usable_out(x, out)
         if out is None and self._has_shift:  # so that shifting and dividing share it
             out = torch.empty_like(x, dtype=working_dtype(x.dtype))
-        y = self._round(self._divide(x, scale, out)).mul_(scale)
+        y = self.round_scaled(self._divide(x, scale, out)).mul_(scale)
         return (y.sub_(self.shift) if self._has_shift else y).to(x.dtype)
 
     def _fake_quantize_with_gradient(self, x: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class BaseLogQuantizer(BaseQuantizer):
         y = self._divide(x, scale)
         # Adds an exact zero that carries the gradient; what lies outside 0..scale (infinities too) has none.
         inside = torch.where((y >= 0) & (y <= 1), y, torch.zeros_like(y))
-        rounded = self._round(y.detach().clone()) + (inside - inside.detach())
+        rounded = self.round_scaled(y.detach().clone()) + (inside - inside.detach())
         return self._multiply(rounded, scale).to(x.dtype)
 
     def _divide(self, x: Tensor, scale: Tensor, out: Tensor | None = None) -> Tensor:
@@ -142,8 +142,8 @@ class BaseLogQuantizer(BaseQuantizer):
     def _multiply(self, y: Tensor, scale: Tensor) -> Tensor:
         return y * scale - self.shift if self._has_shift else y * scale
 
-    def _round(self, y: Tensor) -> Tensor:
-        """Round scaled values to levels; may overwrite them."""
+    def round_scaled(self, y: Tensor) -> Tensor:
+        """Round values that were shifted and divided by the scale to the levels at scale one; may overwrite them."""
         if y.device.type != "cpu" or y.dtype != torch.float32 or torch.compiler.is_compiling():
             return round_to_levels(y, self._thresholds, self._values)
         round_to_levels_(y, self.levels)

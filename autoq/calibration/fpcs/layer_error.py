@@ -23,17 +23,21 @@ import torch
 from torch import Tensor
 
 from autoq.calibration.fpcs.search import Loss
+from autoq.calibration.solvers.logarithmic import log_class
 from autoq.calibration.solvers.twin_uniform import twin_class
-from autoq.quantizers import BaseQuantizer, OperandLayout, create_quantizer, quantizer_class
+from autoq.quantizers import BaseLogQuantizer, OperandLayout, quantizer_class
 from autoq.recipe import OperandConfig
 
-ELEMENTS_AT_ONCE = 1 << 17
-"""Quantization errors computed at a time: half a megabyte stays in a second-level cache, and products of such blocks
-run at full speed."""
+ELEMENTS_AT_ONCE = 1 << 19
+"""Quantization errors computed at a time: two megabytes stay in a cache that is not the first level, and what it takes
+to start an operation is not felt (benchmarks/fpcs.py: a quarter as many took 1.1 to 1.5 times as long, four times as
+many 1.1 to 1.9)."""
 _LEAST_PRODUCT = 32
 """Vectors multiplied with one block's factor at a time; fewer would leave the processor waiting for the factor."""
 _LEAST_SCREENED = 128
 _SUBSPACE_ITERATIONS = 2
+_Rounder = Callable[[Tensor], Tensor]
+"""Rounds values of scale one; may overwrite them."""
 _Rounding = Callable[[Tensor, slice, slice, Tensor], None]
 """(values, rows, candidates, out): write quantization errors of values (R, B, 1, m, I) into ``out`` (R, B, K, m, I)."""
 
@@ -196,7 +200,7 @@ def log_loss(error: QuadraticError, config: OperandConfig, shift: Tensor, scale:
         scale: of each row at relative scale one, of shape (R, 1).
     """
     shifted = replace(error, values=error.values + shift)
-    return _scaled_loss(shifted, lambda base: _unit_quantizer(config, int(base), shift.device), scale)
+    return _scaled_loss(shifted, lambda base: _unit_quantizer(config, int(base), shift.device).round_scaled, scale)
 
 
 def twin_loss(error: QuadraticError, config: OperandConfig, fine_sign: int, scale: Tensor) -> Loss:
@@ -212,14 +216,15 @@ def twin_loss(error: QuadraticError, config: OperandConfig, fine_sign: int, scal
     option = config.model_copy(update={"granularity": "tensor"})
     cls = twin_class(config.scheme)
 
-    def unit(shift_bits: float) -> BaseQuantizer:
-        return cls.with_scale(option, OperandLayout(1, -1), one, shift_bits, fine_sign)
+    def unit(shift_bits: float) -> _Rounder:
+        quantizer = cls.with_scale(option, OperandLayout(1, -1), one, shift_bits, fine_sign)
+        return lambda block: quantizer.fake_quantize(block, out=block)
 
     return _scaled_loss(error, unit, scale)
 
 
-def _scaled_loss(error: QuadraticError, unit: Callable[[float], BaseQuantizer], scale: Tensor) -> Loss:
-    """Make the error a function of a number, by which ``unit`` makes quantizers of scale one, and of a scale."""
+def _scaled_loss(error: QuadraticError, unit: Callable[[float], _Rounder], scale: Tensor) -> Loss:
+    """Make the error a function of a number, for which ``unit`` gives the rounding at scale one, and of a scale."""
 
     def loss(number: Tensor, relative: Tensor) -> Tensor:
         roundings = [unit(value) for value in number[0].tolist()]
@@ -230,7 +235,7 @@ def _scaled_loss(error: QuadraticError, unit: Callable[[float], BaseQuantizer], 
             for index in range(candidates.start, candidates.stop):
                 step = steps[rows, index].view(-1, 1, 1, 1, 1)
                 torch.div(values, step, out=block)
-                rounded = roundings[index].fake_quantize(block, out=block).mul_(step)
+                rounded = roundings[index](block).mul_(step)
                 torch.sub(rounded.squeeze(2), values.squeeze(2), out=out[:, :, index - candidates.start])
 
         return error.evaluate(rounding, number.shape[1]).sum(0, keepdim=True)
@@ -239,12 +244,12 @@ def _scaled_loss(error: QuadraticError, unit: Callable[[float], BaseQuantizer], 
 
 
 @lru_cache(maxsize=1024)
-def _unit_quantizer(config: OperandConfig, base: int, device: torch.device) -> BaseQuantizer:
+def _unit_quantizer(config: OperandConfig, base: int, device: torch.device) -> BaseLogQuantizer:
     """Make a logarithmic quantizer of scale one without shift."""
     option = config.model_copy(update={"granularity": "tensor", "log_base_numerator": None})
     qparams = {"scale": torch.ones(1), "shift": torch.zeros(1)}
     qparams |= dict.fromkeys(quantizer_class(config.scheme).fitted_fields, torch.tensor(float(base)))
-    return create_quantizer(option, OperandLayout(1, -1), qparams).to(device)
+    return log_class(config.scheme)(option, OperandLayout(1, -1), qparams).to(device)
 
 
 def _part(tensor: Tensor, part: tuple[slice, slice, slice]) -> Tensor:
