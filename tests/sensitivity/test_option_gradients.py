@@ -6,6 +6,7 @@ import torch
 
 from autoq.recipe import OperandConfig
 from autoq.sensitivity.option_gradients import OptionGradients
+from tests.graph.probes import assert_gradients
 from tests.sensitivity.test_fisher import TwoLayers, bank_of
 
 FOUR = OperandConfig(scheme="uniform", bits=4)
@@ -22,14 +23,7 @@ def test_one_layer() -> None:
     gradients, before = stage.differentiate([[upstream], [2 * upstream], [None]])
     assert (stage.point_of(activation), stage.point_of(weight)) == (("first", "input"), ("first", None))
     expected = {("first", "input"): upstream @ first, ("first", None): upstream}
-    assert gradients.keys() == expected.keys(), "those of weights at the output: others add up all images"
-    for point, gradient in expected.items():
-        one, two, none = gradients[point]
-        assert one is not None
-        assert two is not None
-        torch.testing.assert_close(one, gradient)
-        torch.testing.assert_close(two, 2 * gradient)
-        assert none is None, "a probe on which nothing of the output depends"
+    assert_gradients(gradients, expected, "those of weights at the output: others add up all images")
     assert before[0][0] is not None
     torch.testing.assert_close(before[0][0], upstream @ first)
     assert before[2] == [None]
