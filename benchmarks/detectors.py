@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +25,7 @@ import autoq
 from autoq.api.result import SearchResult
 from autoq.recipe import Recipe
 from autoq.units import format_bops, format_kl
+from benchmarks.result_lines import append_result, open_results
 
 IMAGES = 32
 """That calibrate published methods, but those that train."""
@@ -52,13 +52,11 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("detector-runs"))
     parser.add_argument("--results", type=Path, required=True)
     arguments = parser.parse_args()
-    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
-    known = {entry["label"]: entry for entry in map(json.loads, lines)}
+    known = {entry["label"]: entry for entry in open_results(arguments.results)}
     for label, make in rows(arguments):
         if label not in known:
             known[label] = {"label": label, **measured(make(), arguments)}
-            with arguments.results.open("a") as file:
-                file.write(json.dumps(known[label]) + "\n")
+            append_result(arguments.results, known[label])
             print(known[label], file=sys.stderr, flush=True)
     _print(known.values(), known[next(iter(known))]["full_precision"])
 

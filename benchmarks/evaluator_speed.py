@@ -37,6 +37,7 @@ from autoq.runs.search.directory import STUDY_NAME
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, choose_batch_size
 from autoq.units import format_bops
+from benchmarks.result_lines import append_result
 
 Recipe = Mapping[str, SiteConfig]
 
@@ -84,8 +85,7 @@ def main() -> None:
     result["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak resident memory {result['peak_rss_mib']:.0f} MiB")
     if arguments.json is not None:
-        with arguments.json.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
+        append_result(arguments.json, result)
 
 
 def parse() -> argparse.Namespace:

@@ -18,7 +18,6 @@ What is in ``--results`` already is not measured again; recipes lie in ``--runs`
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -39,6 +38,7 @@ from autoq.exporters import EXPORTERS, Agreement, ExportSource, write_export
 from autoq.recipe import Recipe
 from autoq.runs.recipes import open_model
 from benchmarks.export_readers import READERS, read_alone
+from benchmarks.result_lines import append_result, open_results
 
 FORMATS = (*READERS, "aimet")
 MOST_IMAGES = {"qonnx": 8}
@@ -53,13 +53,11 @@ AT_ONCE = 32
 def main() -> None:
     """Measure what is missing."""
     arguments = parse()
-    lines = arguments.results.read_text().splitlines() if arguments.results.exists() else []
-    known = {(entry["model"], entry["recipe"], entry["format"]) for entry in map(json.loads, lines)}
+    known = {(entry["model"], entry["recipe"], entry["format"]) for entry in open_results(arguments.results)}
     for label, make in recipes(arguments):
         missing = [name for name in arguments.formats if (arguments.model, label, name) not in known]
         for entry in measured(make(), missing, arguments) if missing else ():
-            with arguments.results.open("a") as file:
-                file.write(json.dumps({"model": arguments.model, "recipe": label, **entry}) + "\n")
+            append_result(arguments.results, {"model": arguments.model, "recipe": label, **entry})
             print(label, entry, file=sys.stderr, flush=True)
 
 

@@ -5,10 +5,11 @@ python -m benchmarks.exports_page docs/export_tables.jsonl > docs/export_tables.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from benchmarks.result_lines import read_results
 
 Entry = dict[str, Any]
 HEAD = """# Export formats, measured
@@ -37,8 +38,7 @@ REASONS = {
 
 def main() -> None:
     """Read results, print the page."""
-    lines = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()
-    sys.stdout.write(page([json.loads(line) for line in lines]))
+    sys.stdout.write(page(read_results(Path(sys.argv[1]))))
 
 
 def page(entries: list[Entry]) -> str:

@@ -33,6 +33,7 @@ from autoq.runs.quantize import QuantizeSettings, quantize
 from autoq.runs.session import Session
 from autoq.scoring import measure_accuracy
 from autoq.units import format_bops, format_kl
+from benchmarks.result_lines import append_result, open_results
 
 PROTOCOLS = ("published", "autoq")
 GROUPS = (1, 2, 4, 8, 12, 16)
@@ -109,18 +110,14 @@ def main() -> None:
     session = Session.open(arguments.model)
     labelled = session.labelled_images(arguments.eval_data)
     assert labelled is not None
-    done = (
-        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
-    )
-    known = {_key(entry): entry for entry in done}
+    known = {_key(entry): entry for entry in open_results(arguments.results)}
 
     def measured(row: Row, seed: int) -> dict[str, Any] | None:
         entry = {"method": row.method, "bits": row.bits, **row.options.given(), "seed": seed}
         if _key(entry) not in known and (not arguments.methods or row.method in arguments.methods):
             entry |= _measure(session, row, seed, arguments.data, arguments.eval_data)
             known[_key(entry)] = entry
-            with arguments.results.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            append_result(arguments.results, entry)
             print(entry, file=sys.stderr, flush=True)
         return known.get(_key(entry))
 

@@ -31,6 +31,7 @@ from autoq.methods import METHODS, BaseMethod, BitWidths, MethodOptions
 from autoq.runs.quantize import QuantizeSettings, quantize
 from autoq.runs.session import Session
 from autoq.scoring.discrepancy import Discrepancy
+from benchmarks.result_lines import append_result, open_results
 
 Protocol = Literal["published", "autoq"]
 _SETTINGS = ("settings", "reconstruction_settings", "mlp_settings")
@@ -273,9 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     session = Session.open(options.model)
     session = session.adapted()
     others = session.calibration_images(options.others, options.other_images, options.seed).tensor
-    known = set()
-    if options.results.exists():
-        known = {_key(json.loads(line)) for line in options.results.read_text(encoding="utf-8").splitlines()}
+    known = {_key(entry) for entry in open_results(options.results)}
     for method in options.methods:
         for bits in options.bits:
             for line in lines_of(method, options.base):
@@ -284,8 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     continue
                 preset = switched(method, line.parts, entry["base"], options.iterations)
                 found = measure(session, preset, bits, options.data, options.images, options.seed, others)
-                with options.results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(entry | found | {"other_images": len(others)}) + "\n")
+                append_result(options.results, entry | found | {"other_images": len(others)})
                 print(entry | found, file=sys.stderr, flush=True)
 
 

@@ -32,6 +32,7 @@ from autoq.methods._base import PROTOCOLS
 from autoq.runs.quantize import QuantizeSettings, quantize
 from autoq.runs.session import Session
 from benchmarks.methods import full_precision
+from benchmarks.result_lines import append_result, open_results
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ class Measurements:
     def __init__(self, path: Path | None) -> None:
         """Read what is there; None: keep nothing."""
         self._path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
-        self._known = {_key(entry): entry["top1_percent"] for entry in map(json.loads, lines)}
+        entries = [] if path is None else open_results(path)
+        self._known = {_key(entry): entry["top1_percent"] for entry in entries}
 
     def of(self, entry: dict[str, Any], measure: Callable[[], float]) -> float:
         """Return the accuracy in percent of what ``entry`` describes; measure it if it is not known."""
@@ -105,8 +106,7 @@ class Measurements:
             found = measure()
             self._known[_key(entry)] = found
             if self._path is not None:
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(entry | {"top1_percent": found}) + "\n")
+                append_result(self._path, entry | {"top1_percent": found})
         return float(self._known[_key(entry)])
 
 

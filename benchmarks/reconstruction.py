@@ -36,6 +36,7 @@ from autoq.scoring import measure_accuracy
 from autoq.scoring.discrepancy import Discrepancy
 from autoq.scoring.outputs import predict
 from autoq.scoring.solved_operands import SolvedOperands
+from benchmarks.result_lines import append_result, open_results, read_results
 
 KEY = ("model", "method", "bits", "importance", "iterations", "seed", "images", "drop", "scale_rate")
 CALIBRATED = "calibrated"
@@ -49,14 +50,12 @@ def main() -> None:
         return
     torch.set_num_threads(arguments.threads)
     path = Path(arguments.results)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = {_key(row) for row in _rows(path)}
+    done = {_key(row) for row in open_results(path)}
     for row in _wanted(arguments):
         if _key(row) not in done:
             measured = _measure(row, arguments)
             print(json.dumps({key: measured[key] for key in (*KEY, "top1_percent", "kl_nats", "seconds")}), flush=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(measured) + "\n")
+            append_result(path, measured)
 
 
 def _wanted(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -140,7 +139,7 @@ def _tell(report: BlockReport) -> None:
 def _print_table(path: Path) -> None:
     """Rows that differ in their seed alone are one line: their mean, and half their spread."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in _rows(path):
+    for row in read_results(path):
         groups.setdefault(tuple(row[key] for key in KEY if key != "seed"), []).append(row)
     print("| model | bits | reconstruction | iterations | seeds | top-1 (%) | KL (nats) | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -162,10 +161,6 @@ def _print_table(path: Path) -> None:
 def _spread(values: list[float], digits: int) -> str:
     text = f"{statistics.mean(values):.{digits}f}"
     return text if len(values) == 1 else f"{text} ± {(max(values) - min(values)) / 2:.{digits}f}"
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from autoq.files import atomic_path
+from benchmarks.result_lines import read_results
 
 Rows = list[dict[str, Any]]
 STEPS = ("calibrated", "mse", "brecq", "aph", "aph, ReLU")
@@ -24,7 +24,7 @@ COLOURS = {"w4a4": "#0072b2", "w3a3": "#d55e00", "w2a2": "#009e73", "w3a2": "#cc
 def main() -> None:
     """Read results, draw, write."""
     *sources, target = sys.argv[1:]
-    rows = [json.loads(line) for source in sources for line in Path(source).read_text(encoding="utf-8").splitlines()]
+    rows = [row for source in sources for row in read_results(Path(source))]
     counts = sorted({row["iterations"] for row in rows if row["importance"] == "mse"})
     shown = [row for row in rows if row["iterations"] in (0, *counts[:1])]
     figure = Figure(figsize=(12, 4.6), facecolor="white", layout="constrained")

@@ -43,6 +43,7 @@ from autoq.runs.search.settings import SearchSettings
 from autoq.runs.sensitivity import measure_into, options_of_space
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, Score
+from benchmarks.result_lines import append_result, open_results
 
 _KEY = ("model", "space", "sensitivity", "images", "choose", "limit_bits", "sampler", "seed", "counts")
 BUDGETS = {"1.2 × w2a2": (2, 1.2), "w3a3": (3, 1.0), "w4a4": (4, 1.0), "w5a5": (5, 1.0), "w6a6": (6, 1.0)}
@@ -54,8 +55,7 @@ class KeptObjective:
     def __init__(self, measure: JointObjective, path: Path) -> None:
         """Take up what ``path`` has; ``seconds`` are of all evaluations, ``seconds_now`` of new ones."""
         self._measure, self._path = measure, path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        self._known = {line["recipe"]: line for line in map(json.loads, lines)}
+        self._known = {line["recipe"]: line for line in open_results(path)}
         self.seconds = 0.0
         self.seconds_now = 0.0
 
@@ -70,8 +70,7 @@ class KeptObjective:
             line = {"recipe": recipe, "seconds": time.process_time() - started, "score": vars(score)}
             self.seconds_now += line["seconds"]
             self._known[recipe] = line
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append_result(self._path, line)
         line = self._known[recipe]
         self.seconds += line["seconds"]
         score = Score(**line["score"])
@@ -166,8 +165,7 @@ def main() -> None:
                 "unseen": _on_unseen(watch, counts, budgets, third),
                 "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             }
-            with arguments.results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append_result(arguments.results, line)
             _print(f"{name} seed {seed}: {json.dumps(line['summary'])}")
 
 
@@ -254,8 +252,7 @@ def _key(arguments: argparse.Namespace, sampler: str, seed: int, counts: list[in
 
 
 def _keys(path: Path) -> set[str]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {json.dumps({name: line[name] for name in _KEY}, sort_keys=True) for line in map(json.loads, lines)}
+    return {json.dumps({name: line[name] for name in _KEY}, sort_keys=True) for line in open_results(path)}
 
 
 def _machine() -> str:

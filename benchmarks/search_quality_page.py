@@ -6,7 +6,6 @@ python -m benchmarks.search_quality_page studies/search_quality_vit_c10.jsonl do
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from collections import defaultdict
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 from autoq.files import atomic_path, write_text
 from autoq.optimization.front import hypervolume, non_dominated
 from autoq.units import format_bops, format_kl
+from benchmarks.result_lines import read_results
 
 ORDER = ("progressive", "lampq", "ilp", "greedy", "nsga2", "tpe", "random", "uniform")
 COLOURS = dict(
@@ -63,7 +63,7 @@ Lines = list[dict[str, Any]]
 def main() -> None:
     """Write both files."""
     source, target = Path(sys.argv[1]), sys.argv[2]
-    lines = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    lines = read_results(source)
     by_sampler: dict[str, Lines] = defaultdict(list)
     for line in lines:
         by_sampler[line["sampler"]].append(line)

@@ -8,7 +8,6 @@ What is above the mark in a page is written by hand; all below it is written her
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from autoq.methods import METHODS, BaseMethod
 from autoq.methods._base import PROTOCOLS
 from autoq.units import format_kl
 from benchmarks.protocol_differences import LINES
+from benchmarks.result_lines import read_results
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "methods"
@@ -71,7 +71,7 @@ def _one_by_one(method: type[BaseMethod]) -> str:
     """What each difference between the protocols costs alone."""
     lines = [line for line in LINES if line.method == method.name]
     subjects = {line.subject for line in lines} | set(PROTOCOLS)
-    entries = map(json.loads, (ROOT / "docs" / "protocol_differences.jsonl").read_text(encoding="utf-8").splitlines())
+    entries = read_results(ROOT / "docs" / "protocol_differences.jsonl")
     cells = {
         (each["model"], each["bits"], each["line"]): each
         for each in entries
@@ -152,8 +152,7 @@ def _paper(name: str) -> str:
 def _measured(name: str) -> str:
     rows = []
     for model, full_precision in MEASURED.items():
-        for line in (ROOT / "docs" / f"protocols_{model}.jsonl").read_text(encoding="utf-8").splitlines():
-            found = json.loads(line)
+        for found in read_results(ROOT / "docs" / f"protocols_{model}.jsonl"):
             if found["method"] == name:
                 top1, kl = f"{found['top1_percent']:.2f}", format_kl(found["kl_nats"])
                 protocol = f"{found['protocol']} (an earlier version)" if found.get("earlier") else found["protocol"]

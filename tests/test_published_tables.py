@@ -88,3 +88,26 @@ def test_nothing_to_measure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         run(tmp_path, "--models", "deit*")
     assert "no row of the table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b'{"top1_percent": 5', b"[]\n", b"\xff\n"])
+def test_results_that_cannot_be_read(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert str(path) in error
+    assert len(error.splitlines()) == 1
+    assert path.read_bytes() == content
+
+
+def test_results_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results.jsonl").mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path)
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert "cannot write results to" in captured.err
+    assert not captured.out

@@ -18,6 +18,7 @@ from autoq.optimization.space import load_space, resolve_space
 from autoq.optimization.storage import TrialStore
 from autoq.optimization.study import StudyDriver, StudySettings
 from autoq.runs.session import Session
+from benchmarks.result_lines import append_result
 from benchmarks.scaling.made_up_losses import MadeUpLosses
 
 MODEL = "vit_digits"
@@ -55,5 +56,4 @@ def write_line(out: Path, line: dict[str, Any]) -> None:
     """Append a figure to a file and print it, with what tells how busy the machine was."""
     line |= {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "machine": platform.machine()}
     print(json.dumps(line), flush=True)
-    with out.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_result(out, line)
