@@ -21,6 +21,8 @@ KINDS = (
     "constant_minimum",
 )
 
+_LARGEST = 3e38
+
 
 @st.composite
 def tensors(draw: st.DrawFn, elements: int = 48, non_negative: bool = False) -> torch.Tensor:
@@ -43,7 +45,7 @@ def tensors(draw: st.DrawFn, elements: int = 48, non_negative: bool = False) -> 
         "one_sided": 3 + uniform,
         "constant_minimum": normal.clamp(min=-0.17),
     }[kind]
-    x = x * draw(st.sampled_from([1.0, 1e-30, 1e-3, 1e4, 1e20]))
+    x = (x * draw(st.sampled_from([1.0, 1e-30, 1e-3, 1e4, 1e20]))).clamp(-_LARGEST, _LARGEST)
     return x.abs() if non_negative else x
 
 

@@ -13,44 +13,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autoq.errors import CalibrationError
-from autoq.quantizers import BaseQuantizer, OperandLayout, TwinUniformQuantizer, create_quantizer
-from autoq.recipe import OperandConfig
-from tests.contracts.quantizers import ATTENTION_MAP, LINEAR_INPUT, Case, QuantizerContract
+from autoq.quantizers import TwinUniformQuantizer
+from tests.contracts.quantizers import LINEAR_INPUT, Case, QuantizerContract
 from tests.quantizers.samples import tensors
+from tests.quantizers.twin import VECTOR, Twin, scale_for, twin_parameters
 
-VECTOR = OperandLayout(ndim=1, channel_axis=-1)
-
-
-def twin(bits: int, **options: object) -> OperandConfig:
-    return OperandConfig.model_validate({"scheme": "twin_uniform", "bits": bits} | options)
-
-
-def make(bits: int, scale: float, shift_bits: float, fine_sign: float) -> BaseQuantizer:
-    qparams = {"scale": [scale], "shift_bits": [shift_bits], "fine_sign": [fine_sign]}
-    return create_quantizer(twin(bits), VECTOR, {name: torch.tensor(value) for name, value in qparams.items()})
+TWIN = Twin("twin_uniform")
 
 
 class TestSoftmaxContract(QuantizerContract):
     gradient_is_one_within = (0.01, 0.45)
-    cases: ClassVar[list[Case]] = [
-        Case(twin(1), lower=0.0, upper=1.0),
-        Case(twin(2), lower=0.0, upper=1.0),
-        Case(twin(4), ATTENTION_MAP, (4, 3, 5, 6), lower=0.0, upper=1.0),
-        Case(twin(5, granularity="head"), ATTENTION_MAP, (4, 3, 5, 6), lower=0.0, upper=1.0),
-        Case(twin(8), lower=0.0, upper=1.0),
-        Case(twin(16), lower=0.0, upper=1.0),
-    ]
+    cases: ClassVar[list[Case]] = TWIN.softmax_cases()
 
 
 class TestGeluContract(QuantizerContract):
     gradient_is_one_within = (0.01, 0.9)
-    cases: ClassVar[list[Case]] = [
-        Case(twin(1), lower=-0.17, upper=2.0),
-        Case(twin(2), lower=-0.17, upper=2.0),
-        Case(twin(4), lower=-0.17, upper=2.0),
-        Case(twin(6, granularity="channel"), lower=-0.17, upper=2.0),
-        Case(twin(8, granularity="group", groups=5), lower=-0.17, upper=40.0),
-    ]
+    cases: ClassVar[list[Case]] = TWIN.gelu_cases()
 
 
 def reference(x: float, bits: int, scale: float, shift_bits: int, fine_sign: int) -> tuple[Fraction, Fraction]:
@@ -77,17 +55,15 @@ def reference(x: float, bits: int, scale: float, shift_bits: int, fine_sign: int
 @given(
     x=tensors(),
     bits=st.integers(1, 8),
-    relative_scale=st.sampled_from([0.3, 0.011, 1.0, 3e-3]),
-    shift_bits=st.integers(0, 12),
-    fine_sign=st.sampled_from([1, -1]),
+    parameters=twin_parameters(),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )
 def test_agrees_with_slow_reference(
-    x: Tensor, bits: int, relative_scale: float, shift_bits: int, fine_sign: int, dtype: torch.dtype
+    x: Tensor, bits: int, parameters: tuple[float, int, int], dtype: torch.dtype
 ) -> None:
     x = x.to(dtype)
-    scale = torch.tensor(float(x.float().abs().max()) * relative_scale).clamp(1e-30, 1e30).item()
-    quantizer = make(bits, scale, shift_bits, fine_sign)
+    scale, shift_bits, fine_sign = scale_for(x, parameters[0]), *parameters[1:]
+    quantizer = TWIN.make(bits, scale, shift_bits, fine_sign)
     codes, values = quantizer.quantize(x), quantizer(x)
     assert torch.equal(values, quantizer(x.clone().requires_grad_()).detach())
     dequantized = quantizer.dequantize(codes)
@@ -107,8 +83,8 @@ def test_agrees_with_slow_reference(
 @given(x=tensors(), bits=st.integers(2, 8), relative_scale=st.sampled_from([0.3, 0.011]), distance=st.floats(0, 8))
 def test_steps_need_not_be_a_power_of_two_apart(x: Tensor, bits: int, relative_scale: float, distance: float) -> None:
     """After GELU, as in the authors' code: negative values in fine steps, positive ones in coarse ones."""
-    scale = torch.tensor(float(x.float().abs().max()) * relative_scale).clamp(1e-30, 1e30).item()
-    quantizer = make(bits, scale, distance, -1)
+    scale = scale_for(x, relative_scale)
+    quantizer = TWIN.make(bits, scale, distance, -1)
     fine = scale / 2.0 ** float(torch.tensor(distance))
     values = quantizer(x.float())
     assert torch.equal(quantizer.dequantize(quantizer.quantize(x.float())), values)
@@ -124,7 +100,7 @@ def test_steps_need_not_be_a_power_of_two_apart(x: Tensor, bits: int, relative_s
 @pytest.mark.parametrize("fine_sign", [1, -1])
 @pytest.mark.parametrize("shift_bits", [0, 1, 3, 7])
 def test_every_code_but_the_second_zero_is_used(bits: int, fine_sign: int, shift_bits: int) -> None:
-    quantizer = make(bits, 0.5, shift_bits, fine_sign)
+    quantizer = TWIN.make(bits, 0.5, shift_bits, fine_sign)
     codes = torch.arange(2**bits, dtype=torch.int32)
     values = quantizer.dequantize(codes)
     half = 2 ** (bits - 1)
@@ -138,7 +114,7 @@ def test_every_code_but_the_second_zero_is_used(bits: int, fine_sign: int, shift
 
 
 def test_range_of_softmax_outputs() -> None:
-    quantizer = TwinUniformQuantizer.from_range(twin(4), VECTOR, torch.tensor([0.0]), torch.tensor([1.0]))
+    quantizer = TwinUniformQuantizer.from_range(TWIN.config(4), VECTOR, torch.tensor([0.0]), torch.tensor([1.0]))
     assert quantizer.scale.item() == pytest.approx(1 / 7)
     assert (quantizer.shift_bits.item(), quantizer.fine_sign.item()) == (3, 1)
     # The fine range ends where the first coarse step does.
@@ -149,7 +125,7 @@ def test_range_of_softmax_outputs() -> None:
 @pytest.mark.parametrize("upper", [0.05, 0.17, 2.0, 40.0])
 def test_range_of_gelu_outputs_is_covered_with_the_least_shift(bits: int, upper: float) -> None:
     lower = -0.17
-    quantizer = TwinUniformQuantizer.from_range(twin(bits), VECTOR, torch.tensor([lower]), torch.tensor([upper]))
+    quantizer = TwinUniformQuantizer.from_range(TWIN.config(bits), VECTOR, torch.tensor([lower]), torch.tensor([upper]))
     greatest = 2 ** (bits - 1) - 1
     shift_bits = int(quantizer.shift_bits)
     fine = quantizer.scale.item() / 2**shift_bits
@@ -162,7 +138,7 @@ def test_range_of_gelu_outputs_is_covered_with_the_least_shift(bits: int, upper:
 
 def test_units_that_reach_differently_far_share_a_shift() -> None:
     lower, upper = torch.tensor([[[-0.1, -0.17, 0.0]]]), torch.tensor([[[8.0, 0.5, 3.0]]])
-    quantizer = TwinUniformQuantizer.from_range(twin(4, granularity="channel"), LINEAR_INPUT, lower, upper)
+    quantizer = TwinUniformQuantizer.from_range(TWIN.config(4, granularity="channel"), LINEAR_INPUT, lower, upper)
     assert quantizer.shift_bits.numel() == 1
     assert (quantizer.scale * 7 >= upper).all()
 
@@ -179,7 +155,7 @@ def test_units_that_reach_differently_far_share_a_shift() -> None:
     ],
 )
 def test_scale_gradient_is_that_of_lsq(fine_sign: int, x: float, expected: float) -> None:
-    quantizer = make(3, 0.5, 2, fine_sign)
+    quantizer = TWIN.make(3, 0.5, 2, fine_sign)
     scale = quantizer.scale
     assert isinstance(scale, Tensor)
     scale.requires_grad_()
@@ -199,4 +175,4 @@ def test_scale_gradient_is_that_of_lsq(fine_sign: int, x: float, expected: float
 )
 def test_refuses_wrong_parameters(scale: float, shift_bits: float, fine_sign: float, complaint: str) -> None:
     with pytest.raises(CalibrationError, match=complaint):
-        make(4, scale, shift_bits, fine_sign)
+        TWIN.make(4, scale, shift_bits, fine_sign)

@@ -11,42 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoq.quantizers import BaseQuantizer, OperandLayout, TwinUniformSumQuantizer, create_quantizer
-from autoq.recipe import OperandConfig
-from tests.contracts.quantizers import ATTENTION_MAP, Case, QuantizerContract
+from autoq.quantizers import TwinUniformSumQuantizer
+from tests.contracts.quantizers import Case, QuantizerContract
 from tests.quantizers.samples import tensors
+from tests.quantizers.twin import VECTOR, Twin, scale_for, twin_parameters
 
-VECTOR = OperandLayout(ndim=1, channel_axis=-1)
-
-
-def twin(bits: int, **options: object) -> OperandConfig:
-    return OperandConfig.model_validate({"scheme": "twin_uniform_sum", "bits": bits} | options)
-
-
-def make(bits: int, scale: float, shift_bits: float, fine_sign: float) -> BaseQuantizer:
-    qparams = {"scale": [scale], "shift_bits": [shift_bits], "fine_sign": [fine_sign]}
-    return create_quantizer(twin(bits), VECTOR, {name: torch.tensor(value) for name, value in qparams.items()})
+TWIN = Twin("twin_uniform_sum")
 
 
 class TestSoftmaxContract(QuantizerContract):
     gradient_is_one_within = (0.01, 0.45)
-    cases: ClassVar[list[Case]] = [
-        Case(twin(1), lower=0.0, upper=1.0),
-        Case(twin(2), lower=0.0, upper=1.0),
-        Case(twin(4), ATTENTION_MAP, (4, 3, 5, 6), lower=0.0, upper=1.0),
-        Case(twin(5, granularity="head"), ATTENTION_MAP, (4, 3, 5, 6), lower=0.0, upper=1.0),
-        Case(twin(8), lower=0.0, upper=1.0),
-    ]
+    cases: ClassVar[list[Case]] = TWIN.softmax_cases()
 
 
 class TestGeluContract(QuantizerContract):
     gradient_is_one_within = (0.01, 0.9)
-    cases: ClassVar[list[Case]] = [
-        Case(twin(1), lower=-0.17, upper=2.0),
-        Case(twin(2), lower=-0.17, upper=2.0),
-        Case(twin(4), lower=-0.17, upper=2.0),
-        Case(twin(6, granularity="channel"), lower=-0.17, upper=2.0),
-    ]
+    cases: ClassVar[list[Case]] = TWIN.gelu_cases()
 
 
 def clamped(steps: Fraction, least: int, most: int) -> int:
@@ -72,17 +52,15 @@ def reference(x: float, bits: int, scale: float, shift_bits: int, fine_sign: int
 @given(
     x=tensors(),
     bits=st.integers(2, 8),
-    relative_scale=st.sampled_from([0.3, 0.011, 1.0, 3e-3]),
-    shift_bits=st.integers(0, 12),
-    fine_sign=st.sampled_from([1, -1]),
+    parameters=twin_parameters(),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
 )
 def test_agrees_with_slow_reference(
-    x: Tensor, bits: int, relative_scale: float, shift_bits: int, fine_sign: int, dtype: torch.dtype
+    x: Tensor, bits: int, parameters: tuple[float, int, int], dtype: torch.dtype
 ) -> None:
     x = x.to(dtype)
-    scale = torch.tensor(float(x.float().abs().max()) * relative_scale).clamp(1e-30, 1e30).item()
-    quantizer = make(bits, scale, shift_bits, fine_sign)
+    scale, shift_bits, fine_sign = scale_for(x, parameters[0]), *parameters[1:]
+    quantizer = TWIN.make(bits, scale, shift_bits, fine_sign)
     codes, values = quantizer.quantize(x), quantizer(x)
     assert torch.equal(values, quantizer(x.clone().requires_grad_()).detach())
     assert torch.equal(quantizer.dequantize(codes).to(dtype), values)
@@ -99,7 +77,7 @@ def test_agrees_with_slow_reference(
 def test_values_at_the_split_and_above(bits: int, shift_bits: int) -> None:
     """What the authors' code is known to do: s more than the coarse level; below s, c more where s rounds to c."""
     greatest, scale = 2 ** (bits - 1) - 1, 1 / (2 ** (bits - 1) - 1)
-    quantizer = make(bits, scale, shift_bits, 1)
+    quantizer = TWIN.make(bits, scale, shift_bits, 1)
     split = greatest * scale / 2**shift_bits
     below = round(greatest / 2**shift_bits) * scale
     expected = [below, below + split, 1 + split, 1 + split]
@@ -110,7 +88,7 @@ def test_values_at_the_split_and_above(bits: int, shift_bits: int) -> None:
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_negative_values_have_one_level_more(bits: int) -> None:
     codes = 2 ** (bits - 1)
-    quantizer = make(bits, 1.0, 3, -1)
+    quantizer = TWIN.make(bits, 1.0, 3, -1)
     values = quantizer.dequantize(torch.arange(2 * codes, dtype=torch.int32))
     expected = [-code / 8 for code in range(codes + 1)] + [float(code) for code in range(1, codes)]
     assert values.tolist() == expected
@@ -120,6 +98,6 @@ def test_negative_values_have_one_level_more(bits: int) -> None:
 
 
 def test_range_of_softmax_outputs_keeps_zero() -> None:
-    quantizer = TwinUniformSumQuantizer.from_range(twin(4), VECTOR, torch.tensor([0.0]), torch.tensor([1.0]))
+    quantizer = TwinUniformSumQuantizer.from_range(TWIN.config(4), VECTOR, torch.tensor([0.0]), torch.tensor([1.0]))
     assert (quantizer.scale.item(), quantizer.shift_bits.item()) == (pytest.approx(1 / 7), 4)
     assert quantizer(torch.zeros(1)).item() == 0
