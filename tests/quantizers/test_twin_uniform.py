@@ -23,7 +23,7 @@ TWIN = Twin("twin_uniform")
 
 class TestSoftmaxContract(QuantizerContract):
     gradient_is_one_within = (0.01, 0.45)
-    cases: ClassVar[list[Case]] = TWIN.softmax_cases()
+    cases: ClassVar[list[Case]] = [*TWIN.softmax_cases(), Case(TWIN.config(16), lower=0.0, upper=1.0)]
 
 
 class TestGeluContract(QuantizerContract):

@@ -42,7 +42,7 @@ class Twin:
 
     def softmax_cases(self) -> list[Case]:
         """List cases of the contract, of values after softmax."""
-        vectors = [Case(self.config(bits), lower=0.0, upper=1.0) for bits in (1, 2, 8, 16)]
+        vectors = [Case(self.config(bits), lower=0.0, upper=1.0) for bits in (1, 2, 8)]
         in_map = (self.config(4), self.config(5, granularity="head"))
         return vectors + [Case(config, ATTENTION_MAP, (4, 3, 5, 6), lower=0.0, upper=1.0) for config in in_map]
 
