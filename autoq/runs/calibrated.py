@@ -15,7 +15,7 @@ from autoq.recipe import Recipe, ScoreRecord
 from autoq.runs.images import CalibrationImages, LabelledImages
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator
-from autoq.scoring.accuracy import measure_beside_full_precision
+from autoq.scoring.accuracy import FullPrecision, measure_beside_full_precision
 from autoq.scoring.solved_operands import SolvedOperands, read_operands
 from autoq.scoring.sources import QuantizerSource
 
@@ -32,6 +32,7 @@ class CalibratedRecipe:
         images: that it was calibrated on.
         labelled: to measure accuracy on, or None.
         scoring: to score it on; None: those that it was calibrated on.
+        full_precision: on the labelled images; None: of this session's model, computed beside the recipe.
     """
 
     session: Session
@@ -41,6 +42,7 @@ class CalibratedRecipe:
     images: CalibrationImages
     labelled: LabelledImages | None = None
     scoring: CalibrationImages | None = None
+    full_precision: FullPrecision | None = None
 
     @classmethod
     def from_bank(
@@ -137,7 +139,13 @@ class CalibratedRecipe:
             progress(PhaseAdvanced("accuracy", done))
 
         full, accuracy, apart = measure_beside_full_precision(
-            model, source, self.recipe.sites, self.labelled.batches(), on_measured, task=evaluator.task
+            model,
+            source,
+            self.recipe.sites,
+            self.labelled.batches(),
+            on_measured,
+            task=evaluator.task,
+            full_precision=self.full_precision,
         )
         labels_by = self.labelled.labels_by
         return score.with_metrics(accuracy.metrics, accuracy.images, labels_by, full.metrics, apart.kl_nats)

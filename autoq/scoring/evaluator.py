@@ -89,7 +89,7 @@ class Evaluator:
             CalibrationError: an option does not fit its operand.
             NonFiniteError: an output is NaN or infinite; names the first site that produced one.
         """
-        self.apply(sites)
+        self.apply_(sites)
         path = self._cache.path(self._signatures(sites))
         discrepancy = Discrepancy(self.task)
         with torch.inference_mode():
@@ -100,7 +100,7 @@ class Evaluator:
                     break
         return discrepancy.score()
 
-    def apply(self, sites: Mapping[str, SiteConfig]) -> None:
+    def apply_(self, sites: Mapping[str, SiteConfig]) -> None:
         """Put a recipe's quantizers into the model's slots and empty all others.
 
         Raises:

@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoq.calibration import Bank, CalibrationSettings
 from autoq.errors import TaskError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.trace import trace
-from autoq.scoring import measure_accuracy
+from autoq.methods import BitWidths, create_method
+from autoq.scoring import Evaluator, measure_accuracy
+from autoq.scoring.accuracy import FullPrecision, measure_beside_full_precision
 from autoq.tasks import ClassificationTask, DenseTask
 from tests.runs.small_run import small_session
 
@@ -64,3 +67,40 @@ def test_accuracy_counts_the_labelled() -> None:
     assert top1 == 100 * round(2.56 * top1) / 256
     wrong = measure_accuracy(session.model, ((x, (y + 1) % 10) for x, y in labelled.batches()))
     assert wrong.metrics["top1_percent"] < 5
+
+
+class Counted(QuantizedModel):
+    """Counts what it runs, by whether anything is in its slots."""
+
+    def __init__(self) -> None:
+        super().__init__(small_session().traced)
+        self.runs = {"full": 0, "quantized": 0}
+
+    def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        self.runs["quantized" if self.configuration() else "full"] += 1
+        return super().run(*inputs)
+
+
+@pytest.mark.parametrize(("most_bytes", "runs"), [(1 << 20, 3), (2 * 8 * 10 * 4, 2 + 3), (0, 9)])
+def test_full_precision_runs_once_over_what_is_kept(
+    most_bytes: int, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three recipes on three batches of eight images with ten outputs; what is not kept is computed for each."""
+    monkeypatch.setattr("autoq.scoring.accuracy._MOST_BYTES", most_bytes)
+    counted, full_runs = Counted(), 0
+    images = small_session().calibration_images("digits", 24, 0).tensor
+    bank = Bank(counted, images, CalibrationSettings(observer="min_max"), {})
+    batches = [(batch, torch.zeros(8, dtype=torch.long)) for batch in torch.split(images, 8)]
+    full_precision = FullPrecision(counted)
+    for bits in ("w8a8", "w4a4", "w3a3"):
+        sites = create_method("rtn").sites(counted.traced, BitWidths.parse(bits))
+        expected = Evaluator(counted, bank, images, batch_size=8).evaluate(sites)
+        counted.runs = {"full": 0, "quantized": 0}
+        full, found, score = measure_beside_full_precision(counted, bank, sites, batches, full_precision=full_precision)
+        assert counted.runs["quantized"] == 3
+        full_runs += counted.runs["full"]
+        assert score.kl_nats == expected.kl_nats
+        assert found.images == full.images == 24
+        counted.remove_()
+        assert full == measure_accuracy(counted, batches)
+    assert full_runs == runs

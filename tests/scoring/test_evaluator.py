@@ -388,7 +388,7 @@ def test_a_weight_that_stays_is_not_quantized_again(session: Session, bank: Bank
     slot = session.model.slots["head", "weight"]
 
     def standing(sites: Mapping[str, SiteConfig]) -> nn.Module | None:
-        evaluator.apply(sites)
+        evaluator.apply_(sites)
         return slot.quantizer
 
     first = standing(three)
@@ -400,5 +400,5 @@ def test_a_weight_that_stays_is_not_quantized_again(session: Session, bank: Bank
     assert not torch.equal(first.value, other.value)
     gone = weakref.ref(other)
     del other
-    evaluator.apply({})
+    evaluator.apply_({})
     assert gone() is None

@@ -224,7 +224,7 @@ class _Measure:
                 sums[proxy] += score.images * loss_of(score)
                 losses[column(proxy, count)] = sums[proxy] / count
         losses |= {name: measure(recipe.sites).loss for name, measure in self.additive}
-        self.evaluators[0].apply(recipe.sites)
+        self.evaluators[0].apply_(recipe.sites)
         metrics, right = measure_answers(self.evaluators[0].model, self.batches, self.evaluators[0].task)
         return CheckedRow(
             id=recipe.id,

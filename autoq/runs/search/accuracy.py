@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autoq.optimization.trials import EvaluatedTrial, best_trial, evenly_spread, shown_trials
@@ -11,13 +11,8 @@ from autoq.recipe import SiteConfig
 from autoq.runs.images import LabelledImages
 from autoq.runs.search.improve_front import chosen_trials
 from autoq.runs.search.record import MeasuredAccuracy, RunRecord
-from autoq.scoring import Evaluator, measure_accuracy
-from autoq.scoring.discrepancy import Discrepancy
-from autoq.tasks import Outputs
-
-_REFERENCE_BYTES = 1 << 28
-"""Most memory for full precision's outputs of labelled images: 64,000 of a thousand classes. Further ones are not
-compared."""
+from autoq.scoring import Evaluator
+from autoq.scoring.accuracy import FullPrecision, measure_beside_full_precision
 
 
 @dataclass
@@ -27,49 +22,38 @@ class AccuracyMeter:
     Attributes:
         evaluator: applies recipes.
         labelled: the images.
+        full_precision: of the same model on these images.
         seconds: that a recipe took; None before one was measured.
     """
 
     evaluator: Evaluator
     labelled: LabelledImages
+    full_precision: FullPrecision
     seconds: float | None = None
-    _reference: list[Outputs] | None = None
 
     def measure_full_precision(self) -> MeasuredAccuracy:
-        """Measure full precision, and keep its outputs for comparison."""
-        kept: list[Outputs] = []
-        left = _REFERENCE_BYTES
-
-        def keep(outputs: Outputs) -> None:
-            nonlocal left
-            left -= sum(leaf.numel() * leaf.element_size() for leaf in outputs)
-            if left >= 0:
-                kept.append(outputs)
-
-        found = self._measure({}, keep)
-        self._reference = kept
-        return found
+        """Measure full precision."""
+        started, meter = time.monotonic(), self.evaluator.task.meter()
+        for index, (batch, labels) in enumerate(self.labelled.batches()):
+            meter.add(self.full_precision.outputs(index, batch), labels)
+        self.seconds = time.monotonic() - started
+        return MeasuredAccuracy.of(meter.accuracy())
 
     def measure(self, sites: Mapping[str, SiteConfig]) -> MeasuredAccuracy:
         """Measure a recipe, and its discrepancy from full precision."""
-        if self._reference is None:
-            self.measure_full_precision()
-        references, discrepancy = iter(self._reference or ()), Discrepancy(self.evaluator.task)
-
-        def compare(outputs: Outputs) -> None:
-            if (reference := next(references, None)) is not None:
-                discrepancy.add(reference, outputs)
-
-        found = self._measure(sites, compare)
-        return found.model_copy(update={"kl_nats": discrepancy.score().kl_nats}) if self._reference else found
-
-    def _measure(self, sites: Mapping[str, SiteConfig], on_outputs: Callable[[Outputs], None]) -> MeasuredAccuracy:
-        started = time.monotonic()
-        self.evaluator.apply(sites)
-        model, task = self.evaluator.model, self.evaluator.task
-        found = measure_accuracy(model, self.labelled.batches(), task=task, on_outputs=on_outputs)
-        self.seconds = time.monotonic() - started
-        return MeasuredAccuracy.of(found)
+        evaluator = self.evaluator
+        started, before = time.monotonic(), self.full_precision.seconds
+        _, found, discrepancy = measure_beside_full_precision(
+            evaluator.model,
+            evaluator,
+            sites,
+            self.labelled.batches(),
+            task=evaluator.task,
+            full_precision=self.full_precision,
+        )
+        once = self.full_precision.seconds - before  # which other recipes will not take
+        self.seconds = time.monotonic() - started - once
+        return MeasuredAccuracy.of(found).model_copy(update={"kl_nats": discrepancy.kl_nats})
 
 
 def trials_to_measure(trials: list[EvaluatedTrial], record: RunRecord) -> tuple[list[EvaluatedTrial], int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from autoq.calibration.observers import OBSERVERS
 from autoq.cost import CostModel
@@ -21,6 +21,7 @@ from autoq.runs.quantize import calibrate_method
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import BaselineEntry, RunRecord
 from autoq.runs.search.settings import Baselines
+from autoq.scoring.accuracy import FullPrecision
 from autoq.scoring.sources import SolvedSource
 
 _logger = logging.getLogger(__name__)
@@ -67,13 +68,14 @@ def measure_baselines(
     if not methods or bits is None:
         return
     progress(PhaseStarted("baselines", len(methods), ", ".join(method.name for method in methods)))
+    measured = _Measured(inputs, costs, directory, FullPrecision(inputs.session.model, inputs.session.task))
     for done, method in enumerate(methods, start=1):
         name = f"{method.name}-w{bits[0]}a{bits[1]}"
         if deadline is not None and time.monotonic() > deadline:
             _logger.warning("%s is not compared with: half of the time limit has passed", name)
         elif name not in known or (inputs.labelled is not None and not known[name].score.metrics):
             try:
-                known[name] = _measure(inputs, costs, directory, method, BitWidths(*bits, attention=bits[1]), name)
+                known[name] = measured.of(method, BitWidths(*bits, attention=bits[1]), name)
             except (InputError, RunError) as error:
                 _logger.warning("%s cannot be compared with: %s", name, error)
             else:
@@ -81,27 +83,43 @@ def measure_baselines(
         progress(PhaseAdvanced("baselines", done))
 
 
-def _measure(
-    inputs: RunInputs, costs: CostModel, directory: SearchDirectory, method: BaseMethod, bits: BitWidths, name: str
-) -> BaselineEntry:
-    """Calibrate one method on as many images as its paper, score it like a trial, and write its recipe."""
-    folder = directory.baselines / name
-    images = replace(inputs.images, tensor=inputs.images.tensor[: method.images])
-    calibrated = calibrate_method(inputs.session, method, bits, images, folder / "bank", inputs.labelled)
-    # Like trials: beside all images of the search, not only those that the method calibrates on.
-    like_trials = replace(calibrated, images=inputs.images, scoring=inputs.held_out)
-    cost = costs.cost(calibrated.recipe.sites).record()
-    score = like_trials.score(SolvedSource(calibrated.session.model, calibrated.operands), ignore)
-    calibrated.recipe.save(folder / "recipe.json")
-    return BaselineEntry(
-        method=method.name,
-        weight_bits=bits.weights,
-        activation_bits=bits.activations,
-        images=len(images.tensor),
-        recipe=f"{directory.baselines.name}/{name}/recipe.json",
-        cost=cost,
-        score=score,
-    )
+@dataclass(frozen=True)
+class _Measured:
+    """Measures methods on the images of a search.
+
+    Attributes:
+        inputs: as in :func:`measure_baselines`.
+        costs: likewise.
+        directory: likewise.
+        full_precision: of the model as it was loaded, whatever methods fold into its weights.
+    """
+
+    inputs: RunInputs
+    costs: CostModel
+    directory: SearchDirectory
+    full_precision: FullPrecision
+
+    def of(self, method: BaseMethod, bits: BitWidths, name: str) -> BaselineEntry:
+        """Calibrate one method on as many images as its paper, score it like a trial, and write its recipe."""
+        inputs, folder = self.inputs, self.directory.baselines / name
+        images = replace(inputs.images, tensor=inputs.images.tensor[: method.images])
+        calibrated = calibrate_method(inputs.session, method, bits, images, folder / "bank", inputs.labelled)
+        # Like trials: beside all images of the search, not only those that the method calibrates on.
+        like_trials = replace(
+            calibrated, images=inputs.images, scoring=inputs.held_out, full_precision=self.full_precision
+        )
+        cost = self.costs.cost(calibrated.recipe.sites).record()
+        score = like_trials.score(SolvedSource(calibrated.session.model, calibrated.operands), ignore)
+        calibrated.recipe.save(folder / "recipe.json")
+        return BaselineEntry(
+            method=method.name,
+            weight_bits=bits.weights,
+            activation_bits=bits.activations,
+            images=len(images.tensor),
+            recipe=f"{self.directory.baselines.name}/{name}/recipe.json",
+            cost=cost,
+            score=score,
+        )
 
 
 def _searches_outputs(method: BaseMethod) -> bool:

@@ -21,6 +21,7 @@ from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import ImprovedEntry, ImprovedKind, RunRecord
 from autoq.runs.search.settings import SearchSettings
+from autoq.scoring.accuracy import FullPrecision
 
 OnImproved = Callable[[ImprovedKind, Mapping[str, ImprovedEntry]], None]
 """Called with a kind and all recipes of that kind, by the id of the trial that each was made from."""
@@ -46,6 +47,7 @@ def improve_chosen(
     directory: SearchDirectory,
     record: RunRecord,
     chosen: list[EvaluatedTrial],
+    full_precision: FullPrecision,
     progress: Progress = ignore,
     on_improved: OnImproved = lambda *_: None,
 ) -> None:
@@ -61,6 +63,7 @@ def improve_chosen(
         directory: of the run, in which the trials' recipes have been written.
         record: of the run.
         chosen: the trials.
+        full_precision: of the model, on the labelled images.
         progress: told what happens.
         on_improved: called after each recipe with all that is finished, or all that is reconstructed; what it then
             writes is not done again.
@@ -77,7 +80,7 @@ def improve_chosen(
         for trial in chosen:
             names[trial.id] += f"{step.suffix}-{len(images.tensor)}img"
             folder = directory.improved(step.kind) / names[trial.id]
-            calibrated = _calibrated(inputs, bank, latest[trial.id])
+            calibrated = replace(_calibrated(inputs, bank, latest[trial.id]), full_precision=full_precision)
             step.improve(calibrated, images, folder, _naming(trial.label, progress))
             latest[trial.id] = recipe = Recipe.load(folder / "recipe.json")
             known[trial.id] = _entry(recipe, folder.relative_to(directory.path) / "recipe.json")

@@ -120,6 +120,7 @@ class SearchRun:
                 _logger.warning("accuracy is not measured any further: %s", error)
         self.writer.write_all(self.trials, self.record)
         self.keep(state="finished", seconds=self.clock.seconds)
+        self.state.release()
 
     @property
     def _joint(self) -> JointObjective:
@@ -250,6 +251,7 @@ class SearchRun:
             self.directory,
             self.record,
             chosen_trials(front, self.record.limits),
+            self.state.full_precision,
             self.progress,
             lambda kind, found: self.keep(**{kind: dict(found)}),
         )

@@ -14,6 +14,7 @@ from autoq.runs.images import CalibrationImages, LabelledImages
 from autoq.runs.search.accuracy import AccuracyMeter
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator
+from autoq.scoring.accuracy import FullPrecision
 from autoq.sensitivity.table import Option
 
 
@@ -53,7 +54,19 @@ class SearchState:
     def meter(self) -> AccuracyMeter | None:
         """Measures recipes on labelled images; None without any."""
         labelled = self.open_labelled()
-        return None if labelled is None else AccuracyMeter(self.evaluator, labelled, self.accuracy_seconds)
+        if labelled is None:
+            return None
+        return AccuracyMeter(self.evaluator, labelled, self.full_precision, self.accuracy_seconds)
+
+    @cached_property
+    def full_precision(self) -> FullPrecision:
+        """The model's outputs on the labelled images."""
+        return FullPrecision(self.session.model, self.session.task)
+
+    def release(self) -> None:
+        """Give back the memory that scoring recipes took."""
+        for name in ("evaluator", "calibration_evaluator", "meter"):
+            self.__dict__.pop(name, None)
 
     def require(self, options: Iterable[Option]) -> None:
         """Take options that this process has not solved from their owner's bank.

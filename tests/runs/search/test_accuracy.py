@@ -12,6 +12,7 @@ from autoq.methods import BitWidths, create_method
 from autoq.runs.search.accuracy import AccuracyMeter
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, measure_accuracy
+from autoq.scoring.accuracy import FullPrecision
 from tests.runs.small_run import PHOTOS, small_session, write_photos
 
 
@@ -23,7 +24,8 @@ def make_meter(folder: Path) -> tuple[Session, Bank, AccuracyMeter]:
     write_photos(folder / "photos")
     labelled = session.labelled_images(str(folder / "photos"))
     assert labelled is not None
-    return session, bank, AccuracyMeter(Evaluator(session.model, bank, images.tensor), labelled)
+    evaluator = Evaluator(session.model, bank, images.tensor)
+    return session, bank, AccuracyMeter(evaluator, labelled, FullPrecision(session.model, session.task))
 
 
 def test_recipes_are_measured_on_the_labelled_images(tmp_path: Path) -> None:
@@ -42,11 +44,14 @@ def test_recipes_are_measured_on_the_labelled_images(tmp_path: Path) -> None:
     assert full.metrics == measure_accuracy(session.model, meter.labelled.batches()).metrics
 
 
-def test_outputs_that_take_too_much_memory_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoq.runs.search.accuracy._REFERENCE_BYTES", 0)
+def test_the_time_of_full_precision_is_not_a_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session, _, meter = make_meter(tmp_path)
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
     sites = create_method("rtn").sites(session.traced, BitWidths.parse("w2a2"))
-    measured = meter.measure(sites)
-    assert (measured.images, measured.kl_nats) == (PHOTOS, None)
-    monkeypatch.setattr(meter, "measure_full_precision", lambda: pytest.fail("full precision is measured again"))
-    assert meter.measure(sites).metrics == measured.metrics
+    batches = sum(1 for _ in meter.labelled.batches())
+    meter.measure(sites)  # the clock is read at the start, twice for each batch of full precision, and at the end
+    assert meter.full_precision.seconds == 10 * batches
+    assert meter.seconds == 10 + 10 * batches
+    meter.measure(sites)
+    assert meter.seconds == 10
