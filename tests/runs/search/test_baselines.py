@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autoq.errors import CalibrationError, RunDirectoryError
 from autoq.events import Event, PhaseAdvanced, PhaseStarted, ignore
 from autoq.exporters.pick import pick
+from autoq.graph.insert import QuantizedModel
+from autoq.methods import BaseMethod
 from autoq.optimization.space import load_space, resolve_space
 from autoq.recipe import Recipe
 from autoq.report.from_run import summarize
+from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.opening import RunInputs
 from autoq.runs.search import baselines
@@ -21,7 +25,10 @@ from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import BaselineEntry, RunRecord
 from autoq.runs.search.run import run_search
 from autoq.runs.search.settings import SearchSettings
-from autoq.scoring import Evaluator
+from autoq.runs.session import Session
+from autoq.scoring import Evaluator, measure_accuracy
+from autoq.scoring.outputs import predict
+from autoq.tasks import Outputs
 from tests.runs.search.records import make_record
 from tests.runs.small_run import small_session, small_settings, trace_once, write_photos
 
@@ -92,18 +99,38 @@ def test_what_is_known_is_not_measured_again(tmp_path: Path, monkeypatch: pytest
 def test_a_method_that_cannot_be_had_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    measure = baselines._measure
+    calibrate = baselines.calibrate_method
 
-    def fail_for_rtn(*arguments: object) -> BaselineEntry:
-        if arguments[-1] == "rtn-w4a4":
+    def fail_for_rtn(session: Session, method: BaseMethod, *arguments: Any) -> CalibratedRecipe:
+        if method.name == "rtn":
             raise CalibrationError("no such operand")
-        return measure(*arguments)  # type: ignore[arg-type]
+        return calibrate(session, method, *arguments)
 
-    monkeypatch.setattr(baselines, "_measure", fail_for_rtn)
+    monkeypatch.setattr(baselines, "calibrate_method", fail_for_rtn)
     with caplog.at_level(logging.WARNING):
         found = measured(tmp_path, inputs_of(), make_record(baseline_bits=(4, 4)), ["rtn", "repq-vit"], monkeypatch)
     assert list(found) == ["repq-vit-w4a4"]
     assert "rtn-w4a4 cannot be compared with: no such operand" in caplog.text
+
+
+def test_full_precision_runs_once_for_all_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_photos(tmp_path / "photos")
+    inputs, full_runs = inputs_of(tmp_path / "photos"), 0
+    assert inputs.labelled is not None
+    batches = sum(1 for _ in inputs.labelled.batches())
+
+    def counted(model: QuantizedModel, *arguments: Any) -> Outputs:
+        nonlocal full_runs
+        full_runs += not model.configuration()
+        return predict(model, *arguments)
+
+    monkeypatch.setattr("autoq.scoring.accuracy.predict", counted)
+    found = measured(tmp_path, inputs, make_record(baseline_bits=(4, 4)), ["rtn", "repq-vit"], monkeypatch)
+    assert full_runs == batches
+    inputs.session.model.remove_()
+    known = [entry.score.full_precision for entry in found.values()]
+    assert known[0] == known[1] == measure_accuracy(inputs.session.model, inputs.labelled.batches()).metrics
+    assert found["rtn-w4a4"].score.labelled_kl_nats != found["repq-vit-w4a4"].score.labelled_kl_nats
 
 
 @pytest.mark.parametrize("changes", [{"baseline_bits": None}, {"settings": SearchSettings(baselines="uniform")}])
