@@ -39,6 +39,8 @@ def tensor_chunks(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[bytes]:
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[str] | None = None) -> str:
     """Describe what differs between two descriptions, which are plain JSON; an empty string where nothing does.
 
+    Of objects that both have, only the entries that differ are named.
+
     Args:
         old: of what is there.
         new: of what is wanted.
@@ -46,10 +48,21 @@ def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any], keys: Itera
 
     >>> describe_changes({"seed": 0, "bits": [4]}, {"seed": 1, "bits": (4,)})
     'seed (was 0, is 1)'
+    >>> describe_changes({"fpcs": {"steps": 4, "rounds": 3}}, {"fpcs": {"steps": 4, "rounds": 2}})
+    'fpcs.rounds (was 3, is 2)'
     """
     plain = json.loads(json.dumps(dict(new)))  # as it comes back from a file: tuples are lists there
-    differing = [key for key in (plain if keys is None else keys) if old.get(key) != plain.get(key)]
-    return ", ".join(f"{key} (was {_short(old.get(key))}, is {_short(plain.get(key))})" for key in differing)
+    compared = plain if keys is None else keys
+    return ", ".join(change for key in compared for change in _changes(key, old.get(key), plain.get(key)))
+
+
+def _changes(name: str, old: object, new: object) -> Iterator[str]:
+    """Yield what differs in an entry, or in the entries of an object."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old | new:
+            yield from _changes(f"{name}.{key}", old.get(key), new.get(key))
+    elif old != new:
+        yield f"{name} (was {_short(old)}, is {_short(new)})"
 
 
 def _short(value: object) -> str:

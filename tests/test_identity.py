@@ -21,6 +21,16 @@ def test_changes() -> None:
     assert describe_changes({}, {}) == ""
 
 
+def test_only_the_entries_of_an_object_that_differ_are_named() -> None:
+    old = {"seed": 0, "fpcs": {"steps": 4, "spans": None, "gone": [1]}, "space": {"a": 1}}
+    new = {"seed": 0, "fpcs": {"steps": 6, "spans": (0.5, 1), "new": "x"}, "space": None}
+    assert describe_changes(old, new) == (
+        "fpcs.steps (was 4, is 6), fpcs.spans (was None, is [0.5, 1]), fpcs.gone (was [1], is None), "
+        "fpcs.new (was None, is 'x'), space (was {'a': 1}, is None)"
+    )
+    assert describe_changes(old, old) == ""
+
+
 def test_digests_are_shortened() -> None:
     assert describe_changes({"a": "ab" * 32}, {"a": "cd" * 32}) == "a (was 'abababababab', is 'cdcdcdcdcdcd')"
     assert describe_changes({"a": "x" * 64}, {"a": "y"}) == f"a (was '{'x' * 64}', is 'y')"

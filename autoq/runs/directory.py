@@ -238,6 +238,7 @@ class BaseSettingsDirectory(BaseRunDirectory[SettingsRecordT], Generic[SettingsR
     """
 
     may_differ: ClassVar[frozenset[str]]
+    orphans: ClassVar[Mapping[str, str]] = {"recipe.json": "a quantized model"}
 
     @property
     def bank(self) -> Path:

@@ -97,7 +97,10 @@ class SensitivityDirectory(BaseSettingsDirectory[SensitivityRecord]):
     holds: ClassVar[str] = "sensitivities"
     record_name: ClassVar[str] = "sensitivity.json"
     record_type: ClassVar[type[SensitivityRecord]] = SensitivityRecord
-    orphans: ClassVar[Mapping[str, str]] = {TABLE: "sensitivity.csv without sensitivity.json"}
+    orphans: ClassVar[Mapping[str, str]] = {
+        **BaseSettingsDirectory.orphans,
+        TABLE: "sensitivity.csv without sensitivity.json",
+    }
     may_differ: ClassVar[frozenset[str]] = frozenset({"exhaustive", "device"})
 
 

@@ -14,6 +14,9 @@ from pydantic import BaseModel
 from autoq.errors import RunDirectoryError
 from autoq.runs.directory import KINDS, BaseRunDirectory, BaseSettingsDirectory, BaseSettingsRecord
 from autoq.runs.lock import LOCK_NAME, hold_directory
+from autoq.runs.proxy_check.run import ProxyCheckDirectory
+from autoq.runs.search.directory import SearchDirectory
+from autoq.runs.sensitivity import SensitivityDirectory
 from autoq.runs.settings import CalibrationChoices
 
 
@@ -142,6 +145,19 @@ def test_files_of_unknown_origin(tmp_path: Path) -> None:
         WalkDirectory(tmp_path).refuse_other({})
     WalkDirectory(tmp_path).save(Walk(seed=0))
     assert WalkDirectory(tmp_path).refuse_other({}) == Walk(seed=0)
+
+
+@pytest.mark.parametrize("kind", [SearchDirectory, SensitivityDirectory, ProxyCheckDirectory])
+def test_a_quantized_model_is_no_place_for_a_run(
+    tmp_path: Path, kind: type[SearchDirectory | SensitivityDirectory | ProxyCheckDirectory]
+) -> None:
+    (tmp_path / "recipe.json").write_text("{}")
+    with (
+        pytest.raises(RunDirectoryError, match="holds a quantized model; choose another --out"),
+        kind(tmp_path).opened({}),
+    ):
+        pytest.fail("is opened")
+    assert listing(tmp_path) == ["recipe.json"]
 
 
 def test_files_in_the_way(tmp_path: Path) -> None:

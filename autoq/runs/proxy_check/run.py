@@ -86,7 +86,10 @@ class ProxyCheckDirectory(BaseSettingsDirectory[ProxyCheckRecord]):
     holds: ClassVar[str] = "a check of proxies"
     record_name: ClassVar[str] = RECORD
     record_type: ClassVar[type[ProxyCheckRecord]] = ProxyCheckRecord
-    orphans: ClassVar[Mapping[str, str]] = {ROWS: "proxy_check.jsonl without proxy_check.json"}
+    orphans: ClassVar[Mapping[str, str]] = {
+        **BaseSettingsDirectory.orphans,
+        ROWS: "proxy_check.jsonl without proxy_check.json",
+    }
     may_differ: ClassVar[frozenset[str]] = frozenset({"recipes", "device"})
 
 
