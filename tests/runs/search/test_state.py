@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,17 @@ def test_the_driver_solves_what_it_needs() -> None:
     assert state.meter is None
     assert state.evaluator is state.evaluator
     assert state.calibration_evaluator is not state.evaluator
+
+
+def test_what_scoring_held_is_given_back() -> None:
+    session = small_session()
+    images = session.calibration_images("digits", 8, 0)
+    labelled = session.labelled_images("digits/val")
+    state = SearchState(session, bank_of(session, images), images, images, lambda: labelled)
+    assert state.meter is not None
+    evaluator, full_precision = weakref.ref(state.evaluator), state.full_precision
+    assert state.meter.full_precision is full_precision
+    state.release()
+    gc.collect()
+    assert evaluator() is None
+    assert state.full_precision is full_precision, "finished recipes are compared with it"
