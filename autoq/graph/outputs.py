@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from autoq.graph.node_meta import NodeValue
+
 
 def output_spec(graph_module: fx.GraphModule) -> pytree.TreeSpec | None:
     """Get how the model's output is put together from its leaves; None for a model that returns a single leaf."""
@@ -21,12 +23,16 @@ def output_names(graph_module: fx.GraphModule) -> tuple[str, ...]:
     Keys, field names and indices from the outside in, joined by dots: ``logits``, ``0``, ``aux.1``; an empty string
     for a model that returns a tensor. Leaves that are no tensors (None, numbers) have no name.
     """
+    leaves, spec = _leaves(graph_module), output_spec(graph_module)
+    paths = [""] if spec is None else leaf_names(pytree.tree_unflatten(leaves, spec))
+    return tuple(path for path, leaf in zip(paths, leaves, strict=True) if isinstance(leaf, NodeValue))
+
+
+def _leaves(graph_module: fx.GraphModule) -> list[object]:
+    """Return what is known of each leaf that the model returns."""
     output = next(iter(reversed(graph_module.graph.nodes)))
     returned = output.args[0] if isinstance(output.args[0], list | tuple) else [output.args[0]]
-    leaves = [leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf for leaf in returned]
-    spec = output_spec(graph_module)
-    paths = [""] if spec is None else leaf_names(pytree.tree_unflatten(leaves, spec))
-    return tuple(path for path, leaf in zip(paths, leaves, strict=True) if isinstance(leaf, Tensor))
+    return [leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf for leaf in returned]
 
 
 def leaf_names(tree: object) -> list[str]:
@@ -59,10 +65,32 @@ def register_dataclasses(output: object) -> bool:
     """Make ``torch.export`` see the fields of dataclasses in a model's output; return whether there were new ones."""
     types = {type(leaf) for leaf in pytree.tree_leaves(output) if dataclasses.is_dataclass(leaf)}
     for new in types:
-        pytree.register_dataclass(new, serialized_type_name=f"{new.__module__}.{new.__qualname__}")
+        register_dataclass(new)
     if types:
         register_dataclasses(output)  # those within
     return bool(types)
+
+
+def register_dataclass(kind: type) -> None:
+    """Make ``torch.export`` see the fields of a dataclass, unless it does so already."""
+    if kind not in pytree.SUPPORTED_NODES:
+        pytree.register_dataclass(kind, serialized_type_name=f"{kind.__module__}.{kind.__qualname__}")
+
+
+def output_dataclasses(graph_module: fx.GraphModule) -> tuple[type, ...]:
+    """List the dataclasses in a traced model's output."""
+    spec = output_spec(graph_module)
+    return () if spec is None else tuple(_dataclasses_in(pytree.tree_unflatten(_leaves(graph_module), spec)))
+
+
+def _dataclasses_in(tree: object) -> dict[type, None]:
+    children = pytree.tree_leaves(tree, is_leaf=lambda part: part is not tree)
+    if len(children) == 1 and children[0] is tree:
+        return {}
+    found = dict.fromkeys([type(tree)] if dataclasses.is_dataclass(tree) else [])
+    for child in children:
+        found |= _dataclasses_in(child)
+    return found
 
 
 def _keys(tree: object, children: Sequence[object], spec: pytree.TreeSpec) -> list[str]:

@@ -26,12 +26,9 @@ class BaseProbe(fx.Interpreter):
     """
 
     def run_on_zeros(self) -> None:
-        """Run the model on one image of zeros; what is not a number in its shape is the batch."""
+        """Run the model on one image of zeros."""
         inputs = [node.meta["val"] for node in self.module.graph.nodes if node.op == "placeholder"]  # type: ignore[union-attr]
-        images = []
-        for value in inputs:
-            shape = [size if isinstance(size, int) else 1 for size in value.shape]
-            images.append(torch.zeros(shape, dtype=value.dtype, device=value.device))
+        images = [torch.zeros(value.shape, dtype=value.dtype, device=value.device) for value in inputs]
         with torch.no_grad():
             self.run(*images)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
-from torch import Tensor, fx
+from torch import fx
 
+from autoq.graph.node_meta import NodeValue
 from autoq.graph.nodes import RANDOM, op_name
 
 State = tuple[object, ...]
@@ -137,19 +137,7 @@ class _Cutter:
 def _bytes(state: Iterable[fx.Node]) -> int:
     """Return the memory of a state's tensors per image, as far as their shapes are known."""
     values = [node.meta.get("val") for node in state]
-    return sum(
-        math.prod(_per_image(size) for size in value.shape) * value.dtype.itemsize
-        for value in values
-        if isinstance(value, Tensor)
-    )
-
-
-def _per_image(size: int | torch.SymInt) -> int:
-    """Return a size for one image: of a multiple of the batch, the multiple."""
-    if isinstance(size, int):
-        return size
-    expression = size.node.expr
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
+    return sum(math.prod(value.shape) * value.dtype.itemsize for value in values if isinstance(value, NodeValue))
 
 
 def _independent_of_images(graph: fx.Graph) -> set[fx.Node]:
@@ -182,8 +170,8 @@ def _alive_after(nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
 
 
 def _is_tensor(node: fx.Node) -> bool:
-    value = node.meta.get("val", node.meta.get("tensor_meta"))
-    return isinstance(value, Tensor) or hasattr(value, "shape") or value is None or isinstance(value, list | tuple)
+    value = node.meta.get("val")
+    return value is None or isinstance(value, NodeValue | list)
 
 
 def _extract(

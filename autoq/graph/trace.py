@@ -15,6 +15,7 @@ from autoq.graph.clean import clean_
 from autoq.graph.explain import explain, export, silenced
 from autoq.graph.find import OperandEdge, find_sites
 from autoq.graph.live import LiveSets, find_live_sets
+from autoq.graph.node_meta import settle_meta_
 from autoq.graph.nodes import attribute
 from autoq.graph.outputs import output_names, register_dataclasses
 from autoq.graph.shapes import propagate
@@ -119,6 +120,7 @@ def trace(module: nn.Module, example: Tensor) -> TracedModel:
     verify(module, propagation.batch, propagation.output)
     found = find_sites(graph_module, propagation.shapes)
     graph_module.graph.eliminate_dead_code()
+    settle_meta_(graph_module)
     graph_module.graph.lint()
     graph_module.recompile()
     for op in found.uncounted:

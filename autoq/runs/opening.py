@@ -189,6 +189,8 @@ def open_bank(
     settings: CalibrationChoices,
     directory: str | os.PathLike[str],
     progress: Progress = ignore,
+    *,
+    is_checked: bool = False,
 ) -> tuple[Session, Bank]:
     """Return the session, changed as is asked for, and its bank with what a directory has of it.
 
@@ -200,6 +202,7 @@ def open_bank(
         settings: how.
         directory: of the bank; it need not exist.
         progress: told when activations are observed.
+        is_checked: whether another process has made sure that full precision tells these images apart.
 
     Raises:
         TaskError: the model has no output such as its task compares, or one that does not depend on the image.
@@ -207,7 +210,8 @@ def open_bank(
     """
     observed = ObservedImages(len(images.tensor), progress)
     session = session.fitted(lambda: images)
-    check_reference(session, images)
+    if not is_checked:
+        check_reference(session, images)
     known = known_of(session, directory)
     if settings.rotate:
         session = rotate_for(session, lambda: images, known)

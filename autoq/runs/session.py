@@ -19,6 +19,7 @@ from autoq.cost import CostModel
 from autoq.errors import RecipeError
 from autoq.graph.bases import check_codes
 from autoq.graph.insert import QuantizedModel
+from autoq.graph.saved_trace import dump_traced, load_traced
 from autoq.graph.trace import TracedModel, trace
 from autoq.models import IN_MEMORY, LoadedModel, dtype_of, load_model
 from autoq.models.device import choose_device
@@ -99,9 +100,39 @@ class Session:
         return cls._traced(loaded, True, chosen, task)
 
     @classmethod
+    def rebuilt(
+        cls, loaded: LoadedModel, content: bytes, pretrained: bool = True, device: str = "auto", task: BaseTask = CLASSIFICATION
+    ) -> Session:
+        """Take over the trace of another process that has loaded the same model.
+
+        Args:
+            loaded: the model, with the same weights as there; it is moved.
+            content: what ``dump_trace`` returned there, with the same versions of PyTorch and autoq.
+            pretrained: whether the weights are no random ones.
+            device: as in :meth:`open`, of the same type as there.
+            task: what the model's output means.
+
+        Raises:
+            ModelError: there is no such device.
+            TraceError: it is not the trace of this model.
+        """
+        chosen = choose_device(device)
+        loaded.module.to(chosen)
+        return cls._with(loaded, pretrained, chosen, task, load_traced(content, loaded.module))
+
+    def dump_trace(self) -> bytes:
+        """Write down the trace, for :meth:`rebuilt`; the model is as it was loaded, nothing folded into its weights."""
+        return dump_traced(self.traced, self.loaded.module)
+
+    @classmethod
     def _traced(cls, loaded: LoadedModel, pretrained: bool, device: torch.device, task: BaseTask) -> Session:
         example = torch.zeros(2, *loaded.input_size, device=device, dtype=dtype_of(loaded.module))
-        traced = trace(loaded.module, example)
+        return cls._with(loaded, pretrained, device, task, trace(loaded.module, example))
+
+    @classmethod
+    def _with(
+        cls, loaded: LoadedModel, pretrained: bool, device: torch.device, task: BaseTask, traced: TracedModel
+    ) -> Session:
         return cls(loaded, pretrained, traced, QuantizedModel(traced).to(device), device, task=task)
 
     @cached_property

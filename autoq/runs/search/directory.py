@@ -44,6 +44,11 @@ class SearchDirectory(BaseSettingsDirectory[RunRecord]):
         return self.path / "space.json"
 
     @property
+    def trace(self) -> Path:
+        """The traced model, for workers; there while there may be some."""
+        return self.path / "trace.pickle"
+
+    @property
     def recipes(self) -> Path:
         """The folder with a recipe for each trial that is shown."""
         return self.path / "recipes"

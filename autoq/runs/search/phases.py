@@ -131,7 +131,7 @@ class SearchRun:
         settings = self.record.settings
         if self.is_searched or not EXECUTORS[settings.executor_name].rebuilds:
             return nullcontext()
-        return executor_of_workers(settings, self.directory, self.inputs, self.bank, self._joint, threads)
+        return executor_of_workers(settings, self.directory, self.inputs, self.loaded, self.bank, self._joint, threads)
 
     def _solve(self) -> None:
         """Solve all options of the space."""
@@ -266,6 +266,7 @@ class SearchRun:
         if self.database is not None and self.directory.study.exists():
             self.database.close(load_trials(self.directory.study, STUDY_NAME))
         self.bank.save(self.directory.bank)
+        self.directory.trace.unlink(missing_ok=True)
         state = "finished" if self.record.state == "finished" else "interrupted"
         self.keep(state=state, seconds=self.clock.seconds)
 

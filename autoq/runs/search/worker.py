@@ -14,8 +14,9 @@ import torch
 
 from autoq.calibration import Bank
 from autoq.errors import WorkerRefusedError
-from autoq.files import sha256_hex
+from autoq.files import atomic_path, sha256_hex
 from autoq.identity import describe_changes
+from autoq.models import load_model
 from autoq.optimization.executors import EXECUTORS
 from autoq.optimization.executors._base import BaseExecutor, ExecutorContext, Worker
 from autoq.optimization.objective import Evaluation, JointObjective, KeepGoing, Objective
@@ -36,7 +37,7 @@ class SearchWorkerSpecification:
     Attributes:
         settings: of the search.
         folder: absolute path of the run directory, with the bank.
-        fingerprints: what the driver has: weights, images, bank, code, device type.
+        fingerprints: what the driver has: weights, trace, images, bank, code, device type.
         threads: that PyTorch gets; None: as many as it takes.
     """
 
@@ -55,17 +56,21 @@ class SearchWorkerSpecification:
         bank: Bank,
         threads: int | None,
     ) -> SearchWorkerSpecification:
-        """Describe what the driver has.
+        """Describe what the driver has, and leave the trace of the model in the run directory.
 
         Args:
             settings: of the search.
             folder: the run directory, in which the bank is, or will be, saved.
-            session: the model.
+            session: the model as it was loaded.
             images: that calibrate, and that score.
             bank: of the model.
             threads: that PyTorch gets in each worker.
         """
-        return cls(settings, os.fspath(Path(folder).absolute()), _fingerprints(session, images, bank), threads)
+        trace = session.dump_trace()
+        with atomic_path(SearchDirectory(folder).trace) as temporary:
+            temporary.write_bytes(trace)
+        found = _fingerprints(session, images, bank) | {"trace_sha256": sha256_hex([trace])}
+        return cls(settings, os.fspath(Path(folder).absolute()), found, threads)
 
     def build(self, slot: int) -> Worker:
         """Load the model, the images and the bank, and compare them with what the driver has.
@@ -81,14 +86,14 @@ class SearchWorkerSpecification:
             torch.set_num_threads(self.threads)
         self._refuse(_code())
         settings = self.settings.model_copy(update={"device": _device_of(self.settings.device, slot)})
-        given = GivenObjects()
+        folder = SearchDirectory(self.folder)
+        given = GivenObjects(session=self._session(settings, folder))
         session = given.open_session(settings)
         count = settings.calib_images
         loaded = given.calibration_images(session, settings, count, spare=most_held_out(count))
         images = loaded.held_out(count)
-        folder = SearchDirectory(self.folder)
         loaded_as_is = session
-        session, bank = open_bank(session, images[0], settings, folder.bank)
+        session, bank = open_bank(session, images[0], settings, folder.bank, is_checked=True)
         self._refuse(_fingerprints(session, images, bank))
 
         def open_labelled() -> LabelledImages | None:
@@ -97,6 +102,14 @@ class SearchWorkerSpecification:
         state = SearchState(session, bank, *images, open_labelled, folder.bank)
         name, hardware = f"{socket.gethostname()}:{os.getpid()}", _hardware(session.device)
         return Worker(_BankedObjective(state, settings.proxy), name, hardware, state)
+
+    def _session(self, settings: SearchSettings, folder: SearchDirectory) -> Session:
+        """Load the model, and take over the driver's trace of it."""
+        loaded = load_model(settings.model, settings.pretrained)
+        self._refuse({"weights_sha256": loaded.weights_sha256})
+        trace = folder.trace.read_bytes() if folder.trace.exists() else b""
+        self._refuse({"trace_sha256": sha256_hex([trace])})
+        return Session.rebuilt(loaded, trace, settings.pretrained, settings.device)
 
     def _refuse(self, found: Mapping[str, str]) -> None:
         wanted = {name: value for name, value in self.fingerprints.items() if name in found}
@@ -111,16 +124,18 @@ def executor_of_workers(
     settings: SearchSettings,
     directory: SearchDirectory,
     inputs: RunInputs,
+    loaded: Session,
     bank: Bank,
     objective: Objective,
     threads: int,
 ) -> BaseExecutor:
-    """Save the bank, and return the executor of the settings, with workers that are rebuilt from it.
+    """Save bank and trace, and return the executor of the settings, with workers that are rebuilt from them.
 
     Args:
         settings: of the search.
         directory: of the run.
-        inputs: model and images.
+        inputs: images.
+        loaded: the model, before anything was folded into its weights.
         bank: of the model.
         objective: the driver's own.
         threads: of this machine, which workers on it share.
@@ -129,14 +144,14 @@ def executor_of_workers(
     bank.save(directory.bank)
     images = (inputs.images, inputs.scoring)
     each = max(1, threads // settings.workers) if entry.divides_cores else None
-    specification = SearchWorkerSpecification.of(settings, directory.path, inputs.session, images, bank, each)
+    specification = SearchWorkerSpecification.of(settings, directory.path, loaded, images, bank, each)
     context = ExecutorContext(
         objective,
         specification,
         settings.workers,
         directory.path,
         settings.address,
-        uses_gpus=inputs.session.device.type == "cuda",
+        uses_gpus=loaded.device.type == "cuda",
     )
     return entry.make(context)
 

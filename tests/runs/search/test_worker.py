@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,15 +23,15 @@ from tests.runs.small_run import TRIALS, finished_run, small_session, small_sett
 
 
 @pytest.fixture
-def specification(monkeypatch: pytest.MonkeyPatch) -> SearchWorkerSpecification:
-    """Of the finished run, made as its driver makes it."""
+def specification(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SearchWorkerSpecification:
+    """Of a copy of the finished run, made as its driver makes it."""
     trace_once(monkeypatch)
-    directory = SearchDirectory(finished_run())
+    directory = SearchDirectory(shutil.copytree(finished_run(), tmp_path / "run"))
     settings = directory.require().settings
     session = GivenObjects().open_session(settings)
     images = session.calibration_images(settings.data, settings.calib_images, settings.seed, 32)
     both = images.held_out(settings.calib_images)
-    session, bank = open_bank(session, both[0], settings, directory.bank)
+    _, bank = open_bank(session, both[0], settings, directory.bank)
     return SearchWorkerSpecification.of(settings, directory.path, session, both, bank, 1)
 
 
@@ -45,11 +46,36 @@ def test_a_worker_scores_as_the_driver_did(specification: SearchWorkerSpecificat
         assert done.hardware.endswith(torch.backends.cpu.get_cpu_capability())
 
 
-@pytest.mark.parametrize("name", ["torch", "source_sha256", "weights_sha256", "scoring_sha256", "bank_fingerprint"])
+@pytest.mark.parametrize(
+    "name", ["torch", "source_sha256", "weights_sha256", "trace_sha256", "scoring_sha256", "bank_fingerprint"]
+)
 def test_a_worker_that_differs_is_refused(specification: SearchWorkerSpecification, name: str) -> None:
     other = dataclasses.replace(specification, fingerprints={**specification.fingerprints, name: "other"})
     with pytest.raises(WorkerRefusedError, match=rf"does not have what the driver has: {name} \(was 'other', is '"):
         other.build(0)
+
+
+def test_a_worker_does_not_trace(
+    specification: SearchWorkerSpecification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError("the driver has done this")
+
+    monkeypatch.setattr("autoq.runs.session.trace", refused)
+    monkeypatch.setattr("autoq.runs.opening.check_reference", refused)
+    assert specification.build(0).state.session.traced.sites == small_session().traced.sites
+
+
+@pytest.mark.parametrize("damage", ["missing", "half", "another"])
+def test_a_trace_that_is_not_the_drivers_is_refused(specification: SearchWorkerSpecification, damage: str) -> None:
+    """Before it is unpickled: what lies in the directory could be anybody's."""
+    trace = SearchDirectory(specification.folder).trace
+    content = trace.read_bytes()
+    trace.unlink()
+    if damage != "missing":
+        trace.write_bytes(content[: len(content) // 2] if damage == "half" else content + b".")
+    with pytest.raises(WorkerRefusedError, match="trace_sha256"):
+        specification.build(0)
 
 
 def test_a_search_by_two_processes(tmp_path: Path) -> None:
@@ -65,6 +91,7 @@ def test_a_search_by_two_processes(tmp_path: Path) -> None:
     for trial in both:
         assert trial.values == alone[trial.user_attrs["recipe_hash"]].values
     assert result.front
+    assert not SearchDirectory(tmp_path / "run").trace.exists(), "nobody needs it any more"
     again = run_search(small_settings(tmp_path), tmp_path / "run")
     assert again.front == result.front, "workers are no part of what a run is"
 
