@@ -2,7 +2,7 @@
 
 from autoq.models.letterbox_transform import LetterboxTransform
 from autoq.models.loaded import IN_MEMORY, LoadedModel, weights_sha256
-from autoq.models.loading import load_model
+from autoq.models.loading import load_model, modules_to_load
 from autoq.models.python_models import describe_module, dtype_of
 from autoq.models.saving import save_model
 from autoq.models.square_transform import SquareTransform
@@ -17,6 +17,7 @@ __all__ = [
     "describe_module",
     "dtype_of",
     "load_model",
+    "modules_to_load",
     "save_model",
     "weights_sha256",
 ]

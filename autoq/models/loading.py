@@ -11,6 +11,17 @@ from autoq.python_names import is_python_name
 from autoq.validation import check_decodable
 
 
+def modules_to_load(name: str) -> tuple[str, ...]:
+    """List the modules that a model of this name takes long to import for, as far as the name tells.
+
+    >>> modules_to_load("deit_tiny_patch16_224")
+    ('timm',)
+    """
+    if is_python_name(name):  # whatever that imports
+        return ()
+    return ("transformers",) if name.startswith("hf-dir:") else ("timm",)
+
+
 def load_model(name: str, pretrained: bool = True, num_classes: int | None = None, seed: int = 0) -> LoadedModel:
     """Load a model in evaluation mode, with attention written out so that its products can be quantized.
 

@@ -87,8 +87,8 @@ class Driver:
 
     def workers(self) -> list[psutil.Process]:
         try:
-            children = self.process.children()
-            return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+            servers = [child for child in self.process.children() if "forkserver" in " ".join(child.cmdline())]
+            return [worker for server in servers for worker in server.children()]
         except psutil.NoSuchProcess:
             return []
 

@@ -7,7 +7,7 @@ imported when they are made, not before: the help needs no Optuna.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,8 @@ class ExecutorEntry:
         divides_cores: whether workers share the cores of this machine.
         connect: from an address and the number of workers: makes sure, before anything is calibrated, that the cluster
             is there; None: there is none.
+        prepare: from names of modules that workers import: begins with it, while the driver loads the model; None:
+            workers are started elsewhere.
     """
 
     description: str
@@ -38,6 +40,7 @@ class ExecutorEntry:
     most_workers: int | None = None
     divides_cores: bool = False
     connect: Callable[[str | None, int], object] | None = None
+    prepare: Callable[[Sequence[str]], object] | None = None
 
 
 EXECUTORS: Registry[ExecutorEntry] = Registry(
@@ -51,6 +54,7 @@ EXECUTORS: Registry[ExecutorEntry] = Registry(
             "in worker processes on this machine",
             imported(f"{__name__}.processes", "ProcessExecutor.of"),
             divides_cores=True,
+            prepare=imported(f"{__name__}.processes", "import_ahead"),
         ),
         "directory": ExecutorEntry(
             "by workers that share the run directory, each started by autoq worker",

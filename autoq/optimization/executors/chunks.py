@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -38,6 +39,14 @@ class ChunkRunner:
     def alone(self) -> ChunkRunner:
         """Return one that leaves everything to the driver."""
         return ChunkRunner(self._state)
+
+    def await_worker(self, seconds: float) -> None:
+        """Wait until a worker is ready, if any is being started, and no longer than this."""
+        deadline = time.monotonic() + seconds
+        while (executor := self._executor) is not None and executor.has_workers and not executor.is_ready:
+            if (left := deadline - time.monotonic()) <= 0:
+                return
+            executor.next_result(left)
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[tuple[int, Any]]:
         """Do chunks, and yield the position and the value of each as soon as it is done.

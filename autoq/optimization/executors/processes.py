@@ -12,12 +12,12 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import Self
 
 from autoq.errors import AutoqError, InputError, RunError
@@ -35,6 +35,8 @@ _MOST_FAILED_STARTS = 3
 """Workers in a row that end before they are ready, after which no more are started."""
 _END_SECONDS = 5.0
 """How long a worker has to end when it is told to, before it is killed."""
+_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+"""Workers are forked, from a process that does nothing but import: neither threads nor a GPU in use are copied."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,25 @@ class _Refused:
     error: AutoqError
 
 
+def import_ahead(modules: Sequence[str]) -> None:
+    """Start the process that workers will be forked from, and let it import what they need once for all of them.
+
+    This returns at once. Without it, or where processes cannot be forked (Windows), each worker imports for itself.
+
+    Args:
+        modules: names; their import starts no threads of its own and leaves GPUs alone. Those that are not there are
+            left out.
+    """
+    if _METHOD == "forkserver":
+        from multiprocessing import forkserver
+
+        with _interrupts_held_back():
+            forkserver.set_forkserver_preload(list(modules))
+            forkserver.ensure_running()
+
+
 class ProcessExecutor(BaseExecutor):
-    """Evaluates in processes that are spawned and rebuild the model once; one that ends is replaced.
+    """Evaluates in processes that rebuild the model once; one that ends is replaced.
 
     One job more than there are workers is taken on, so that a worker need not wait for the next proposal; with one
     worker there is none, and a study takes the course that it takes locally. Interrupts are left to the driver, and
@@ -186,9 +205,9 @@ class _Slot:
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(_METHOD)
         self.pipe, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(
+        self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
             target=_work, args=(self._specification, self._number, theirs), daemon=True
         )
         self.is_ready, self.job = False, None

@@ -43,6 +43,8 @@ from autoq.sensitivity.proxies import PROXIES
 from autoq.sensitivity.table import SensitivityTable
 from autoq.units import format_seconds
 
+_PATIENCE_SECONDS = 5.0
+"""How long to wait for a worker before calibrating here: what is observed for that, workers observe once more."""
 _logger = logging.getLogger(__name__)
 
 
@@ -137,6 +139,8 @@ class SearchRun:
         """Solve all options of the space."""
         options, workers = options_of_space(self.inputs.space), self.record.settings.workers
         elsewhere = solve_in_chunks(self.runner, self.bank, workers) if self.runner.is_shared else None
+        if any(option not in self.bank for option in options):
+            self.runner.await_worker(_PATIENCE_SECONDS)
         solve_bank(self.bank, options, self.directory.bank, self.progress, elsewhere)
 
     def _measure_baselines(self) -> None:

@@ -27,6 +27,7 @@ from autoq.runs.search.recipes import RecipeWriter
 from autoq.runs.search.record import RunRecord, new_record
 from autoq.runs.search.result import SearchOutcome, make_result
 from autoq.runs.search.settings import SearchSettings
+from autoq.runs.search.worker import modules_of_workers
 from autoq.runs.session import Session
 
 _logger = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ def run_search(
     _refuse_unnamed(settings, given)
     if (connect := EXECUTORS[settings.executor_name].connect) is not None:
         connect(settings.address, settings.workers)
+    if (prepare := EXECUTORS[settings.executor_name].prepare) is not None:
+        prepare(modules_of_workers(settings))
     table = settings.table
     directory = SearchDirectory(out)
     with open_run(

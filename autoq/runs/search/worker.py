@@ -16,7 +16,7 @@ from autoq.calibration import Bank
 from autoq.errors import WorkerRefusedError
 from autoq.files import atomic_path, sha256_hex
 from autoq.identity import describe_changes
-from autoq.models import load_model
+from autoq.models import load_model, modules_to_load
 from autoq.optimization.executors import EXECUTORS
 from autoq.optimization.executors._base import BaseExecutor, ExecutorContext, Worker
 from autoq.optimization.objective import Evaluation, JointObjective, KeepGoing, Objective
@@ -154,6 +154,11 @@ def executor_of_workers(
         uses_gpus=loaded.device.type == "cuda",
     )
     return entry.make(context)
+
+
+def modules_of_workers(settings: SearchSettings) -> tuple[str, ...]:
+    """List the modules that workers of a search take long to import, for ``ExecutorEntry.prepare``."""
+    return (__name__, *modules_to_load(settings.model))
 
 
 class _BankedObjective:

@@ -58,18 +58,21 @@ class SimulatedSpecification:
         seconds: that an evaluation takes.
         refused: whether workers find that they are not fit.
         crashes: whether workers end before they are built.
+        build_seconds: that building takes.
     """
 
     fates: Mapping[str, Fate] = field(default_factory=dict)
     seconds: float = 0.0
     refused: bool = False
     crashes: bool = False
+    build_seconds: float = 0.0
 
     def build(self, slot: int) -> Worker:
         if self.refused:
             raise WorkerRefusedError("worker a:1 does not have what the driver has: torch (was '2', is '3')")
         if self.crashes:
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.build_seconds)
         return Worker(self.measure, f"host:{slot}", "simulated", state=slot)
 
     def measure(self, sites: Mapping[str, SiteConfig], keep_going: KeepGoing | None = None) -> Evaluation:

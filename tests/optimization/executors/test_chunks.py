@@ -6,6 +6,8 @@ from pathlib import Path
 
 from autoq.optimization.executors.chunks import ChunkRunner
 from autoq.optimization.executors.directory import DirectoryExecutor
+from autoq.optimization.executors.processes import ProcessExecutor
+from tests.contracts.executors import SECONDS
 from tests.optimization.executors.simulated import SimulatedChunk, SimulatedSpecification
 
 SPECIFICATION = SimulatedSpecification()
@@ -30,6 +32,19 @@ def test_the_driver_does_not_wait_for_workers(tmp_path: Path) -> None:
         assert runner.is_shared
         assert not runner.alone().is_shared
         assert list(runner.alone().run(CHUNKS)) == IN_ORDER
+
+
+def test_workers_that_are_being_started_are_waited_for(tmp_path: Path) -> None:
+    with ProcessExecutor(SPECIFICATION, 1) as executor:
+        ChunkRunner(OWN, executor).await_worker(SECONDS)
+        assert executor.is_ready
+    with DirectoryExecutor(SPECIFICATION, tmp_path / "jobs") as executor:
+        ChunkRunner(OWN, executor).await_worker(SECONDS)
+        assert not executor.is_ready, "and nobody is starting any"
+    with ProcessExecutor(SimulatedSpecification(build_seconds=SECONDS), 1) as executor:
+        ChunkRunner(OWN, executor).await_worker(0.1)
+        assert not executor.is_ready, "but not for ever"
+    ChunkRunner(OWN).await_worker(SECONDS)
 
 
 class Vanishing(DirectoryExecutor):
