@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from autoq.errors import TraceError
+from autoq.graph.explain import first_line
 from autoq.graph.node_meta import NodeValue
 from autoq.graph.nodes import attribute
 from autoq.graph.outputs import output_dataclasses, register_dataclass
@@ -70,12 +71,21 @@ def dump_traced(traced: TracedModel, module: nn.Module) -> bytes:
 
     Returns:
         Pickled: whoever can change it can run code where it is loaded.
+
+    Raises:
+        TraceError: the model returns an object of a class that other processes cannot import.
     """
     device = next((value.device for value in module.parameters()), torch.device("cpu"))
     graph = _saved(traced.graph_module, module)
     fields = device, output_dataclasses(traced.graph_module), graph, traced.sites, traced.uncounted, traced.edges
     stream = io.BytesIO()
-    _Pickler(stream, protocol=pickle.HIGHEST_PROTOCOL).dump(fields)
+    try:
+        _Pickler(stream, protocol=pickle.HIGHEST_PROTOCOL).dump(fields)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TraceError(
+            f"the trace of {type(module).__name__} cannot be given to other processes: {first_line(error)}; define the "
+            "classes of what the model returns at the top of a module, or use one worker"
+        ) from error
     return stream.getvalue()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -34,9 +34,9 @@ __all__ = [
 
 LossSums = tuple[Mapping[Option, float], int]
 """Sums of the losses of options over images, and how many images those were."""
-FisherElsewhere = Callable[[Sequence[Option], range, Callable[[int], None]], LossSums]
-"""Gets options, the numbers of images, and what to call with the number of images that are done; adds up their losses
-by ``fisher``."""
+FisherElsewhere = Callable[[Sequence[Option], Sequence[range], Callable[[int], None]], Iterator[LossSums]]
+"""Gets options, parts of the images by their numbers, and what to call with the number of images that are done; yields
+the sums of their losses by ``fisher``, part by part."""
 
 _FIRST_IMAGES = 16
 """That a first table is measured on, where it is wanted: allocation by it loses a tenth or two more than by 64."""
@@ -189,17 +189,21 @@ def measure_additive_sensitivities(
         if progress is not None:
             progress(done, total)
 
-    def add_up(options: Sequence[Option], part: range, progress: Callable[[int], None]) -> LossSums:
-        own = torch.split(images[part.start : part.stop], choose_batch_size(bank.model.traced))
-        settings = FisherSettings(seed=bank.settings.seed, first=part.start)
-        sums = add_up_losses(bank, own, options, settings, progress, task=task)
-        return sums.totals, sums.images
+    def add_up(
+        options: Sequence[Option], parts: Sequence[range], progress: Callable[[int], None]
+    ) -> Iterator[LossSums]:
+        for part in parts:
+            own = torch.split(images[part.start : part.stop], choose_batch_size(bank.model.traced))
+            settings = FisherSettings(seed=bank.settings.seed, first=part.start)
+            sums = add_up_losses(bank, own, options, settings, progress, task=task)
+            yield sums.totals, sums.images
 
     seed = bank.settings.seed
     if proxy == FISHER:
         measured: list[LossSums] = []
-        for part in _parts(len(images), on_first is not None):
-            measured.append((fisher or add_up)(options, part, on_batch))
+        parts = _parts(len(images), on_first is not None)
+        for part, sums in zip(parts, (fisher or add_up)(options, parts, on_batch), strict=True):
+            measured.append(sums)
             losses = mean_losses(measured)
             if on_first is not None and part.stop < len(images):
                 on_first(_table(proxy, part.stop, options, losses))

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoq.graph.insert import QuantizedModel
+from autoq.graph.saved_trace import dump_traced, load_traced
 from autoq.graph.trace import trace
 from tests.graph.zoo import ZOO, Example, build, example, images
 
@@ -223,6 +224,27 @@ class _Recorder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append(x)
         return x.clone() * 1.0
+
+
+def test_a_trace_that_was_written_down_is_the_same(case: Example) -> None:
+    """Node for node, on the parameters of a model that was built anew, and so are its stages."""
+    content = dump_traced(case.traced, case.model)
+    loaded = load_traced(content, build(case.name))
+    assert nodes_of(loaded.graph_module) == nodes_of(case.traced.graph_module)
+    assert (loaded.sites, loaded.uncounted, loaded.edges) == (
+        case.traced.sites,
+        case.traced.uncounted,
+        case.traced.edges,
+    )
+    assert loaded.output_names == case.traced.output_names
+    batch = case.images(3)
+    assert_identical(run(loaded.graph_module, batch), run(case.traced.graph_module, batch))
+    codes = [stage.graph_module.code for stage in QuantizedModel(loaded).stages]
+    assert codes == [stage.graph_module.code for stage in case.quantized.stages]
+
+
+def nodes_of(graph_module: fx.GraphModule) -> list[tuple[object, ...]]:
+    return [(n.op, n.name, n.target, str(n.args), str(n.kwargs), n.meta) for n in graph_module.graph.nodes]
 
 
 def test_inserting_and_removing_quantizers_changes_nothing(case: Example) -> None:

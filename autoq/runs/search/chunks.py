@@ -118,30 +118,42 @@ def solve_in_chunks(
 
 
 def fisher_in_chunks(
-    runner: ChunkRunner, images: range, options: Sequence[Option], workers: int, progress: Callable[[int], None]
-) -> tuple[dict[Option, float], int]:
+    runner: ChunkRunner,
+    parts: Sequence[range],
+    options: Sequence[Option],
+    workers: int,
+    progress: Callable[[int], None],
+) -> Iterator[tuple[dict[Option, float], int]]:
     """Have the losses of options alone added up by workers, each over some of the images.
+
+    Workers are busy with the next part while the caller deals with the one before.
 
     Args:
         runner: has chunks done.
-        images: their numbers, one after the other.
+        parts: numbers of images, one part after the other.
         options: in canonical form, all of them solved and saved.
         workers: for how many.
         progress: called with the number of images of each chunk that is done.
 
-    Returns:
-        The sums over the images, as ``autoq.sensitivity.fisher.add_up_losses`` has them, and how many images there are.
+    Yields:
+        For each part, in order, the sums over its images, as ``autoq.sensitivity.fisher.add_up_losses`` has them, and
+        how many images there are.
     """
-    count = max(1, -(-len(images) // _chunks_for(workers)))
-    chunks = [
-        FisherChunk(first, min(count, images.stop - first), tuple(options))
-        for first in range(images.start, images.stop, count)
-    ]
+    chunks: list[FisherChunk] = []
+    missing: list[list[int]] = []  # positions of the chunks of parts that have not been yielded
+    for images in parts:
+        count, first = max(1, -(-len(images) // _chunks_for(workers))), len(chunks)
+        starts = range(images.start, images.stop, count)
+        chunks += [FisherChunk(start, min(count, images.stop - start), tuple(options)) for start in starts]
+        missing.append(list(range(first, len(chunks))))
     found: dict[int, tuple[dict[Option, float], int]] = {}
-    for position, part in runner.run(chunks):
-        found[position] = part
-        progress(part[1])
-    return add_up_parts(found[position] for position in sorted(found))
+    for position, sums in runner.run(chunks):
+        found[position] = sums
+        progress(sums[1])
+        while missing and found.keys() >= set(missing[0]):
+            yield add_up_parts(found[each] for each in missing.pop(0))
+    for positions in missing:  # of no images
+        yield add_up_parts(found[each] for each in positions)
 
 
 def score_in_chunks(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from autoq.calibration import Bank
@@ -76,8 +76,10 @@ class OptionsAlone:
     def _measure(self, proxy: str, on_first: Callable[[SensitivityTable], None] | None = None) -> SensitivityTable:
         session, images = self.inputs.session, self.inputs.images.tensor
 
-        def fisher(options: Sequence[Option], part: range, on_images: Callable[[int], None]) -> LossSums:
-            return fisher_in_chunks(self.runner, part, options, self.settings.workers, on_images)
+        def fisher(
+            options: Sequence[Option], parts: Sequence[range], on_images: Callable[[int], None]
+        ) -> Iterator[LossSums]:
+            return fisher_in_chunks(self.runner, parts, options, self.settings.workers, on_images)
 
         return measure_into(
             self.directory.sensitivities,

@@ -43,7 +43,7 @@ from autoq.sensitivity.proxies import PROXIES
 from autoq.sensitivity.table import SensitivityTable
 from autoq.units import format_seconds
 
-_PATIENCE_SECONDS = 5.0
+_PATIENCE_SECONDS = 20.0
 """How long to wait for a worker before calibrating here: what is observed for that, workers observe once more."""
 _logger = logging.getLogger(__name__)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from autoq.calibration import Bank, CalibrationSettings
 from autoq.errors import RunError
+from autoq.optimization.executors._base import Chunk
 from autoq.optimization.executors.chunks import ChunkRunner
 from autoq.recipe import OperandConfig
 from autoq.runs.images import CalibrationImages
@@ -91,11 +94,34 @@ def test_losses_measured_on_some_images_each_are_those_of_all(session: Session, 
     bank, options = bank_of(session, images), options_of(session)[::3]
     seen: list[int] = []
     runner = runner_of(state_of(session, images, bank))
-    parts = [fisher_in_chunks(runner, part, options, 1, seen.append) for part in (range(5), range(5, IMAGES))]
+    parts = list(fisher_in_chunks(runner, [range(5), range(5, IMAGES)], options, 1, seen.append))
     assert [count for _, count in parts] == [5, IMAGES - 5]
     expected = fisher_losses(bank, [images.tensor], options, FisherSettings(seed=SETTINGS.seed))
     assert mean_losses(parts) == pytest.approx(expected, rel=1e-4)
     assert seen == [1] * 5 + [2] * 3 + [1]
+
+
+class OutOfOrder(ChunkRunner):
+    """Has chunks done one after the other, from the second on, and the first before the last."""
+
+    def run(self, chunks: Iterable[Chunk]) -> Iterator[tuple[int, Any]]:
+        first, *others, last = enumerate(chunks)
+        for position, chunk in (*others, first, last):
+            yield position, chunk.run(self._state)
+
+
+def test_the_next_images_are_begun_before_the_first_are_dealt_with(
+    session: Session, images: CalibrationImages
+) -> None:
+    bank, options = bank_of(session, images), options_of(session)[::9]
+    state, parts, seen = state_of(session, images, bank), [range(6), range(6, 12)], list[int]()
+    expected = list(fisher_in_chunks(runner_of(state), parts, options, 1, seen.append))
+    assert seen == [1] * 12
+    seen.clear()
+    found = fisher_in_chunks(OutOfOrder(state), parts, options, 1, seen.append)
+    assert next(found) == expected[0], "sums do not depend on who is faster"
+    assert len(seen) == 11
+    assert list(found) == expected[1:]
 
 
 def test_recipes_are_scored_with_what_the_driver_has_solved(
