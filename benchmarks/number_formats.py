@@ -121,10 +121,11 @@ def measured_alone(
     return measure_into(
         folder / "fisher.csv",
         options,
-        evaluator=Evaluator(session.model, bank, images.tensor),
+        evaluator=lambda: Evaluator(session.model, bank, images.tensor),
         bank=bank,
         images=images.tensor,
         proxy="fisher",
+        task=session.task,
     )
 
 

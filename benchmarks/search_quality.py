@@ -123,10 +123,11 @@ def main() -> None:
     table = measure_into(
         path,
         options,
-        evaluator=Evaluator(session.model, bank, images.tensor),
+        evaluator=lambda: Evaluator(session.model, bank, images.tensor),
         bank=bank,
         images=images.tensor,
         proxy=arguments.sensitivity,
+        task=session.task,
     )
     sensitivity_seconds = time.process_time() - started
     _print(f"calibrated in {calibration_seconds:.0f} s, sensitivities in {sensitivity_seconds:.0f} s")

@@ -35,7 +35,9 @@ def settle_meta_(graph_module: fx.GraphModule) -> None:
         if isinstance(part, fx.GraphModule):
             for node in part.graph.nodes:
                 stack = node.meta.get(_STACK) or {}
-                named = {key: (path, kind if isinstance(kind, str) else _name(kind)) for key, (path, kind) in stack.items()}
+                named = {
+                    key: (path, kind if isinstance(kind, str) else _name(kind)) for key, (path, kind) in stack.items()
+                }
                 value = {"val": _described(node.meta["val"])} if "val" in node.meta else {}
                 node.meta = value | ({_STACK: named} if named else {})
 

@@ -34,6 +34,7 @@ from autoq.sensitivity.measure import (
 )
 from autoq.sensitivity.perturbation_hessian import PerturbationSettings
 from autoq.sensitivity.proxies import APH, PROXIES, check_proxy_name, joint_proxies
+from autoq.tasks import BaseTask
 from autoq.validation import validate
 
 TABLE = "sensitivity.csv"
@@ -135,14 +136,14 @@ def run_sensitivity(
         few = images.tensor[: choose_batch_size(session.traced)]
         with fastest_threads(lambda: session.model.run(few), session.device):
             solve_bank(bank, options, directory.bank, progress)
-            evaluator = Evaluator(session.model, bank, images.tensor, task=session.task)
             table = measure_into(
                 directory.path / TABLE,
                 options,
-                evaluator=evaluator,
+                evaluator=lambda: Evaluator(session.model, bank, images.tensor, task=session.task),
                 bank=bank,
                 images=images.tensor,
                 proxy=settings.proxy,
+                task=session.task,
                 progress=progress,
                 exhaustive=settings.exhaustive,
             )
@@ -164,10 +165,11 @@ def measure_into(
     path: str | os.PathLike[str],
     options: Sequence[Option],
     *,
-    evaluator: Evaluator,
+    evaluator: Callable[[], Evaluator],
     bank: Bank,
     images: Tensor,
     proxy: str,
+    task: BaseTask,
     progress: Progress = ignore,
     exhaustive: bool = False,
     fisher: FisherElsewhere | None = None,
@@ -178,10 +180,11 @@ def measure_into(
     Args:
         path: the table's file; if it exists, it is of the same model, bank and space.
         options: of operands, in canonical form.
-        evaluator: scores recipes, on ``images``.
+        evaluator: gives what scores recipes, on ``images``; called where the proxy is no sum over operands.
         bank: the evaluator's, with all options solved.
         images: of shape (N, C, H, W).
         proxy: the loss; a name in ``autoq.sensitivity.proxies.PROXIES``.
+        task: of the model, fitted.
         progress: told what happens, as phase ``sensitivity``.
         exhaustive: measure every option; ``fisher`` and ``aph`` do so anyway.
         fisher: measures by ``fisher`` instead of this process.
@@ -192,9 +195,9 @@ def measure_into(
         RunDirectoryError: the file is no table, or of another proxy or number of images.
         CalibrationError: an option does not fit its operand.
     """
-    check_proxy_name(proxy, evaluator.task)
+    check_proxy_name(proxy, task)
     known = SensitivityTable.load(path) if Path(path).exists() else None
-    stage_of = evaluator.model.stage_of
+    stage_of = bank.model.stage_of
     ordered = sorted(options, key=lambda option: stage_of[option[:2]])
     is_additive = PROXIES[proxy].is_additive
     if is_additive and known is not None and known.covers(ordered, proxy):
@@ -207,16 +210,16 @@ def measure_into(
     progress(PhaseStarted("sensitivity", passes * len(images) if is_additive else len(ordered)))
     if is_additive:
         table = measure_additive_sensitivities(
-            proxy, bank, images, ordered, on_progress, task=evaluator.task, fisher=fisher, on_first=on_first
+            proxy, bank, images, ordered, on_progress, task=task, fisher=fisher, on_first=on_first
         )
         table.save(path)
         return table
     return measure_sensitivities(
-        evaluator.evaluate,
+        evaluator().evaluate,
         joint_proxies()[proxy],
         ordered,
         proxy,
-        evaluator.images,
+        len(images),
         exhaustive=exhaustive,
         known=known,
         progress=on_progress,

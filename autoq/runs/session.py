@@ -101,7 +101,12 @@ class Session:
 
     @classmethod
     def rebuilt(
-        cls, loaded: LoadedModel, content: bytes, pretrained: bool = True, device: str = "auto", task: BaseTask = CLASSIFICATION
+        cls,
+        loaded: LoadedModel,
+        content: bytes,
+        pretrained: bool = True,
+        device: str = "auto",
+        task: BaseTask = CLASSIFICATION,
     ) -> Session:
         """Take over the trace of another process that has loaded the same model.
 

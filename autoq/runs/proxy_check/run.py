@@ -174,10 +174,11 @@ def _measure_recipes(
         measure_into(
             folder / f"{proxy}.csv",
             options,
-            evaluator=evaluators[0],
+            evaluator=lambda: evaluators[0],
             bank=bank,
             images=calibration,
             proxy=proxy,
+            task=session.task,
             progress=progress,
         )
         for proxy in (FISHER, APH)

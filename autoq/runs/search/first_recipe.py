@@ -84,10 +84,11 @@ class OptionsAlone:
         return measure_into(
             self.directory.sensitivities,
             options_of_space(self.inputs.space),
-            evaluator=Evaluator(session.model, self.bank, images, task=session.task),
+            evaluator=lambda: Evaluator(session.model, self.bank, images, task=session.task),
             bank=self.bank,
             images=images,
             proxy=proxy,
+            task=session.task,
             progress=self.progress,
             fisher=fisher if self.runner.is_shared else None,
             on_first=on_first,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -88,3 +89,18 @@ class SimulatedSpecification:
         if keep_going is not None and not keep_going(2 * loss):
             return Evaluation(2 * loss, None, is_complete=False)
         return Evaluation(loss, None)
+
+
+@dataclass(frozen=True)
+class ImportSpecification:
+    """Workers whose hardware is called after the modules that they had from the start.
+
+    Attributes:
+        modules: that are looked for.
+    """
+
+    modules: tuple[str, ...]
+
+    def build(self, slot: int) -> Worker:
+        found = " ".join(name for name in self.modules if name in sys.modules)
+        return Worker(SimulatedSpecification().measure, f"host:{slot}", found)

@@ -86,3 +86,28 @@ def test_workers_end_with_their_driver(number: signal.Signals, tmp_path: Path) -
             assert driver.stdout.readline() == "interrupted\n"
             assert driver.wait(SECONDS) == 0
         worker.wait(SECONDS)  # raises if it goes on
+
+
+IMPORTING = """
+    import sys
+    from autoq.optimization.executors._base import Job
+    from autoq.optimization.executors.processes import ProcessExecutor, import_ahead
+    from tests.contracts.executors import SECONDS, recipe
+    from tests.optimization.executors.simulated import ImportSpecification
+    if __name__ == "__main__":
+        import_ahead(["no_such_module", "colorsys"])
+        with ProcessExecutor(ImportSpecification(("colorsys", "this")), 2) as executor:
+            executor.submit(Job(0, recipe(2)))
+            print(executor.next_result(SECONDS).hardware)
+"""
+
+
+def test_workers_have_what_was_imported_ahead(tmp_path: Path) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(textwrap.dedent(IMPORTING), encoding="utf-8")
+    found_here = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=True, env=found_here, timeout=SECONDS
+    )
+    assert done.stdout == "colorsys\n", "and nothing else"
+    assert not done.stderr, "a module that is not there is the worker's to complain of"

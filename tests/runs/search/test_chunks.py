@@ -110,9 +110,7 @@ class OutOfOrder(ChunkRunner):
             yield position, chunk.run(self._state)
 
 
-def test_the_next_images_are_begun_before_the_first_are_dealt_with(
-    session: Session, images: CalibrationImages
-) -> None:
+def test_the_next_images_are_begun_before_the_first_are_dealt_with(session: Session, images: CalibrationImages) -> None:
     bank, options = bank_of(session, images), options_of(session)[::9]
     state, parts, seen = state_of(session, images, bank), [range(6), range(6, 12)], list[int]()
     expected = list(fisher_in_chunks(runner_of(state), parts, options, 1, seen.append))

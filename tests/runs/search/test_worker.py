@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +20,12 @@ from autoq.optimization.storage import load_trials
 from autoq.runs.opening import GivenObjects, open_bank
 from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
 from autoq.runs.search.run import run_search
-from autoq.runs.search.worker import SearchWorkerSpecification
+from autoq.runs.search.settings import make_settings
+from autoq.runs.search.worker import SearchWorkerSpecification, modules_of_workers
 from tests.api.models import IMAGES, make
 from tests.runs.small_run import TRIALS, finished_run, small_session, small_settings, trace_once
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -55,9 +61,7 @@ def test_a_worker_that_differs_is_refused(specification: SearchWorkerSpecificati
         other.build(0)
 
 
-def test_a_worker_does_not_trace(
-    specification: SearchWorkerSpecification, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_does_not_trace(specification: SearchWorkerSpecification, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise AssertionError("the driver has done this")
 
@@ -99,3 +103,18 @@ def test_a_search_by_two_processes(tmp_path: Path) -> None:
 def test_objects_cannot_be_rebuilt_elsewhere() -> None:
     with pytest.raises(SpaceError, match="executor 'processes' rebuilds model and images by their names"):
         autoq.search(make(), IMAGES, workers=2)
+
+
+def test_what_is_imported_ahead_starts_no_thread_and_leaves_gpus_alone() -> None:
+    """Workers are forked after it."""
+    code = f"""
+import importlib, threading, torch
+def refused(*_): raise AssertionError("a GPU is asked for")
+for name in ("_cuda_getDeviceCount", "_cuda_init"):
+    setattr(torch._C, name, refused)
+for name in {modules_of_workers(make_settings({"model": "deit_tiny_patch16_224"}))!r}:
+    importlib.import_module(name)
+assert threading.active_count() == 1, threading.enumerate()
+assert not torch.cuda.is_initialized()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
