@@ -132,7 +132,7 @@ class _Pickler(pickle.Pickler):
         if isinstance(obj, torch._ops.OpOverload):
             return _operator, (obj.namespace, obj.overloadpacket.__name__, obj._overloadname)
         if isinstance(obj, torch._ops.HigherOrderOperator):
-            return getattr, (torch.ops.higher_order, obj.name())
+            return getattr, (torch.ops.higher_order, obj.name())  # type: ignore[no-untyped-call]
         if isinstance(obj, Tensor):  # as it lies in memory
             stream = io.BytesIO()
             torch.save(obj, stream)
@@ -150,10 +150,13 @@ def _tensor(content: bytes) -> Tensor:
 
 
 def _saved(graph_module: fx.GraphModule, module: nn.Module) -> _SavedGraph:
+    def referred(used: fx.Node) -> Any:
+        return _Reference(used.name)
+
     graph = graph_module.graph
     nodes = []
     for node in graph.nodes:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used: _Reference(used.name))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), referred)
         nodes.append(_SavedNode(node.name, node.op, node.target, args, kwargs, dict(node.meta)))
     names = {str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")}
     read = {name: attribute(graph_module, name) for name in sorted(names)}

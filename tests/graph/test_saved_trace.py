@@ -1,4 +1,4 @@
-"""Traces as bytes: what is shared with the model, what is not, and what cannot be written down. ``test_zoo`` has models."""
+"""Traces as bytes: what is the model's, what is kept, what cannot be written down; ``test_zoo`` has many models."""
 
 from __future__ import annotations
 
