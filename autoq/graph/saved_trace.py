@@ -57,7 +57,7 @@ class _SavedGraph:
 
     nodes: tuple[_SavedNode, ...]
     codegen: Any
-    bound: frozenset[str]
+    bound: tuple[str, ...]
     tensors: dict[str, Tensor]
     graphs: dict[str, _SavedGraph]
 
@@ -70,7 +70,7 @@ def dump_traced(traced: TracedModel, module: nn.Module) -> bytes:
         module: that it was made of.
 
     Returns:
-        Pickled: whoever can change it can run code where it is loaded.
+        Pickled: whoever can change it can run code where it is loaded. The same for the same model.
 
     Raises:
         TraceError: the model returns an object of a class that other processes cannot import.
@@ -160,7 +160,7 @@ def _saved(graph_module: fx.GraphModule, module: nn.Module) -> _SavedGraph:
         nodes.append(_SavedNode(node.name, node.op, node.target, args, kwargs, dict(node.meta)))
     names = {str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")}
     read = {name: attribute(graph_module, name) for name in sorted(names)}
-    bound = frozenset(name for name, value in read.items() if isinstance(value, Tensor) and _has(module, name, value))
+    bound = tuple(name for name, value in read.items() if isinstance(value, Tensor) and _has(module, name, value))
     tensors = {name: value.detach() for name, value in read.items() if isinstance(value, Tensor) and name not in bound}
     graphs = {name: _saved(value, module) for name, value in read.items() if isinstance(value, fx.GraphModule)}
     return _SavedGraph(tuple(nodes), graph._codegen, bound, tensors, graphs)

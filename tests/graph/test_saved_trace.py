@@ -63,6 +63,7 @@ def test_parameters_are_the_models_and_folded_constants_are_kept() -> None:
     expected = traced(other).graph_module(tokens(3))
     assert torch.equal(loaded.graph_module(tokens(3)), expected)
     assert not torch.equal(model.graph_module(tokens(3)), expected)
+    assert dump_traced(traced(module), module) == content, "a driver that resumes leaves the same file"
     wide = nn.Linear(2000, 2000)
     assert len(dump_traced(traced(wide, torch.zeros(2, 2000)), wide)) < 20_000, "no weights"
 

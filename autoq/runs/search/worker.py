@@ -80,6 +80,7 @@ class SearchWorkerSpecification:
 
         Raises:
             WorkerRefusedError: they differ; the message says in what.
+            FileNotFoundError: the search is over, and its trace removed.
             InputError: they cannot be loaded.
         """
         if self.threads is not None:
@@ -104,10 +105,14 @@ class SearchWorkerSpecification:
         return Worker(_BankedObjective(state, settings.proxy), name, hardware, state)
 
     def _session(self, settings: SearchSettings, folder: SearchDirectory) -> Session:
-        """Load the model, and take over the driver's trace of it."""
+        """Load the model, and take over the driver's trace of it.
+
+        Raises:
+            FileNotFoundError: there is none: the search is over.
+        """
         loaded = load_model(settings.model, settings.pretrained)
         self._refuse({"weights_sha256": loaded.weights_sha256})
-        trace = folder.trace.read_bytes() if folder.trace.exists() else b""
+        trace = folder.trace.read_bytes()
         self._refuse({"trace_sha256": sha256_hex([trace])})
         return Session.rebuilt(loaded, trace, settings.pretrained, settings.device)
 
