@@ -51,14 +51,14 @@ class _SavedGraph:
         nodes: in execution order.
         codegen: how arguments are taken and the output is put together.
         bound: names of what the model has under the same name.
-        tensors: what it does not have, such as folded constants, by name.
+        tensors: what it does not have, such as folded constants, and where it was, by name.
         graphs: parts of the graph that nodes call, by name.
     """
 
     nodes: tuple[_SavedNode, ...]
     codegen: Any
     bound: tuple[str, ...]
-    tensors: dict[str, Tensor]
+    tensors: dict[str, tuple[Tensor, torch.device]]
     graphs: dict[str, _SavedGraph]
 
 
@@ -116,8 +116,6 @@ def load_traced(content: bytes, module: nn.Module) -> TracedModel:
     def moved(value: Any) -> Any:
         if isinstance(value, torch.device):
             return device if value == traced_on else value
-        if isinstance(value, Tensor):
-            return value.to(moved(value.device))
         if isinstance(value, list):
             return [moved(each) for each in value]
         return replace(value, device=moved(value.device)) if isinstance(value, NodeValue) else value
@@ -145,7 +143,7 @@ def _operator(namespace: str, name: str, overload: str) -> Any:
 
 
 def _tensor(content: bytes) -> Tensor:
-    value: Tensor = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    value: Tensor = torch.load(io.BytesIO(content), weights_only=True)
     return value
 
 
@@ -161,7 +159,8 @@ def _saved(graph_module: fx.GraphModule, module: nn.Module) -> _SavedGraph:
     names = {str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")}
     read = {name: attribute(graph_module, name) for name in sorted(names)}
     bound = tuple(name for name, value in read.items() if isinstance(value, Tensor) and _has(module, name, value))
-    tensors = {name: value.detach() for name, value in read.items() if isinstance(value, Tensor) and name not in bound}
+    own = {name: value.detach() for name, value in read.items() if isinstance(value, Tensor) and name not in bound}
+    tensors = {name: (value.cpu(), value.device) for name, value in own.items()}
     graphs = {name: _saved(value, module) for name, value in read.items() if isinstance(value, fx.GraphModule)}
     return _SavedGraph(tuple(nodes), graph._codegen, bound, tensors, graphs)
 
@@ -187,8 +186,8 @@ def _loaded(saved: _SavedGraph, module: nn.Module, moved: Callable[[Any], Any]) 
         node.meta = {key: moved(value) for key, value in each.meta.items()}
         nodes[each.name] = node
     graph.set_codegen(saved.codegen)
-    held = {name: _loaded(part, module, moved) for name, part in saved.graphs.items()}
-    held |= {name: moved(value) for name, value in saved.tensors.items()}
+    held: dict[str, Any] = {name: _loaded(part, module, moved) for name, part in saved.graphs.items()}
+    held |= {name: value.to(moved(where)) for name, (value, where) in saved.tensors.items()}
     for name in saved.bound:
         try:
             held[name] = attrgetter(name)(module)
