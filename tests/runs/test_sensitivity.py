@@ -274,7 +274,8 @@ def test_with_a_bank_and_evaluator_of_ones_own(tmp_path: Path) -> None:
     images = session.calibration_images("digits", IMAGES, 0)
     bank = session.bank(lambda: images, images.sha256, CalibrationSettings())
     evaluator = Evaluator(session.model, bank, images.tensor)
-    measure = partial(measure_into, evaluator=evaluator, bank=bank, images=images.tensor)
+    given = {"bank": bank, "images": images.tensor, "task": session.task}
+    measure = partial(measure_into, evaluator=lambda: evaluator, **given)
     options = [row.option for row in finished().table.rows if row.site == "blocks.0.attn.qkv"]
     events: list[Event] = []
     path = tmp_path / "sensitivity.csv"
@@ -289,6 +290,12 @@ def test_with_a_bank_and_evaluator_of_ones_own(tmp_path: Path) -> None:
         measure(path, options, proxy="loss")
     with pytest.raises(RunDirectoryError, match="delete them"):
         measure(path, options, proxy="mse")
+
+    def refused() -> Evaluator:
+        raise AssertionError("full precision is run for nobody")
+
+    alone = measure_into(tmp_path / "fisher.csv", options[:2], evaluator=refused, proxy="fisher", **given)
+    assert {row.option for row in alone.rows} == set(options[:2])
 
 
 def test_rescaled_layer_norms(tmp_path: Path) -> None:
