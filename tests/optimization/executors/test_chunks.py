@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from autoq.optimization.executors.chunks import ChunkRunner
@@ -36,8 +37,10 @@ def test_the_driver_does_not_wait_for_workers(tmp_path: Path) -> None:
 
 def test_workers_that_are_being_started_are_waited_for(tmp_path: Path) -> None:
     with ProcessExecutor(SPECIFICATION, 1) as executor:
-        ChunkRunner(OWN, executor).await_worker(SECONDS)
+        started = time.monotonic()
+        ChunkRunner(OWN, executor).await_worker(10 * SECONDS)
         assert executor.is_ready
+        assert time.monotonic() - started < 10 * SECONDS, "and not longer"
     with DirectoryExecutor(SPECIFICATION, tmp_path / "jobs") as executor:
         ChunkRunner(OWN, executor).await_worker(SECONDS)
         assert not executor.is_ready, "and nobody is starting any"
