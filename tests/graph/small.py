@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -24,3 +26,14 @@ class Weighted(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(8, 8)
+
+
+class Structured(Weighted):
+    """Returns what a function makes of the layer's output."""
+
+    def __init__(self, arrange: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.arrange = arrange
+
+    def forward(self, x: Tensor) -> object:
+        return self.arrange(self.layer(x))

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from autoq.errors import TraceError
 from autoq.graph.insert import QuantizedModel
-from tests.graph.small import Weighted, tokens, traced
+from tests.graph.small import Structured, tokens, traced
 
 
 class Pair(NamedTuple):
@@ -34,15 +34,6 @@ STRUCTURES: dict[str, tuple[Callable[[Tensor], object], tuple[str, ...]]] = {
     "numbers": (lambda y: {"count": 3, "batch": y.shape[0], "logits": y}, ("logits",)),
     "one tensor twice": (lambda y: [y, y], ("0", "1")),
 }
-
-
-class Structured(Weighted):
-    def __init__(self, arrange: Callable[[Tensor], object]) -> None:
-        super().__init__()
-        self.arrange = arrange
-
-    def forward(self, x: Tensor) -> object:
-        return self.arrange(self.layer(x))
 
 
 def check(module: nn.Module, batch: Tensor, names: tuple[str, ...]) -> None:

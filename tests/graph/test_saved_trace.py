@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from autoq.errors import TraceError
 from autoq.graph.insert import QuantizedModel
 from autoq.graph.saved_trace import dump_traced, load_traced
-from tests.graph.small import Weighted, tokens, traced
+from tests.graph.small import Structured, Weighted, tokens, traced
 
 
 @dataclass
@@ -26,15 +25,6 @@ class Detections:
     logits: Tensor
     boxes: list[Box]
     loss: Tensor | None = None
-
-
-class Arranged(Weighted):
-    def __init__(self, arrange: Callable[[Tensor], object]) -> None:
-        super().__init__()
-        self.arrange = arrange
-
-    def forward(self, x: Tensor) -> object:
-        return self.arrange(self.layer(x))
 
 
 class Written(Weighted):
@@ -79,7 +69,7 @@ def test_a_trace_runs_where_the_module_is() -> None:
 
 
 def test_dataclasses_in_the_output_are_made_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = Arranged(lambda y: Detections(y, [Box(y.sum(1))]))
+    module = Structured(lambda y: Detections(y, [Box(y.sum(1))]))
     model = traced(module)
     content = dump_traced(model, module)
     known: list[type] = []
@@ -97,8 +87,8 @@ def test_classes_that_cannot_be_imported_are_refused() -> None:
     class Local:
         logits: Tensor
 
-    module = Arranged(Local)
-    with pytest.raises(TraceError, match=r"trace of Arranged cannot be given .*Local.*; define the classes"):
+    module = Structured(Local)
+    with pytest.raises(TraceError, match=r"trace of Structured cannot be given .*Local.*; define the classes"):
         dump_traced(traced(module), module)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from unittest import mock
 
 import pytest
@@ -15,16 +14,7 @@ from autoq.errors import TraceError
 from autoq.graph import trace as tracing
 from autoq.graph.trace import trace
 from autoq.graph.verify import seeded, verify
-from tests.graph.small import Weighted, tokens, traced
-
-
-class Returning(Weighted):
-    def __init__(self, body: Callable[[Tensor], object]) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: Tensor) -> object:
-        return self.body(self.layer(x))
+from tests.graph.small import Structured, Weighted, tokens, traced
 
 
 def test_a_value_that_tracing_fixed_is_refused_with_difference_and_output() -> None:
@@ -73,13 +63,13 @@ def changed(**outputs: object) -> dict[str, object]:
     ],
 )
 def test_differences_beyond_rounding_are_refused(output: object, named: str) -> None:
-    module = Returning(lambda _: EXPECTED)
+    module = Structured(lambda _: EXPECTED)
     with pytest.raises(TraceError, match=named):
         verify(module, BATCH, output)
 
 
 def test_equal_outputs_and_rounding_are_accepted() -> None:
-    module = Returning(lambda _: EXPECTED)
+    module = Structured(lambda _: EXPECTED)
     verify(module, BATCH, EXPECTED)
     rounded = BATCH * 10 * (1 + 1e-5)
     verify(module, BATCH, changed(logits=rounded))
@@ -90,10 +80,10 @@ def test_equal_outputs_and_rounding_are_accepted() -> None:
 
 def test_what_is_not_finite_may_be_equal() -> None:
     strange = torch.tensor([[math.nan, math.inf], [-math.inf, 1.0], [0.0, math.nan]])
-    verify(Returning(lambda _: strange), BATCH, strange.clone())
-    verify(Returning(lambda _: torch.empty(3, 0)), BATCH, torch.empty(3, 0))
+    verify(Structured(lambda _: strange), BATCH, strange.clone())
+    verify(Structured(lambda _: torch.empty(3, 0)), BATCH, torch.empty(3, 0))
     with pytest.raises(TraceError, match="differs from the traced model's by inf"):
-        verify(Returning(lambda _: strange), BATCH, strange.nan_to_num(nan=0.0))
+        verify(Structured(lambda _: strange), BATCH, strange.nan_to_num(nan=0.0))
 
 
 def test_half_precision_is_compared_by_its_own_rounding() -> None:
@@ -146,7 +136,7 @@ def test_random_numbers_of_a_model_are_the_same_in_both_and_leave_the_generator_
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    module = Returning(lambda y: y + torch.rand_like(y))
+    module = Structured(lambda y: y + torch.rand_like(y))
     module.layer = torch.nn.utils.skip_init(nn.Linear, 8, 8)  # draws nothing
     torch.nn.init.ones_(module.layer.weight)
     torch.nn.init.zeros_(module.layer.bias)
