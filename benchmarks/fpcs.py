@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from autoq.calibration import CalibrationSettings
 from autoq.calibration.convolutions import convolution_of
-from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss, log_loss
+from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss
 from autoq.calibration.fpcs.output_search import solve_jobs
+from autoq.calibration.fpcs.scaled_loss import log_unit, scaled_loss
 from autoq.calibration.fpcs.search import Loss, progressive_search
 from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.calibration.fpcs.site_solver import SiteSolver
@@ -179,7 +180,7 @@ def _against_every_base(solver: SiteSolver, site: Site, operand: Operand, config
         narrow = positive.kthvalue(int(_SETTINGS.fpcs.quantile * len(positive))).values + solved["shift"].flatten()
         scales = torch.linspace(float(narrow / widest), 1, 16)
     bases = torch.arange(LEAST_NUMERATOR, GREATEST_NUMERATOR + 1.0)
-    loss = log_loss(error, config, solved["shift"], widest)
+    loss = scaled_loss(error.shifted(solved["shift"]), log_unit(config, widest.device), widest)
     found = float(loss(solved["log_base_numerator"].view(1, 1), solved["scale"].view(1, 1) / widest))
     slow, best = _least_time(lambda: float(loss(*torch.cartesian_prod(bases, scales).t().unsqueeze(1)).min()), 1)
     print(f"{site.name + ':' + operand.name:32}{found / best:14.5f}{slow / seconds:14.1f}{config.overflow:>16}")

@@ -15,18 +15,13 @@ memory for two numbers (weight and v D) for each output of the layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from autoq.calibration.fpcs.search import Loss
-from autoq.calibration.solvers.logarithmic import log_class
-from autoq.calibration.solvers.twin_uniform import twin_class
-from autoq.quantizers import BaseLogQuantizer, OperandLayout, quantizer_class
-from autoq.recipe import OperandConfig
 
 ELEMENTS_AT_ONCE = 1 << 19
 """Quantization errors computed at a time: two megabytes stay in a cache that is not the first level, and what it takes
@@ -36,7 +31,7 @@ _LEAST_PRODUCT = 32
 """Vectors multiplied with one block's factor at a time; fewer would leave the processor waiting for the factor."""
 _LEAST_SCREENED = 128
 _SUBSPACE_ITERATIONS = 2
-_Rounder = Callable[[Tensor], Tensor]
+Rounder = Callable[[Tensor], Tensor]
 """Rounds values of scale one; may overwrite them."""
 _Rounding = Callable[[Tensor, slice, slice, Tensor], None]
 """(values, rows, candidates, out): write quantization errors of values (R, B, 1, m, I) into ``out`` (R, B, K, m, I)."""
@@ -93,6 +88,10 @@ class QuadraticError:
         rest = self.factor.square().sum(-1) - leading.square().sum(-1)
         return replace(self, factor=leading, diagonal=rest.clamp(min=0).unsqueeze(-2))
 
+    def shifted(self, shift: Tensor) -> QuadraticError:
+        """Return the same of values to which a number is added, as logarithmic schemes do before they divide."""
+        return replace(self, values=self.values + shift)
+
     def tied(self, rows: int) -> QuadraticError:
         """Return the same with so many rows, each of equally many of these, one after the other, as its vectors.
 
@@ -137,6 +136,24 @@ class QuadraticError:
                             errors.mul_(self.mask[part].unsqueeze(2))
                         total[row, candidate] += self._weigh(errors, part)
         return total
+
+    def evaluate_scaled(self, roundings: Sequence[Rounder], steps: Tensor) -> Tensor:
+        """Compute the errors of K candidates a row, of shape (R, K), float64.
+
+        Args:
+            roundings: of each candidate, at scale one.
+            steps: scales, of shape (R, K).
+        """
+
+        def rounding(values: Tensor, rows: slice, candidates: slice, out: Tensor) -> None:
+            block = torch.empty_like(values)
+            for index in range(candidates.start, candidates.stop):
+                step = steps[rows, index].view(-1, 1, 1, 1, 1)
+                torch.div(values, step, out=block)
+                rounded = roundings[index](block).mul_(step)
+                torch.sub(rounded.squeeze(2), values.squeeze(2), out=out[:, :, index - candidates.start])
+
+        return self.evaluate(rounding, len(roundings))
 
     def _weigh(self, errors: Tensor, part: tuple[slice, slice, slice]) -> Tensor:
         """Turn quantization errors (R, B, K, m, I), which are overwritten, into output errors (R, K)."""
@@ -188,68 +205,6 @@ def affine_loss(error: QuadraticError, bits: int, *, binary: bool = False) -> Lo
         return error.evaluate(rounding, scale.shape[1])
 
     return loss
-
-
-def log_loss(error: QuadraticError, config: OperandConfig, shift: Tensor, scale: Tensor) -> Loss:
-    """Make the error of all rows, which share the base, a function of base and relative scale, each (1, n).
-
-    Args:
-        error: the quadratic form.
-        config: scheme, bits and overflow.
-        shift: what makes values non-negative.
-        scale: of each row at relative scale one, of shape (R, 1).
-    """
-    shifted = replace(error, values=error.values + shift)
-    return _scaled_loss(shifted, lambda base: _unit_quantizer(config, int(base), shift.device).round_scaled, scale)
-
-
-def twin_loss(error: QuadraticError, config: OperandConfig, fine_sign: int, scale: Tensor) -> Loss:
-    """Make the error of all rows, which share m, a function of m and relative scale of ``twin_uniform``, each (1, n).
-
-    Args:
-        error: the quadratic form.
-        config: of scheme ``twin_uniform`` or ``twin_uniform_sum``.
-        fine_sign: sign of the values in the fine range.
-        scale: Δ of each row at relative scale one, of shape (R, 1).
-    """
-    one = torch.ones(1, device=scale.device)
-    option = config.model_copy(update={"granularity": "tensor"})
-    cls = twin_class(config.scheme)
-
-    def unit(shift_bits: float) -> _Rounder:
-        quantizer = cls.with_scale(option, OperandLayout(1, -1), one, shift_bits, fine_sign)
-        return lambda block: quantizer.fake_quantize(block, out=block)
-
-    return _scaled_loss(error, unit, scale)
-
-
-def _scaled_loss(error: QuadraticError, unit: Callable[[float], _Rounder], scale: Tensor) -> Loss:
-    """Make the error a function of a number, for which ``unit`` gives the rounding at scale one, and of a scale."""
-
-    def loss(number: Tensor, relative: Tensor) -> Tensor:
-        roundings = [unit(value) for value in number[0].tolist()]
-        steps = (scale * relative).float()
-
-        def rounding(values: Tensor, rows: slice, candidates: slice, out: Tensor) -> None:
-            block = torch.empty_like(values)
-            for index in range(candidates.start, candidates.stop):
-                step = steps[rows, index].view(-1, 1, 1, 1, 1)
-                torch.div(values, step, out=block)
-                rounded = roundings[index](block).mul_(step)
-                torch.sub(rounded.squeeze(2), values.squeeze(2), out=out[:, :, index - candidates.start])
-
-        return error.evaluate(rounding, number.shape[1]).sum(0, keepdim=True)
-
-    return loss
-
-
-@lru_cache(maxsize=1024)
-def _unit_quantizer(config: OperandConfig, base: int, device: torch.device) -> BaseLogQuantizer:
-    """Make a logarithmic quantizer of scale one without shift."""
-    option = config.model_copy(update={"granularity": "tensor", "log_base_numerator": None})
-    qparams = {"scale": torch.ones(1), "shift": torch.zeros(1)}
-    qparams |= dict.fromkeys(quantizer_class(config.scheme).fitted_fields, torch.tensor(float(base)))
-    return log_class(config.scheme)(option, OperandLayout(1, -1), qparams).to(device)
 
 
 def _part(tensor: Tensor, part: tuple[slice, slice, slice]) -> Tensor:

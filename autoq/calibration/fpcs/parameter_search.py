@@ -9,7 +9,8 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss, log_loss
+from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss
+from autoq.calibration.fpcs.scaled_loss import log_unit, scaled_loss, screening_losses
 from autoq.calibration.fpcs.search import (
     Pair,
     Problem,
@@ -93,7 +94,7 @@ class ParameterSearch:
         binary = config.symmetric and config.bits == 1
         screened = error.screened(self._fpcs.screening, self._seed)
         screen = None if screened is None else affine_loss(screened, config.bits, binary=binary)
-        return Problem(grid, start, affine_loss(error, config.bits, binary=binary), screen)
+        return Problem(grid, start, affine_loss(error, config.bits, binary=binary), screen, None)
 
     def _minimise_logarithmic(
         self, config: OperandConfig, error: QuadraticError, incumbent: BaseQuantizer | None
@@ -140,6 +141,7 @@ class ParameterSearch:
             kept,
             steps,
             screen=problem.screen,
+            coarse=problem.coarse,
             incumbent=problem.incumbent,
             of_last_step=self._fpcs.result == "last_step",
         )
@@ -155,18 +157,20 @@ class ParameterSearch:
         """Set up the search of one of the ``bases`` and of a scale relative to ``scale`` (R, 1)."""
         is_first, incumbent = incumbent is None, incumbent or self.observed(config)
         shift = self.observed(config).qparams()["shift"].flatten()[0]
-        screened = error.screened(self._fpcs.screening, self._seed)
-        screen = None if screened is None else log_loss(screened, config, shift, scale)
-        loss, device = log_loss(error, config, shift, scale), error.values.device
+        shifted, device = error.shifted(shift), error.values.device
+        unit = log_unit(config, device)
+        loss = scaled_loss(shifted, unit, scale)
+        screen, coarse = screening_losses(shifted, unit, scale, self._fpcs.screening, self._seed)
         if self._operand.producer == "softmax" and log_class(config.scheme).has_unit_scale_after_softmax:
-            return Problem(base_grid(1.0, bases, device), None, loss, screen)
+            return Problem(base_grid(1.0, bases, device), None, loss, screen, coarse)
         qparams = incumbent.qparams()
         numerator = qparams.get("log_base_numerator", torch.tensor(float(bases[0]))).to(device)
         start = (numerator.reshape(1, 1), qparams["scale"].reshape(len(scale), 1)[:1] / scale[:1])
         narrow = self._cached(("positive",), lambda: _positive_quantile(error.values, self._fpcs.quantile))
         count = self._fpcs.log_bases if is_first else min(self._fpcs.log_bases, _BASES_GONE_ON_WITH)
-        tried = best_bases(screen or loss, float(start[1]), bases, count, device)
-        return Problem(log_grid(float((narrow + shift) / scale.max()), 1.0, tried, self._fpcs), start, loss, screen)
+        tried = best_bases(screen or loss, float(start[1]), bases, count, device, coarse=coarse)
+        grid = log_grid(float((narrow + shift) / scale.max()), 1.0, tried, self._fpcs)
+        return Problem(grid, start, loss, screen, coarse)
 
     def observed(self, config: OperandConfig) -> BaseQuantizer:
         """Make the quantizer of the observed range."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoq.calibration.fpcs.layer_error import QuadraticError, twin_loss
+from autoq.calibration.fpcs.layer_error import QuadraticError
+from autoq.calibration.fpcs.scaled_loss import scaled_loss, screening_losses, twin_unit
 from autoq.calibration.fpcs.search import Grid, Pair, Problem, fixed_axis, log_grid
 from autoq.calibration.fpcs.settings import FpcsSettings
 from autoq.quantizers import BaseQuantizer
@@ -46,16 +47,16 @@ def twin_problem(
     scale, fine_sign = qparams["scale"].reshape(-1, 1), int(qparams["fine_sign"])
     before = (incumbent or observed).qparams()
     start = (before["shift_bits"].reshape(1, 1), before["scale"].reshape(-1, 1)[:1] / scale[:1])
-    screened = error.screened(settings.screening, seed)
-    screen = None if screened is None else twin_loss(screened, config, fine_sign, scale)
-    loss = twin_loss(error, config, fine_sign, scale)
+    unit = twin_unit(config, fine_sign, scale.device)
+    loss = scaled_loss(error, unit, scale)
+    screen, coarse = screening_losses(error, unit, scale, settings.screening, seed)
     if settings.twin_scales == "published" and config.bits > 1:
         grid = _published_grid(config.bits, scale, fine_sign, float(error.values.max()), settings)
-        return Problem(grid, (grid.first[:, :1], grid.second[:, :1]), loss, screen)
+        return Problem(grid, (grid.first[:, :1], grid.second[:, :1]), loss, screen, coarse)
     shifts = torch.arange(1.0 if config.bits == 1 else config.bits + _FURTHER_SHIFTS + 1, device=scale.device)
     magnitudes = max(2 ** (config.bits - 1) - 1, 1)
     grid = log_grid(float(narrow / magnitudes / scale.max()), 1.0, shifts, settings)
-    return Problem(grid, start, loss, screen)
+    return Problem(grid, start, loss, screen, coarse)
 
 
 def _published_grid(bits: int, scale: Tensor, fine_sign: int, greatest: float, settings: FpcsSettings) -> Grid:

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss, log_loss
+from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss
 from autoq.calibration.fpcs.layer_product import gram_factor
+from autoq.calibration.fpcs.scaled_loss import log_unit, scaled_loss
 from autoq.quantizers import create_quantizer
 from autoq.recipe import OperandConfig
 from tests.calibration.output_samples import (
@@ -191,7 +192,9 @@ def test_logarithmic_errors_equal_those_of_the_layer(
     form = solver_of(sample).error(name, config, other_name, quantized)
     start = from_range(sample, name, config).qparams()
     bases, scales = torch.tensor([[10.0, 37.0, 137.0]]), torch.tensor([[1.0, 0.8, 0.6]])
-    loss = log_loss(form, config, start["shift"].flatten()[0], start["scale"].reshape(-1, 1))
+    loss = scaled_loss(
+        form.shifted(start["shift"].flatten()[0]), log_unit(config, torch.device("cpu")), start["scale"].reshape(-1, 1)
+    )
     found = loss(bases, scales)
     for index in range(3):
         qparams = start | {"scale": start["scale"] * scales[0, index]}

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss, log_loss
+from autoq.calibration.fpcs.layer_error import QuadraticError, affine_loss
+from autoq.calibration.fpcs.scaled_loss import log_unit, scaled_loss
 from autoq.calibration.fpcs.search import (
     Axis,
     Grid,
@@ -169,6 +170,25 @@ def test_a_screen_only_ranks() -> None:
     assert torch.equal(nonsense[2], loss(*nonsense[:2]))
 
 
+def test_a_coarse_loss_chooses_among_the_first_combinations() -> None:
+    """What it ranks far behind is not evaluated; the order of the grid, which decides ties, stays."""
+    first = torch.arange(40.0).unsqueeze(0)
+    grid = Grid(first, torch.zeros_like(first), Axis(torch.ones(1, 1), 1), Axis(torch.ones(1, 1), 1))
+    seen: list[Tensor] = []
+
+    def loss(first: Tensor, second: Tensor) -> Tensor:
+        seen.append(first)
+        return (first - 30).abs() + second
+
+    found = progressive_search(loss, grid, 2, 1, coarse=lambda first, second: (first - 20).abs() + second)
+    assert seen[0][0].tolist() == [*range(14, 26)]
+    assert float(found[0]) == 25
+    progressive_search(loss, grid, 10, 1, coarse=lambda first, _: -first)
+    assert torch.equal(seen[1], first)
+    bases = best_bases(loss, 0.0, range(40), 2, CPU, coarse=lambda first, second: (first - 20).abs() + second)
+    assert bases.tolist() == [25, 24]
+
+
 def test_deterministic() -> None:
     values = heavy_tailed(8, 200)
     runs = [progressive_search(affine_loss(own_error(values), 4), grid_of(values, 4, FPCS), 16, 4) for _ in range(2)]
@@ -254,7 +274,7 @@ def test_every_base_after_softmax() -> None:
     assert grid.first[0].tolist() == list(range(10, 138))
     values = (2 * normal(3, 40)).softmax(1)
     config = OperandConfig(scheme="adalog", bits=3)
-    loss = log_loss(own_error(values), config, torch.zeros(()), torch.ones(3, 1))
+    loss = scaled_loss(own_error(values), log_unit(config, values.device), torch.ones(3, 1))
     errors = loss(grid.first, grid.second)
     base, scale, error = progressive_search(loss, grid, 128, 1)
     assert error.item() == errors.min()
@@ -269,7 +289,9 @@ def after_gelu(overflow: str = "zero_code") -> tuple[Loss, float]:
     shift = torch.tensor(0.16997)
     positive = values[values > 0].sort().values
     narrow = (positive[int(0.9 * len(positive))] + shift) / (values.max() + shift)
-    return log_loss(own_error(values), config, shift, values.amax(1, keepdim=True) + shift), float(narrow)
+    return scaled_loss(
+        own_error(values).shifted(shift), log_unit(config, values.device), values.amax(1, keepdim=True) + shift
+    ), float(narrow)
 
 
 @pytest.mark.parametrize("overflow", ["zero_code", "extra_zero"])
