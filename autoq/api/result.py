@@ -73,8 +73,9 @@ class SearchResult:
         """The non-dominated recipes within the budget, cheapest first, one row a recipe.
 
         The index is the recipe's id, as ``recipe`` takes it. ``bops`` are per image, ``kl_nats`` the mean divergence
-        from full precision on images that did not calibrate, ``calibration_kl_nats`` the same on those that did (where
-        there are too few others, ``kl_nats`` is that); accuracy is there if labelled images were given.
+        from full precision on images that did not calibrate, ``calibration_kl_nats`` the same on those that did, for
+        the best and the knee (where there are too few others, ``kl_nats`` is that); accuracy is there if labelled
+        images were given.
         """
         return _table(pareto_csv(self.summary)).drop(columns=["label", "origin", "feasible", "recipe_path"])
 

@@ -193,15 +193,15 @@ class SearchRun:
         study.run(executor, trials, last, self.progress, self.writer.keep_if_on_front, reserved)
 
     def _score_on_calibration(self) -> None:
-        """Score the front and the uniform points on the images that calibrated too, if these are others."""
+        """Score what the result is told by on the images that calibrated too, if these are others."""
         if self.inputs.held_out is None:
             return
-        front, uniform = shown_trials(self.trials, self.record.limits)
-        known, shown = dict(self.record.calibration_kl_nats), {trial.id: trial for trial in [*front, *uniform]}
-        self.progress(PhaseStarted("score", len(shown), "on the calibration images"))
-        for name, kl_nats in score_in_chunks(self.runner, self._sites_of(shown, known)):
+        trials, needed = trials_to_measure(self.trials, self.record)
+        known, chosen = dict(self.record.calibration_kl_nats), {trial.id: trial for trial in trials[:needed]}
+        self.progress(PhaseStarted("score", len(chosen), "on the calibration images"))
+        for name, kl_nats in score_in_chunks(self.runner, self._sites_of(chosen, known)):
             known[name] = kl_nats
-            self.progress(PhaseAdvanced("score", sum(name in known for name in shown)))
+            self.progress(PhaseAdvanced("score", sum(name in known for name in chosen)))
         self.keep(calibration_kl_nats=known)
 
     def _seconds_of_accuracy(self, points: list[UniformPoint], meter: AccuracyMeter) -> float:

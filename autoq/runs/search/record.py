@@ -139,7 +139,8 @@ class RunRecord(BaseSettingsRecord):
         sites: all sites.
         images: number of calibration images.
         scoring_images: number of other images that recipes were scored on; 0: they were scored on the former.
-        calibration_kl_nats: discrepancy on the calibration images of recipes scored on others, by id.
+        calibration_kl_nats: discrepancy on the calibration images of the best recipe, the knee and the baseline, which
+            were scored on others, by id.
         state: how far the search came; what is finished or reconstructed after it does not count.
         seconds: wall time, earlier runs included.
         labels_by: how labels were matched with the model's outputs; None where there are none.

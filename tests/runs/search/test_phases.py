@@ -17,6 +17,7 @@ from autoq.optimization.executors.directory import DirectoryExecutor
 from autoq.optimization.trials import UNIFORM, knee_trial, shown_trials
 from autoq.recipe import Recipe
 from autoq.runs.opening import GivenObjects, calibration_reference, open_bank, open_run
+from autoq.runs.search.accuracy import trials_to_measure
 from autoq.runs.search.clock import SearchClock
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.phases import SearchRun, _resuming
@@ -127,20 +128,27 @@ def test_uniform_recipes_are_evaluated_and_measured_in_any_case(tmp_path: Path) 
     assert phases == ["model", "images", "calibration", "capture", "sensitivity", "search", "score", "front"]
 
 
-def test_what_is_shown_is_scored_on_the_calibration_images_too(tmp_path: Path) -> None:
+def test_what_the_result_is_told_by_is_scored_on_the_calibration_images_too(tmp_path: Path) -> None:
+    with begun(tmp_path) as run:
+        run.search()
+        inputs, known = run.inputs, run.record.calibration_kl_nats
+        trials, needed = trials_to_measure(run.trials, run.record)
+        assert known.keys() == {trial.id for trial in trials[:needed]}
+        assert 1 <= len(known) < len(run.trials)
+        trial = trials[0]
+        evaluator = Evaluator(inputs.session.model, run.bank, inputs.images.tensor)
+        assert known[trial.id] == evaluator.evaluate(inputs.space.sites_for(trial.assignment)).kl_nats
+        score = Recipe.load(run.directory.recipe_path(trial.id)).score
+        assert score is not None
+        assert (score.calibration_kl_nats, score.kl_nats) == (known[trial.id], trial.score.kl_nats)
+        assert (score.images, run.record.scoring_images, run.record.images) == (32, 32, 16)
+
+
+def test_what_is_known_is_not_scored_again(tmp_path: Path) -> None:
     with begun(tmp_path) as run:
         run.keep(calibration_kl_nats={"w4a4": 12.5})
         run.search()
-        inputs, known = run.inputs, run.record.calibration_kl_nats
-        assert known.keys() == {trial.id for trial in run.trials}
-        assert known["w4a4"] == 12.5, "what is known is not scored again"
-        trial = next(trial for trial in run.trials if trial.id == "w6a6")
-        evaluator = Evaluator(inputs.session.model, run.bank, inputs.images.tensor)
-        assert known["w6a6"] == evaluator.evaluate(inputs.space.sites_for(trial.assignment)).kl_nats
-        score = Recipe.load(run.directory.recipe_path("w6a6")).score
-        assert score is not None
-        assert (score.calibration_kl_nats, score.kl_nats) == (known["w6a6"], trial.score.kl_nats)
-        assert (score.images, run.record.scoring_images, run.record.images) == (32, 32, 16)
+        assert run.record.calibration_kl_nats["w4a4"] == 12.5
 
 
 def test_where_there_are_no_other_images_those_that_calibrate_score(tmp_path: Path) -> None:
