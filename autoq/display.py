@@ -42,6 +42,7 @@ _NAMES = {
     "baselines": "published methods",
     "search": "evaluating recipes",
     "front": "measuring the front",
+    "improving": "improving recipes",
     "mlp": "training MLPs",
     "finishing": "finishing layers",
     "reconstruction": "reconstructing blocks",

@@ -15,6 +15,7 @@ Phase = Literal[
     "baselines",
     "search",
     "front",
+    "improving",
     "mlp",
     "finishing",
     "reconstruction",

@@ -120,3 +120,17 @@ def knee_trial(front: list[EvaluatedTrial]) -> EvaluatedTrial:
         ValueError: the front is empty.
     """
     return front[knee([trial.point for trial in front])]
+
+
+def chosen_trials(front: list[EvaluatedTrial], limits: Limits) -> list[EvaluatedTrial]:
+    """Choose what ``autoq export --pick best`` and ``--pick knee`` mean; one trial if they mean the same.
+
+    Args:
+        front: within the budget, cheapest first.
+        limits: the budgets.
+    """
+    best = best_trial(front, limits)
+    if best is None:
+        return []
+    bend = knee_trial(front)
+    return [best] if bend.id == best.id else [best, bend]

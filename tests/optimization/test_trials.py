@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoq.cost import Limits
-from autoq.optimization.trials import EvaluatedTrial, best_trial, evenly_spread, knee_trial, shown_trials
+from autoq.optimization.trials import (
+    EvaluatedTrial,
+    best_trial,
+    chosen_trials,
+    evenly_spread,
+    knee_trial,
+    shown_trials,
+)
 from autoq.recipe import CostRecord, ScoreRecord
 
 
@@ -57,3 +64,11 @@ def test_trials_are_chosen_by_what_was_minimised(proxy: str, front: list[str], b
     assert chosen is not None
     assert (chosen.id, knee_trial(found).id) == (best, bend)
     assert best_trial(found, Limits({"bops": 5})) is None
+
+
+def test_the_best_and_the_knee_are_chosen() -> None:
+    limits = Limits({"bops": 100})
+    front = [trial(n, "kl", bops, kl, 0.0, 0.0) for n, (bops, kl) in enumerate([(10, 1.0), (20, 0.011), (100, 0.01)])]
+    assert [each.id for each in chosen_trials(front, limits)] == ["trial-2", "trial-1"]
+    assert [each.id for each in chosen_trials(front[:2], limits)] == ["trial-1"], "once if they are the same"
+    assert chosen_trials([], limits) == []

@@ -6,10 +6,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autoq.optimization.trials import EvaluatedTrial, best_trial, evenly_spread, shown_trials
+from autoq.optimization.trials import EvaluatedTrial, best_trial, chosen_trials, evenly_spread, shown_trials
 from autoq.recipe import SiteConfig
 from autoq.runs.images import LabelledImages
-from autoq.runs.search.improve_front import chosen_trials
 from autoq.runs.search.record import MeasuredAccuracy, RunRecord
 from autoq.scoring import Evaluator
 from autoq.scoring.accuracy import FullPrecision, measure_beside_full_precision

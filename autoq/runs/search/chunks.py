@@ -10,7 +10,6 @@ import torch
 
 from autoq.calibration import Bank
 from autoq.calibration.bank.files import SolvedParameters
-from autoq.errors import RunError
 from autoq.optimization.executors.chunks import ChunkRunner
 from autoq.recipe import SiteConfig
 from autoq.runs.search.record import MeasuredAccuracy
@@ -92,8 +91,9 @@ class AccuracyChunk:
     def run(self, state: SearchState) -> tuple[MeasuredAccuracy, float]:
         """Return what was measured, and how many seconds that took."""
         state.require_sites(self.sites)
-        if (meter := state.meter) is None:
-            raise RunError("the labelled images that the driver has are not here")
+        state.require_labelled()
+        meter = state.meter
+        assert meter is not None  # noqa: S101 - there are images with labels
         found = meter.measure(self.sites)
         return found, meter.seconds or 0.0
 

@@ -4,52 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from autoq.calibration import Bank
-from autoq.cost import Limits
-from autoq.events import Event, PhaseStarted, Progress, ignore
-from autoq.optimization.trials import EvaluatedTrial, best_trial, knee_trial
+from autoq.events import Event, PhaseAdvanced, PhaseStarted, Progress, ignore
+from autoq.optimization.executors.chunks import ChunkRunner
+from autoq.optimization.trials import EvaluatedTrial
 from autoq.recipe import Recipe
 from autoq.reconstruction.finishing import FinishingSettings
 from autoq.reconstruction.settings import ReconstructionSettings
 from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.finish import FINISHING_IMAGES, finish_calibrated
-from autoq.runs.images import CalibrationImages, to_learn_from
-from autoq.runs.opening import RunInputs
 from autoq.runs.reconstruct_recipe import reconstruct_calibrated
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import ImprovedEntry, ImprovedKind, RunRecord
 from autoq.runs.search.settings import SearchSettings
-from autoq.scoring.accuracy import FullPrecision
+from autoq.runs.search.state import SearchState
 
 OnImproved = Callable[[ImprovedKind, Mapping[str, ImprovedEntry]], None]
 """Called with a kind and all recipes of that kind, by the id of the trial that each was made from."""
 
 
-def chosen_trials(front: list[EvaluatedTrial], limits: Limits) -> list[EvaluatedTrial]:
-    """Choose what ``autoq export --pick best`` and ``--pick knee`` mean; one trial if they mean the same.
-
-    Args:
-        front: within the budget, cheapest first.
-        limits: the budgets.
-    """
-    best = best_trial(front, limits)
-    if best is None:
-        return []
-    bend = knee_trial(front)
-    return [best] if bend.id == best.id else [best, bend]
-
-
 def improve_chosen(
-    inputs: RunInputs,
-    bank: Bank,
+    runner: ChunkRunner,
     directory: SearchDirectory,
     record: RunRecord,
     chosen: list[EvaluatedTrial],
-    full_precision: FullPrecision,
+    on_improved: OnImproved,
+    *,
+    is_labelled: bool = False,
     progress: Progress = ignore,
-    on_improved: OnImproved = lambda *_: None,
 ) -> None:
     """Finish and reconstruct the recipes of trials, as the settings ask, each in a folder of its own.
 
@@ -57,77 +40,123 @@ def improve_chosen(
     settings neither are refused nor overwrite anything; an interrupted reconstruction goes on in it.
 
     Args:
-        inputs: model and images of the search; recipes are scored on its images, and do not
-            learn from those that were held out.
-        bank: the search's bank.
-        directory: of the run, in which the trials' recipes have been written.
+        runner: has each recipe improved, by a worker or, if there is but one, by the driver, which tells more of it.
+        directory: of the run, in which the trials' recipes and the bank have been written.
         record: of the run.
         chosen: the trials.
-        full_precision: of the model, on the labelled images.
-        progress: told what happens.
         on_improved: called after each recipe with all that is finished, or all that is reconstructed; what it then
             writes is not done again.
+        is_labelled: whether accuracy is measured.
+        progress: told what happens, as phase ``improving`` where workers do it.
 
     Raises:
         RunDirectoryError: a folder cannot be written, or holds something else.
         RunError: training failed, or the quantized model produces NaN.
     """
-    names = {trial.id: trial.id for trial in chosen}
-    latest = {trial.id: Recipe.load(directory.recipe_path(trial.id)) for trial in chosen}
+    paths = [directory.recipe_path(trial.id).relative_to(directory.path).as_posix() for trial in chosen]
+    names = [trial.id for trial in chosen]
+    runner = runner if len(chosen) > 1 else runner.alone()
+    at_once = min(len(chosen), record.settings.workers)
     for step in _steps(record.settings) if chosen else ():
-        images = _images(inputs, record.settings, step.images, progress)
-        known: dict[str, ImprovedEntry] = dict(getattr(record, step.kind))
-        for trial in chosen:
-            names[trial.id] += f"{step.suffix}-{len(images.tensor)}img"
-            folder = directory.improved(step.kind) / names[trial.id]
-            calibrated = replace(_calibrated(inputs, bank, latest[trial.id]), full_precision=full_precision)
-            step.improve(calibrated, images, folder, _naming(trial.label, progress))
-            latest[trial.id] = recipe = Recipe.load(folder / "recipe.json")
-            known[trial.id] = _entry(recipe, folder.relative_to(directory.path) / "recipe.json")
-            on_improved(step.kind, known)
+        chunks = [
+            ImproveChunk(step, trial.label, name, path, is_labelled, at_once)
+            for trial, name, path in zip(chosen, names, paths, strict=True)
+        ]
+        if runner.is_shared:
+            labels = ", ".join(trial.label for trial in chosen)
+            progress(PhaseStarted("improving", len(chunks), f"{labels}: {step.told}"))
+        found: dict[str, ImprovedEntry] = {}
+        before: Mapping[str, ImprovedEntry] = getattr(record, step.kind)
+        for position, entry in runner.run(chunks):
+            found[chosen[position].id] = entry
+            paths[position], names[position] = entry.recipe, PurePosixPath(entry.recipe).parent.name
+            on_improved(step.kind, {**before, **{each.id: found[each.id] for each in chosen if each.id in found}})
+            if runner.is_shared:
+                progress(PhaseAdvanced("improving", len(found)))
 
 
 @dataclass(frozen=True)
-class _Step:
-    """What is done to the chosen recipes.
+class ImprovementStep:
+    """What is done to each of the chosen recipes.
 
     Attributes:
         kind: what a recipe then is.
         images: unlabelled images to learn from, at most.
-        improve: does it to a recipe, and writes ``recipe.json`` to a folder.
-        suffix: names the settings in the folder's name.
+        training: how blocks are reconstructed; None: the recipe is finished in closed form.
     """
 
     kind: ImprovedKind
     images: int
-    improve: Callable[[CalibratedRecipe, CalibrationImages, Path, Progress], object]
-    suffix: str = ""
+    training: ReconstructionSettings | None = None
+
+    @property
+    def told(self) -> str:
+        """What is done, in a few words."""
+        if self.training is None:
+            return "weights solved again"
+        return f"blocks reconstructed, {self.training.iterations} iterations each"
+
+    def folder_name(self, before: str, images: int) -> str:
+        """Name what is made of a recipe called ``before``, on this many images."""
+        steps = "" if self.training is None else f"-{self.training.iterations}it"
+        return f"{before}{steps}-{images}img"
 
 
-def _steps(settings: SearchSettings) -> list[_Step]:
+@dataclass(frozen=True)
+class ImproveChunk:
+    """A recipe to finish or to reconstruct; what is made of it is left in the run directory.
+
+    Attributes:
+        step: what to do.
+        label: what people call the recipe.
+        name: of the trial, and of what was done to its recipe.
+        recipe: path of what to begin with, relative to the run directory.
+        is_labelled: whether to measure accuracy.
+        at_once: how many recipes are improved side by side.
+    """
+
+    step: ImprovementStep
+    label: str
+    name: str
+    recipe: str
+    is_labelled: bool
+    at_once: int
+
+    def run(self, state: SearchState) -> ImprovedEntry:
+        """Improve the recipe, and return what the record says of it."""
+        state.require_labelled(self.is_labelled)
+        state.release()
+        with state.side_by_side(self.at_once):
+            return self._improve(state)
+
+    def _improve(self, state: SearchState) -> ImprovedEntry:
+        step, images = self.step, state.to_learn_from(self.step.images)
+        folder = state.directory.improved(step.kind) / step.folder_name(self.name, len(images.tensor))
+        calibrated, progress = self._calibrated(state), _naming(self.label, state.progress)
+        if step.training is None:
+            finish_calibrated(calibrated, images, folder, FinishingSettings(), progress)
+        else:
+            reconstruct_calibrated(calibrated, images, folder, step.training, progress=progress)
+        path = folder / "recipe.json"
+        return _entry(Recipe.load(path), path.relative_to(state.directory.path))
+
+    def _calibrated(self, state: SearchState) -> CalibratedRecipe:
+        """Take the operands of the recipe from its own file if it has one, else from the bank."""
+        recipe = Recipe.load(state.directory.path / self.recipe)
+        given = (recipe, state.images, state.labelled if self.is_labelled else None, state.held_out)
+        if recipe.solved is not None:
+            calibrated = CalibratedRecipe.from_file(state.session, *given)
+        else:
+            state.require_sites(recipe.sites)
+            calibrated = CalibratedRecipe.from_bank(state.session, state.bank, *given)
+        return replace(calibrated, full_precision=state.full_precision)
+
+
+def _steps(settings: SearchSettings) -> list[ImprovementStep]:
     """List what the settings ask for, in order."""
-    steps = []
-    if settings.finish:
-        solving = FinishingSettings()
-        steps.append(
-            _Step(
-                "finished",
-                FINISHING_IMAGES,
-                lambda recipe, images, out, progress: finish_calibrated(recipe, images, out, solving, progress),
-            )
-        )
+    steps = [ImprovementStep("finished", FINISHING_IMAGES)] if settings.finish else []
     if settings.reconstruct:
-        training = _training(settings)
-        steps.append(
-            _Step(
-                "reconstructed",
-                settings.reconstruct_images,
-                lambda recipe, images, out, progress: reconstruct_calibrated(
-                    recipe, images, out, training, progress=progress
-                ),
-                f"-{training.iterations}it",
-            )
-        )
+        steps.append(ImprovementStep("reconstructed", settings.reconstruct_images, _training(settings)))
     return steps
 
 
@@ -136,23 +165,6 @@ def _training(settings: SearchSettings) -> ReconstructionSettings:
     if settings.reconstruct_iterations is None:
         return training
     return replace(training, iterations=settings.reconstruct_iterations)
-
-
-def _images(inputs: RunInputs, settings: SearchSettings, count: int, progress: Progress) -> CalibrationImages:
-    """Load images to learn from, none of those that were held out to score on."""
-
-    def load(wanted: int, spare: int) -> CalibrationImages:
-        return inputs.given.calibration_images(inputs.session, settings, wanted, progress, spare)
-
-    return to_learn_from(load, count, inputs.held_out)
-
-
-def _calibrated(inputs: RunInputs, bank: Bank, recipe: Recipe) -> CalibratedRecipe:
-    """Take the operands of a recipe from its own file if it has one, else from the bank."""
-    given = (recipe, inputs.images, inputs.labelled, inputs.held_out)
-    if recipe.solved is None:
-        return CalibratedRecipe.from_bank(inputs.session, bank, *given)
-    return CalibratedRecipe.from_file(inputs.session, *given)
 
 
 def _entry(recipe: Recipe, path: Path) -> ImprovedEntry:

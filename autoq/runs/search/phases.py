@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Container, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 from autoq.calibration import Bank
@@ -20,8 +20,9 @@ from autoq.optimization.executors.local import LocalExecutor
 from autoq.optimization.objective import JointObjective
 from autoq.optimization.space.uniform_points import UniformPoint
 from autoq.optimization.storage import TrialStore, load_trials
-from autoq.optimization.trials import EvaluatedTrial, evaluated_trials, shown_trials
+from autoq.optimization.trials import EvaluatedTrial, chosen_trials, evaluated_trials, shown_trials
 from autoq.recipe import SiteConfig
+from autoq.runs.images import CalibrationImages
 from autoq.runs.opening import RunInputs, solve_bank
 from autoq.runs.search.accuracy import AccuracyMeter, trials_to_measure
 from autoq.runs.search.baselines import measure_baselines
@@ -29,7 +30,7 @@ from autoq.runs.search.chunks import accuracy_in_chunks, score_in_chunks, solve_
 from autoq.runs.search.clock import SearchClock
 from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
 from autoq.runs.search.first_recipe import OptionsAlone, evaluate_first
-from autoq.runs.search.improve_front import chosen_trials, improve_chosen
+from autoq.runs.search.improve_front import improve_chosen
 from autoq.runs.search.recipes import RecipeWriter
 from autoq.runs.search.record import RunRecord
 from autoq.runs.search.state import SearchState
@@ -88,39 +89,66 @@ class SearchRun:
 
     def __post_init__(self) -> None:
         """Do everything in this process, until there are workers."""
-        inputs = self.inputs
-        seconds = self.record.accuracy_seconds
-        images = (inputs.images, inputs.scoring)
-        self.state = SearchState(inputs.session, self.bank, *images, lambda: inputs.labelled, accuracy_seconds=seconds)
+        inputs, settings = self.inputs, self.record.settings
 
-    def search(self) -> None:
+        def load_images(wanted: int, spare: int) -> CalibrationImages:
+            return inputs.given.calibration_images(inputs.session, settings, wanted, self.progress, spare)
+
+        self.state = SearchState(
+            session=inputs.session,
+            loaded=self.loaded,
+            bank=self.bank,
+            images=inputs.images,
+            scoring=inputs.scoring,
+            open_labelled=lambda: inputs.labelled,
+            load_images=load_images,
+            directory=self.directory,
+            is_owner=True,
+            accuracy_seconds=self.record.accuracy_seconds,
+            progress=self.progress,
+        )
+        self.runner = ChunkRunner(self.state)
+
+    def run(self, on_searched: Callable[[], None] | None = None) -> None:
+        """Search, then improve the recipes that a person would pick, if that is asked for.
+
+        Args:
+            on_searched: called when the search is over and what may take long begins.
+        """
+        session, images = self.inputs.session, self.inputs.images.tensor
+        few = images[: choose_batch_size(session.traced)]
+        with ExitStack() as workers:
+            with fastest_threads(lambda: session.model.run(few), session.device) as threads:
+                executor = workers.enter_context(self._workers(threads))
+                self.runner = ChunkRunner(self.state, executor)
+                self._search(executor)
+            if self.record.settings.improves:
+                if on_searched is not None:
+                    on_searched()
+                self._improve()
+
+    def _search(self, executor: BaseExecutor | None) -> None:
         """Calibrate, measure options alone, evaluate recipes, and measure the accuracy of those that are shown.
 
         What was held in memory for it is given back.
         """
-        session, images = self.inputs.session, self.inputs.images.tensor
-        few = images[: choose_batch_size(session.traced)]
         store = TrialStore.open(self.directory.study, STUDY_NAME, copy=self.database, objectives=self.record.objectives)
         self.trials_before = len(store.load_trials())
-        with (
-            fastest_threads(lambda: session.model.run(few), session.device) as threads,
-            self._workers(threads) as executor,
-        ):
-            self.runner = ChunkRunner(self.state, executor)
-            self._solve()
-            self.writer.trial_recipes.save(self.directory.space)
-            self.bank.save(self.directory.bank)  # it answers for options with fitted bases spelled out too
-            study = self._study(store, self._measure_options(store))
-            self._evaluate_first(study)
-            self._measure_baselines()
-            self._run_study(study, executor)
-            self.trials = evaluated_trials(store.load_trials(), self.record.settings.proxy, self.record.limits.chosen)
-            self._score_on_calibration()
-            try:
-                self._measure_accuracy()
-            except InputError as error:  # hours of search are not lost for an image
-                _logger.warning("accuracy is not measured any further: %s", error)
+        self._solve()
+        self.writer.trial_recipes.save(self.directory.space)
+        self.bank.save(self.directory.bank)  # it answers for options with fitted bases spelled out too
+        study = self._study(store, self._measure_options(store))
+        self._evaluate_first(study)
+        self._measure_baselines()
+        self._run_study(study, executor)
+        self.trials = evaluated_trials(store.load_trials(), self.record.settings.proxy, self.record.limits.chosen)
+        self._score_on_calibration()
+        try:
+            self._measure_accuracy()
+        except InputError as error:  # hours of search are not lost for an image
+            _logger.warning("accuracy is not measured any further: %s", error)
         self.writer.write_all(self.trials, self.record)
+        self.bank.save(self.directory.bank)
         self.keep(state="finished", seconds=self.clock.seconds)
         self.state.release()
 
@@ -145,11 +173,16 @@ class SearchRun:
 
     def _measure_baselines(self) -> None:
         """Calibrate and measure the published methods that are compared with; each is kept at once."""
-        inputs = replace(self.inputs, session=self.loaded)
-        keep = lambda found: self.keep(baselines=dict(found))  # noqa: E731
         latest = self.clock.deadline
-        deadline = None if latest is None else (self.clock.started + latest) / 2
-        measure_baselines(inputs, self.costs, self.directory, self.record, self.progress, keep, deadline)
+        measure_baselines(
+            self._labelling,
+            self.costs,
+            self.record,
+            lambda found: self.keep(baselines=found),
+            is_labelled=self.inputs.labelled is not None,
+            deadline=None if latest is None else (self.clock.started + latest) / 2,
+            progress=self.progress,
+        )
 
     def _study(self, store: TrialStore, table: SensitivityTable | None) -> SearchStudy:
         return SearchStudy(
@@ -231,9 +264,7 @@ class SearchRun:
         if self.state.meter is None:
             return
         may_begin = lambda name: name in first or self.clock.fits(self.record.accuracy_seconds or 0.0)  # noqa: E731
-        # Workers open images by their names.
-        runner = self.runner if self.inputs.given.eval_data is None else self.runner.alone()
-        for name, measured, taken in accuracy_in_chunks(runner, recipes, may_begin):
+        for name, measured, taken in accuracy_in_chunks(self._labelling, recipes, may_begin):
             self.keep(accuracy={**self.record.accuracy, name: measured}, accuracy_seconds=taken)
             self.progress(PhaseAdvanced("front", sum(trial.id in self.record.accuracy for trial in chosen)))
         self.keep(accuracy_left_out=sum(trial.id not in self.record.accuracy for trial in chosen))
@@ -246,19 +277,23 @@ class SearchRun:
             name: self.inputs.space.sites_for(trial.assignment) for name, trial in trials.items() if name not in known
         }
 
-    def improve(self) -> None:
+    def _improve(self) -> None:
         """Finish and reconstruct the recipes that a person would pick; each is kept at once."""
         front, _ = shown_trials(self.trials, self.record.limits)
         improve_chosen(
-            self.inputs,
-            self.bank,
+            self._labelling,
             self.directory,
             self.record,
             chosen_trials(front, self.record.limits),
-            self.state.full_precision,
-            self.progress,
             lambda kind, found: self.keep(**{kind: dict(found)}),
+            is_labelled=self.inputs.labelled is not None,
+            progress=self.progress,
         )
+
+    @property
+    def _labelling(self) -> ChunkRunner:
+        """Has done what needs images with labels: those that are objects no worker can open."""
+        return self.runner if self.inputs.given.eval_data is None else self.runner.alone()
 
     def keep(self, **changes: Any) -> None:
         """Change the run's record, and write it."""

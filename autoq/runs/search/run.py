@@ -77,12 +77,7 @@ def run_search(
     ) as (inputs, earlier):
         run = _begin(settings, directory, inputs, earlier, table=table, progress=progress, started=started)
         try:
-            run.search()
-            if settings.improves:
-                run.bank.save(directory.bank)
-                if on_searched is not None:
-                    on_searched()
-                run.improve()
+            run.run(on_searched)
         finally:
             run.leave()
         return make_result(directory, run.record, run.trials)

@@ -6,7 +6,7 @@ import os
 import platform
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from autoq.optimization.executors import EXECUTORS
 from autoq.optimization.executors._base import BaseExecutor, ExecutorContext, Worker
 from autoq.optimization.objective import Evaluation, JointObjective, KeepGoing, Objective
 from autoq.recipe import SiteConfig
-from autoq.runs.images import CalibrationImages, LabelledImages, most_held_out
+from autoq.runs.images import CalibrationImages, most_held_out
 from autoq.runs.opening import GivenObjects, RunInputs, open_bank
 from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.settings import SearchSettings
@@ -83,6 +83,7 @@ class SearchWorkerSpecification:
             FileNotFoundError: the search is over, and its trace removed.
             InputError: they cannot be loaded.
         """
+        shared = None if self.threads is None else self.threads * self.settings.workers
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         self._refuse(_code())
@@ -93,14 +94,21 @@ class SearchWorkerSpecification:
         count = settings.calib_images
         loaded = given.calibration_images(session, settings, count, spare=most_held_out(count))
         images = loaded.held_out(count)
-        loaded_as_is = session
+        opened = session
         session, bank = open_bank(session, images[0], settings, folder.bank, is_checked=True)
         self._refuse(_fingerprints(session, images, bank))
-
-        def open_labelled() -> LabelledImages | None:
-            return given.labelled_images(loaded_as_is, settings.labelled_data, settings.eval_data is not None)
-
-        state = SearchState(session, bank, *images, open_labelled, folder.bank)
+        required = settings.eval_data is not None
+        state = SearchState(
+            session=session,
+            loaded=replace(opened, task=session.task),
+            bank=bank,
+            images=images[0],
+            scoring=images[1],
+            open_labelled=lambda: given.labelled_images(opened, settings.labelled_data, required),
+            load_images=lambda wanted, spare: given.calibration_images(opened, settings, wanted, spare=spare),
+            directory=folder,
+            threads=shared,
+        )
         name, hardware = f"{socket.gethostname()}:{os.getpid()}", _hardware(session.device)
         return Worker(_BankedObjective(state, settings.proxy), name, hardware, state)
 

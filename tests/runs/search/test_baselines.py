@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from autoq.calibration import CalibrationSettings
 from autoq.errors import CalibrationError, RunDirectoryError
-from autoq.events import Event, PhaseAdvanced, PhaseStarted, ignore
+from autoq.events import Event, PhaseAdvanced, PhaseStarted
 from autoq.exporters.pick import pick
 from autoq.graph.insert import QuantizedModel
 from autoq.methods import BaseMethod
+from autoq.optimization.executors.chunks import ChunkRunner
 from autoq.optimization.space import load_space, resolve_space
 from autoq.recipe import Recipe
 from autoq.report.from_run import summarize
@@ -21,15 +23,16 @@ from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.opening import RunInputs
 from autoq.runs.search import baselines
 from autoq.runs.search.baselines import measure_baselines, published_methods
-from autoq.runs.search.directory import SearchDirectory
 from autoq.runs.search.record import BaselineEntry, RunRecord
 from autoq.runs.search.run import run_search
 from autoq.runs.search.settings import SearchSettings
+from autoq.runs.search.state import SearchState
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator, measure_accuracy
 from autoq.scoring.outputs import predict
 from autoq.tasks import Outputs
 from tests.runs.search.records import make_record
+from tests.runs.search.states import make_state
 from tests.runs.small_run import small_session, small_settings, trace_once, write_photos
 
 FAST = ["rtn", "fq-vit", "repq-vit", "igq-vit"]
@@ -43,6 +46,13 @@ def inputs_of(labels: Path | None = None) -> RunInputs:
     return RunInputs(session, space, "", images, scoring, labelled)
 
 
+def state_of(inputs: RunInputs, folder: Path) -> SearchState:
+    session, images = inputs.session, inputs.images
+    bank = session.bank(lambda: images, images.sha256, CalibrationSettings())
+    changes = {"scoring": inputs.scoring, "open_labelled": lambda: inputs.labelled}
+    return make_state(session, images, bank, folder, **changes)
+
+
 def measured(
     folder: Path, inputs: RunInputs, record: RunRecord, methods: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, BaselineEntry]:
@@ -51,7 +61,9 @@ def measured(
         baselines, "published_methods", lambda _: [m for m in published_methods("published") if m.name in methods]
     )
     found = dict(record.baselines)
-    measure_baselines(inputs, inputs.session.costs, SearchDirectory(folder), record, ignore, found.update)
+    runner = ChunkRunner(state_of(inputs, folder))
+    labelled = inputs.labelled is not None
+    measure_baselines(runner, inputs.session.costs, record, found.update, is_labelled=labelled)
     return found
 
 
@@ -136,9 +148,8 @@ def test_full_precision_runs_once_for_all_methods(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("changes", [{"baseline_bits": None}, {"settings": SearchSettings(baselines="uniform")}])
 def test_nothing_is_said_where_there_is_nothing_to_compare_with(tmp_path: Path, changes: dict[str, object]) -> None:
     record, events = make_record(**({"baseline_bits": (4, 4)} | changes)), list[Event]()
-    measure_baselines(
-        inputs_of(), inputs_of().session.costs, SearchDirectory(tmp_path / "run"), record, events.append, lambda _: None
-    )
+    runner = ChunkRunner(state_of(inputs_of(), tmp_path / "run"))
+    measure_baselines(runner, small_session().costs, record, lambda _: None, progress=events.append)
     assert events == []
     assert not (tmp_path / "run").exists()
 

@@ -16,12 +16,12 @@ from autoq.optimization.executors.chunks import ChunkRunner
 from autoq.recipe import OperandConfig
 from autoq.runs.images import CalibrationImages
 from autoq.runs.search.chunks import accuracy_in_chunks, fisher_in_chunks, score_in_chunks, solve_in_chunks
-from autoq.runs.search.state import SearchState
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator
 from autoq.sensitivity.fisher import FisherSettings, fisher_losses
 from autoq.sensitivity.table import Option
 from autoq.sensitivity.weighted_errors import mean_losses
+from tests.runs.search.states import make_state
 from tests.runs.small_run import PHOTOS, small_session, write_photos
 
 IMAGES = 12
@@ -56,16 +56,6 @@ def options_of(session: Session) -> list[Option]:
     ]
 
 
-def state_of(session: Session, images: CalibrationImages, bank: Bank, folder: Path | None = None) -> SearchState:
-    labelled = None if folder is None else session.labelled_images(str(folder / "photos"))
-    directory = None if folder is None else folder / "bank"
-    return SearchState(session, bank, images, images, lambda: labelled, directory)
-
-
-def runner_of(state: SearchState) -> ChunkRunner:
-    return ChunkRunner(state)
-
-
 def test_a_bank_solved_elsewhere_in_chunks_is_the_same(
     session: Session, images: CalibrationImages, tmp_path: Path
 ) -> None:
@@ -74,7 +64,7 @@ def test_a_bank_solved_elsewhere_in_chunks_is_the_same(
     whole, shared = bank_of(session, images), bank_of(session, images)
     whole.solve_all(options)
     told: list[int] = []
-    runner = runner_of(state_of(session, images, elsewhere))
+    runner = ChunkRunner(make_state(session, images, elsewhere, tmp_path))
     shared.solve_into(tmp_path, options, lambda done, _: told.append(done), solve_in_chunks(runner, shared, 2))
     assert len(told) > 4, "several chunks"
     assert told[-1] == len(options) == len(shared)
@@ -90,10 +80,12 @@ def test_a_bank_solved_elsewhere_in_chunks_is_the_same(
     assert len(again) == len(options)
 
 
-def test_losses_measured_on_some_images_each_are_those_of_all(session: Session, images: CalibrationImages) -> None:
+def test_losses_measured_on_some_images_each_are_those_of_all(
+    session: Session, images: CalibrationImages, tmp_path: Path
+) -> None:
     bank, options = bank_of(session, images), options_of(session)[::3]
     seen: list[int] = []
-    runner = runner_of(state_of(session, images, bank))
+    runner = ChunkRunner(make_state(session, images, bank, tmp_path, is_owner=True))
     parts = list(fisher_in_chunks(runner, [range(5), range(5, IMAGES)], options, 1, seen.append))
     assert [count for _, count in parts] == [5, IMAGES - 5]
     expected = fisher_losses(bank, [images.tensor], options, FisherSettings(seed=SETTINGS.seed))
@@ -110,10 +102,13 @@ class OutOfOrder(ChunkRunner):
             yield position, chunk.run(self._state)
 
 
-def test_the_next_images_are_begun_before_the_first_are_dealt_with(session: Session, images: CalibrationImages) -> None:
+def test_the_next_images_are_begun_before_the_first_are_dealt_with(
+    session: Session, images: CalibrationImages, tmp_path: Path
+) -> None:
     bank, options = bank_of(session, images), options_of(session)[::9]
-    state, parts, seen = state_of(session, images, bank), [range(6), range(6, 12)], list[int]()
-    expected = list(fisher_in_chunks(runner_of(state), parts, options, 1, seen.append))
+    state = make_state(session, images, bank, tmp_path, is_owner=True)
+    parts, seen = [range(6), range(6, 12)], list[int]()
+    expected = list(fisher_in_chunks(ChunkRunner(state), parts, options, 1, seen.append))
     assert seen == [1] * 12
     seen.clear()
     found = fisher_in_chunks(OutOfOrder(state), parts, options, 1, seen.append)
@@ -131,8 +126,7 @@ def test_recipes_are_scored_with_what_the_driver_has_solved(
         name: {"head": {"weight": OperandConfig(scheme="uniform", bits=bits, granularity="channel")}}
         for name, bits in (("a", 2), ("b", 5), ("c", 8))
     }
-    state = state_of(session, images, worker, tmp_path)
-    runner = runner_of(state)
+    runner = ChunkRunner(make_state(session, images, worker, tmp_path))
     with pytest.raises(RunError, match=r"has no head:weight at \{.*\} yet: does this machine see"):
         list(score_in_chunks(runner, recipes))
     assert len(worker) == 0, "it solves nothing itself"

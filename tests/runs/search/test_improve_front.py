@@ -10,15 +10,12 @@ from typing import Any
 
 import pytest
 
-from autoq.cost import Limits
 from autoq.events import BlockAdvanced, Event, PhaseAdvanced, PhaseStarted
 from autoq.exporters import pick
-from autoq.optimization.trials import EvaluatedTrial
-from autoq.recipe import CostRecord, Recipe, ScoreRecord, hash_sites
+from autoq.recipe import Recipe, hash_sites
 from autoq.report.from_run import summarize
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.search.directory import SearchDirectory
-from autoq.runs.search.improve_front import chosen_trials
 from autoq.runs.search.result import SearchOutcome
 from autoq.runs.search.run import run_search
 from autoq.scoring import Evaluator
@@ -66,20 +63,6 @@ def picked(out: Path) -> list[str]:
 
 def trained(events: list[Event]) -> list[str]:
     return [e.name for e in events if isinstance(e, BlockAdvanced) and e.done == e.iterations]
-
-
-def trial(number: int, bops: int, kl: float) -> EvaluatedTrial:
-    cost = CostRecord(bops=bops, group_bops=0, weight_layers_only_bops=0, weight_bytes=0)
-    score = ScoreRecord(kl_nats=kl, agreement_percent=0, sqnr_db=0, images=1)
-    return EvaluatedTrial(f"trial-{number}", f"trial {number}", "sampler", {}, cost, score)
-
-
-def test_the_best_and_the_knee_are_chosen() -> None:
-    limits = Limits({"bops": 100})
-    front = [trial(0, 10, 1.0), trial(1, 20, 0.011), trial(2, 100, 0.01)]
-    assert [t.id for t in chosen_trials(front, limits)] == ["trial-2", "trial-1"]
-    assert [t.id for t in chosen_trials(front[:2], limits)] == ["trial-1"], "once if they are the same"
-    assert chosen_trials([], limits) == []
 
 
 def test_a_finished_run_is_only_reconstructed(out: Path, evaluated: list[str]) -> None:

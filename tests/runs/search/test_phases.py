@@ -71,7 +71,7 @@ def test_accuracy_has_its_time_within_the_limit(tmp_path: Path) -> None:
     with begun(tmp_path, events.append, trials=8) as run:
         run.is_searched = False
         limit(run, 1e-3)
-        run.search()
+        run.run()
         last = [event for event in events if isinstance(event, TrialFinished)][-1]
         assert last.seconds_after is not None
         assert last.seconds_after > 0
@@ -84,7 +84,7 @@ def test_accuracy_has_its_time_within_the_limit(tmp_path: Path) -> None:
         assert run.record.full_precision is not None
         limit(run, None)
         run.is_searched = True
-        run.search()
+        run.run()
         assert run.record.accuracy.keys() == everything
         assert run.record.accuracy_left_out == 0
     details = [event.detail for event in events if isinstance(event, PhaseStarted) and event.phase == "front"]
@@ -109,14 +109,14 @@ def test_labelled_objects_are_measured_by_the_driver(
     with begun(tmp_path) as run:
         given = GivenObjects(eval_data=object() if are_objects else None)
         run.inputs = replace(run.inputs, given=given)
-        run.search()
+        run.run()
     assert shared == [not are_objects]
 
 
 def test_uniform_recipes_are_evaluated_and_measured_in_any_case(tmp_path: Path) -> None:
     events: list[Event] = []
     with begun(tmp_path, events.append) as run:
-        run.search()
+        run.run()
         assert {trial.origin for trial in run.trials} == {UNIFORM}
         assert run.record.state == "finished"
         assert run.record.full_precision is not None
@@ -130,7 +130,7 @@ def test_uniform_recipes_are_evaluated_and_measured_in_any_case(tmp_path: Path) 
 
 def test_what_the_result_is_told_by_is_scored_on_the_calibration_images_too(tmp_path: Path) -> None:
     with begun(tmp_path) as run:
-        run.search()
+        run.run()
         inputs, known = run.inputs, run.record.calibration_kl_nats
         trials, needed = trials_to_measure(run.trials, run.record)
         assert known.keys() == {trial.id for trial in trials[:needed]}
@@ -147,7 +147,7 @@ def test_what_the_result_is_told_by_is_scored_on_the_calibration_images_too(tmp_
 def test_what_is_known_is_not_scored_again(tmp_path: Path) -> None:
     with begun(tmp_path) as run:
         run.keep(calibration_kl_nats={"w4a4": 12.5})
-        run.search()
+        run.run()
         assert run.record.calibration_kl_nats["w4a4"] == 12.5
 
 
@@ -162,14 +162,14 @@ def test_where_there_are_no_other_images_those_that_calibrate_score(tmp_path: Pa
 def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     with begun(tmp_path) as run:
         run.keep(full_precision=MADE_UP, accuracy={"w4a4": MADE_UP})
-        run.search()
+        run.run()
         assert run.record.full_precision == run.record.accuracy["w4a4"] == MADE_UP
         assert run.record.accuracy["w6a6"] != MADE_UP
 
 
 def test_without_labels_nothing_is_measured(tmp_path: Path) -> None:
     with begun(tmp_path, labelled=False) as run:
-        run.search()
+        run.run()
         assert run.record.full_precision is None
         assert run.record.accuracy == {}
         assert run.record.state == "finished"
@@ -180,7 +180,7 @@ def test_a_run_is_left_with_what_it_has(tmp_path: Path) -> None:
         run.leave()
         assert run.directory.require().state == "interrupted"
         assert run.directory.require().seconds >= 1000, "earlier runs count"
-        run.search()
+        run.run()
         run.leave()
         assert run.directory.require().state == "finished"
         assert (run.directory.bank / "bank.json").exists()
@@ -192,7 +192,7 @@ def test_an_image_that_is_gone_does_not_cost_the_search(tmp_path: Path, caplog: 
             next((tmp_path / "photos").rglob("*.png")).unlink()
 
     with begun(tmp_path, remove_a_photo) as run:
-        run.search()
+        run.run()
     assert run.record.state == "finished"
     assert run.record.full_precision is not None
     assert "accuracy is not measured any further: cannot read image" in caplog.text
@@ -200,7 +200,7 @@ def test_an_image_that_is_gone_does_not_cost_the_search(tmp_path: Path, caplog: 
 
 def test_the_knee_is_measured_without_being_improved(tmp_path: Path) -> None:
     with begun(tmp_path, eval_recipes=1) as run:
-        run.search()
+        run.run()
         front, _ = shown_trials(run.trials, run.record.limits)
         assert knee_trial(front).id in run.record.accuracy
 

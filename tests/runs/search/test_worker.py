@@ -14,6 +14,7 @@ import torch
 
 import autoq
 from autoq.errors import SpaceError, WorkerRefusedError
+from autoq.events import Event, PhaseAdvanced, PhaseStarted
 from autoq.optimization.executors._base import Job, Result
 from autoq.optimization.space import load_space, resolve_space
 from autoq.optimization.storage import load_trials
@@ -99,6 +100,40 @@ def test_a_search_by_two_processes(tmp_path: Path) -> None:
     assert not SearchDirectory(tmp_path / "run").trace.exists(), "nobody needs it any more"
     again = run_search(small_settings(tmp_path), tmp_path / "run")
     assert again.front == result.front, "workers are no part of what a run is"
+
+
+@pytest.mark.slow
+def test_methods_and_chosen_recipes_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is what the driver makes of it alone, in the same place."""
+    trace_once(monkeypatch)
+    monkeypatch.setattr("autoq.runs.search.improve_front.FINISHING_IMAGES", 16)
+    changes = {"baselines": "published", "finish": True, "reconstruct": True, "reconstruct_iterations": 2}
+    wanted = small_settings(tmp_path, **changes, reconstruct_images=16)
+    events: list[Event] = []
+    shared = run_search(wanted.model_copy(update={"workers": 2}), tmp_path / "run", events.append)
+    told = [(event.phase, event.total) for event in events if isinstance(event, PhaseStarted)]
+    assert told[-2:] == [("improving", 2), ("improving", 2)]
+    assert told.count(("baselines", 4)) == 1
+    counted = [event.done for event in events if isinstance(event, PhaseAdvanced) and event.phase == "improving"]
+    assert counted == [1, 2, 1, 2]
+    record = SearchDirectory(tmp_path / "run").require()
+    emptied = record.model_copy(update={"baselines": {}, "finished": {}, "reconstructed": {}})
+    for name in ("baselines", "finished", "reconstructed"):
+        shutil.move(tmp_path / "run" / name, tmp_path / f"shared-{name}")
+    SearchDirectory(tmp_path / "run").save(emptied)
+    alone = run_search(wanted, tmp_path / "run")
+    again = SearchDirectory(tmp_path / "run").require()
+    assert list(record.baselines) == list(again.baselines)
+    assert list(again.baselines) == [f"{name}-w4a4" for name in ("rtn", "fq-vit", "repq-vit", "igq-vit")]
+    for kind in ("baselines", "finished", "reconstructed"):
+        assert getattr(record, kind) == getattr(again, kind), kind
+        for path in sorted((tmp_path / "run" / kind).rglob("*.safetensors")):
+            assert (
+                path.read_bytes()
+                == (tmp_path / f"shared-{kind}" / path.relative_to(tmp_path / "run" / kind)).read_bytes()
+            )
+    assert (shared.finished, shared.reconstructed) == (alone.finished, alone.reconstructed)
+    assert len(shared.finished) == 2
 
 
 def test_objects_cannot_be_rebuilt_elsewhere() -> None:
