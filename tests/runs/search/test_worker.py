@@ -102,6 +102,11 @@ def test_a_search_by_two_processes(tmp_path: Path) -> None:
     assert again.front == result.front, "workers are no part of what a run is"
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """What was solved or learned, by path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.safetensors")}
+
+
 @pytest.mark.slow
 def test_methods_and_chosen_recipes_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is what the driver makes of it alone, in the same place."""
@@ -127,11 +132,8 @@ def test_methods_and_chosen_recipes_are_shared_out(tmp_path: Path, monkeypatch: 
     assert list(again.baselines) == [f"{name}-w4a4" for name in ("rtn", "fq-vit", "repq-vit", "igq-vit")]
     for kind in ("baselines", "finished", "reconstructed"):
         assert getattr(record, kind) == getattr(again, kind), kind
-        for path in sorted((tmp_path / "run" / kind).rglob("*.safetensors")):
-            assert (
-                path.read_bytes()
-                == (tmp_path / f"shared-{kind}" / path.relative_to(tmp_path / "run" / kind)).read_bytes()
-            )
+        assert (files := contents(tmp_path / "run" / kind)) == contents(tmp_path / f"shared-{kind}"), kind
+        assert len(files) == len(getattr(record, kind))
     assert (shared.finished, shared.reconstructed) == (alone.finished, alone.reconstructed)
     assert len(shared.finished) == 2
 
