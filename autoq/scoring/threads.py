@@ -13,30 +13,38 @@ _WORTH_IT = 0.75
 
 
 @contextmanager
-def fastest_threads(run: Callable[[], object], device: torch.device) -> Iterator[int]:
+def fastest_threads(run: Callable[[], object], device: torch.device, processes: int = 1) -> Iterator[int]:
     """Run the block on one thread, unless ``run`` is clearly faster on all that PyTorch would use.
 
     Args:
-        run: what the block does most of; called a few times.
+        run: what the block does most of; called a few times if there is a choice.
         device: nothing is changed on other devices than a CPU.
+        processes: that do the like at the same time, and share the threads.
 
     Yields:
-        The number of threads.
+        The number of threads, of each process.
     """
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
+    before = torch.get_num_threads()
+    threads = max(1, before // processes)
+    if device.type != "cpu":
         yield threads
         return
     try:
-        run()  # the first call warms caches up
-        seconds = {}
-        for count in (threads, 1):
-            torch.set_num_threads(count)
-            started = time.perf_counter()
-            run()
-            seconds[count] = time.perf_counter() - started
-        chosen = threads if seconds[threads] < _WORTH_IT * seconds[1] else 1
+        chosen = threads if threads == 1 or _are_worth_it(run, threads) else 1
         torch.set_num_threads(chosen)
         yield chosen
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+def _are_worth_it(run: Callable[[], object], threads: int) -> bool:
+    """Tell whether ``run`` is clearly faster on several threads than on one."""
+    seconds = {}
+    torch.set_num_threads(threads)
+    run()  # the first call warms caches up
+    for count in (threads, 1):
+        torch.set_num_threads(count)
+        started = time.perf_counter()
+        run()
+        seconds[count] = time.perf_counter() - started
+    return seconds[threads] < _WORTH_IT * seconds[1]

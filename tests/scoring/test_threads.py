@@ -52,6 +52,20 @@ def test_all_threads_where_they_do(clock: Clock) -> None:
     assert torch.get_num_threads() == 3
 
 
+@pytest.mark.parametrize(("processes", "each"), [(1, 3), (2, 1), (3, 1), (7, 1)])
+def test_processes_share_the_threads(clock: Clock, processes: int, each: int) -> None:
+    runs: list[int] = []
+
+    def run() -> None:
+        runs.append(torch.get_num_threads())
+        clock.work(3.0 / torch.get_num_threads())
+
+    with fastest_threads(run, CPU, processes) as chosen:
+        assert chosen == torch.get_num_threads() == each
+    assert runs == ([3, 3, 1] if each > 1 else []), "where there is no choice nothing is run"
+    assert torch.get_num_threads() == 3
+
+
 def test_given_back_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="boom"), fastest_threads(lambda: None, CPU):
         raise RuntimeError("boom")
@@ -60,4 +74,4 @@ def test_given_back_after_an_error() -> None:
 
 def test_other_devices_are_left_alone() -> None:
     with fastest_threads(lambda: pytest.fail("must not run"), torch.device("cuda")) as chosen:
-        assert chosen == 3
+        assert chosen == torch.get_num_threads() == 3

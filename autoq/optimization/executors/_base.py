@@ -257,7 +257,7 @@ class BaseExecutor(ABC):
             timeout: seconds after which to give up; None: never.
 
         Returns:
-            What became of a job, or None: nothing came back in time, or the capacity may have changed.
+            What became of a job, or None: nothing came back in time, or a worker has got ready or has gone.
 
         Raises:
             WorkerRefusedError: a worker is not fit for this study.

@@ -12,8 +12,6 @@ from autoq.optimization.executors._base import BaseExecutor, Chunk, ChunkJob, Do
 
 _LOOK_SECONDS = 1.0
 """How often it is looked whether workers have come or gone."""
-_POLL_SECONDS = 0.1
-"""How often it is looked whether the first worker has come, while nothing else is done."""
 _logger = logging.getLogger(__name__)
 
 
@@ -48,7 +46,7 @@ class ChunkRunner:
         while (executor := self._executor) is not None and executor.has_workers and not executor.is_ready:
             if (left := deadline - time.monotonic()) <= 0:
                 return
-            executor.next_result(min(left, _POLL_SECONDS))  # that a worker is ready is no result
+            executor.next_result(left)
 
     def run(self, chunks: Iterable[Chunk]) -> Iterator[tuple[int, Any]]:
         """Do chunks, and yield the position and the value of each as soon as it is done.

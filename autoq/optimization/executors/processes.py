@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -123,21 +122,17 @@ class ProcessExecutor(BaseExecutor):
         self._hand_out()
 
     def next_result(self, timeout: float | None = None) -> Outcome | None:
-        """Wait for a worker to finish or to end; see ``BaseExecutor``."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            # A result that was sent before its worker ended is there to be read: pipes come first.
-            by_pipe = {slot.pipe: slot for slot in self._slots}
-            by_sentinel = {slot.process.sentinel: slot for slot in self._slots}
-            ready = connection.wait([*by_pipe, *by_sentinel], left)
-            if not ready:
-                return None
-            slot = next((by_pipe[each] for each in ready if isinstance(each, Connection)), None)
-            back = self._ended(by_sentinel[ready[0]]) if slot is None else self._heard(slot)  # type: ignore[index]
-            self._hand_out()
-            if back is not None:
-                return back
+        """Wait for a worker to be ready, to finish or to end; see ``BaseExecutor``."""
+        # A result that was sent before its worker ended is there to be read: pipes come first.
+        by_pipe = {slot.pipe: slot for slot in self._slots}
+        by_sentinel = {slot.process.sentinel: slot for slot in self._slots}
+        ready = connection.wait([*by_pipe, *by_sentinel], timeout)
+        if not ready:
+            return None
+        slot = next((by_pipe[each] for each in ready if isinstance(each, Connection)), None)
+        back = self._ended(by_sentinel[ready[0]]) if slot is None else self._heard(slot)  # type: ignore[index]
+        self._hand_out()
+        return back
 
     def close(self) -> None:
         """End all workers: idle ones at once, others with their evaluation, after a few seconds in any case."""

@@ -21,6 +21,8 @@ from autoq.sensitivity.weighted_errors import add_up_parts
 
 _LEAST_CHUNKS = 6
 """Into which options and images are divided; three for each worker if that is more, so that none waits long."""
+_LEAST_IMAGES = 12
+"""Of a chunk, where that leaves no worker idle: whatever the images, weights are quantized at every option."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,8 @@ def fisher_in_chunks(
     chunks: list[FisherChunk] = []
     missing: list[list[int]] = []  # positions of the chunks of parts that have not been yielded
     for images in parts:
-        count, first = max(1, -(-len(images) // _chunks_for(workers))), len(chunks)
+        wanted = max(workers, min(_chunks_for(workers), len(images) // _LEAST_IMAGES))
+        count, first = max(1, -(-len(images) // wanted)), len(chunks)
         starts = range(images.start, images.stop, count)
         chunks += [FisherChunk(start, min(count, images.stop - start), tuple(options)) for start in starts]
         missing.append(list(range(first, len(chunks))))

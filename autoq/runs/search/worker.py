@@ -151,12 +151,12 @@ def executor_of_workers(
         loaded: the model, before anything was folded into its weights.
         bank: of the model.
         objective: the driver's own.
-        threads: of this machine, which workers on it share.
+        threads: of each worker, where those on this machine share its cores.
     """
     entry = EXECUTORS[settings.executor_name]
     bank.save(directory.bank)
     images = (inputs.images, inputs.scoring)
-    each = max(1, threads // settings.workers) if entry.divides_cores else None
+    each = threads if entry.divides_cores else None
     specification = SearchWorkerSpecification.of(settings, directory.path, loaded, images, bank, each)
     context = ExecutorContext(
         objective,

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from autoq.errors import RunError
-from autoq.optimization.executors._base import Job, Lost, Result
+from autoq.optimization.executors._base import Job, Lost, Outcome, Result
 from autoq.optimization.executors.processes import ProcessExecutor
 from autoq.recipe import hash_sites
 from tests.contracts.executors import SECONDS, ExecutorContract, recipe
@@ -32,10 +33,19 @@ DRIVER = """
             executor.next_result(0.1)
             try:
                 print(*executor.process_ids, flush=True)
-                executor.next_result()
+                while True:
+                    executor.next_result()
             except KeyboardInterrupt:
                 print("interrupted", flush=True)
 """
+
+
+def next_outcome(executor: ProcessExecutor) -> Outcome:
+    """What next becomes of a job, whoever gets ready or ends before that."""
+    deadline = time.monotonic() + SECONDS
+    while (outcome := executor.next_result(SECONDS)) is None:
+        assert time.monotonic() < deadline
+    return outcome
 
 
 class TestProcesses(ExecutorContract):
@@ -48,16 +58,17 @@ def test_a_killed_worker_is_replaced_and_only_its_own_job_is_lost() -> None:
         assert executor.capacity == 3
         for bits in (8, 2, 3, 4):
             executor.submit(Job(bits, recipe(bits)))
-        done = [executor.next_result(SECONDS) for _ in range(3)]
+        done = [next_outcome(executor) for _ in range(3)]
         assert sorted(result.number for result in done if isinstance(result, Result)) == [2, 3, 4]
         busy = {result.worker for result in done if isinstance(result, Result)}
         assert len(busy) == 1, "the other one hangs"
         before = executor.process_ids
         killed = before[0] if busy == {"host:1"} else before[1]
         os.kill(killed, signal.SIGKILL)
-        lost = executor.next_result(SECONDS)
+        lost = next_outcome(executor)
         assert lost == Lost(8, f"worker process {killed} was killed by signal 9")
         assert len(set(executor.process_ids) - set(before)) == 1
+        assert executor.next_result(SECONDS) is None, "the other worker is ready"
         assert executor.next_result(0.0) is None, "nothing comes back twice"
 
 
@@ -66,7 +77,15 @@ def test_workers_that_end_before_they_are_ready_are_not_started_for_ever() -> No
         ProcessExecutor(SimulatedSpecification(crashes=True), 1) as executor,
         pytest.raises(RunError, match="was killed by signal 9 before it was ready"),
     ):
-        executor.next_result(SECONDS)
+        next_outcome(executor)
+
+
+def test_it_is_told_when_a_worker_is_ready() -> None:
+    with ProcessExecutor(SimulatedSpecification(build_seconds=0.2), 1) as executor:
+        assert executor.next_result(0.0) is None
+        assert not executor.is_ready
+        assert executor.next_result(SECONDS) is None
+        assert executor.is_ready, "not waited for a result that nobody is asked for"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -98,7 +117,9 @@ IMPORTING = """
         import_ahead(["no_such_module", "colorsys"])
         with ProcessExecutor(ImportSpecification(("colorsys", "this")), 2) as executor:
             executor.submit(Job(0, recipe(2)))
-            print(executor.next_result(SECONDS).hardware)
+            while (found := executor.next_result(SECONDS)) is None:
+                pass
+            print(found.hardware)
 """
 
 

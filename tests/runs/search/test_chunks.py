@@ -15,7 +15,7 @@ from autoq.optimization.executors._base import Chunk
 from autoq.optimization.executors.chunks import ChunkRunner
 from autoq.recipe import OperandConfig
 from autoq.runs.images import CalibrationImages
-from autoq.runs.search.chunks import accuracy_in_chunks, fisher_in_chunks, score_in_chunks, solve_in_chunks
+from autoq.runs.search.chunks import FisherChunk, accuracy_in_chunks, fisher_in_chunks, score_in_chunks, solve_in_chunks
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator
 from autoq.sensitivity.fisher import FisherSettings, fisher_losses
@@ -86,11 +86,32 @@ def test_losses_measured_on_some_images_each_are_those_of_all(
     bank, options = bank_of(session, images), options_of(session)[::3]
     seen: list[int] = []
     runner = ChunkRunner(make_state(session, images, bank, tmp_path, is_owner=True))
-    parts = list(fisher_in_chunks(runner, [range(5), range(5, IMAGES)], options, 1, seen.append))
+    parts = list(fisher_in_chunks(runner, [range(5), range(5, IMAGES)], options, 6, seen.append))
     assert [count for _, count in parts] == [5, IMAGES - 5]
     expected = fisher_losses(bank, [images.tensor], options, FisherSettings(seed=SETTINGS.seed))
     assert mean_losses(parts) == pytest.approx(expected, rel=1e-4)
     assert seen == [1] * 5 + [2] * 3 + [1]
+
+
+@pytest.mark.parametrize(
+    ("images", "workers", "sizes"),
+    [(48, 2, [12] * 4), (16, 2, [8] * 2), (112, 2, [19] * 5 + [17]), (3, 2, [2, 1]), (30, 1, [15, 15]), (0, 2, [])],
+)
+def test_no_worker_is_idle_and_none_has_few_images(images: int, workers: int, sizes: list[int]) -> None:
+    """Quantizing weights at every option takes as long as several images."""
+    given: list[FisherChunk] = []
+
+    class Listed(ChunkRunner):
+        def run(self, chunks: Iterable[Chunk]) -> Iterator[tuple[int, Any]]:
+            for position, chunk in enumerate(chunks):
+                assert isinstance(chunk, FisherChunk)
+                given.append(chunk)
+                yield position, ({}, chunk.count)
+
+    seen: list[int] = []
+    assert list(fisher_in_chunks(Listed(None), [range(images)], [], workers, seen.append)) == [({}, images)]
+    assert seen == sizes
+    assert [chunk.first for chunk in given] == [sum(sizes[:number]) for number in range(len(sizes))]
 
 
 class OutOfOrder(ChunkRunner):
@@ -108,10 +129,10 @@ def test_the_next_images_are_begun_before_the_first_are_dealt_with(
     bank, options = bank_of(session, images), options_of(session)[::9]
     state = make_state(session, images, bank, tmp_path, is_owner=True)
     parts, seen = [range(6), range(6, 12)], list[int]()
-    expected = list(fisher_in_chunks(ChunkRunner(state), parts, options, 1, seen.append))
+    expected = list(fisher_in_chunks(ChunkRunner(state), parts, options, 6, seen.append))
     assert seen == [1] * 12
     seen.clear()
-    found = fisher_in_chunks(OutOfOrder(state), parts, options, 1, seen.append)
+    found = fisher_in_chunks(OutOfOrder(state), parts, options, 6, seen.append)
     assert next(found) == expected[0], "sums do not depend on who is faster"
     assert len(seen) == 11
     assert list(found) == expected[1:]
