@@ -22,7 +22,6 @@ from autoq.optimization.space.uniform_points import UniformPoint
 from autoq.optimization.storage import TrialStore, load_trials
 from autoq.optimization.trials import EvaluatedTrial, chosen_trials, evaluated_trials, shown_trials
 from autoq.recipe import SiteConfig
-from autoq.runs.images import CalibrationImages
 from autoq.runs.opening import RunInputs, solve_bank
 from autoq.runs.search.accuracy import AccuracyMeter, trials_to_measure
 from autoq.runs.search.baselines import measure_baselines
@@ -89,23 +88,9 @@ class SearchRun:
 
     def __post_init__(self) -> None:
         """Do everything in this process, until there are workers."""
-        inputs, settings = self.inputs, self.record.settings
-
-        def load_images(wanted: int, spare: int) -> CalibrationImages:
-            return inputs.given.calibration_images(inputs.session, settings, wanted, self.progress, spare)
-
-        self.state = SearchState(
-            session=inputs.session,
-            loaded=self.loaded,
-            bank=self.bank,
-            images=inputs.images,
-            scoring=inputs.scoring,
-            open_labelled=lambda: inputs.labelled,
-            load_images=load_images,
-            directory=self.directory,
-            is_owner=True,
-            accuracy_seconds=self.record.accuracy_seconds,
-            progress=self.progress,
+        settings, seconds = self.record.settings, self.record.accuracy_seconds
+        self.state = SearchState.of_driver(
+            self.inputs, self.loaded, self.bank, self.directory, settings, seconds, self.progress
         )
         self.runner = ChunkRunner(self.state)
 

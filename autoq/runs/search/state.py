@@ -14,8 +14,10 @@ from autoq.errors import RunError
 from autoq.events import Progress, ignore
 from autoq.recipe import SiteConfig
 from autoq.runs.images import CalibrationImages, LabelledImages, to_learn_from
+from autoq.runs.opening import RunInputs
 from autoq.runs.search.accuracy import AccuracyMeter
 from autoq.runs.search.directory import SearchDirectory
+from autoq.runs.search.settings import SearchSettings
 from autoq.runs.session import Session
 from autoq.scoring import Evaluator
 from autoq.scoring.accuracy import FullPrecision
@@ -54,6 +56,36 @@ class SearchState:
     progress: Progress = ignore
     threads: int | None = None
     _learned_from: dict[int, CalibrationImages] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def of_driver(
+        cls,
+        inputs: RunInputs,
+        loaded: Session,
+        bank: Bank,
+        directory: SearchDirectory,
+        settings: SearchSettings,
+        accuracy_seconds: float | None,
+        progress: Progress,
+    ) -> SearchState:
+        """Return the state of the driver, which has opened all inputs and owns the bank; see the attributes."""
+
+        def load_images(wanted: int, spare: int) -> CalibrationImages:
+            return inputs.given.calibration_images(inputs.session, settings, wanted, progress, spare)
+
+        return cls(
+            session=inputs.session,
+            loaded=loaded,
+            bank=bank,
+            images=inputs.images,
+            scoring=inputs.scoring,
+            open_labelled=lambda: inputs.labelled,
+            load_images=load_images,
+            directory=directory,
+            is_owner=True,
+            accuracy_seconds=accuracy_seconds,
+            progress=progress,
+        )
 
     @property
     def held_out(self) -> CalibrationImages | None:
