@@ -230,7 +230,13 @@ LINES: tuple[Line, ...] = (
     Line("aphq-vit", ("norm before an MLP",), ("mlp_settings.train_norm",)),
     Line(
         "aphq-vit",
-        ("loss of a block", "rate of scales", "blocks that training made worse", "images of a batch"),
+        (
+            "loss of a block",
+            "rate of scales",
+            "blocks that training made worse",
+            "images of a batch",
+            "gradient of scales",
+        ),
         (
             "reconstruction_settings.protocol",
             "reconstruction_settings.regularization",
@@ -238,7 +244,7 @@ LINES: tuple[Line, ...] = (
             "reconstruction_settings.scale_rate",
         ),
     ),
-    Line("aphq-vit", ("perturbation", "gradient of scales"), (), "not built"),
+    Line("aphq-vit", ("perturbation",), (), "not built"),
 )
 """What is switched for each difference that a method names."""
 

@@ -71,8 +71,7 @@ class AphqVit(BaseMethod):
         Difference(
             "gradient of scales",
             "straight through, clamped after rounding",
-            "LSQ's (equation 3)",
-            here="as by default: another where a value is less than half a step beyond the last code",
+            "LSQ's (equation 3): another where a value is less than half a step beyond the last code",
         ),
         Difference("detectors: images to start from, to train on", "one, 256", "128, 1,024"),
         Difference("detectors: images of a batch", "one", "32"),

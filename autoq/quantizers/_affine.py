@@ -94,14 +94,25 @@ def affine_fake_quantize(
 
 
 def affine_fake_quantize_with_gradient(
-    x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, binary: bool = False
+    x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, binary: bool = False, clamps_rounded: bool = False
 ) -> Tensor:
     """Compute the values of :func:`affine_fake_quantize` with straight-through gradients.
 
     The gradient with respect to ``x`` is one between the bounds and zero outside; the one with respect to ``scale`` is
     LSQ's (Esser et al., "Learned Step Size Quantization", ICLR 2020, equation 3), without its normalisation.
+
+    Args:
+        x: values.
+        scale: as in :func:`affine_fake_quantize`.
+        zero_point: see there.
+        bits: see there.
+        binary: see there.
+        clamps_rounded: what rounds to the least or greatest code counts as between the bounds, as in the code of QDrop
+            and APHQ-ViT, where rounded values are clamped; not for ``binary``.
     """
-    quantized: Tensor = _AffineFakeQuantize.apply(x.to(working_dtype(x.dtype)), scale, zero_point, 2**bits - 1, binary)
+    quantized: Tensor = _AffineFakeQuantize.apply(
+        x.to(working_dtype(x.dtype)), scale, zero_point, 2**bits - 1, binary, clamps_rounded
+    )
     return quantized.to(x.dtype)
 
 
@@ -112,12 +123,27 @@ class _AffineFakeQuantize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(context: Any, x: Tensor, scale: Tensor, zero_point: Tensor, greatest: int, binary: bool) -> Tensor:
+    def forward(
+        context: Any,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor,
+        greatest: int,
+        binary: bool,
+        clamps_rounded: bool,
+    ) -> Tensor:
         y = x / scale
-        clamped = y.clamp_min(-zero_point).clamp_max_(greatest - zero_point)
-        is_inside = (y == clamped).to(y.dtype)
-        rounded = y.copy_(clamped)
-        rounded = rounded.floor_().add_(0.5).clamp_(-0.5, 0.5) if binary else rounded.round_()
+        least, most = -zero_point, greatest - zero_point
+        if clamps_rounded:
+            clamped = y.clamp_min_(least - 1).clamp_max_(most + 1)  # finite, so that zero times it is zero
+            nearest = clamped.round()
+            rounded = nearest.clamp_min(least).clamp_max_(most)
+            is_inside = (nearest == rounded).to(y.dtype)
+        else:
+            clamped = y.clamp_min(least).clamp_max_(most)
+            is_inside = (y == clamped).to(y.dtype)
+            rounded = y.copy_(clamped)
+            rounded = rounded.floor_().add_(0.5).clamp_(-0.5, 0.5) if binary else rounded.round_()
         context.save_for_backward(is_inside, clamped, rounded, scale, zero_point)
         return rounded * scale
 
@@ -131,4 +157,4 @@ class _AffineFakeQuantize(torch.autograd.Function):
             of_scale = (gradient * rounded).sub_(of_x * clamped).sum_to_size(scale.shape)
         if context.needs_input_grad[2]:
             of_zero_point = ((of_x - gradient) * scale).sum_to_size(zero_point.shape)
-        return of_x, of_scale, of_zero_point, None, None
+        return of_x, of_scale, of_zero_point, None, None, None

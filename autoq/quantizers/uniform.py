@@ -30,6 +30,7 @@ class UniformQuantizer(BaseQuantizer):
     Attributes:
         scale: step between values, of shape ``layout.parameter_shape(...)``.
         zero_point: code of zero, a whole number (½ for symmetric quantizers of one bit), of the same shape.
+        clamps_rounded: which gradient it has (:func:`affine_fake_quantize_with_gradient`); values are the same.
     """
 
     scheme: ClassVar[str] = "uniform"
@@ -39,6 +40,7 @@ class UniformQuantizer(BaseQuantizer):
     output_search: ClassVar[OutputSearch | None] = "scale_and_zero_point"
     scale: Tensor
     zero_point: Tensor
+    clamps_rounded: bool = False
 
     @classmethod
     def from_range(cls, config: OperandConfig, layout: OperandLayout, lower: Tensor, upper: Tensor) -> Self:
@@ -93,7 +95,14 @@ class UniformQuantizer(BaseQuantizer):
 
     def _fake_quantize_with_gradient(self, x: Tensor) -> Tensor:
         scale, zero_point = self.spread(x)
-        return affine_fake_quantize_with_gradient(x, scale, zero_point, self.config.bits, binary=self.is_binary)
+        return affine_fake_quantize_with_gradient(
+            x,
+            scale,
+            zero_point,
+            self.config.bits,
+            binary=self.is_binary,
+            clamps_rounded=self.clamps_rounded and not self.is_binary,
+        )
 
     def _prepare(self) -> None:
         self._require_static_shape("scale", "zero_point")

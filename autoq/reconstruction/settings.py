@@ -22,7 +22,8 @@ class ReconstructionSettings:
         protocol: ``autoq`` minimises a loss relative to the calibrated block's, regularised by a mean over weights, at
             rates relative to scales, and keeps a block only if that made it better. ``published`` minimises the loss
             as it is (squared errors summed along the first axis of an image, tokens, divided by ten), regularised by
-            a sum, at one rate for all scales, on images that differ within a batch, and keeps what it has learned.
+            a sum, at one rate for all scales, on images that differ within a batch, and keeps what it has learned;
+            gradients of scales are those of values that are clamped after they are rounded.
         iterations: steps of each block; the paper's are 20,000.
         batch: images in a step.
         importance: weights of squared errors; the last block's loss is the KL divergence of the predictions instead.

@@ -87,7 +87,7 @@ def train_block(
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(zlib.crc32(f"{settings.seed} {block.name}".encode()))
     order = torch.Generator().manual_seed(zlib.crc32(f"{settings.seed} {block.name} batches".encode()))
-    operands = _TrainedOperands()
+    operands = _TrainedOperands(clamps_rounded=settings.is_published)
     for key, quantizer in calibrated.quantizers.items():
         if model.traced.sites_by_name[key[0]].operand(key[1]).is_weight:
             operands.add_weight(key, quantizer, model.traced.weight(*key), calibrated.codes.get(key))
@@ -124,7 +124,8 @@ class _TrainedOperands:
         modules: what is inserted into the model; a weight without an entry keeps the quantizer in its slot.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, clamps_rounded: bool) -> None:
+        self._clamps_rounded = clamps_rounded
         self.roundings: dict[OperandKey, LearnedRounding] = {}
         self.activations: dict[OperandKey, BaseQuantizer] = {}
         self.modules: dict[OperandKey, nn.Module] = {}
@@ -140,6 +141,8 @@ class _TrainedOperands:
         """Quantize an activation with drops, and learn its scales where that is wanted and possible."""
         if learn_scales and quantizer.learnable:
             quantizer = self.activations[key] = _learnable_copy(quantizer)
+            if isinstance(quantizer, UniformQuantizer):
+                quantizer.clamps_rounded = self._clamps_rounded
         self.modules[key] = DroppedQuantizer(quantizer, drop, generator)
 
     def scales(self) -> list[Tensor]:

@@ -73,16 +73,21 @@ def test_nan_has_the_code_of_zero() -> None:
     assert affine_quantize(x, torch.tensor(0.5), torch.tensor(5.0), 3).tolist() == [5, 7, 0]
 
 
-def composed(x: Tensor, scale: Tensor, zero_point: Tensor, greatest: int, binary: bool) -> Tensor:
+def composed(x: Tensor, scale: Tensor, zero_point: Tensor, greatest: int, binary: bool, clamps_rounded: bool) -> Tensor:
     """The same from operations whose gradients autograd knows; rounding passes them."""
+    if clamps_rounded:
+        steps = x / scale
+        steps = (steps - steps.detach()) + steps.detach().round()
+        least, most = -zero_point, greatest - zero_point  # the bounds themselves are codes, and let gradients through
+        return torch.where(steps < least, least, torch.where(steps > most, most, steps)) * scale
     clamped = torch.minimum(torch.maximum(x / scale, -zero_point), greatest - zero_point)
     detached = clamped.detach()
     rounded = (detached.floor() + 0.5).clamp(-0.5, 0.5) if binary else detached.round()
     return (clamped + (rounded - detached)) * scale
 
 
-@pytest.mark.parametrize("binary", [False, True])
-def test_gradients_are_those_of_autograd(binary: bool) -> None:
+@pytest.mark.parametrize(("binary", "clamps_rounded"), [(False, False), (True, False), (False, True)])
+def test_gradients_are_those_of_autograd(binary: bool, clamps_rounded: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(40, 3, generator=generator, dtype=torch.float64)
     weights = torch.randn(40, 3, generator=generator, dtype=torch.float64)
@@ -97,9 +102,9 @@ def test_gradients_are_those_of_autograd(binary: bool) -> None:
         for leaf in leaves:
             leaf.requires_grad_()
         if function is composed:
-            y = composed(*leaves, 2**bits - 1, binary)
+            y = composed(*leaves, 2**bits - 1, binary, clamps_rounded)
         else:
-            y = affine_fake_quantize_with_gradient(*leaves, bits, binary=binary)
+            y = affine_fake_quantize_with_gradient(*leaves, bits, binary=binary, clamps_rounded=clamps_rounded)
         (y * weights).sum().backward()
         values.append(y.detach())
         gradients.append([leaf.grad for leaf in leaves])

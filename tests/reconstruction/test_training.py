@@ -18,7 +18,7 @@ from autoq.quantizers.granularity import OperandLayout
 from autoq.recipe import OperandConfig
 from autoq.reconstruction.losses import WeightedSquaredError
 from autoq.reconstruction.rounding import LearnedRounding
-from autoq.reconstruction.settings import ReconstructionSettings
+from autoq.reconstruction.settings import Protocol, ReconstructionSettings
 from autoq.reconstruction.states import StateStore, find_layouts
 from autoq.reconstruction.training import BlockData, Trained, _batch, _Steps, train_block
 from autoq.scoring.solved_operands import SolvedOperands
@@ -155,6 +155,25 @@ def test_the_published_step(case: Case) -> None:
     for key, quantizer in trained.quantizers.items():
         before, after = (each.qparams()["scale"] for each in (case.operands.quantizers[key], quantizer))
         torch.testing.assert_close((after - before).abs(), torch.full_like(before, 1e-4), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("protocol", ["autoq", "published"])
+def test_published_gradients_are_those_of_values_clamped_after_rounding(case: Case, protocol: Protocol) -> None:
+    """And what was learned is a quantizer as any other."""
+    seen: set[bool] = set()
+    gradient = UniformQuantizer._fake_quantize_with_gradient
+
+    def watched(quantizer: UniformQuantizer, x: Tensor) -> Tensor:
+        seen.add(quantizer.clamps_rounded)
+        return gradient(quantizer, x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UniformQuantizer, "_fake_quantize_with_gradient", watched)
+        trained, _ = case.train(replace(QUICK, protocol=protocol, iterations=1))
+    assert seen == {protocol == "published"}
+    learned = [each for each in trained.quantizers.values() if isinstance(each, UniformQuantizer)]
+    assert learned
+    assert not any(each.clamps_rounded for each in learned)
 
 
 def test_the_published_regulariser_is_a_sum() -> None:
