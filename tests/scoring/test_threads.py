@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from autoq.scoring.threads import fastest_threads
+from autoq.scoring.threads import fastest_threads, shared_threads
 
 CPU = torch.device("cpu")
 
@@ -53,17 +53,15 @@ def test_all_threads_where_they_do(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(("processes", "each"), [(1, 3), (2, 1), (3, 1), (7, 1)])
-def test_processes_share_the_threads(clock: Clock, processes: int, each: int) -> None:
-    runs: list[int] = []
-
-    def run() -> None:
-        runs.append(torch.get_num_threads())
-        clock.work(3.0 / torch.get_num_threads())
-
-    with fastest_threads(run, CPU, processes) as chosen:
-        assert chosen == torch.get_num_threads() == each
-    assert runs == ([3, 3, 1] if each > 1 else []), "where there is no choice nothing is run"
+def test_processes_share_the_threads(processes: int, each: int) -> None:
+    with shared_threads(processes) as threads:
+        assert threads == torch.get_num_threads() == each
     assert torch.get_num_threads() == 3
+
+
+def test_nothing_is_run_where_there_is_no_choice() -> None:
+    with shared_threads(3), fastest_threads(lambda: pytest.fail("must not run"), CPU) as chosen:
+        assert chosen == torch.get_num_threads() == 1
 
 
 def test_given_back_after_an_error() -> None:

@@ -70,8 +70,10 @@ def measure_baselines(
     progress(PhaseStarted("baselines", len(methods), ", ".join(method.name for method in methods)))
     known = dict(record.baselines)
     wanted = [each for each in methods if not _is_known(known.get(_name(each.name, bits)), is_labelled)]
-    if runner.is_shared:  # those that take longest are listed last, and begun first
-        wanted.reverse()
+    at_once = 1
+    if runner.is_shared:
+        at_once = min(len(wanted), record.settings.workers)
+        wanted.reverse()  # those that take longest are listed last
     begun: list[str] = []
 
     def chunks() -> Iterator[BaselineChunk]:
@@ -80,7 +82,7 @@ def measure_baselines(
                 _logger.warning("%s is not compared with: half of the time limit has passed", _name(method.name, bits))
                 continue
             begun.append(method.name)
-            yield BaselineChunk(method.name, bits, is_labelled, min(len(wanted), record.settings.workers))
+            yield BaselineChunk(method.name, bits, is_labelled, at_once)
 
     done = len(methods) - len(wanted)
     for position, measured in runner.run(chunks()):

@@ -56,7 +56,7 @@ def improve_chosen(
     paths = [directory.recipe_path(trial.id).relative_to(directory.path).as_posix() for trial in chosen]
     names = [trial.id for trial in chosen]
     runner = runner if len(chosen) > 1 else runner.alone()
-    at_once = min(len(chosen), record.settings.workers)
+    at_once = min(len(chosen), record.settings.workers) if runner.is_shared else 1
     for step in _steps(record.settings) if chosen else ():
         chunks = [
             ImproveChunk(step, trial.label, name, path, is_labelled, at_once)

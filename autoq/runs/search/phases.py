@@ -103,7 +103,7 @@ class SearchRun:
         session, images = self.inputs.session, self.inputs.images.tensor
         few = images[: choose_batch_size(session.traced)]
         with ExitStack() as workers:
-            with fastest_threads(lambda: session.model.run(few), session.device, self._processes) as threads:
+            with fastest_threads(lambda: session.model.run(few), session.device) as threads:
                 executor = workers.enter_context(self._workers(threads))
                 self.runner = ChunkRunner(self.state, executor)
                 self._search(executor)
@@ -136,13 +136,6 @@ class SearchRun:
         self.bank.save(self.directory.bank)
         self.keep(state="finished", seconds=self.clock.seconds)
         self.state.release()
-
-    @property
-    def _processes(self) -> int:
-        """How many share the cores of this machine."""
-        settings = self.record.settings
-        is_shared = EXECUTORS[settings.executor_name].divides_cores and not self.is_searched
-        return settings.workers if is_shared else 1
 
     @property
     def _joint(self) -> JointObjective:

@@ -29,6 +29,7 @@ from autoq.runs.search.result import SearchOutcome, make_result
 from autoq.runs.search.settings import SearchSettings
 from autoq.runs.search.worker import modules_of_workers
 from autoq.runs.session import Session
+from autoq.scoring.threads import shared_threads
 
 _logger = logging.getLogger(__name__)
 
@@ -65,16 +66,19 @@ def run_search(
         prepare(modules_of_workers(settings))
     table = settings.table
     directory = SearchDirectory(out)
-    with open_run(
-        directory,
-        settings,
-        given,
-        progress,
-        check=lambda session, space: _refuse_unreachable(settings, table, session, space),
-        eval_data=settings.labelled_data,
-        labels_required=settings.eval_data is not None or given.eval_data is not None,
-        hold_out=True,
-    ) as (inputs, earlier):
+    with (
+        shared_threads(settings.processes),
+        open_run(
+            directory,
+            settings,
+            given,
+            progress,
+            check=lambda session, space: _refuse_unreachable(settings, table, session, space),
+            eval_data=settings.labelled_data,
+            labels_required=settings.eval_data is not None or given.eval_data is not None,
+            hold_out=True,
+        ) as (inputs, earlier),
+    ):
         run = _begin(settings, directory, inputs, earlier, table=table, progress=progress, started=started)
         try:
             run.run(on_searched)

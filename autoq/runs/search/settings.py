@@ -135,6 +135,13 @@ class SearchSettings(CalibrationChoices):
         """The executor that is used."""
         return self.executor or ("local" if self.workers == 1 else "processes")
 
+    @property
+    def processes(self) -> int:
+        """How many processes share the cores of this machine."""
+        from autoq.optimization.executors import EXECUTORS
+
+        return self.workers if EXECUTORS[self.executor_name].divides_cores else 1
+
     @field_validator("proxy", "sensitivity")
     @classmethod
     def _check_proxy(cls, name: str) -> str:

@@ -40,7 +40,7 @@ class SearchState:
         is_owner: whether this process solves what the bank lacks and saves it; others read what its owner has saved.
         accuracy_seconds: that measuring a recipe on labelled images took in an earlier run, or None.
         progress: told what happens within a chunk.
-        threads: of this machine, which its workers share; None: this process takes no part in that.
+        threads: of this machine, which its workers and their driver share; None: this process takes no part in that.
     """
 
     session: Session
@@ -85,6 +85,7 @@ class SearchState:
             is_owner=True,
             accuracy_seconds=accuracy_seconds,
             progress=progress,
+            threads=torch.get_num_threads() * settings.processes if settings.processes > 1 else None,
         )
 
     @property

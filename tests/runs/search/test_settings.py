@@ -29,6 +29,13 @@ def test_where_recipes_are_evaluated() -> None:
     assert make_settings({}).executor_name == "local"
     assert make_settings({"workers": 2}).executor_name == "processes"
     assert make_settings({"executor": "processes"}).executor_name == "processes"
+    shares = [
+        ({}, 1),
+        ({"workers": 3}, 3),
+        ({"executor": "processes"}, 1),
+        ({"workers": 3, "executor": "directory"}, 1),
+    ]
+    assert [make_settings(given).processes for given, _ in shares] == [count for _, count in shares]
 
 
 def test_how_many_images_are_needed_at_once() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import autoq
-from autoq.errors import SpaceError, WorkerRefusedError
+from autoq.errors import RunError, SpaceError, WorkerRefusedError
 from autoq.events import Event, PhaseAdvanced, PhaseStarted
 from autoq.optimization.executors._base import Job, Result
 from autoq.optimization.space import load_space, resolve_space
@@ -100,6 +100,29 @@ def test_a_search_by_two_processes(tmp_path: Path) -> None:
     assert not SearchDirectory(tmp_path / "run").trace.exists(), "nobody needs it any more"
     again = run_search(small_settings(tmp_path), tmp_path / "run")
     assert again.front == result.front, "workers are no part of what a run is"
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, 4), (2, 2), (8, 1)])
+def test_the_driver_leaves_workers_their_share_of_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, threads: int
+) -> None:
+    """From the start: they import meanwhile, and threads that wait for each other would keep them from it."""
+    found: list[int] = []
+
+    def opened(*_: object, **__: object) -> None:
+        found.append(torch.get_num_threads())
+        raise RunError("enough")
+
+    monkeypatch.setattr("autoq.runs.search.run.open_run", opened)
+    monkeypatch.setattr("autoq.optimization.executors.processes.import_ahead", lambda _: None)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with pytest.raises(RunError, match="enough"):
+            run_search(small_settings(tmp_path, workers=workers), tmp_path / "run")
+        assert (found, torch.get_num_threads()) == ([threads], 4)
+    finally:
+        torch.set_num_threads(before)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
