@@ -226,7 +226,6 @@ LINES: tuple[Line, ...] = (
     Line("aphq-vit", (_IMAGE,), ("image",)),
     Line("aphq-vit", ("LayerNorms that are rescaled",), ("rescaled_norms",), "none where both widths are equal"),
     Line("aphq-vit", ("channel ranges for the factors",), ("settings.norm_observer",)),
-    Line("aphq-vit", ("targets of blocks",), ("targets_given_model",)),
     Line("aphq-vit", ("norm before an MLP",), ("mlp_settings.train_norm",)),
     Line(
         "aphq-vit",

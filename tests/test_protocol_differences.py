@@ -24,8 +24,7 @@ def parts_of(method: str) -> list[str]:
 def chosen(method: BaseMethod) -> list[object]:
     """All that a preset decides, but for how many iterations it trains."""
     traced = traced_model()
-    trains = method.mlp_reconstruction is not None
-    found: list[object] = [method.settings(0), trains and method.targets_given_model]
+    found: list[object] = [method.settings(0)]
     for bits in WIDTHS:
         training, mlps = method.reconstruction_settings(0), method.mlp_settings(0, bits)
         found += [method.sites(traced, bits), method.reparameterized(traced, bits)]

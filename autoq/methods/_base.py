@@ -159,11 +159,6 @@ class BaseMethod(ABC):
         """How many of them quantizers are calibrated on, where blocks are trained after that."""
         return _CALIBRATED_ON
 
-    @property
-    def targets_given_model(self) -> bool:
-        """Whether blocks come close to the given model, and not to one whose MLPs were trained."""
-        return self.is_published
-
     def label(self, bits: BitWidths) -> str:
         """Return what recipes are named by: ``adalog w4a4``, ``adalog w4a4 (published)``."""
         return f"{self.name} {bits} (published)" if self.is_published else f"{self.name} {bits}"

@@ -52,7 +52,6 @@ class AphqVit(BaseMethod):
         Difference("LayerNorms that are rescaled", "those where weights and activations have the same bits", "all"),
         Difference("channel ranges for the factors", "of least squared error", "least and greatest value, with zero"),
         Difference("vectors that candidates are compared on", "all", "none: operands alone"),
-        Difference("targets of blocks", "the model with GELU", "the model with ReLU in full precision"),
         Difference("norm before an MLP", "not trained", "trained"),
         Difference(
             "loss of a block",

@@ -91,7 +91,7 @@ def quantize(
         session = session.fitted(lambda: images)
         check_reference(session, images)
         enter()
-        targets = session.model if method.targets_given_model and mlps is not None else None
+        targets = None if mlps is None else session.model  # the given one: blocks make up for its trained MLPs too
         if mlps is not None:
             session = open_relu_model(session, images, mlps, directory.path, on_disk, progress)
         few = images if training is None else replace(images, tensor=images.tensor[: method.starting_images])

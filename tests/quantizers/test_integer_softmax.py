@@ -208,6 +208,11 @@ def test_masked_scores_and_nan() -> None:
     assert y[1].isnan().all()
 
 
+def test_rows_without_a_finite_greatest_are_nan_as_in_aten() -> None:
+    x = torch.tensor([[0.0, torch.inf, -1.0], [-torch.inf] * 3, [0.0, -torch.inf, 1.0]])
+    assert torch.equal(IntegerSoftmax(0.5)(x, -1).isnan(), torch.softmax(x, -1).isnan())
+
+
 def test_gradient_is_that_of_the_softmax() -> None:
     x = (torch.randint(-20, 20, (3, 7), generator=torch.Generator().manual_seed(0)) * 0.125).requires_grad_()
     softmax = IntegerSoftmax(0.125)
