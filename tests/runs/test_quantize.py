@@ -15,8 +15,10 @@ import torch
 from autoq.calibration import CalibrationSettings
 from autoq.errors import DataError, RunDirectoryError
 from autoq.events import Event, PhaseAdvanced, PhaseStarted
+from autoq.graph.insert import QuantizedModel
 from autoq.methods import METHODS, BitWidths, MethodOptions, create_method
 from autoq.recipe import Recipe
+from autoq.runs.calibrated import CalibratedRecipe
 from autoq.runs.directory import KINDS
 from autoq.runs.evaluate import evaluate_recipe
 from autoq.runs.images import CalibrationImages
@@ -172,6 +174,27 @@ def test_options_reach_the_recipe(tmp_path: Path) -> None:
     assert recipe.sites["blocks.0.attn.qkv"]["input"].groups == 2
     assert recipe.calibration is not None
     assert (recipe.calibration.observer, recipe.calibration.seed) == ("mse", 3)
+
+
+class _ReachedError(Exception):
+    """Blocks would be trained now."""
+
+
+@pytest.mark.slow
+def test_blocks_come_close_to_the_given_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not to the one with ReLU whose MLPs were trained before."""
+    session, aims = small_session(), []
+
+    def trained(calibrated: CalibratedRecipe, *_: object, targets: QuantizedModel | None, **__: object) -> None:
+        assert calibrated.session.model is not session.model
+        aims.append(targets)
+        raise _ReachedError
+
+    monkeypatch.setattr("autoq.runs.quantize.reconstruct_calibrated", trained)
+    method = create_method("aphq-vit", MethodOptions(iterations=1))
+    with pytest.raises(_ReachedError):
+        quantize(session, method, BitWidths.parse("w4a4"), QuantizeSettings("digits", tmp_path / "out", IMAGES))
+    assert aims == [session.model]
 
 
 @pytest.mark.parametrize("name", ["rtn", "aphq-vit"])
