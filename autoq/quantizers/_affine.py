@@ -108,7 +108,7 @@ def affine_fake_quantize_with_gradient(
         bits: see there.
         binary: see there.
         clamps_rounded: what rounds to the least or greatest code counts as between the bounds, as in the code of QDrop
-            and APHQ-ViT, where rounded values are clamped; not for ``binary``.
+            and APHQ-ViT, where rounded values are clamped; ``binary`` has nothing to round.
     """
     quantized: Tensor = _AffineFakeQuantize.apply(
         x.to(working_dtype(x.dtype)), scale, zero_point, 2**bits - 1, binary, clamps_rounded
@@ -134,7 +134,7 @@ class _AffineFakeQuantize(torch.autograd.Function):
     ) -> Tensor:
         y = x / scale
         least, most = -zero_point, greatest - zero_point
-        if clamps_rounded:
+        if clamps_rounded and not binary:
             clamped = y.clamp_min_(least - 1).clamp_max_(most + 1)  # finite, so that zero times it is zero
             nearest = clamped.round()
             rounded = nearest.clamp_min(least).clamp_max_(most)

@@ -101,7 +101,7 @@ class UniformQuantizer(BaseQuantizer):
             zero_point,
             self.config.bits,
             binary=self.is_binary,
-            clamps_rounded=self.clamps_rounded and not self.is_binary,
+            clamps_rounded=self.clamps_rounded,
         )
 
     def _prepare(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from autoq.calibration.fpcs.layer_error import ELEMENTS_AT_ONCE, QuadraticError, Rounder
+from autoq.calibration.fpcs.layer_error import ELEMENTS_AT_ONCE, QuadraticError, Rounder, slices
 
 _DROPPED_BITS = 15
 """Of a float32: sign, exponent and eight bits of the significand are left, 256 bins to an octave."""
@@ -46,8 +46,7 @@ class BinnedError:
             None where rows or blocks have factors of their own, or some values are not quantized.
         """
         values, factor, linear = screened.values, screened.factor, screened.linear
-        is_shared = factor is not None and factor.shape[:2] == (1, 1)
-        if len(values) > 1 or factor is None or not is_shared or screened.mask is not None:
+        if factor is None or factor.shape[:2] != (1, 1) or len(values) > 1 or screened.mask is not None:
             return None
         vectors = values.reshape(-1, values.shape[-1]).contiguous()
         found, places = (vectors.view(torch.int32) >> _DROPPED_BITS).unique(return_inverse=True)  # type: ignore[no-untyped-call]
@@ -68,16 +67,15 @@ class BinnedError:
         """
         if self.factor is None:
             return self
-        vectors = self.centres[self.places.long()]
-        more = _coefficients(vectors, self.factor.square().sum(1), None, self.places.long(), len(self.centres))
+        weights = self.factor.square().sum(1).expand(self.places.shape)
+        centres, square = self.centres.double(), _sums(weights, self.places.long(), len(self.centres))
+        more = square * torch.stack([torch.ones_like(centres), -2 * centres, centres.square()])
         return replace(self, coefficients=self.coefficients + more, factor=None, products=None)
 
     def evaluate_scaled(self, roundings: Sequence[Rounder], steps: Tensor) -> Tensor:
         """Compute the errors of K candidates; see :meth:`QuadraticError.evaluate_scaled`."""
         total = torch.empty(1, len(roundings), dtype=torch.float64, device=steps.device)
-        at_once = max(1, _ROUNDED_AT_ONCE // len(self.centres))
-        for start in range(0, len(roundings), at_once):
-            some = slice(start, min(start + at_once, len(roundings)))
+        for some in slices(len(roundings), max(1, _ROUNDED_AT_ONCE // len(self.centres))):
             rounded = torch.stack(
                 [
                     rounding(self.centres / step).mul_(step)

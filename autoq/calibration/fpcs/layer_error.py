@@ -123,12 +123,12 @@ class QuadraticError:
         total = torch.zeros(rows, count, dtype=torch.float64, device=self.values.device)
         if self.constant is not None:
             total += self.constant
-        for row in _slices(rows, r):
-            for block in _slices(blocks, b):
-                for vector in _slices(vectors, m):
+        for row in slices(rows, r):
+            for block in slices(blocks, b):
+                for vector in slices(vectors, m):
                     part = (row, block, vector)
                     values = self.values[part].unsqueeze(2)
-                    for candidate in _slices(count, k):
+                    for candidate in slices(count, k):
                         shape = (*values.shape[:2], candidate.stop - candidate.start, *values.shape[3:])
                         errors = buffer[: torch.Size(shape).numel()].view(shape)
                         rounding(values, row, candidate, errors)
@@ -213,5 +213,6 @@ def _part(tensor: Tensor, part: tuple[slice, slice, slice]) -> Tensor:
     return tensor[row if tensor.shape[0] > 1 else slice(None), block if tensor.shape[1] > 1 else slice(None)]
 
 
-def _slices(length: int, size: int) -> list[slice]:
+def slices(length: int, size: int) -> list[slice]:
+    """Cut ``length`` entries into parts of ``size`` and a last one of what is left."""
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autoq.optimization.trials import EvaluatedTrial, best_trial, chosen_trials, evenly_spread, shown_trials
+from autoq.optimization.trials import EvaluatedTrial, chosen_trials, evenly_spread, shown_trials
 from autoq.recipe import SiteConfig
 from autoq.runs.images import LabelledImages
 from autoq.runs.search.record import MeasuredAccuracy, RunRecord
@@ -59,8 +59,7 @@ def trials_to_measure(trials: list[EvaluatedTrial], record: RunRecord) -> tuple[
     """List the trials whose accuracy is measured, and how many of them, the first ones, are measured in any case."""
     limits, bits = record.limits, record.baseline_bits
     front, uniform = shown_trials(trials, limits)
-    best = best_trial(front, limits)
     baseline = [trial for trial in uniform if bits and trial.label == f"w{bits[0]}a{bits[1]}"]
-    first = {trial.id: trial for trial in [*([best] if best else []), *chosen_trials(front, limits), *baseline]}
+    first = {trial.id: trial for trial in [*chosen_trials(front, limits), *baseline]}
     spread = evenly_spread(front, record.settings.eval_recipes)
     return list((first | {trial.id: trial for trial in [*spread, *uniform]}).values()), len(first)

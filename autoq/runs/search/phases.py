@@ -64,7 +64,7 @@ class SearchRun:
         is_searched: whether an earlier run has finished the search.
         clock: of this run.
         database: that trials are copied to, or None.
-        trials: all completed ones, once :meth:`search` is done.
+        trials: all completed ones, once the search is over.
         trials_before: that earlier runs have left.
         state: what recipes are scored and measured with in this process.
         runner: has what is done in chunks done.
