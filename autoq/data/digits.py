@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,8 @@ _CLASS_NAMES = tuple("0123456789")
 _VAL_IMAGES_PER_CLASS = 54
 _CALIB_IMAGES = 256
 _SPLIT_SEED = 0
+_FILE = "datasets/data/digits.csv.gz"
+"""In scikit-learn's folder: rows of 64 pixels and the digit."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,21 @@ class DigitsSource:
 
 @cache
 def _images_and_targets() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    rows = _rows()
+    # Ink is counted from 0 to 16; 255 is what image libraries take for full ink.
+    return np.round(rows[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), rows[:, -1].astype(np.int64)
+
+
+def _rows() -> npt.NDArray[np.float64]:
+    """Read the file itself: to import scikit-learn would take two seconds of every command."""
+    spec = find_spec("sklearn")
+    path = Path(str(spec.origin if spec else "")).parent / _FILE
+    if path.is_file():
+        return np.loadtxt(path, delimiter=",")
     from sklearn.datasets import load_digits
 
     digits: Any = load_digits()
-    # Ink is counted from 0 to 16; 255 is what image libraries take for full ink.
-    return np.round(digits.images * (255 / 16)).astype(np.uint8), digits.target.astype(np.int64)
+    return np.column_stack([digits.data, digits.target])
 
 
 @cache

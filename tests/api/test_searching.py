@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,21 @@ def generator() -> Iterator[dict[str, Tensor]]:
 @pytest.mark.parametrize(
     "images",
     [
-        IMAGES[:12],
         IMAGES[:12].numpy(),
         DataLoader(TensorDataset(IMAGES[:12], LABELS[:12]), batch_size=5),
         [(IMAGES[:7], LABELS[:7]), (IMAGES[7:12], LABELS[7:12])],
         generator(),
     ],
-    ids=["tensor", "array", "loader", "list of batches", "generator"],
+    ids=["array", "loader", "list of batches", "generator"],
 )
 def test_the_same_images_in_any_form_give_the_same_trials(images: object) -> None:
     found = autoq.search(make(), images, **SETTINGS).trials
-    reference = autoq.search(make(), IMAGES[:12], **SETTINGS).trials
-    assert found.kl_nats.tolist() == reference.kl_nats.tolist()
+    assert found.kl_nats.tolist() == _divergences_of_a_tensor()
+
+
+@cache
+def _divergences_of_a_tensor() -> list[float]:
+    return autoq.search(make(), IMAGES[:12], **SETTINGS).trials.kl_nats.tolist()
 
 
 def test_a_run_directory_is_resumed_and_read_by_the_command_line(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """The bundled digits and their splits."""
 
 import numpy as np
+import pytest
+from sklearn.datasets import load_digits
 
+import autoq.data.digits as digits
 from autoq.data import open_source
 
 
@@ -24,3 +27,12 @@ def test_digits_are_grayscale_and_labelled():
     assert (image.mode, image.size, image.getextrema()[1]) == ("L", (8, 8), 255)
     assert source.class_names == tuple("0123456789")
     assert source.label(0) in range(10)
+
+
+def test_the_file_is_read_as_scikit_learn_reads_it(monkeypatch: pytest.MonkeyPatch):
+    expected = load_digits()
+    read = digits._rows()
+    assert np.array_equal(read[:, :-1], expected.data)
+    assert np.array_equal(read[:, -1], expected.target)
+    monkeypatch.setattr(digits, "_FILE", "datasets/elsewhere.csv.gz")
+    assert np.array_equal(digits._rows(), read), "wherever a later scikit-learn has it"

@@ -76,3 +76,9 @@ def test_importing_the_package_is_cheap():
     code = "import sys, autoq.data; print({'torch', 'PIL', 'sklearn', 'timm', 'datasets'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_digits_do_not_import_scikit_learn():
+    code = "import sys, autoq.data; autoq.data.open_source('digits', 'calibration'); print('sklearn' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "False"
