@@ -189,7 +189,7 @@ LINES: tuple[Line, ...] = (
         ("outputs of projections and MLPs, patch and position embedding, residual sums",),
         ("quantizes_sums",),
     ),
-    Line("fq-vit", ("output of the classifier",), (), "not built"),
+    Line("fq-vit", ("output of the classifier",), ("quantizes_outputs",)),
     Line("ptq4vit", ("image",), ("image",)),
     Line("ptq4vit", ("weights of the patch embedding",), ("convolution_weight",)),
     Line("ptq4vit", ("queries, keys, values",), ("attention_operand",)),

@@ -27,7 +27,7 @@ def consumers(traced: TracedModel, site: str) -> tuple[OperandKey, ...] | None:
     keys = {
         (edge.node, edge.index, edge.item): key
         for key, edge in traced.edges.items()
-        if not traced.sites_by_name[key[0]].is_residual_sum
+        if not traced.sites_by_name[key[0]].is_optional
     }
     found: set[OperandKey] = set()
     for node in _moved(traced.node(site)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import fx
@@ -31,6 +31,7 @@ _SITE_OPS: dict[str, tuple[SiteOp, tuple[tuple[int, str], ...]]] = {
     "softmax": ("softmax", ((0, "input"),)),
     "_softmax": ("softmax", ((0, "input"),)),
     "add": ("add", ((0, "lhs"), (1, "rhs"))),
+    "alias": ("output", ((0, "input"),)),
 }
 """ATen operator to site kind, and which positional arguments are its operands; ``einsum`` takes a list of them."""
 
@@ -65,12 +66,15 @@ class Finding:
     edges: dict[tuple[str, str], OperandEdge]
 
 
-def find_sites(graph_module: fx.GraphModule, shapes: dict[fx.Node, NodeShape]) -> Finding:
+def find_sites(
+    graph_module: fx.GraphModule, shapes: dict[fx.Node, NodeShape], outputs: Mapping[fx.Node, str]
+) -> Finding:
     """Find the sites of a graph in execution order, and the products that are no sites.
 
     Args:
         graph_module: cleaned by ``clean_``.
         shapes: of its nodes, from ``propagate``.
+        outputs: the nodes that hand out what the model returns, and its names, from ``hand_out_``.
     """
     names, sums = NodeNames(graph_module), Sums(graph_module, shapes)
     sites: list[Site] = []
@@ -85,15 +89,17 @@ def find_sites(graph_module: fx.GraphModule, shapes: dict[fx.Node, NodeShape]) -
             continue
         if (kind != "einsum" and kind not in _SITE_OPS) or (kind == "add" and node not in sums):
             continue
+        if kind == "alias" and node not in outputs:
+            continue
         operand_edges = dict(_operand_edges(node, kind))
-        name = names.name(node, kind)
+        name = names.output(outputs[node]) if node in outputs else names.name(node, kind)
         reason = _why_not(node, kind, operand_edges, shapes)
         if reason is not None:
-            if kind not in SOFTMAXES | set(NO_PRODUCTS):
+            if kind not in SOFTMAXES | set(NO_PRODUCTS) | {"alias"}:
                 uncounted.append(UncountedOp(name, kind, reason))
             continue
         op: SiteOp = "einsum" if kind == "einsum" else _SITE_OPS[kind][0]
-        if op == "add":
+        if op in ("add", "output"):
             axis = sums.channel_axis(node)
             operands = tuple(_summand(label, edge.of(node), axis, shapes) for label, edge in operand_edges.items())
         else:
@@ -188,7 +194,7 @@ def _describe(
 
 
 def _summand(label: str, source: fx.Node, channel_axis: int, shapes: dict[fx.Node, NodeShape]) -> Operand:
-    """Shape, producer and layout of one operand of a sum; it has no heads, and sums over nothing."""
+    """Shape, producer and layout of a summand, or of what an output hands out; it has no heads, and sums over nothing."""
     shape = shapes[source]
     ndim = len(shape.two)
     axis = channel_axis if -channel_axis <= ndim else -1

@@ -111,8 +111,8 @@ class QuantizedModel(nn.Module):
         by_name = {node.name: copies[node] for node in traced.graph_module.graph.nodes if node in copies}
         site_of_node = self._place_slots_(graph, root, by_name)
         whole = fx.GraphModule(_Both(traced.graph_module, root), graph)
-        sums = {site.name for site in traced.sites if site.is_residual_sum}
-        self.stages: tuple[Stage, ...] = cut_into_stages(whole, site_of_node.get, sums)
+        optional = {site.name for site in traced.sites if site.is_optional}
+        self.stages: tuple[Stage, ...] = cut_into_stages(whole, site_of_node.get, optional)
         self.stage_modules = nn.ModuleList(stage.graph_module for stage in self.stages)
         stage_of_call = {
             node.target: index

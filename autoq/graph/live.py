@@ -176,6 +176,8 @@ class _ReaderProbe(BaseProbe):
         sources = [source for source in n.all_input_nodes if source in self._numbers]
         if n.op == "get_attr":
             self._numbers[n] = _constant(result)
+        elif sources and (n.name, 0, None) in self._slots and is_move(n):  # hands out an output of the model
+            self._note(sources[0], n)
         elif sources and (is_move(n) or _is_scaling(n)):
             numbers = self._numbers[n.args[0]]  # type: ignore[index]
             self._numbers[n] = numbers if is_cast(n) or _is_scaling(n) else self.move(n, numbers)

@@ -32,6 +32,13 @@ class NodeNames:
             if path.rpartition(".")[2] == suffix:  # an nn.Softmax that is itself called softmax
                 suffix = ""
             base = ".".join(part for part in (path, suffix) if part) or kind
+        return self._once(base)
+
+    def output(self, leaf: str) -> str:
+        """Name an output of the model: ``output``, or ``output.logits`` for a leaf with a name of its own."""
+        return self._once(f"output.{leaf}" if leaf else "output")
+
+    def _once(self, base: str) -> str:
         self._taken[base] += 1
         return base if self._taken[base] == 1 else f"{base}@{self._taken[base]}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
@@ -23,16 +24,50 @@ def output_names(graph_module: fx.GraphModule) -> tuple[str, ...]:
     Keys, field names and indices from the outside in, joined by dots: ``logits``, ``0``, ``aux.1``; an empty string
     for a model that returns a tensor. Leaves that are no tensors (None, numbers) have no name.
     """
-    leaves, spec = _leaves(graph_module), output_spec(graph_module)
-    paths = [""] if spec is None else leaf_names(pytree.tree_unflatten(leaves, spec))
-    return tuple(path for path, leaf in zip(paths, leaves, strict=True) if isinstance(leaf, NodeValue))
+    leaves = _leaves(graph_module)
+    return tuple(
+        path for path, leaf in zip(_paths(graph_module), leaves, strict=True) if isinstance(leaf, NodeValue)
+    )
+
+
+def hand_out_(graph_module: fx.GraphModule) -> dict[fx.Node, str]:
+    """Put a node of its own, an ``alias``, before each floating-point tensor that the model returns.
+
+    Returns:
+        These nodes, which are the last but one of the graph, and the name of the tensor as in :func:`output_names`.
+    """
+    graph, output = graph_module.graph, _output(graph_module)
+    names: dict[fx.Node, str] = {}
+    returned = _returned(graph_module)
+    for index, (leaf, name) in enumerate(zip(returned, _paths(graph_module), strict=True)):
+        value = leaf.meta.get("val") if isinstance(leaf, fx.Node) else None
+        if isinstance(value, Tensor) and value.is_floating_point():
+            with graph.inserting_before(output):
+                alias = graph.call_function(torch.ops.aten.alias.default, (leaf,))
+            alias.meta = {"val": value}
+            names[alias], returned[index] = name, alias
+    output.args = (tuple(returned) if isinstance(output.args[0], list | tuple) else returned[0],)
+    return names
+
+
+def _output(graph_module: fx.GraphModule) -> fx.Node:
+    return next(iter(reversed(graph_module.graph.nodes)))
+
+
+def _returned(graph_module: fx.GraphModule) -> list[fx.node.Argument]:
+    returned = _output(graph_module).args[0]
+    return list(returned) if isinstance(returned, list | tuple) else [returned]
 
 
 def _leaves(graph_module: fx.GraphModule) -> list[object]:
     """Return what is known of each leaf that the model returns."""
-    output = next(iter(reversed(graph_module.graph.nodes)))
-    returned = output.args[0] if isinstance(output.args[0], list | tuple) else [output.args[0]]
-    return [leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf for leaf in returned]
+    return [leaf.meta.get("val") if isinstance(leaf, fx.Node) else leaf for leaf in _returned(graph_module)]
+
+
+def _paths(graph_module: fx.GraphModule) -> list[str]:
+    """Name each leaf that the model returns, tensor or not, by its place."""
+    spec = output_spec(graph_module)
+    return [""] if spec is None else leaf_names(pytree.tree_unflatten(_leaves(graph_module), spec))
 
 
 def leaf_names(tree: object) -> list[str]:

@@ -19,8 +19,9 @@ SiteOp = Literal[
     "layer_norm",
     "softmax",
     "add",
+    "output",
 ]
-NO_PRODUCTS: tuple[SiteOp, ...] = ("layer_norm", "softmax", "add")
+NO_PRODUCTS: tuple[SiteOp, ...] = ("layer_norm", "softmax", "add", "output")
 """Kinds of site that multiply nothing: only methods and search spaces that name them quantize them."""
 Producer = Literal["layer_norm", "softmax", "gelu", "relu", "other", "parameter"]
 
@@ -73,7 +74,7 @@ class Site:
     Attributes:
         name: module path (``blocks.3.attn.qkv``), or what the node does (``blocks.3.attn.qk``); unique and stable.
         op: kind of node.
-        macs: multiply-accumulates per image; 0 for ``layer_norm``, ``softmax`` and ``add``.
+        macs: multiply-accumulates per image; 0 for ``layer_norm``, ``softmax``, ``add`` and ``output``.
         operands: in the order in which the node takes them.
     """
 
@@ -83,9 +84,9 @@ class Site:
     operands: tuple[Operand, ...] = field(default=())
 
     @property
-    def is_residual_sum(self) -> bool:
-        """Whether it adds two values: it multiplies nothing, and is counted and quantized only where it is named."""
-        return self.op == "add"
+    def is_optional(self) -> bool:
+        """Whether it is a residual sum or an output of the model: counted and quantized only where it is named."""
+        return self.op in ("add", "output")
 
     def operand(self, name: str) -> Operand:
         """Get the operand called ``name``.

@@ -26,7 +26,7 @@ class Stage:
     """A run of nodes between two cuts.
 
     Attributes:
-        name: of the first site in it that is no sum, empty if it has none.
+        name: of the first site in it that is not optional, empty if it has none.
         site_nodes: name of the node to name of the site, for the sites in it, in execution order.
         graph_module: takes the state at its start as positional arguments, returns the state at its end; the last
             stage returns the model's output.
@@ -43,7 +43,7 @@ class Stage:
 
 
 def cut_into_stages(
-    graph_module: fx.GraphModule, site_of: Callable[[fx.Node], str | None], sums: Collection[str] = ()
+    graph_module: fx.GraphModule, site_of: Callable[[fx.Node], str | None], optional: Collection[str] = ()
 ) -> tuple[Stage, ...]:
     """Cut after each point where a single tensor is alive and at least one site has run since the last cut.
 
@@ -59,25 +59,36 @@ def cut_into_stages(
     Args:
         graph_module: the whole graph.
         site_of: name of the site that a node belongs to, or None.
-        sums: names of sites that add: they are part of what is cut as if they were none.
+        optional: names of sites that add, and of outputs: they are part of what is cut as if they were none.
     """
 
     def counted(node: fx.Node) -> str | None:
-        return None if (name := site_of(node)) in sums else name
+        return None if (name := site_of(node)) in optional else name
 
     computed_again = _independent_of_images(graph_module.graph)
     nodes = [node for node in graph_module.graph.nodes if node not in computed_again]
     alive = _alive_after(nodes)
     state = [node for node in nodes if node.op == "placeholder"]
     stages: list[Stage] = []
-    start = len(state)
-    for cut in [*_Cutter(nodes, alive, counted).cuts(start, len(nodes) - 1), len(nodes) - 1]:
+    start, last = len(state), _end(nodes, site_of, optional)
+    for cut in [*_Cutter(nodes, alive, counted).cuts(start, last), len(nodes) - 1]:
         end = alive[cut] if cut + 1 < len(nodes) else None
         part, copies = _extract(graph_module, state, nodes[start : cut + 1], end)
         sites = {copies[node].name: site for node in nodes[start : cut + 1] if (site := site_of(node)) is not None}
-        stages.append(Stage(next((name for name in sites.values() if name not in sums), ""), sites, part))
+        stages.append(Stage(next((name for name in sites.values() if name not in optional), ""), sites, part))
         start, state = cut + 1, alive[cut]
     return tuple(stages)
+
+
+def _end(nodes: Sequence[fx.Node], site_of: Callable[[fx.Node], str | None], optional: Collection[str]) -> int:
+    """Return the number of the first node of those that only hand the outputs out: their sites and slots."""
+    handing = {nodes[-1]}
+    for index in range(len(nodes) - 2, -1, -1):
+        node = nodes[index]
+        if not (node.op == "call_module" or site_of(node) in optional) or not handing.issuperset(node.users):
+            return index + 1
+        handing.add(node)
+    return 0
 
 
 class _Cutter:

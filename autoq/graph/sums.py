@@ -67,7 +67,7 @@ class Sums:
 
     def channel_axis(self, node: fx.Node) -> int:
         """Find the axis of the channels of a sum: that of the layer nearest before it, the last where there is none."""
-        queue, seen = list(node.all_input_nodes), {node}
+        queue, seen = [node], set[fx.Node]()
         while queue:
             source = queue.pop(0)
             if source in seen:

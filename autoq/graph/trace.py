@@ -17,7 +17,7 @@ from autoq.graph.find import OperandEdge, find_sites
 from autoq.graph.live import LiveSets, find_live_sets
 from autoq.graph.node_meta import settle_meta_
 from autoq.graph.nodes import attribute
-from autoq.graph.outputs import output_names, register_dataclasses
+from autoq.graph.outputs import hand_out_, output_names, register_dataclasses
 from autoq.graph.shapes import propagate
 from autoq.graph.sites import Operand, Site, UncountedOp
 from autoq.graph.verify import verify
@@ -116,9 +116,10 @@ def trace(module: nn.Module, example: Tensor) -> TracedModel:
         raise TraceError("the model is in training mode: call .eval() first")
     graph_module = _export(module, example)
     clean_(graph_module)
+    outputs = hand_out_(graph_module)
     propagation = propagate(graph_module, example)
     verify(module, propagation.batch, propagation.output)
-    found = find_sites(graph_module, propagation.shapes)
+    found = find_sites(graph_module, propagation.shapes, outputs)
     graph_module.graph.eliminate_dead_code()
     settle_meta_(graph_module)
     graph_module.graph.lint()

@@ -259,7 +259,7 @@ class BaseMethod(ABC):
             return self.norm_input(bits.activations)
         if site.op == "softmax":
             return self.softmax_input(bits.activations)
-        if site.is_residual_sum:
+        if site.is_optional:
             return None
         if operand.is_weight:
             return (self.weight if site.op == "linear" else self.convolution_weight)(bits.weights)

@@ -54,12 +54,7 @@ class FqVit(BaseMethod):
             "floating point",
             here="likewise; the patch embedding once, with the class token",
         ),
-        Difference(
-            "output of the classifier",
-            "as activations",
-            "floating point",
-            here="floating point: no operand of a site, which recipes consist of",
-        ),
+        Difference("output of the classifier", "as activations", "floating point"),
     )
     taken_options: ClassVar[Mapping[str, tuple[object, ...]]] = {
         "observer": ("min_max", "ema", "percentile", "omse"),
@@ -84,13 +79,13 @@ class FqVit(BaseMethod):
         )
 
     def sites(self, traced: TracedModel, bits: BitWidths) -> dict[str, SiteConfig]:
-        """Quantize what sums add, too, as published: what LayerNorms read, as they read it, and all else uniformly."""
+        """Quantize what sums add, and outputs, too, as published: what LayerNorms read, as they read it; all else uniformly."""
         found = super().sites(traced, bits)
-        if not self.quantizes_sums:
-            return found
-        sums = [(site, operand) for site, operand in traced.operands() if site.is_residual_sum]
+        ops = {"add": self.quantizes_sums, "output": self.quantizes_outputs}
         streams = {_value(traced, site.name, "input") for site in traced.sites if site.op == "layer_norm"}
-        for site, operand in sums:
+        for site, operand in traced.operands():
+            if not ops.get(site.op, False):
+                continue
             is_stream = _value(traced, site.name, operand.name) in streams
             config = (self.norm_input if is_stream else self.layer_input)(bits.activations)
             found.setdefault(site.name, {})[operand.name] = canonical(config, operand)
@@ -99,6 +94,11 @@ class FqVit(BaseMethod):
     @property
     def quantizes_sums(self) -> bool:
         """Whether what residual sums add is quantized."""
+        return self.is_published
+
+    @property
+    def quantizes_outputs(self) -> bool:
+        """Whether what the model returns is quantized."""
         return self.is_published
 
     def attention_map(self, bits: int) -> OperandConfig:

@@ -142,7 +142,7 @@ class Evaluator:
 
 def choose_batch_size(traced: TracedModel) -> int:
     """Choose a batch size such that no activation exceeds 24 MiB; a power of two, at most 128."""
-    operands = ((site, each) for site, each in traced.operands() if not (site.is_residual_sum or each.is_weight))
+    operands = ((site, each) for site, each in traced.operands() if not (site.is_optional or each.is_weight))
     largest = max((math.prod(each.shape) for _, each in operands), default=1)
     fitting = max(1, _OPERAND_BYTES // (4 * largest))
     return int(min(_MOST_IMAGES, 1 << (fitting.bit_length() - 1)))

@@ -270,6 +270,6 @@ class _Directions:
 
 def images_at_once(model: QuantizedModel) -> int:
     """Return for how many images a backward pass over the whole model can keep the activations."""
-    operands = ((site, each) for site, each in model.traced.operands() if not (site.is_residual_sum or each.is_weight))
+    operands = ((site, each) for site, each in model.traced.operands() if not (site.is_optional or each.is_weight))
     largest = max((math.prod(each.shape) for _, each in operands), default=1)
     return max(1, _ACTIVATION_BYTES // (4 * largest))

@@ -58,7 +58,7 @@ def test_both_branches_of_a_block_are_one_and_norms_go_with_what_follows(model: 
         "head",
     ]
     assert "norm_first" in blocks[0].sites
-    assert {"norm", "head", "norm_last"} == set(blocks[-1].sites)
+    assert {"norm", "head", "norm_last", "output"} == set(blocks[-1].sites)
 
 
 def test_every_stage_and_site_is_in_one_block(model: QuantizedModel) -> None:

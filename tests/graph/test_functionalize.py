@@ -219,7 +219,7 @@ def test_gradients_pass_through_written_views() -> None:
 
 def test_an_activation_in_place_stays_what_produced_the_operand() -> None:
     module = nn.Sequential(nn.Linear(8, 8), nn.Flatten(1, 2), nn.ReLU(inplace=True), nn.Linear(48, 2))
-    assert traced(module).sites[-1].operand("input").producer == "relu"
+    assert traced(module).sites_by_name["3"].operand("input").producer == "relu"
 
 
 def test_a_part_that_is_overwritten_leaves_the_others_as_they_are() -> None:

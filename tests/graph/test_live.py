@@ -39,7 +39,7 @@ def test_attention_by_hand() -> None:
         LiveRegion(24, (("proj", "input"),)),
     )
     q, k, v = (LiveRegion(24, ((site, name),)) for site, name in (("qk", "lhs"), ("qk", "rhs"), ("av", "rhs")))
-    last, output = LiveRegion(6, (("head", "input"),)), LiveRegion(2, (None,))
+    last, output = LiveRegion(6, (("head", "input"),)), LiveRegion(2, (("output", "input"),))
     expected = [
         {image, normed, q, k, v},
         {image, q, k, v, attention},

@@ -45,6 +45,7 @@ def test_vit() -> None:
         ("blocks.1.add@2", "add", "lhs=other rhs=other"),
         ("norm", "layer_norm", "input=other"),
         ("head", "linear", "input=layer_norm weight=parameter"),
+        ("output", "output", "input=other"),
     ]
 
 
@@ -77,6 +78,7 @@ def test_swin() -> None:
         *swin_block("layers.1.blocks.1"),
         ("norm", "layer_norm", "input=other"),
         ("head.fc", "linear", "input=other weight=parameter"),
+        ("output", "output", "input=other"),
     ]
 
 
@@ -107,5 +109,5 @@ def test_a_layer_used_twice_has_two_names() -> None:
             return self.layer(F.relu(self.layer(x)))
 
     found = traced(Twice())
-    assert [site.name for site in found.sites] == ["layer", "layer@2"]
-    assert [site.operand("input").producer for site in found.sites] == ["other", "relu"]
+    assert [site.name for site in found.sites] == ["layer", "layer@2", "output"]
+    assert [site.operand("input").producer for site in found.sites] == ["other", "relu", "other"]

@@ -14,7 +14,15 @@ from torch.utils import _pytree as pytree
 
 from autoq.errors import TraceError
 from autoq.graph.insert import QuantizedModel
+from autoq.graph.trace import trace
 from tests.graph.small import Structured, tokens, traced
+
+
+class Halve(nn.Module):
+    """Stands for a quantizer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 2
 
 
 class Pair(NamedTuple):
@@ -55,6 +63,36 @@ def check(module: nn.Module, batch: Tensor, names: tuple[str, ...]) -> None:
 def test_outputs_are_named_by_their_place_and_keep_their_structure(structure: str) -> None:
     arrange, names = STRUCTURES[structure]
     check(Structured(arrange), tokens(3), names)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_each_output_is_a_site(structure: str) -> None:
+    """It costs nothing, and rounds one output where the same tensor is returned twice."""
+    arrange, names = STRUCTURES[structure]
+    model = QuantizedModel(traced(Structured(arrange), tokens(3)))
+    sites = [site for site in model.traced.sites if site.op == "output"]
+    assert [site.name for site in sites] == [f"output.{name}" if name else "output" for name in names]
+    assert [(site.macs, [operand.name for operand in site.operands]) for site in sites] == [(0, ["input"])] * len(sites)
+    before = model.run(tokens(3))
+    for index, site in enumerate(sites):
+        assert sites[index].operands[0].shape == (1, *before[index].shape[1:])
+        model.insert_({(site.name, "input"): Halve()})
+        expected = [leaf / 2 if other == index else leaf for other, leaf in enumerate(before)]
+        assert all(map(torch.equal, model.run(tokens(3)), expected))
+        model.remove_()
+
+
+def test_outputs_of_other_types_and_of_parameters_are_no_sites() -> None:
+    def arrange(y: Tensor) -> object:
+        return {"classes": y.argmax(-1), "found": y > 0, "scale": torch.ones(3), "logits": y}
+
+    found = traced(Structured(arrange), tokens(3))
+    assert list(found.sites_by_name) == ["layer", "output.logits"]
+
+
+def test_channels_of_a_map_are_those_of_its_layer() -> None:
+    maps = trace(nn.Conv2d(3, 5, 1).eval(), torch.zeros(2, 3, 4, 6))
+    assert maps.sites_by_name["output"].operand("input").layout.channel_axis == -3
 
 
 def test_dataclasses_need_not_be_registered() -> None:

@@ -22,7 +22,7 @@ def test_producers_are_seen_through_scaling_by_parameters_and_numbers() -> None:
             return sum(layer(part) for layer, part in zip(self.more, parts, strict=True))
 
     sites = traced(Scaled()).sites
-    assert [site.operand("input").producer for site in sites] == ["gelu", "gelu", "gelu", "other"]
+    assert [site.operand("input").producer for site in sites if site.macs] == ["gelu", "gelu", "gelu", "other"]
 
 
 def test_the_softmax_is_found_through_its_mixing_of_heads() -> None:

@@ -79,10 +79,10 @@ class EncoderDecoder(nn.Module):
 
 
 def sites_of_stages(module: nn.Module) -> list[tuple[str, ...]]:
-    """Names of the sites of each stage that are no sums, which change neither cuts nor names of stages."""
+    """Names of the sites of each stage that are not optional: those change neither cuts nor names of stages."""
     model = QuantizedModel(traced(module))
-    sums = {site.name for site in model.traced.sites if site.is_residual_sum}
-    found = [tuple(name for name in stage.sites if name not in sums) for stage in model.stages]
+    optional = {site.name for site in model.traced.sites if site.is_optional}
+    found = [tuple(name for name in stage.sites if name not in optional) for stage in model.stages]
     assert [stage.name for stage in model.stages] == [next(iter(sites), "") for sites in found]
     assert {name for stage in model.stages for name in stage.sites} == set(model.traced.sites_by_name)
     return found

@@ -63,7 +63,7 @@ OTHERS: dict[str, Callable[[Summing, Tensor], Tensor]] = {
 @pytest.mark.parametrize("case", SITES)
 def test_residual_sums_and_embeddings_of_positions_are_sites(case: str) -> None:
     found = traced(Summing(SITES[case]))
-    (site,) = (site for site in found.sites if site.is_residual_sum)
+    (site,) = (site for site in found.sites if site.op == "add")
     assert (site.name, site.macs, [operand.name for operand in site.operands]) == ("add", 0, ["lhs", "rhs"])
     assert all(operand.layout.channel_axis == -1 for operand in site.operands)
     is_parameter = [operand.is_weight for operand in site.operands]
@@ -75,7 +75,7 @@ def test_residual_sums_and_embeddings_of_positions_are_sites(case: str) -> None:
 
 @pytest.mark.parametrize("case", OTHERS)
 def test_other_additions_are_none(case: str) -> None:
-    assert [site.op for site in traced(Summing(OTHERS[case])).sites if site.is_residual_sum] == []
+    assert [site.op for site in traced(Summing(OTHERS[case])).sites if site.op == "add"] == []
 
 
 def test_what_only_the_output_reads_is_none() -> None:
@@ -83,7 +83,7 @@ def test_what_only_the_output_reads_is_none() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return (self.layer(x) + x) / 2  # type: ignore[no-any-return]
 
-    assert [site.name for site in traced(Averaged()).sites] == ["layer"]
+    assert [site.name for site in traced(Averaged()).sites] == ["layer", "output"]
 
 
 def test_channels_of_feature_maps_are_those_of_the_nearest_layer() -> None:
@@ -99,13 +99,13 @@ def test_channels_of_feature_maps_are_those_of_the_nearest_layer() -> None:
             y = self.pointwise(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             return self.last(x + y)  # type: ignore[no-any-return]
 
-    sums = [site for site in trace(Maps().eval(), torch.zeros(2, 3, 5, 6)).sites if site.is_residual_sum]
+    sums = [site for site in trace(Maps().eval(), torch.zeros(2, 3, 5, 6)).sites if site.op == "add"]
     assert [[each.layout.channel_axis for each in site.operands] for site in sums] == [[-3, -3], [-3, -3]]
 
 
 def test_a_pvt_s_first_residual_stream_comes_from_a_layer_norm() -> None:
     sites = example("pvt_v2").traced.sites
-    (first, *_) = (site for site in sites if site.is_residual_sum)
+    (first, *_) = (site for site in sites if site.op == "add")
     assert [operand.producer for operand in first.operands] == ["layer_norm", "other"]
 
 

@@ -35,7 +35,7 @@ def test_a_traced_model_finds_sites_operands_and_weights() -> None:
     module = nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4), nn.Linear(4, 2))
     found = traced(module)
     assert found.macs == 6 * (8 * 4 + 4 * 2)
-    assert list(found.sites_by_name) == ["0", "1", "2"]
+    assert list(found.sites_by_name) == ["0", "1", "2", "output"]
     assert [(site.name, operand.name) for site, operand in found.operands()] == list(found.edges)
     assert found.weight("2").data_ptr() == module[2].weight.data_ptr()
     with pytest.raises(KeyError):

@@ -77,6 +77,12 @@ def test_published_sums() -> None:
     assert not [site for site, _, _, _ in configs(create_method("fq-vit")) if ".add" in f".{site}"]
 
 
+def test_published_output() -> None:
+    """The classifier's output has activations' bits, and as published alone."""
+    for options, expected in ((MethodOptions(), []), (MethodOptions(protocol="published"), [uniform(5)])):
+        assert [found for site, _, _, found in configs(create_method("fq-vit", options)) if site == "output"] == expected
+
+
 def test_the_residual_stream_has_one_quantizer_in_sum_and_norm() -> None:
     """A LayerNorm and the sum that read one tensor round it alike, as where it is rounded once."""
     session = small_session()

@@ -181,7 +181,7 @@ def test_attention_block_by_finite_differences(temperature: float) -> None:
     norm, softmax = (site.name for site in model.traced.sites if site.op in ("layer_norm", "softmax"))
     names = {norm: "norm", "qkv": "qkv", softmax: "softmax", "fc1": "fc1", "fc2": "fc2"}
     names |= {site.name: site.name.rpartition(".")[2] for site in model.traced.sites if site.op == "matmul"}
-    assert sorted(names) == sorted(site.name for site in model.traced.sites if not site.is_residual_sum)
+    assert sorted(names) == sorted(site.name for site in model.traced.sites if not site.is_optional)
     found = average_perturbation_hessian(model, [batch], names, PerturbationSettings(temperature, "ones"))
     for site, tap in names.items():
         expected = published(batch, tap, temperature).float()

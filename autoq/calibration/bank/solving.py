@@ -166,9 +166,9 @@ class OptionSolver:
             yield from samples_of_last_batch(self.model, last, self.settings, activations)
 
     def _capture(self, operands: Iterable[OperandKey]) -> None:
-        """Observe all operands of products, inputs of LayerNorms and softmaxes, or summands, once one is asked for."""
+        """Observe all operands of products, inputs of LayerNorms and softmaxes, summands, or outputs, once one is asked for."""
         activations = [each for each in self.model.traced.operands() if not each[1].is_weight]
-        for kinds in (None, {"layer_norm", "softmax"}, {"add"}):
+        for kinds in (None, {"layer_norm", "softmax"}, {"add"}, {"output"}):
             group = [
                 (site.name, operand.name)
                 for site, operand in activations

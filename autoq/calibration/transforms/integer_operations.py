@@ -43,7 +43,7 @@ def integer_operations(traced: TracedModel, sites: Mapping[str, SiteConfig], sol
     for site, operands in sites.items():
         for operand, config in operands.items():
             operation = quantizer_class(config.scheme).integer_operation
-            if traced.sites_by_name[site].is_residual_sum:
+            if traced.sites_by_name[site].is_optional:
                 continue  # sums are of the values: whole multiples of one step, if both summands have that
             if operation == "layer_norm":
                 operations[site] = _layer_norm(traced, sites, (site, operand), config, solved)

@@ -30,8 +30,8 @@ later rules override earlier ones field by field, a list is a choice that the se
     by = "site"
 
 A rule matches where all of its ``site`` (globs), ``op``, ``operand``, ``producer`` (exact names) and ``position`` do;
-what it leaves out matches everything, with one exception: sites that multiply nothing (LayerNorms, softmaxes and
-residual sums), which only integer-only methods quantize, are reached by rules that name them in ``op``. Operands that
+what it leaves out matches everything, with one exception: sites that multiply nothing (LayerNorms, softmaxes,
+residual sums and outputs), which only integer-only methods quantize, are reached by rules that name them in ``op``. Operands that
 no rule gives a scheme stay in floating point.
 """
 
