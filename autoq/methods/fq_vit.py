@@ -52,7 +52,7 @@ class FqVit(BaseMethod):
             "as activations, residual sums with power-of-two factors; the patch embedding once by itself and once with "
             "the class token",
             "floating point",
-            here="likewise; the patch embedding once, with the class token",
+            here="likewise; the patch embedding once, with the class token: the same where that is within its range",
         ),
         Difference("output of the classifier", "as activations", "floating point"),
     )

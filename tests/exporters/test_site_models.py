@@ -55,7 +55,7 @@ SHAPES = {
 
 
 def test_every_kind_of_site_runs_in_floating_point_and_in_integers(traced: TracedModel) -> None:
-    found = {site.name: SiteModel.of(traced, site, 3) for site in traced.sites}
+    found = {site.name: SiteModel.of(traced, site, 3) for site in traced.sites if site.macs}
     assert set(found) == set(SHAPES)
     for name, model in found.items():
         assert outputs(model, None) == SHAPES[name]
@@ -76,5 +76,5 @@ def test_weights_are_stored_as_exports_have_them(traced: TracedModel) -> None:
 
 def test_sites_of_one_shape_are_one_model(traced: TracedModel) -> None:
     twice = trace(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval(), torch.randn(2, 4))
-    assert len({SiteModel.of(twice, site, 2) for site in twice.sites}) == 1
-    assert len({SiteModel.of(traced, site, 2) for site in traced.sites}) == len(traced.sites)
+    for model, count in ((twice, 1), (traced, len(SHAPES))):
+        assert len({SiteModel.of(model, site, 2) for site in model.sites if site.macs}) == count

@@ -50,7 +50,7 @@ def test_an_einsum_of_two_is_a_site(equation: str, macs: int) -> None:
 )
 def test_other_einsums_are_reported(equation: str, reason: str) -> None:
     found = traced(Einsum(equation))
-    assert list(found.sites_by_name) == ["output"]
+    assert not [site for site in found.sites if site.macs]
     assert [(op.name, op.op, op.reason) for op in found.uncounted] == [("einsum", "einsum", reason)]
 
 
@@ -90,7 +90,7 @@ def test_token_major_operands_are_not_taken_for_windows() -> None:
             return self.attention(x, x, x, need_weights=False)[0]
 
     by_name = traced(Attention()).sites_by_name
-    assert list(by_name) == ["attention", *(f"attention.{part}" for part in ("qk", "softmax", "av", "out_proj"))]
+    assert list(by_name) == ["attention", *(f"attention.{part}" for part in ("qk", "softmax", "av", "out_proj")), "output"]
     for site in ("attention", "attention.out_proj"):
         layout = by_name[site].operand("input").layout
         assert (layout.instances_per_image, layout.instance_group_axis) == (1, None)
