@@ -194,7 +194,7 @@ def _describe(
 
 
 def _summand(label: str, source: fx.Node, channel_axis: int, shapes: dict[fx.Node, NodeShape]) -> Operand:
-    """Shape, producer and layout of a summand, or of what an output hands out; it has no heads, and sums over nothing."""
+    """Shape, producer and layout of a summand, or of an output; it has no heads, and sums over nothing."""
     shape = shapes[source]
     ndim = len(shape.two)
     axis = channel_axis if -channel_axis <= ndim else -1

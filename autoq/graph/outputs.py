@@ -25,9 +25,7 @@ def output_names(graph_module: fx.GraphModule) -> tuple[str, ...]:
     for a model that returns a tensor. Leaves that are no tensors (None, numbers) have no name.
     """
     leaves = _leaves(graph_module)
-    return tuple(
-        path for path, leaf in zip(_paths(graph_module), leaves, strict=True) if isinstance(leaf, NodeValue)
-    )
+    return tuple(path for path, leaf in zip(_paths(graph_module), leaves, strict=True) if isinstance(leaf, NodeValue))
 
 
 def hand_out_(graph_module: fx.GraphModule) -> dict[fx.Node, str]:

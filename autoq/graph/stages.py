@@ -84,8 +84,9 @@ def _end(nodes: Sequence[fx.Node], site_of: Callable[[fx.Node], str | None], opt
     """Return the number of the first node of those that only hand the outputs out: their sites and slots."""
     handing = {nodes[-1]}
     for index in range(len(nodes) - 2, -1, -1):
-        node = nodes[index]
-        if not (node.op == "call_module" or site_of(node) in optional) or not handing.issuperset(node.users):
+        node, site = nodes[index], site_of(nodes[index])
+        is_slot = node.op == "call_module" and site is None
+        if not (is_slot or site in optional) or not handing.issuperset(node.users):
             return index + 1
         handing.add(node)
     return 0

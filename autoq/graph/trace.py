@@ -103,7 +103,7 @@ def trace(module: nn.Module, example: Tensor) -> TracedModel:
 
     Example:
         >>> traced = trace(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3)).eval(), torch.zeros(2, 4))
-        >>> [(site.name, site.macs, site.operands[0].producer) for site in traced.sites]
+        >>> [(site.name, site.macs, site.operands[0].producer) for site in traced.sites if site.macs]
         [('0', 32, 'other'), ('2', 24, 'gelu')]
         >>> traced.graph_module(torch.zeros(5, 4)).shape
         torch.Size([5, 3])

@@ -79,7 +79,7 @@ class FqVit(BaseMethod):
         )
 
     def sites(self, traced: TracedModel, bits: BitWidths) -> dict[str, SiteConfig]:
-        """Quantize what sums add, and outputs, too, as published: what LayerNorms read, as they read it; all else uniformly."""
+        """Quantize summands and outputs as published: what LayerNorms read, as they read it, all else uniformly."""
         found = super().sites(traced, bits)
         ops = {"add": self.quantizes_sums, "output": self.quantizes_outputs}
         streams = {_value(traced, site.name, "input") for site in traced.sites if site.op == "layer_norm"}

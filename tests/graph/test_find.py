@@ -90,7 +90,11 @@ def test_token_major_operands_are_not_taken_for_windows() -> None:
             return self.attention(x, x, x, need_weights=False)[0]
 
     by_name = traced(Attention()).sites_by_name
-    assert list(by_name) == ["attention", *(f"attention.{part}" for part in ("qk", "softmax", "av", "out_proj")), "output"]
+    assert list(by_name) == [
+        "attention",
+        *(f"attention.{part}" for part in ("qk", "softmax", "av", "out_proj")),
+        "output",
+    ]
     for site in ("attention", "attention.out_proj"):
         layout = by_name[site].operand("input").layout
         assert (layout.instances_per_image, layout.instance_group_axis) == (1, None)

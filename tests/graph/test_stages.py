@@ -88,6 +88,15 @@ def sites_of_stages(module: nn.Module) -> list[tuple[str, ...]]:
     return found
 
 
+def test_a_model_that_ends_in_a_norm_is_cut_before_it() -> None:
+    """What hands the norm's result out, behind it, is no operation to cut off."""
+    assert sites_of_stages(nn.Sequential(nn.Linear(8, 8), Residual(), nn.LayerNorm(8))) == [
+        ("0",),
+        ("1.first", "1.second"),
+        ("2",),
+    ]
+
+
 def test_residual_branches_stay_whole() -> None:
     module = nn.Sequential(nn.Linear(8, 8), Residual(), Residual(), nn.Linear(8, 3))
     assert sites_of_stages(module) == [("0",), ("1.first", "1.second"), ("2.first", "2.second"), ("3",)]

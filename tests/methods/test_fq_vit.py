@@ -80,7 +80,9 @@ def test_published_sums() -> None:
 def test_published_output() -> None:
     """The classifier's output has activations' bits, and as published alone."""
     for options, expected in ((MethodOptions(), []), (MethodOptions(protocol="published"), [uniform(5)])):
-        assert [found for site, _, _, found in configs(create_method("fq-vit", options)) if site == "output"] == expected
+        assert [
+            found for site, _, _, found in configs(create_method("fq-vit", options)) if site == "output"
+        ] == expected
 
 
 def test_the_residual_stream_has_one_quantizer_in_sum_and_norm() -> None:

@@ -31,8 +31,8 @@ later rules override earlier ones field by field, a list is a choice that the se
 
 A rule matches where all of its ``site`` (globs), ``op``, ``operand``, ``producer`` (exact names) and ``position`` do;
 what it leaves out matches everything, with one exception: sites that multiply nothing (LayerNorms, softmaxes,
-residual sums and outputs), which only integer-only methods quantize, are reached by rules that name them in ``op``. Operands that
-no rule gives a scheme stay in floating point.
+residual sums and outputs), which only integer-only methods quantize, are reached by rules that name them in ``op``.
+Operands that no rule gives a scheme stay in floating point.
 """
 
 from __future__ import annotations
