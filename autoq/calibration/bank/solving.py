@@ -166,7 +166,7 @@ class OptionSolver:
             yield from samples_of_last_batch(self.model, last, self.settings, activations)
 
     def _capture(self, operands: Iterable[OperandKey]) -> None:
-        """Observe products, inputs of LayerNorms and softmaxes, summands or outputs, once an operand of these is asked for."""
+        """Observe products, inputs of LayerNorms and softmaxes, summands or outputs, once one of these is asked for."""
         activations = [each for each in self.model.traced.operands() if not each[1].is_weight]
         for kinds in (None, {"layer_norm", "softmax"}, {"add"}, {"output"}):
             group = [
