@@ -15,7 +15,9 @@ settings.load_profile("any machine")
 
 @pytest.fixture(autouse=True)
 def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take models that are given as objects over like those of libraries, too: many tests make the same ones."""
+    """Take over traces of models that another test has opened: many make the same ones."""
     session = sys.modules.get("autoq.runs.session")
     if session is not None:
-        monkeypatch.setattr(session, "trace", session.trace_known)
+        from tests.known_traces import trace_known
+
+        monkeypatch.setattr(session, "trace", trace_known)

@@ -19,12 +19,10 @@ from autoq.cost import CostModel
 from autoq.errors import RecipeError
 from autoq.graph.bases import check_codes
 from autoq.graph.insert import QuantizedModel
-from autoq.graph.known_traces import trace_known
 from autoq.graph.saved_trace import dump_traced, load_traced
 from autoq.graph.trace import TracedModel, trace
 from autoq.models import IN_MEMORY, LoadedModel, dtype_of, load_model
 from autoq.models.device import choose_device
-from autoq.python_names import is_python_name
 from autoq.recipe import ModelReference, Recipe, SiteConfig
 from autoq.runs.images import CalibrationImages, ImageReader, LabelledImages
 from autoq.scoring.evaluator import choose_batch_size
@@ -65,7 +63,7 @@ class Session:
 
     @classmethod
     def open(cls, name: str, pretrained: bool = True, device: str = "auto", task: BaseTask = CLASSIFICATION) -> Session:
-        """Load and trace a model; one of a library that this process has opened before is not traced again.
+        """Load and trace a model.
 
         Args:
             name: as in ``--model``.
@@ -80,8 +78,7 @@ class Session:
         chosen = choose_device(device)
         loaded = load_model(name, pretrained=pretrained)
         loaded.module.to(chosen)
-        traced = (trace if is_python_name(name) else trace_known)(loaded.module, _example(loaded, chosen))
-        return cls._with(loaded, pretrained, chosen, task, traced)
+        return cls._traced(loaded, pretrained, chosen, task)
 
     @classmethod
     def of(cls, loaded: LoadedModel, device: str = "auto", task: BaseTask = CLASSIFICATION) -> Session:
@@ -100,7 +97,7 @@ class Session:
         chosen = own if device == "auto" else choose_device(device)
         if chosen != own:
             loaded = replace(loaded, module=copy.deepcopy(loaded.module).to(chosen))
-        return cls._with(loaded, True, chosen, task, trace(loaded.module, _example(loaded, chosen)))
+        return cls._traced(loaded, True, chosen, task)
 
     @classmethod
     def rebuilt(
@@ -133,6 +130,11 @@ class Session:
         return dump_traced(self.traced, self.loaded.module)
 
     @classmethod
+    def _traced(cls, loaded: LoadedModel, pretrained: bool, device: torch.device, task: BaseTask) -> Session:
+        example = torch.zeros(2, *loaded.input_size, device=device, dtype=dtype_of(loaded.module))
+        return cls._with(loaded, pretrained, device, task, trace(loaded.module, example))
+
+    @classmethod
     def _with(
         cls, loaded: LoadedModel, pretrained: bool, device: torch.device, task: BaseTask, traced: TracedModel
     ) -> Session:
@@ -147,8 +149,9 @@ class Session:
 
     def _blank_leaves(self) -> tuple[Tensor, ...]:
         """Return all tensors that the model makes of an image of zeros."""
+        example = torch.zeros(1, *self.loaded.input_size, device=self.device, dtype=dtype_of(self.loaded.module))
         with torch.inference_mode():
-            return self.model.run(_example(self.loaded, self.device)[:1])
+            return self.model.run(example)
 
     @property
     def reference(self) -> ModelReference:
@@ -292,8 +295,3 @@ class Session:
             task=self.task,
             capture_progress=progress,
         )
-
-
-def _example(loaded: LoadedModel, device: torch.device) -> Tensor:
-    """Make two inputs of zeros."""
-    return torch.zeros(2, *loaded.input_size, device=device, dtype=dtype_of(loaded.module))

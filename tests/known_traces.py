@@ -1,4 +1,4 @@
-"""Traces of this process: a model that is loaded again, as it was, is not traced again."""
+"""Traces of a process of tests: a model that is made again, as it was, is not traced again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def trace_known(module: nn.Module, example: Tensor) -> TracedModel:
 
     Equal are modules of the same classes, with the same methods, attributes, parameters and buffers. A trace that is
     taken over is compared with the module on three images like a new one. What a model reads from global variables is
-    not compared: for models of libraries, and not for code that is being written.
+    not compared: this is for tests, and autoq itself traces what it is given.
 
     Args:
         module: as for ``trace``.

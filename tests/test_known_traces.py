@@ -1,4 +1,4 @@
-"""A model that is loaded again is not traced again, unless anything of it has changed."""
+"""Tests trace a model once, unless anything of it has changed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoq.graph import known_traces
-from autoq.graph.known_traces import trace_known
 from autoq.graph.trace import TracedModel, trace
 from autoq.runs.session import Session
+from tests import known_traces
+from tests.known_traces import trace_known
 
 EXAMPLE = torch.zeros(2, 4)
 
