@@ -49,7 +49,8 @@ def hand_out_(graph_module: fx.GraphModule) -> dict[fx.Node, str]:
 
 
 def _output(graph_module: fx.GraphModule) -> fx.Node:
-    return next(iter(reversed(graph_module.graph.nodes)))
+    output: fx.Node = next(iter(reversed(graph_module.graph.nodes)))
+    return output
 
 
 def _returned(graph_module: fx.GraphModule) -> list[fx.node.Argument]:

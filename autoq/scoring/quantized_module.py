@@ -223,9 +223,9 @@ def _quantized_graph(traced: TracedModel, operands: SolvedOperands) -> fx.GraphM
         path = f"{_ROOT}.{site}.operation"
         _add_(modules, path, copy.deepcopy(operation))
         node.op, node.target = "call_module", path
-    for site in traced.sites:
-        if site.op == "output":  # its node only marks where the quantizer goes
-            node = by_name[traced.edges[site.name, "input"].node]
+    for each in traced.sites:
+        if each.op == "output":  # its node only marks where the quantizer goes
+            node = by_name[traced.edges[each.name, "input"].node]
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             graph.erase_node(node)
     for node in list(graph.nodes):
