@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +14,42 @@ torch.set_num_threads(1)  # tests run side by side, one a core
 settings.register_profile("any machine", deadline=None)  # under load everything takes longer
 settings.load_profile("any machine")
 
+LONGEST = (
+    "documentation/test_pages.py",
+    "test_doctests.py",
+    "exporters/test_onnx_qcdq.py",
+    "graph/test_zoo.py",
+    "optimization/test_faults.py",
+    "runs/search/test_run.py",
+    "tasks/test_transformers_models.py",
+    "test_notebooks.py",
+    "cli/test_reconstruct.py",
+    "cli/test_search_improve.py",
+    "cli/test_detection.py",
+    "cli/test_search_interrupted.py",
+    "api/test_searching.py",
+    "report/page/test_browser.py",
+    "runs/test_evaluate.py",
+    "runs/test_quantize.py",
+    "optimization/test_study.py",
+    "test_packaging.py",
+)
+"""Files of a minute and more, the longest first: a file stays in one process, which others should not wait for."""
 
-@pytest.fixture(autouse=True)
-def _traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; ``scripts/test`` starts files in this order."""
+    order = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _traced_once() -> Iterator[None]:
     """Take over traces of models that another test has opened: many make the same ones."""
-    session = sys.modules.get("autoq.runs.session")
-    if session is not None:
-        from tests.known_traces import trace_known
+    with pytest.MonkeyPatch.context() as patch:
+        session = sys.modules.get("autoq.runs.session")  # loaded already, if a test file that is run needs it
+        if session is not None:
+            from tests.known_traces import trace_known
 
-        monkeypatch.setattr(session, "trace", trace_known)
+            patch.setattr(session, "trace", trace_known)
+        yield

@@ -21,7 +21,7 @@ from autoq.graph.trace import TracedModel, trace
 from autoq.graph.verify import verify
 from autoq.identity import tensor_chunks
 
-_MOST = 8
+_MOST = 32
 _known: OrderedDict[Hashable, bytes] = OrderedDict()
 _SIMPLE = (
     *(type(None), bool, int, float, complex, str, bytes, FunctionType, BuiltinFunctionType),
@@ -117,6 +117,8 @@ def _comparable(value: Any) -> Hashable:
     kind = type(value)
     if kind in _SIMPLE or isinstance(value, type | Enum):
         return kind, value
+    if kind is Tensor:
+        return kind, str(value.device), sha256_hex(tensor_chunks([("", value)]))
     if kind is partial:
         return kind, _comparable([value.func, value.args, value.keywords])
     if isinstance(value, Mapping):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 import autoq
+from autoq.api.searching import search
 
 PACKAGE = Path(autoq.__file__).parent
 
@@ -24,9 +26,14 @@ def modules_with_examples() -> Iterator[ParameterSet]:
             yield pytest.param(name, marks=[pytest.mark.slow] if ">>> import autoq" in text else [])
 
 
+_search = cache(search)
+"""Several examples begin with the same search, and only read what it has left."""
+
+
 @pytest.mark.parametrize("name", list(modules_with_examples()))
 def test_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(autoq, "search", _search)
     found = doctest.testmod(import_module(name), optionflags=doctest.FAIL_FAST)
     assert found.failed == 0
     assert found.attempted > 0, "an example outside a docstring is not run"

@@ -38,11 +38,12 @@ class Model(nn.Module):
         torch.manual_seed(0)
         self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
         self.register_buffer("shift", torch.ones(4), persistent=False)
+        self.offsets = [torch.ones(4)]
         self.kind, self.described, self.power = Kind.PLAIN, Description(2.0), partial(torch.pow, exponent=2)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x) * self.described.factors["by"][0] + self.shift
+        x = self.first(x) * self.described.factors["by"][0] + self.shift - self.offsets[0]
         return self.last(self.power(x) if self.kind is Kind.SQUARED else x)
 
 
@@ -82,6 +83,7 @@ def _overwrite(module: Model) -> None:
 CHANGES: dict[str, Callable[[Model], object]] = {
     "a weight": _overwrite,
     "a buffer that is not saved": lambda module: module.shift.add_(1),
+    "a tensor that is no buffer": lambda module: module.offsets[0].add_(1),
     "an attribute": lambda module: setattr(module, "kind", Kind.SQUARED),
     "an attribute of an attribute": lambda module: module.described.factors["by"].append(1.0),
     "an argument of a partial": lambda module: setattr(module, "power", partial(torch.pow, exponent=3)),

@@ -111,7 +111,7 @@ def test_an_installed_wheel_has_its_data_and_works(wheel: Path, tmp_path: Path) 
     assert Path(file).is_relative_to(tmp_path / "environment")
     assert (spaces.split(), targets.split()) == (SPACES, TARGETS)
     assert model == "vit_digits"
-    options = ["--budget-bops", "w4a4", "--fast", "--trials", 3, "--calib-images", 8]
+    options = ["--budget-bops", "w4a4", "--space", "bits_only", "--fast", "--trials", 3, "--calib-images", 8]
     searched = json.loads(run(commands / "autoq", "search", *options, "--json", cwd=elsewhere))
     assert (elsewhere / searched["out"] / "report.html").stat().st_size > 10_000
 

@@ -10,11 +10,12 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.ops import box_convert
 
 import autoq
-from autoq.graph.trace import TracedModel, trace
+from autoq.graph.trace import TracedModel
 from autoq.models import describe_module
 from autoq.models.mask_rcnn import MaskRcnn, RegionTransform, build_mask_rcnn
 from autoq.runs.session import Session
 from autoq.tasks import DetectionTask
+from tests.known_traces import trace_known
 
 HEIGHT, WIDTH, CLASSES, REGIONS, CHANNELS = 64, 96, 3, 5, 16
 SMALL: dict[str, Any] = {"window_size": 2, "embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
@@ -33,7 +34,7 @@ def packed(built: tuple[MaskRcnn, RegionTransform]) -> Tensor:
 
 @pytest.fixture(scope="module")
 def traced(built: tuple[MaskRcnn, RegionTransform], packed: Tensor) -> TracedModel:
-    return trace(built[0], packed[:2])
+    return trace_known(built[0], packed[:2])
 
 
 def test_the_traced_model_equals_the_eager_one_on_its_regions(
@@ -119,7 +120,8 @@ def test_a_search_ends_with_recipes_that_differ_from_full_precision(
     built: tuple[MaskRcnn, RegionTransform], packed: Tensor
 ) -> None:
     detector, _ = built
-    result = autoq.search(detector, packed, "60%", task="detection", trials=2, calib_images=3, fast=True)
+    options = {"space": "deployable_4-8", "trials": 2, "calib_images": 3, "fast": True}
+    result = autoq.search(detector, packed, "60%", task="detection", **options)
     assert result.best.score is not None
     assert 0 < result.best.score.kl_nats < float("inf")
     session = Session.of(describe_module(detector, example_input=packed[:1]), task=DetectionTask())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from autoq.runs.lock import hold_directory
 from autoq.runs.search.directory import STUDY_NAME, SearchDirectory
 from autoq.runs.search.result import SearchOutcome
 from autoq.runs.search.run import run_search
+from autoq.runs.search.settings import SearchSettings
 from autoq.scoring import Evaluator
 from autoq.sensitivity.table import SensitivityTable
 from tests.runs.small_run import PHOTOS, TRIALS, finished_run, interrupt_at, small_session, small_settings, trace_once
@@ -71,6 +73,12 @@ def scores(out: Path, labels: list[str]) -> dict[str, Any]:
 
 def search(folder: Path, **changes: Any) -> SearchOutcome:
     return run_search(small_settings(folder, **changes), folder / "run")
+
+
+def copied(folder: Path) -> tuple[Path, SearchSettings]:
+    """A finished search that may be written to, and its settings."""
+    shutil.copytree(finished_run(), folder / "run")
+    return folder / "run", small_settings(finished_run().parent)
 
 
 def check_finished(out: Path) -> None:
@@ -293,10 +301,9 @@ def test_labels_may_change(tmp_path: Path) -> None:
 
 
 def test_a_run_in_use_is_refused(tmp_path: Path, evaluated: list[str]) -> None:
-    search(tmp_path, trials=6)
-    evaluated.clear()
-    with hold_directory(tmp_path / "run"), pytest.raises(RunDirectoryError, match=f"in use by process {os.getpid()}"):
-        search(tmp_path, trials=8)
+    out, settings = copied(tmp_path)
+    with hold_directory(out), pytest.raises(RunDirectoryError, match=f"in use by process {os.getpid()}"):
+        run_search(settings.model_copy(update={"trials": TRIALS + 2}), out)
     assert evaluated == []
 
 
