@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,11 +38,31 @@ LONGEST = (
 )
 """Files of a minute and more, the longest first: a file stays in one process, which others should not wait for."""
 
+ZOO = "tests.graph.zoo"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; ``scripts/test`` starts files in this order."""
     order = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give files that take models of the zoo to one process, which traces each of them once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return ZOO if _takes_models_of_the_zoo(config.rootpath / file) else file
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@cache
+def _takes_models_of_the_zoo(path: Path) -> bool:
+    return path.is_file() and ZOO in path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(autouse=True, scope="session")
