@@ -100,14 +100,14 @@ def assert_rewritten(found: TracedModel, batch: Tensor, factors: Mapping[str, Ch
     assert_close(outputs(new, batch), before)
     assert (new.sites, new.uncounted, list(new.edges)) == (found.sites, found.uncounted, list(found.edges))
     linears = linears_by_norm(found)
+    changed = [site for norm in factors for site in linears[norm]]
+    old_inputs, new_inputs = (inputs(model, batch, tuple(changed)) for model in (found, new))
     for norm, chosen in factors.items():
-        old_inputs, new_inputs = (inputs(model, batch, linears[norm]) for model in (found, new))
         for site in linears[norm]:
             torch.testing.assert_close(
                 new_inputs[site], (old_inputs[site] + chosen.offset) / chosen.ratio, rtol=1e-4, atol=1e-4
             )
             torch.testing.assert_close(new.weight(site), found.weight(site) * chosen.ratio)
-    changed = {site for norm in factors for site in linears[norm]}
     for site, operand in found.operands():
         if operand.is_weight and site.name not in changed:
             assert new.weight(site.name, operand.name).data_ptr() == found.weight(site.name, operand.name).data_ptr()
