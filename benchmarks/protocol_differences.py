@@ -243,7 +243,7 @@ LINES: tuple[Line, ...] = (
             "reconstruction_settings.scale_rate",
         ),
     ),
-    Line("aphq-vit", ("perturbation",), (), "not built"),
+    Line("aphq-vit", ("perturbation",), (), "not built: rounding error"),
 )
 """What is switched for each difference that a method names."""
 

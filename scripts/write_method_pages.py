@@ -109,7 +109,7 @@ def _how_measured(name: str, base: str, other: str, entries: Sequence[dict[str, 
         "## One difference at a time",
         "",
         f"KL in nats of `{base}`, and with one difference after the other as in `{other}`, on images that were not "
-        "calibrated on (seed 0).",
+        "calibrated on (one run each, seed 0: other seeds move such figures by 5 to 10 %).",
         f"Calibrated on {', on '.join(images.values())}"
         + (f"; {trained.pop()} iterations of each block and MLP." if trained else "."),
         "`python -m benchmarks.protocol_differences --model local-dir:MODEL --data cifar10/calib --others cifar10/val "
