@@ -16,7 +16,7 @@ export const blockOf = (name) => name.match(/^(?:.*\.)?\d+(?=\.)/)?.[0] ?? name;
 /** What an operand is: a weight, the input of a layer, or an operand of an attention product. */
 const roleOf = (site, operand) => (PRODUCTS.has(site.op) ? "product" : operand.name === "weight" ? "weight" : "input");
 
-/** Whether a site is left in floating point and costs nothing: norms, softmax and sums that no scheme quantizes. */
+/** Whether a site is left in floating point and costs nothing: norms, softmax, sums and outputs that no scheme quantizes. */
 const isLeftOut = (site) => site.macs === 0 && site.operands.every((operand) => operand.config === null);
 
 const mean = (values) => (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null);

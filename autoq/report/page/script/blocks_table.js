@@ -46,7 +46,7 @@ function draw() {
   const left = countLeftOut(point);
   byName("blocks-note").textContent = [
     "Mean bits of a block's operands; a bar is the share of 8 bits, of the largest block for BOPs.",
-    left ? `${left} norms, softmax operations and sums are left in floating point and not listed.` : "",
+    left ? `${left} norms, softmax operations, sums and outputs are left in floating point and not listed.` : "",
     beside ? `Bits that differ from ${other.label} are marked, its own in brackets.` : "",
   ]
     .filter(Boolean)
