@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -271,6 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="*", default=list(dict.fromkeys(line.method for line in LINES)))
     parser.add_argument("--bits", nargs="*", default=["w4a4", "w3a3"])
     parser.add_argument("--base", choices=("published", "autoq"), default="published")
+    parser.add_argument("--lines", nargs="*", default=["*"], help="measure these lines alone: globs over differences")
     parser.add_argument("--images", type=int, default=32, help="calibration images")
     parser.add_argument("--iterations", type=int, help="of reconstruction")
     parser.add_argument("--seed", type=int, default=0)
@@ -284,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for bits in options.bits:
             for line in lines_of(method, options.base):
                 entry = _describe(options, line, bits)
-                if _key(entry) in known:
+                if _key(entry) in known or not any(fnmatchcase(line.subject, glob) for glob in options.lines):
                     continue
                 preset = switched(method, line.parts, entry["base"], options.iterations)
                 found = measure(session, preset, bits, options.data, options.images, options.seed, others)

@@ -76,3 +76,8 @@ def test_lines_are_measured_once(tmp_path: Path) -> None:
     before = path.read_text()
     main([*arguments, "--results", str(path)])
     assert path.read_text() == before
+    main([*arguments, "--seed", "1", "--lines", "pub*", "zero*", "--results", str(path)])
+    assert [json.loads(line)["line"] for line in path.read_text().splitlines()[len(entries) :]] == [
+        "published",
+        "zero points",
+    ]
