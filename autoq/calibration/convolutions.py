@@ -90,11 +90,12 @@ class TransposedConvolution:
     def unfold(self, x: Tensor, kernel: Sequence[int]) -> Tensor:
         """Gather what output positions are multiplied with: from (N, C, *size) to (N, positions, C · kernel).
 
-        Positions come residue by residue; those that no input reaches are left out.
+        Positions come residue by residue; those that no input reaches are left out, which may be all.
         """
-        parts = []
+        width = x.shape[1] * math.prod(kernel)
+        parts = [x.new_zeros(len(x), 0, width)]
         for elements, vectors in self.parts(x, kernel):
-            whole = vectors.new_zeros(*vectors.shape[:2], x.shape[1] * math.prod(kernel))
+            whole = vectors.new_zeros(*vectors.shape[:2], width)
             whole[..., elements] = vectors
             parts.append(whole)
         return torch.cat(parts, 1)
