@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from autoq.graph.naming import NodeNames
-from autoq.graph.nodes import SOFTMAXES, TRANSPOSED_LAYERS, UNSUPPORTED_PRODUCTS, WEIGHT_LAYERS, op_name
+from autoq.graph.nodes import TRANSPOSED_LAYERS, UNSUPPORTED_PRODUCTS, WEIGHT_LAYERS, op_name
 from autoq.graph.producers import find_producer
 from autoq.graph.shapes import NodeShape
 from autoq.graph.sites import NO_PRODUCTS, GroupGeometry, Operand, Site, SiteOp, UncountedOp
@@ -93,12 +93,12 @@ def find_sites(
             continue
         operand_edges = dict(_operand_edges(node, kind))
         name = names.output(outputs[node]) if node in outputs else names.name(node, kind)
+        op: SiteOp = "einsum" if kind == "einsum" else _SITE_OPS[kind][0]
         reason = _why_not(node, kind, operand_edges, shapes)
         if reason is not None:
-            if kind not in SOFTMAXES | set(NO_PRODUCTS) | {"alias"}:
+            if op not in NO_PRODUCTS:
                 uncounted.append(UncountedOp(name, kind, reason))
             continue
-        op: SiteOp = "einsum" if kind == "einsum" else _SITE_OPS[kind][0]
         if op in ("add", "output"):
             axis = sums.channel_axis(node)
             operands = tuple(_summand(label, edge.of(node), axis, shapes) for label, edge in operand_edges.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,6 +64,12 @@ class TracedModel:
     def macs(self) -> int:
         """Multiply-accumulates per image over all sites."""
         return sum(site.macs for site in self.sites)
+
+    @property
+    def largest_activation(self) -> int:
+        """Elements per image of the largest operand that is an activation, optional sites apart; at least 1."""
+        operands = ((site, each) for site, each in self.operands() if not (site.is_optional or each.is_weight))
+        return max((math.prod(each.shape) for _, each in operands), default=1)
 
     def operands(self) -> list[tuple[Site, Operand]]:
         """List every operand with its site, in execution order."""

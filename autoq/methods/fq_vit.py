@@ -81,11 +81,12 @@ class FqVit(BaseMethod):
     def sites(self, traced: TracedModel, bits: BitWidths) -> dict[str, SiteConfig]:
         """Quantize summands and outputs as published: what LayerNorms read, as they read it, all else uniformly."""
         found = super().sites(traced, bits)
-        ops = {"add": self.quantizes_sums, "output": self.quantizes_outputs}
+        quantized = {"add": self.quantizes_sums, "output": self.quantizes_outputs}
+        chosen = [(site, operand) for site, operand in traced.operands() if quantized.get(site.op)]
+        if not chosen:
+            return found
         streams = {_value(traced, site.name, "input") for site in traced.sites if site.op == "layer_norm"}
-        for site, operand in traced.operands():
-            if not ops.get(site.op, False):
-                continue
+        for site, operand in chosen:
             is_stream = _value(traced, site.name, operand.name) in streams
             config = (self.norm_input if is_stream else self.layer_input)(bits.activations)
             found.setdefault(site.name, {})[operand.name] = canonical(config, operand)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import torch
@@ -142,7 +141,5 @@ class Evaluator:
 
 def choose_batch_size(traced: TracedModel) -> int:
     """Choose a batch size such that no activation exceeds 24 MiB; a power of two, at most 128."""
-    operands = ((site, each) for site, each in traced.operands() if not (site.is_optional or each.is_weight))
-    largest = max((math.prod(each.shape) for _, each in operands), default=1)
-    fitting = max(1, _OPERAND_BYTES // (4 * largest))
+    fitting = max(1, _OPERAND_BYTES // (4 * traced.largest_activation))
     return int(min(_MOST_IMAGES, 1 << (fitting.bit_length() - 1)))

@@ -20,7 +20,6 @@ What is computed here differs in four ways, each for a reason.
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -270,6 +269,4 @@ class _Directions:
 
 def images_at_once(model: QuantizedModel) -> int:
     """Return for how many images a backward pass over the whole model can keep the activations."""
-    operands = ((site, each) for site, each in model.traced.operands() if not (site.is_optional or each.is_weight))
-    largest = max((math.prod(each.shape) for _, each in operands), default=1)
-    return max(1, _ACTIVATION_BYTES // (4 * largest))
+    return max(1, _ACTIVATION_BYTES // (4 * model.traced.largest_activation))
